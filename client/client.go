@@ -1,0 +1,184 @@
+// Package client is the side of a relay's users: the node that leaves
+// transactions for others, and the one that fetches its own.
+//
+// A Caller makes the calls: Send leaves one transaction at one relay, Next asks
+// one relay for one transaction, Drain empties the mailbox at one relay into a
+// handler.
+//
+// # Delivery
+//
+// A transaction is delivered at least once: an entry is acknowledged by asking
+// for the next one, so what was being handled when the node or the relay went
+// down comes again, and what was left at several relays comes from each.
+//
+// # Errors
+//
+// An answer of the other server that is no success is a *wire.Error, with its
+// status, its Matrix error code and when to try again; everything else is a
+// failure to reach it or to understand it. Nothing here retries.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/matrix-org/gomatrix"
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// DefaultMaxAnswerBytes is the default of Config.MaxAnswerBytes: three times
+// what a relay takes in by default.
+const DefaultMaxAnswerBytes = 32 << 20
+
+// Config of a Caller. Identity is required, and one of Transport and
+// Federation.
+type Config struct {
+	// Identity is the server in whose name requests are made, and its key.
+	Identity fclient.SigningIdentity
+
+	// Transport makes connections from URLs such as matrix://example.org/path,
+	// as with fclient.WithTransport.
+	Transport http.RoundTripper
+
+	// Federation is used if Transport is nil: a homeserver's client, with its
+	// time-outs and its ways to find servers. It reads answers without a limit.
+	Federation fclient.FederationClient
+
+	// MaxAnswerBytes bounds an answer that comes through Transport; a longer
+	// one is an error. Default: DefaultMaxAnswerBytes.
+	MaxAnswerBytes int64
+}
+
+// A Caller makes signed requests to relays. It is safe for concurrent use.
+type Caller struct {
+	config Config
+	client http.Client
+	user   spec.UserID
+}
+
+// New makes a Caller.
+func New(config Config) (*Caller, error) {
+	if config.Transport == nil && config.Federation == nil {
+		return nil, errors.New("client: Config has neither Transport nor Federation")
+	}
+	user, err := wire.UserAt(config.Identity.ServerName)
+	if err != nil {
+		return nil, fmt.Errorf("client: Config.Identity: %w", err)
+	}
+	if config.MaxAnswerBytes <= 0 {
+		config.MaxAnswerBytes = DefaultMaxAnswerBytes
+	}
+	c := &Caller{config: config, user: user}
+	c.client = http.Client{
+		Transport: config.Transport,
+		// The signature is good for the server it was made for only.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// A Transaction is one on its way to a destination.
+type Transaction struct {
+	ID          gomatrixserverlib.TransactionID
+	Destination spec.ServerName
+
+	// Body is its JSON: pdus, edus, origin, origin_server_ts.
+	Body json.RawMessage
+}
+
+// NewTransaction makes a Transaction of gomatrixserverlib's.
+func NewTransaction(t gomatrixserverlib.Transaction) (Transaction, error) {
+	body, err := json.Marshal(t)
+	if err != nil {
+		return Transaction{}, fmt.Errorf("client: transaction %s: %w", t.TransactionID, err)
+	}
+	return Transaction{ID: t.TransactionID, Destination: t.Destination, Body: body}, nil
+}
+
+// Send leaves a transaction at a relay. It returns nil once the relay has it
+// safely; sending the same again is harmless.
+func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction) error {
+	user, err := wire.UserAt(t.Destination)
+	if err != nil {
+		return fmt.Errorf("client: send: %w", err)
+	}
+	_, err = c.call(ctx, wire.SendRelay, relay, wire.SendRelayURI(t.ID, user), t.Body)
+	return err
+}
+
+// Next acknowledges the entry whose ID is given (0: none) and returns the
+// relay's answer, which holds the next transaction if EntriesQueued is true.
+func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge int64) (wire.Answer, error) {
+	body, err := c.call(ctx, wire.RelayTxn, relay, wire.RelayTxnURI(c.user), fclient.RelayEntry{EntryID: acknowledge})
+	if err != nil {
+		return wire.Answer{}, err
+	}
+	answer, err := wire.ReadAnswer(body)
+	if err != nil {
+		return wire.Answer{}, fmt.Errorf("client: %s: %w", relay, err)
+	}
+	return answer, nil
+}
+
+// call makes a request and returns the body of an answer that is a success.
+func (c *Caller) call(ctx context.Context, endpoint wire.Endpoint, server spec.ServerName, uri string, content any) ([]byte, error) {
+	signed := fclient.NewFederationRequest(endpoint.Method(), c.config.Identity.ServerName, server, uri)
+	if err := signed.SetContent(content); err != nil {
+		return nil, fmt.Errorf("client: %s: %w", endpoint, err)
+	}
+	id := c.config.Identity
+	if err := signed.Sign(id.ServerName, id.KeyID, id.PrivateKey); err != nil {
+		return nil, fmt.Errorf("client: sign %s: %w", endpoint, err)
+	}
+	request, err := signed.HTTPRequest()
+	if err != nil {
+		return nil, fmt.Errorf("client: %s: %w", endpoint, err)
+	}
+	do := c.roundTrip
+	if c.config.Transport == nil {
+		do = c.federate
+	}
+	body, err := do(request.WithContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("client: %s at %s: %w", endpoint, server, err)
+	}
+	return body, nil
+}
+
+func (c *Caller) roundTrip(request *http.Request) (body []byte, err error) {
+	response, err := c.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	var read bytes.Buffer
+	n, err := read.ReadFrom(io.LimitReader(response.Body, c.config.MaxAnswerBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, wire.ParseError(response.StatusCode, response.Header, read.Bytes())
+	}
+	if n > c.config.MaxAnswerBytes {
+		return nil, fmt.Errorf("the answer is longer than %d bytes", c.config.MaxAnswerBytes)
+	}
+	return read.Bytes(), nil
+}
+
+func (c *Caller) federate(request *http.Request) ([]byte, error) {
+	var body json.RawMessage
+	err := c.config.Federation.DoRequestAndParseResponse(request.Context(), request, &body)
+	if e, ok := errors.AsType[gomatrix.HTTPError](err); ok {
+		return nil, wire.ParseError(e.Code, nil, e.Contents)
+	}
+	return body, err
+}

@@ -1,0 +1,153 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// HexKeys are the signing keys in P2P networks, where a server's name is its
+// key: see wire.HexKeys.
+type HexKeys = wire.HexKeys
+
+// Defaults of Config.
+const (
+	DefaultDatabasePath     = "relay.db"
+	DefaultMaxBodyBytes     = 10 << 20 // 50 PDUs and 100 EDUs of 64 KiB each fit
+	DefaultMaxEntries       = 250_000
+	DefaultMaxBytes         = 2 << 30
+	DefaultOriginShare      = 0.5
+	DefaultMaxStoreBytes    = 16 << 30
+	DefaultLifetime         = 30 * 24 * time.Hour
+	DefaultMaxInFlightBytes = 48 << 20
+)
+
+// Config of a Server. Only ServerName is required. In the limits, zero means
+// the default and a negative number no limit.
+type Config struct {
+	// ServerName is the name of this server, as others sign requests for it.
+	ServerName spec.ServerName
+
+	// IsLocalServerName says which other names this server goes by, as in
+	// fclient.VerifyHTTPRequest. If it is set it must accept ServerName too.
+	IsLocalServerName func(spec.ServerName) bool
+
+	// Keys checks signatures; a *gomatrixserverlib.KeyRing is one. Default:
+	// HexKeys{}, for P2P networks.
+	Keys gomatrixserverlib.JSONVerifier
+
+	// Store keeps the mail; the embedder closes it, after the Server. Nil: the
+	// Server opens SQLite at DatabasePath, and closes it.
+	Store store.Store
+
+	// DatabasePath is used if Store is nil. Default: DefaultDatabasePath.
+	DatabasePath string
+
+	// Disabled starts the server switched off: see SetEnabled.
+	Disabled bool
+
+	// Admit decides, before the signature was checked, whether this relay takes
+	// mail from origin for destination. An error refuses it with 403, or with
+	// the answer that the error is if it is a *wire.Error. Nil admits everyone.
+	// It may be called by many goroutines at once.
+	Admit func(ctx context.Context, origin, destination spec.ServerName) error
+
+	// MaxBodyBytes bounds a transaction; a larger one is refused with 413.
+	MaxBodyBytes int64
+
+	// MaxEntries and MaxBytes bound the mailbox of a destination; what goes
+	// over is refused with 507. OriginShare is the part of both that one origin
+	// may fill, over 0 and up to 1.
+	MaxEntries  int64
+	MaxBytes    int64
+	OriginShare float64
+
+	// MaxStoreBytes bounds the bytes in all mailboxes together; what goes over
+	// is refused with 507.
+	MaxStoreBytes int64
+
+	// Lifetime is how long mail is kept for a destination that doesn't fetch
+	// it. Negative: for ever.
+	Lifetime time.Duration
+
+	// MaxInFlightBytes bounds the memory that bodies take while they are read
+	// and stored; what finds no room is refused with 429. At least
+	// MaxBodyBytes.
+	MaxInFlightBytes int64
+
+	// Logger gets what an operator should know: no user content, no bodies.
+	// Default: slog.Default().
+	Logger *slog.Logger
+
+	// Registerer gets the metrics, all of them named relay_*. Nil: none.
+	Registerer prometheus.Registerer
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if _, _, ok := spec.ParseAndValidateServerName(c.ServerName); !ok && c.ServerName != "" {
+		return c, fmt.Errorf("relay: Config.ServerName %q is not a server name", c.ServerName)
+	}
+	if c.ServerName == "" {
+		return c, errors.New("relay: Config.ServerName is empty")
+	}
+	if c.OriginShare < 0 || c.OriginShare > 1 {
+		return c, fmt.Errorf("relay: Config.OriginShare %v is not between 0 and 1", c.OriginShare)
+	}
+	if c.Keys == nil {
+		c.Keys = HexKeys{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	orDefault(&c.DatabasePath, DefaultDatabasePath)
+	orDefault(&c.MaxBodyBytes, DefaultMaxBodyBytes)
+	orDefault(&c.MaxEntries, DefaultMaxEntries)
+	orDefault(&c.MaxBytes, DefaultMaxBytes)
+	orDefault(&c.OriginShare, DefaultOriginShare)
+	orDefault(&c.MaxStoreBytes, DefaultMaxStoreBytes)
+	orDefault(&c.Lifetime, DefaultLifetime)
+	orDefault(&c.MaxInFlightBytes, DefaultMaxInFlightBytes)
+	return c, c.checkBody()
+}
+
+func (c *Config) checkBody() error {
+	const unlimited = 1 << 40
+	if c.MaxBodyBytes < 0 {
+		c.MaxBodyBytes = unlimited
+	}
+	if c.MaxInFlightBytes < 0 {
+		c.MaxInFlightBytes = unlimited
+	}
+	if c.MaxInFlightBytes < c.MaxBodyBytes {
+		return fmt.Errorf("relay: Config.MaxInFlightBytes %d is less than MaxBodyBytes %d", c.MaxInFlightBytes, c.MaxBodyBytes)
+	}
+	return nil
+}
+
+func orDefault[T comparable](value *T, otherwise T) {
+	var zero T
+	if *value == zero {
+		*value = otherwise
+	}
+}
+
+// limits are what the store is to enforce.
+func (c *Config) limits() store.Limits {
+	l := store.Limits{Entries: c.MaxEntries, Bytes: c.MaxBytes, StoreBytes: c.MaxStoreBytes}
+	if c.MaxEntries > 0 {
+		l.OriginEntries = max(1, int64(float64(c.MaxEntries)*c.OriginShare))
+	}
+	if c.MaxBytes > 0 {
+		l.OriginBytes = max(1, int64(float64(c.MaxBytes)*c.OriginShare))
+	}
+	return l
+}

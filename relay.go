@@ -1,0 +1,232 @@
+// Package relay is a Matrix relay: a drop box for transactions whose
+// destination can't be reached. A homeserver mounts a Server on its federation
+// routes and is one.
+//
+//	server, err := relay.New(relay.Config{ServerName: "example.org", Keys: keyRing})
+//	...
+//	mux.Handle("/_matrix/federation/v1/send_relay/", server)
+//	mux.Handle("/_matrix/federation/v1/relay_txn/", server)
+//
+// It works under any router, on a prefix of these paths too, as long as the
+// request reaches it with the URI that was sent (under gorilla/mux, with
+// UseEncodedPath and SkipClean).
+//
+// # Delivery
+//
+// A sender that got 200 can forget the transaction: it is on the disk, and its
+// destination gets it at least once, in order of arrival, unless it doesn't
+// come for it within Config.Lifetime. A transaction that is sent again is kept
+// once. An entry leaves the mailbox when its destination, and nobody else,
+// acknowledges it by asking for the next.
+//
+// What a sender gets instead of 200, and what is then to be done, is in the
+// Matrix error body: 400, 403 and 413 mean that this transaction will never be
+// taken, 401 and 404 that this relay is of no use as it is, 429, 500 and 507
+// that it may be later.
+//
+// Package wire describes the protocol, package store where mail is kept, and
+// package client the other side.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/sqlite"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A Server is a relay: an http.Handler for the two endpoints. Make one with
+// New. All methods are safe for concurrent use.
+type Server struct {
+	config    Config
+	verifier  wire.Verifier
+	bodies    budget
+	forwarder forwarder
+	retriever retriever
+	metrics   *metrics
+	enabled   atomic.Bool
+
+	// ownStore is the store that Close closes: the one New opened, or nil.
+	ownStore store.Store
+
+	mu       sync.Mutex
+	closed   bool
+	requests sync.WaitGroup
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var _ http.Handler = (*Server)(nil)
+
+// New makes a relay. If the configuration names no store it opens one, and
+// fails if it can't.
+func New(config Config) (*Server, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: config}
+	if config.Store == nil {
+		s.ownStore, err = sqlite.Open(config.DatabasePath, sqlite.Options{Logger: config.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
+		s.config.Store = s.ownStore
+	}
+	s.metrics, err = newMetrics(config.Registerer, s.config.Store)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
+	}
+	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
+	s.bodies.free.Store(config.MaxInFlightBytes)
+	s.forwarder = forwarder{s.config.Store, config.limits(), config.Lifetime, s.metrics}
+	s.retriever = retriever{s.config.Store, s.metrics}
+	s.enabled.Store(!config.Disabled)
+	return s, nil
+}
+
+// SetEnabled switches relaying on or off. While it is off every request is
+// answered with 404 M_UNRECOGNIZED, and mail is kept.
+func (s *Server) SetEnabled(on bool) { s.enabled.Store(on) }
+
+// Enabled reports whether relaying is on.
+func (s *Server) Enabled() bool { return s.enabled.Load() }
+
+// Close refuses new requests, waits for those that are being answered, and
+// closes the store if the Server opened it. It may be called more than once.
+func (s *Server) Close() error {
+	s.closeOnce.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		s.requests.Wait()
+		s.metrics.unregister()
+		if s.ownStore != nil {
+			s.closeErr = s.ownStore.Close()
+		}
+	})
+	return s.closeErr
+}
+
+// enter counts a request in, unless the server was closed.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.requests.Add(1)
+	return true
+}
+
+// ServeHTTP answers a request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.enter() {
+		(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "shutting down"}).Write(w)
+		return
+	}
+	defer s.requests.Done()
+	uri, _ := wire.SignedURI(r)
+	endpoint, _ := wire.ParseEndpoint(uri)
+	answer, err := s.serve(w, r, uri)
+	if err != nil {
+		e := s.wireError(r, endpoint, err)
+		s.metrics.answered(endpoint, e.Status)
+		e.Write(w)
+		return
+	}
+	s.metrics.answered(endpoint, http.StatusOK)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
+	_, _ = w.Write(answer) // whoever has gone asks again
+}
+
+// serve does the cheap refusals, then the signature, then the rest. Its error
+// is a *wire.Error, or one that the caller isn't told about.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) ([]byte, error) {
+	request, route, err := s.preflight(r, uri)
+	if err != nil {
+		return nil, err
+	}
+	limit := s.config.MaxBodyBytes
+	if route.Endpoint == wire.RelayTxn {
+		limit = wire.MaxEntryRequestBytes
+	}
+	body, err := s.bodies.readBody(w, r, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer body.release()
+	if len(body.bytes) > 0 {
+		if err := wire.CheckContentType(r.Header.Get("Content-Type")); err != nil {
+			return nil, err
+		}
+	}
+	request.Content = body.bytes
+	signer, err := s.verifier.Verify(r.Context(), request, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if route.Endpoint == wire.SendRelay {
+		return s.forwarder.put(r.Context(), route, signer, body.bytes)
+	}
+	return s.retriever.next(r.Context(), route, signer, body.bytes)
+}
+
+// preflight refuses what can be refused without reading the body.
+func (s *Server) preflight(r *http.Request, uri string) (wire.SignedRequest, wire.Route, error) {
+	request := wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization")}
+	endpoint, ok := wire.ParseEndpoint(uri)
+	if !s.Enabled() || !ok {
+		return request, wire.Route{}, &wire.Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "unrecognized request"}
+	}
+	if r.Method != endpoint.Method() {
+		return request, wire.Route{}, &wire.Error{
+			Status: http.StatusMethodNotAllowed, Code: spec.ErrorUnrecognized,
+			Message: "the method is not allowed here", Allow: endpoint.Method(),
+		}
+	}
+	route, err := wire.ParseURI(uri)
+	if err != nil {
+		return request, route, err
+	}
+	origin, err := request.Claimed()
+	if err != nil {
+		return request, route, err
+	}
+	return request, route, s.admit(r.Context(), route, origin)
+}
+
+// admit asks the embedder about mail that is to be taken in.
+func (s *Server) admit(ctx context.Context, route wire.Route, origin spec.ServerName) error {
+	if s.config.Admit == nil || route.Endpoint != wire.SendRelay {
+		return nil
+	}
+	err := s.config.Admit(ctx, origin, route.Destination())
+	if _, ok := errors.AsType[*wire.Error](err); ok || err == nil {
+		return err
+	}
+	return wire.Forbidden(err.Error())
+}
+
+// wireError is what the caller is told. What is our fault is logged.
+func (s *Server) wireError(r *http.Request, endpoint wire.Endpoint, err error) *wire.Error {
+	if e, ok := errors.AsType[*wire.Error](err); ok {
+		return e
+	}
+	if r.Context().Err() == nil {
+		s.config.Logger.Error("relay: a request failed", "endpoint", endpoint, "error", err)
+	}
+	return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "internal error"}
+}

@@ -1,0 +1,131 @@
+package sqlite
+
+import (
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A putJob stores mail. Stored and refused are its outcome.
+type putJob struct {
+	mail    store.Mail
+	limits  store.Limits
+	stored  bool
+	refused error
+}
+
+func (p *putJob) run(b *batch) error {
+	p.stored, p.refused = false, nil // it may run again
+	key := copyKey(&p.mail)
+	m, err := b.mailbox(p.mail.Destination)
+	if err != nil {
+		return err
+	}
+	fits, err := p.fits(b, m)
+	if err != nil {
+		return err
+	}
+	if !fits {
+		if fits, err = p.makeRoom(b, m, key); err != nil || !fits {
+			return err
+		}
+	}
+	if m.id == 0 {
+		if err := b.create(p.mail.Destination, m); err != nil {
+			return err
+		}
+	}
+	if p.stored, err = b.insert(&p.mail, m.id, key); err != nil || !p.stored {
+		return err
+	}
+	b.woken[p.mail.Destination] = struct{}{}
+	return b.count(m, p.mail.Origin, 1, p.mail.Size())
+}
+
+// makeRoom is for mail that doesn't fit: a copy is no addition, and mail that
+// has expired is in nobody's way.
+func (p *putJob) makeRoom(b *batch, m *mailbox, key []byte) (fits bool, err error) {
+	var known int
+	if err := b.sql.known.QueryRow(key).Scan(&known); err == nil {
+		return false, nil
+	} else if !errors.Is(err, sql.ErrNoRows) {
+		return false, fmt.Errorf("known: %w", err)
+	}
+	for range 4 {
+		n, err := b.expire()
+		if err != nil {
+			return false, err
+		}
+		if fits, err = p.fits(b, m); err != nil || fits {
+			return fits, err
+		}
+		if n < sweepStep {
+			break
+		}
+	}
+	p.refused = fmt.Errorf("sqlite: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, store.ErrFull)
+	return false, nil
+}
+
+func (p *putJob) fits(b *batch, m *mailbox) (bool, error) {
+	s, err := b.share(m, p.mail.Origin)
+	if err != nil {
+		return false, err
+	}
+	within := func(limit, have, more int64) bool { return limit <= 0 || have+more <= limit }
+	size, l := p.mail.Size(), p.limits
+	return within(l.Entries, m.entries, 1) && within(l.Bytes, m.bytes, size) &&
+		within(l.OriginEntries, s.entries, 1) && within(l.OriginBytes, s.bytes, size) &&
+		within(l.StoreBytes, b.total.bytes, size), nil
+}
+
+func (b *batch) create(destination spec.ServerName, m *mailbox) error {
+	result, err := b.sql.newMailbox.Exec(string(destination))
+	if err != nil {
+		return fmt.Errorf("new mailbox: %w", err)
+	}
+	m.id, err = result.LastInsertId()
+	return err
+}
+
+// insert stores the mail unless it is a copy.
+func (b *batch) insert(mail *store.Mail, mailboxID int64, key []byte) (stored bool, err error) {
+	until := int64(math.MaxInt64)
+	if !mail.Expires.IsZero() {
+		until = mail.Expires.UnixMilli()
+	}
+	result, err := b.sql.insert.Exec(mailboxID, key, until, mail.Size(), string(mail.Origin),
+		string(mail.TransactionID), mail.Digest[:], checksum(mail.Body, mail.Proof), mail.Proof, mail.Body)
+	if err != nil {
+		return false, fmt.Errorf("insert: %w", err)
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
+}
+
+// copyKey is the same for mail that is the same, and for no other.
+func copyKey(mail *store.Mail) []byte {
+	h := sha256.New()
+	for _, part := range []string{string(mail.Destination), string(mail.Origin), string(mail.TransactionID)} {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
+		h.Write([]byte(part))
+	}
+	h.Write(mail.Digest[:])
+	return h.Sum(nil)[:16]
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum tells whether a row is what it was when it was written. It defends
+// against bad disks, not against anybody who writes to the file.
+func checksum(body, proof []byte) int64 {
+	return int64(crc32.Update(crc32.Checksum(body, castagnoli), castagnoli, proof))
+}

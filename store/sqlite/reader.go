@@ -1,0 +1,309 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// maxReaders is how many reads run at once; others wait. Each has a connection
+// with a cache of its own.
+const maxReaders = 4
+
+// A reader reads beside the writer, which WAL mode lets it do.
+type reader struct {
+	conns  chan *readConn
+	opened int
+	closed chan struct{}
+
+	mu     sync.Mutex
+	passed map[int64]struct{} // entries that are set aside, or should be
+}
+
+// A readConn is a connection and what is read on it. A read is short and isn't
+// interrupted: the driver would give the connection up.
+type readConn struct {
+	conn *sql.Conn
+
+	next, ids, row, destinations, usage, total *sql.Stmt
+}
+
+const entryColumns = `id, origin, txn, digest, until, checksum, proof, body`
+
+const liveAfter = ` FROM entry INDEXED BY entry_live
+	WHERE mailbox = (SELECT id FROM mailbox WHERE destination = ?) AND state = 0 AND id > ? AND until > ?
+	ORDER BY id LIMIT ?`
+
+func newReader(ctx context.Context, db *sql.DB) (*reader, error) {
+	r := &reader{conns: make(chan *readConn, maxReaders), closed: make(chan struct{}), passed: make(map[int64]struct{})}
+	for range maxReaders {
+		c, err := newReadConn(ctx, db)
+		if err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		r.conns <- c
+		r.opened++
+	}
+	return r, nil
+}
+
+func newReadConn(ctx context.Context, db *sql.DB) (*readConn, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &readConn{conn: conn}
+	if err := c.setUp(ctx); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return c, nil
+}
+
+func (c *readConn) setUp(ctx context.Context) error {
+	if err := prepareConn(ctx, c.conn); err != nil {
+		return err
+	}
+	if _, err := c.conn.ExecContext(ctx, "PRAGMA query_only = 1"); err != nil {
+		return err
+	}
+	for _, p := range []struct {
+		statement **sql.Stmt
+		query     string
+	}{
+		{&c.next, `SELECT ` + entryColumns + liveAfter},
+		{&c.ids, `SELECT id` + liveAfter},
+		{&c.row, `SELECT ` + entryColumns + ` FROM entry WHERE id = ?`},
+		{&c.destinations, `SELECT destination FROM mailbox WHERE destination > ? AND entries > 0 ORDER BY destination LIMIT ?`},
+		{&c.usage, `SELECT entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
+		{&c.total, `SELECT entries, bytes, set_aside FROM total`},
+	} {
+		var err error
+		if *p.statement, err = c.conn.PrepareContext(ctx, p.query); err != nil {
+			return fmt.Errorf("prepare %q: %w", p.query, err)
+		}
+	}
+	return nil
+}
+
+// close waits for the reads under way. Closing a connection closes what was
+// prepared on it.
+func (r *reader) close() error {
+	close(r.closed)
+	var errs []error
+	for range r.opened {
+		errs = append(errs, (<-r.conns).conn.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// with runs f on a connection that is free, or becomes so before ctx ends.
+func (r *reader) with(ctx context.Context, f func(*readConn) error) error {
+	select {
+	case c := <-r.conns:
+		defer func() { r.conns <- c }()
+		return f(c)
+	case <-r.closed:
+		return store.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A query is what Next was asked for.
+type query struct {
+	destination spec.ServerName
+	after       int64
+	entries     int
+	bytes       int64
+}
+
+// damage is an entry that can't be read.
+type damage struct {
+	id  int64
+	err error
+}
+
+// next returns the entries that can be read, and those that can't among them.
+func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+	err = r.with(ctx, func(c *readConn) error {
+		entries, damaged, err = c.scan(q)
+		if isDamage(err) {
+			entries, damaged, err = c.scanEach(q)
+		}
+		return err
+	})
+	return entries, damaged, err
+}
+
+// scan reads entries with one query.
+func (c *readConn) scan(q query) (entries []store.Entry, damaged []damage, err error) {
+	rows, err := c.next.Query(string(q.destination), q.after, now(), q.entries)
+	if err != nil {
+		return nil, nil, wrap("next", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	var size int64
+	for rows.Next() {
+		e, err := scanEntry(rows.Scan)
+		if err != nil {
+			damaged = append(damaged, damage{e.ID, err})
+			continue
+		}
+		if size += e.Size(); size > q.bytes && len(entries) > 0 {
+			return entries, damaged, nil
+		}
+		e.Destination = q.destination
+		entries = append(entries, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, nil, wrap("next", err)
+	}
+	return entries, damaged, nil
+}
+
+// scanEach reads entries one at a time, to find out which of them SQLite can't
+// read.
+func (c *readConn) scanEach(q query) (entries []store.Entry, damaged []damage, err error) {
+	ids, err := c.liveIDs(q)
+	if err != nil {
+		return nil, nil, err
+	}
+	var size int64
+	for _, id := range ids {
+		e, err := scanEntry(c.row.QueryRow(id).Scan)
+		if errors.Is(err, sql.ErrNoRows) { // acknowledged meanwhile
+			continue
+		}
+		if err != nil {
+			damaged = append(damaged, damage{id, err})
+			continue
+		}
+		if size += e.Size(); size > q.bytes && len(entries) > 0 {
+			break
+		}
+		e.Destination = q.destination
+		entries = append(entries, e)
+	}
+	return entries, damaged, nil
+}
+
+func (c *readConn) liveIDs(q query) (ids []int64, err error) {
+	rows, err := c.ids.Query(string(q.destination), q.after, now(), q.entries)
+	if err != nil {
+		return nil, wrap("next", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, wrap("next", err)
+		}
+		ids = append(ids, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, wrap("next", err)
+	}
+	return ids, nil
+}
+
+var errChecksum = errors.New("the checksum is wrong")
+
+// scanEntry reads a row of entryColumns and checks that it is what was written.
+// The ID is set even if the rest is damaged.
+func scanEntry(scan func(...any) error) (store.Entry, error) {
+	var e store.Entry
+	var digest []byte
+	var until, sum int64
+	err := scan(&e.ID, &e.Origin, &e.TransactionID, &digest, &until, &sum, &e.Proof, &e.Body)
+	if err != nil {
+		return e, err
+	}
+	if sum != checksum(e.Body, e.Proof) || copy(e.Digest[:], digest) != len(e.Digest) {
+		return e, errChecksum
+	}
+	if until != math.MaxInt64 {
+		e.Expires = time.UnixMilli(until)
+	}
+	return e, nil
+}
+
+// passOver makes sure that an entry isn't waited for, and reports whether it
+// is new that it can't be read.
+func (r *reader) passOver(id int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, known := r.passed[id]
+	r.passed[id] = struct{}{}
+	return !known
+}
+
+// any returns nil if the destination has an entry after that ID, ErrEmpty if
+// not.
+func (r *reader) any(ctx context.Context, destination spec.ServerName, after int64) error {
+	r.mu.Lock()
+	passed := maps.Clone(r.passed)
+	r.mu.Unlock()
+	return r.with(ctx, func(c *readConn) error {
+		ids, err := c.liveIDs(query{destination: destination, after: after, entries: len(passed) + 1})
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if _, ok := passed[id]; !ok {
+				return nil
+			}
+		}
+		return store.ErrEmpty
+	})
+}
+
+func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	names := []spec.ServerName{}
+	err := r.with(ctx, func(c *readConn) (err error) {
+		rows, err := c.destinations.Query(string(after), limit)
+		if err != nil {
+			return wrap("destinations", err)
+		}
+		defer func() { err = errors.Join(err, rows.Close()) }()
+		for rows.Next() {
+			var name spec.ServerName
+			if err := rows.Scan(&name); err != nil {
+				return wrap("destinations", err)
+			}
+			names = append(names, name)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return names, nil
+}
+
+func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
+	var u store.Usage
+	err := r.with(ctx, func(c *readConn) error {
+		row := c.total.QueryRow()
+		if destination != "" {
+			row = c.usage.QueryRow(string(destination))
+		}
+		err := row.Scan(&u.Entries, &u.Bytes, &u.SetAside)
+		if errors.Is(err, sql.ErrNoRows) { // no mailbox: nothing in it
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return store.Usage{}, wrap("usage", err)
+	}
+	return u, nil
+}

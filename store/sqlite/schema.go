@@ -1,0 +1,110 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// An entry goes through these states; live ones are all that Next sees.
+const (
+	live     = 0 // waits to be fetched; until is when it expires
+	gone     = 1 // acknowledged or expired, without its body; remembered until until
+	setAside = 2 // can't be read; kept for whoever wants to look, until it expires
+)
+
+// migrations bring a file from the version that is its index to the next.
+// user_version says how many of them a file has seen.
+var migrations = []string{`
+CREATE TABLE mailbox (           -- a destination that has entries or had some set aside
+	id          INTEGER PRIMARY KEY AUTOINCREMENT,
+	destination TEXT    NOT NULL UNIQUE,
+	entries     INTEGER NOT NULL,
+	bytes       INTEGER NOT NULL,
+	set_aside   INTEGER NOT NULL
+) STRICT;
+CREATE TABLE share (             -- what one origin has in a mailbox
+	mailbox INTEGER NOT NULL,
+	origin  TEXT    NOT NULL,
+	entries INTEGER NOT NULL,
+	bytes   INTEGER NOT NULL,
+	PRIMARY KEY (mailbox, origin)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE total (             -- the sum of all mailboxes: one row
+	entries   INTEGER NOT NULL,
+	bytes     INTEGER NOT NULL,
+	set_aside INTEGER NOT NULL
+) STRICT;
+INSERT INTO total VALUES (0, 0, 0);
+CREATE TABLE entry (
+	id       INTEGER PRIMARY KEY AUTOINCREMENT, -- never given again
+	mailbox  INTEGER NOT NULL,
+	copy_key BLOB    NOT NULL UNIQUE,           -- what makes mail the same mail
+	state    INTEGER NOT NULL,
+	until    INTEGER NOT NULL,                  -- Unix milliseconds
+	size     INTEGER NOT NULL,
+	origin   TEXT    NOT NULL,
+	txn      TEXT    NOT NULL,
+	digest   BLOB    NOT NULL,
+	checksum INTEGER NOT NULL,
+	proof    BLOB,
+	body     BLOB                               -- last: the others are read without it
+) STRICT;
+CREATE INDEX entry_live ON entry (mailbox, id) WHERE state = 0;
+CREATE INDEX entry_until ON entry (state, until);
+`}
+
+// pragmas are set on every connection and read back: what a driver or a build
+// makes of them differs. Each value is as SQLite reports it.
+var pragmas = []struct{ name, value string }{
+	{"busy_timeout", "10000"},
+	{"auto_vacuum", "2"}, // incremental; takes effect only before there are tables
+	{"journal_mode", "wal"},
+	{"synchronous", "2"}, // FULL: NORMAL loses commits at a power cut
+	{"foreign_keys", "1"},
+	{"wal_autocheckpoint", "0"}, // the writer does it, and sees its errors
+	{"journal_size_limit", "67108864"},
+}
+
+// dsn opens path whatever characters are in it.
+func dsn(path string) string {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: path}
+	return u.String()
+}
+
+// prepareConn sets the connection up.
+func prepareConn(ctx context.Context, c *sql.Conn) error {
+	for _, p := range pragmas {
+		if _, err := c.ExecContext(ctx, "PRAGMA "+p.name+" = "+p.value); err != nil {
+			return fmt.Errorf("set %s: %w", p.name, err)
+		}
+		var got string
+		if err := c.QueryRowContext(ctx, "PRAGMA "+p.name).Scan(&got); err != nil {
+			return fmt.Errorf("read %s back: %w", p.name, err)
+		}
+		if !strings.EqualFold(got, p.value) {
+			return fmt.Errorf("%s is %s after it was set to %s", p.name, got, p.value)
+		}
+	}
+	return nil
+}
+
+// migrate brings the file to the newest version, each step in a transaction.
+func migrate(ctx context.Context, c *sql.Conn) error {
+	var version int
+	if err := c.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return fmt.Errorf("read the version: %w", err)
+	}
+	if version > len(migrations) {
+		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
+	}
+	for ; version < len(migrations); version++ {
+		step := fmt.Sprintf("BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT", migrations[version], version+1)
+		if _, err := c.ExecContext(ctx, step); err != nil {
+			return fmt.Errorf("migrate to version %d: %w", version+1, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,267 @@
+// Package sqlite keeps mail in one SQLite file: the store of a relay on one
+// machine.
+//
+// # Durability
+//
+// The file is in WAL mode with synchronous=FULL, so a Put that returned nil
+// survives a power cut on a disk that honours fsync. One goroutine writes: it
+// takes what has queued up while the last commit was on its way and commits it
+// together, so that all who wait share one fsync. A Put that comes alone waits
+// for its own fsync and for no timer.
+//
+// A commit that fails fails every call in it. After a failed fsync the store
+// writes no more and answers store.ErrReopen until it was closed and opened
+// again, since nobody knows what the disk has; a full disk is store.ErrFull,
+// and the store goes on when there is room.
+//
+// # One process
+//
+// A file belongs to one Store in one process; a second Open fails. The lock is
+// a file beside the database, PATH-lock, which is left there.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/wake"
+)
+
+// Options of a Store. The zero value gives the defaults.
+type Options struct {
+	// Retention is how long a transaction is remembered after it was
+	// acknowledged or expired, so that a copy is recognised. Default 24 hours.
+	Retention time.Duration
+
+	// SweepInterval is how often expired mail is removed from the disk. It is
+	// never handed out, whatever this is. Default one minute.
+	SweepInterval time.Duration
+
+	// Logger is told of entries that can't be read and of failures of the
+	// disk. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Retention <= 0 {
+		o.Retention = 24 * time.Hour
+	}
+	if o.SweepInterval <= 0 {
+		o.SweepInterval = time.Minute
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// A Store is a store.Store on a SQLite file. Make one with Open.
+type Store struct {
+	options Options
+	lock    *os.File
+	db      *sql.DB
+	reader  *reader
+	writer  *writer
+	waiting wake.Hub
+
+	sweeper   sync.WaitGroup
+	stopSweep context.CancelFunc
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var _ store.Store = (*Store)(nil)
+
+var errInUse = errors.New("in use by another relay, or by this process already")
+
+// Open opens the file at path, and makes it (readable for its owner only) if
+// there is none. The directory must exist.
+func Open(path string, options Options) (*Store, error) {
+	s := &Store{options: options.withDefaults()}
+	if err := s.open(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), s.release())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stopSweep = cancel
+	s.sweeper.Go(func() { s.sweepLoop(ctx) })
+	return s, nil
+}
+
+func (s *Store) open(path string) error {
+	path, err := ownFile(path)
+	if err != nil {
+		return err
+	}
+	if s.lock, err = os.OpenFile(path+"-lock", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	if err := lockFile(s.lock); err != nil {
+		return err
+	}
+	if s.db, err = sql.Open("sqlite", dsn(path)); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if s.writer, err = newWriter(ctx, s.db, s.options, &s.waiting); err != nil {
+		return err
+	}
+	s.reader, err = newReader(ctx, s.db)
+	return err
+}
+
+// ownFile makes sure that the file is there, and private, and returns the one
+// path by which it is locked whatever links lead to it.
+func ownFile(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return "", err
+	}
+	if err := f.Close(); err != nil {
+		return "", err
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
+}
+
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	put := putJob{mail: mail, limits: limits}
+	if err := s.writer.do(ctx, put.run, mail.Size()); err != nil {
+		return false, err
+	}
+	return put.stored, put.refused
+}
+
+// Ack implements store.Store. A long row of entries is removed in steps, with
+// other writes in between.
+func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (int, error) {
+	ack := ackJob{destination: destination, id: id}
+	for {
+		if err := s.writer.do(ctx, ack.run, 0); err != nil || !ack.more {
+			return ack.removed, err
+		}
+	}
+}
+
+// Next implements store.Store.
+func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	q := query{destination: destination, after: after, entries: max(maxEntries, 1), bytes: maxBytes}
+	for {
+		entries, damaged, err := s.reader.next(ctx, q)
+		if err != nil {
+			return nil, s.closedOr(err)
+		}
+		for _, d := range damaged {
+			s.setAside(ctx, destination, d)
+		}
+		if len(entries) > 0 {
+			return entries, nil
+		}
+		if len(damaged) == 0 {
+			return nil, store.ErrEmpty
+		}
+		q.after = damaged[len(damaged)-1].id
+	}
+}
+
+// setAside takes an entry out of its mailbox. If even that can't be written,
+// the reader passes over it for as long as the store is open.
+func (s *Store) setAside(ctx context.Context, destination spec.ServerName, d damage) {
+	if !s.reader.passOver(d.id) {
+		return
+	}
+	log := s.options.Logger.With("destination", destination, "entry", d.id)
+	log.Error("relay: an entry can't be read and is set aside", "error", d.err)
+	job := setAsideJob{destination: destination, id: d.id}
+	if err := s.writer.do(context.WithoutCancel(ctx), job.run, 0); err != nil {
+		log.Error("relay: setting an entry aside failed", "error", err)
+	}
+}
+
+// Wait implements store.Store.
+func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int64) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	return s.waiting.Wait(ctx, destination, func() error {
+		return s.closedOr(s.reader.any(ctx, destination, after))
+	})
+}
+
+// Destinations implements store.Store.
+func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	names, err := s.reader.destinations(ctx, after, max(limit, 1))
+	return names, s.closedOr(err)
+}
+
+// Usage implements store.Store.
+func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
+	if err := s.usable(ctx); err != nil {
+		return store.Usage{}, err
+	}
+	usage, err := s.reader.usage(ctx, destination)
+	return usage, s.closedOr(err)
+}
+
+func (s *Store) usable(ctx context.Context) error {
+	if s.writer.isClosed() {
+		return store.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// closedOr makes what a read met because the store was being closed say so.
+func (s *Store) closedOr(err error) error {
+	if err != nil && s.writer.isClosed() {
+		return store.ErrClosed
+	}
+	return err
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		s.stopSweep()
+		s.sweeper.Wait()
+		s.closeErr = s.release()
+	})
+	return s.closeErr
+}
+
+// release gives back what open took, as far as it got.
+func (s *Store) release() error {
+	var errs []error
+	if s.writer != nil {
+		errs = append(errs, s.writer.close())
+	}
+	s.waiting.Close()
+	if s.reader != nil {
+		errs = append(errs, s.reader.close())
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}

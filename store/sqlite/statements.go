@@ -1,0 +1,75 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+)
+
+// statements are what the writer does, prepared on its connection.
+type statements struct {
+	total, setTotal                               *sql.Stmt
+	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
+	share, setShare, dropShare                    *sql.Stmt
+	known, insert, owner, upTo, one, expired      *sql.Stmt
+	retire, setAside, forget, freePages, giveBack *sql.Stmt
+
+	all []*sql.Stmt
+}
+
+func prepareStatements(ctx context.Context, c *sql.Conn) (*statements, error) {
+	s := &statements{}
+	for _, p := range []struct {
+		statement **sql.Stmt
+		query     string
+	}{
+		{&s.total, `SELECT entries, bytes, set_aside FROM total`},
+		{&s.setTotal, `UPDATE total SET entries = ?, bytes = ?, set_aside = ?`},
+
+		{&s.mailbox, `SELECT id, entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
+		{&s.newMailbox, `INSERT INTO mailbox (destination, entries, bytes, set_aside) VALUES (?, 0, 0, 0)`},
+		{&s.setMailbox, `UPDATE mailbox SET entries = ?, bytes = ?, set_aside = ? WHERE id = ?`},
+		{&s.dropMailbox, `DELETE FROM mailbox WHERE id = ?`},
+
+		{&s.share, `SELECT entries, bytes FROM share WHERE mailbox = ? AND origin = ?`},
+		{&s.setShare, `INSERT INTO share (mailbox, origin, entries, bytes) VALUES (?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET entries = excluded.entries, bytes = excluded.bytes`},
+		{&s.dropShare, `DELETE FROM share WHERE mailbox = ? AND origin = ?`},
+
+		{&s.known, `SELECT 1 FROM entry WHERE copy_key = ?`},
+		{&s.insert, `INSERT INTO entry (mailbox, copy_key, state, until, size, origin, txn, digest, checksum, proof, body)
+			VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (copy_key) DO NOTHING`},
+		{&s.owner, `SELECT mailbox FROM entry WHERE id = ?`},
+		{&s.upTo, `SELECT id, '', origin, size FROM entry INDEXED BY entry_live
+			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT ?`},
+		{&s.one, `SELECT id, '', origin, size FROM entry INDEXED BY entry_live
+			WHERE mailbox = ? AND state = 0 AND id = ?`},
+		{&s.expired, `SELECT entry.id, destination, origin, size
+			FROM entry INDEXED BY entry_until JOIN mailbox ON mailbox.id = entry.mailbox
+			WHERE state = ? AND until <= ? ORDER BY until LIMIT ?`},
+		{&s.retire, `UPDATE entry SET state = 1, until = ?, body = NULL, proof = NULL WHERE id = ?`},
+		{&s.setAside, `UPDATE entry SET state = 2 WHERE id = ?`},
+		{&s.forget, `DELETE FROM entry WHERE id IN
+			(SELECT id FROM entry INDEXED BY entry_until WHERE state = 1 AND until <= ? LIMIT ?)`},
+
+		{&s.freePages, `PRAGMA freelist_count`},
+		{&s.giveBack, `PRAGMA incremental_vacuum(256)`},
+	} {
+		statement, err := c.PrepareContext(ctx, p.query)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("prepare %q: %w", p.query, err), s.close())
+		}
+		*p.statement = statement
+		s.all = append(s.all, statement)
+	}
+	return s, nil
+}
+
+func (s *statements) close() error {
+	var errs []error
+	for _, statement := range s.all {
+		errs = append(errs, statement.Close())
+	}
+	return errors.Join(errs...)
+}

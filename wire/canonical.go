@@ -1,0 +1,198 @@
+package wire
+
+import "unicode/utf8"
+
+// isCanonical reports whether body is a JSON object that is certain to be
+// Matrix canonical JSON already, so that gomatrixserverlib.CanonicalJSON would
+// return it unchanged. Senders that use gomatrixserverlib send that form, since
+// signing produces it, and then nothing needs to be encoded again to check the
+// signature.
+//
+// It says no whenever it isn't sure: besides what isn't canonical, to escapes
+// in keys, to every \u escape, to nesting deeper than MaxDepth. A no costs time
+// only; a wrong yes would accept what fclient refuses, so the fuzz tests hold
+// it against gomatrixserverlib.
+func isCanonical(body []byte) bool {
+	if len(body) == 0 || body[0] != '{' || !utf8.Valid(body) {
+		return false
+	}
+	s := scanner{in: body}
+	return s.value(0) && s.pos == len(body)
+}
+
+// A scanner reads canonical JSON. Its methods return false at the first byte
+// that doesn't fit.
+type scanner struct {
+	in  []byte
+	pos int
+}
+
+// peek returns the next byte, 0 at the end: no JSON has that outside a string.
+func (s *scanner) peek() byte {
+	if s.pos < len(s.in) {
+		return s.in[s.pos]
+	}
+	return 0
+}
+
+func (s *scanner) accept(c byte) bool {
+	if s.peek() != c {
+		return false
+	}
+	s.pos++
+	return true
+}
+
+func (s *scanner) value(depth int) bool {
+	switch c := s.peek(); {
+	case c == '"':
+		return s.text(true)
+	case c == '{':
+		return depth < MaxDepth && s.object(depth+1)
+	case c == '[':
+		return depth < MaxDepth && s.array(depth+1)
+	case c == 't':
+		return s.word("true")
+	case c == 'f':
+		return s.word("false")
+	case c == 'n':
+		return s.word("null")
+	default:
+		return s.number()
+	}
+}
+
+// object accepts keys in strictly ascending order of their bytes only.
+func (s *scanner) object(depth int) bool {
+	s.pos++
+	if s.accept('}') {
+		return true
+	}
+	var last []byte
+	for first := true; ; first = false {
+		start := s.pos
+		if !s.text(false) {
+			return false
+		}
+		key := s.in[start+1 : s.pos-1]
+		if !first && string(last) >= string(key) {
+			return false
+		}
+		last = key
+		if !s.accept(':') || !s.value(depth) {
+			return false
+		}
+		if !s.accept(',') {
+			return s.accept('}')
+		}
+	}
+}
+
+func (s *scanner) array(depth int) bool {
+	s.pos++
+	if s.accept(']') {
+		return true
+	}
+	for s.value(depth) {
+		if !s.accept(',') {
+			return s.accept(']')
+		}
+	}
+	return false
+}
+
+func (s *scanner) text(escapes bool) bool {
+	if !s.accept('"') {
+		return false
+	}
+	for i := s.pos; i < len(s.in); i++ {
+		switch c := s.in[i]; {
+		case c == '"':
+			s.pos = i + 1
+			return true
+		case c == '\\':
+			i++
+			if !escapes || i == len(s.in) || !isShortEscape(s.in[i]) {
+				return false
+			}
+		case c < ' ':
+			return false
+		}
+	}
+	return false
+}
+
+// isShortEscape reports whether \c is the canonical form of a character. \/
+// isn't, and \u is only for some.
+func isShortEscape(c byte) bool {
+	switch c {
+	case '"', '\\', 'b', 'f', 'n', 'r', 't':
+		return true
+	}
+	return false
+}
+
+func (s *scanner) word(w string) bool {
+	if len(s.in)-s.pos < len(w) || string(s.in[s.pos:s.pos+len(w)]) != w {
+		return false
+	}
+	s.pos += len(w)
+	return true
+}
+
+// number accepts every JSON number but those that begin with -0, which
+// gomatrixserverlib makes 0. It leaves fractions and exponents as they are.
+func (s *scanner) number() bool {
+	negative := s.accept('-')
+	switch c := s.peek(); {
+	case c == '0':
+		s.pos++
+		if negative {
+			return false
+		}
+	case c >= '1' && c <= '9':
+		s.digits()
+	default:
+		return false
+	}
+	if s.accept('.') && !s.digits() {
+		return false
+	}
+	if s.accept('e') || s.accept('E') {
+		if !s.accept('+') {
+			s.accept('-')
+		}
+		return s.digits()
+	}
+	return true
+}
+
+func (s *scanner) digits() bool {
+	start := s.pos
+	for c := s.peek(); c >= '0' && c <= '9'; c = s.peek() {
+		s.pos++
+	}
+	return s.pos > start
+}
+
+// tooDeep reports whether the JSON in body nests deeper than MaxDepth. It
+// needs no valid JSON.
+func tooDeep(body []byte) bool {
+	depth, inText := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inText && c == '\\':
+			i++
+		case c == '"':
+			inText = !inText
+		case inText:
+		case c == '{' || c == '[':
+			if depth++; depth > MaxDepth {
+				return true
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return false
+}

@@ -1,0 +1,120 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// Error codes of the Matrix specification that gomatrixserverlib doesn't name.
+const (
+	ErrorUnauthorized          spec.MatrixErrorCode = "M_UNAUTHORIZED"
+	ErrorTooLarge              spec.MatrixErrorCode = "M_TOO_LARGE"
+	ErrorResourceLimitExceeded spec.MatrixErrorCode = "M_RESOURCE_LIMIT_EXCEEDED"
+)
+
+// An Error is an answer other than 200: what a relay sends and what a client
+// gets back. Use errors.As to get at it.
+type Error struct {
+	// Status is the HTTP status, Code and Message the Matrix error body. A
+	// server that doesn't speak Matrix leaves Code empty.
+	Status  int
+	Code    spec.MatrixErrorCode
+	Message string
+
+	// RetryAfter says when to try again, if it isn't zero. On the wire it is
+	// retry_after_ms, and Retry-After in whole seconds.
+	RetryAfter time.Duration
+
+	// Allow is the Allow header of a 405.
+	Allow string
+}
+
+// BadRequest is a 400: the request is wrong, and will be when it is repeated.
+func BadRequest(code spec.MatrixErrorCode, message string) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: code, Message: message}
+}
+
+// Forbidden is a 403: the request is signed, but not for this to be done.
+func Forbidden(message string) *Error {
+	return &Error{Status: http.StatusForbidden, Code: spec.ErrorForbidden, Message: message}
+}
+
+func unauthorized(message string) *Error {
+	return &Error{Status: http.StatusUnauthorized, Code: ErrorUnauthorized, Message: message}
+}
+
+func errUnknownPath() *Error {
+	return &Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "unrecognized request"}
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("%d", e.Status)
+	if e.Code != "" {
+		s += " " + string(e.Code)
+	}
+	if e.Message != "" {
+		s += ": " + e.Message
+	}
+	return s
+}
+
+// errorBody is the standard error response of the Matrix specification.
+type errorBody struct {
+	Code         spec.MatrixErrorCode `json:"errcode"`
+	Message      string               `json:"error"`
+	RetryAfterMS float64              `json:"retry_after_ms,omitempty"`
+}
+
+// Write sends the error as the answer.
+func (e *Error) Write(w http.ResponseWriter) {
+	body, err := json.Marshal(errorBody{e.Code, e.Message, float64(e.RetryAfter.Milliseconds())})
+	if err != nil { // strings and a finite number: can't be
+		body = []byte(`{"errcode":"M_UNKNOWN","error":""}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(e.RetryAfter.Seconds())), 10))
+	}
+	if e.Allow != "" {
+		h.Set("Allow", e.Allow)
+	}
+	w.WriteHeader(e.Status)
+	_, _ = w.Write(body) // a caller that has gone doesn't want it
+}
+
+// ParseError reads the answer of a server that wasn't a 200. The header may be
+// nil.
+func ParseError(status int, header http.Header, body []byte) *Error {
+	e := &Error{Status: status}
+	var parsed errorBody
+	if json.Unmarshal(body, &parsed) == nil {
+		e.Code, e.Message = parsed.Code, parsed.Message
+		e.RetryAfter = milliseconds(parsed.RetryAfterMS)
+	}
+	if e.RetryAfter == 0 {
+		if seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 32); err == nil {
+			e.RetryAfter = time.Duration(seconds) * time.Second
+		}
+	}
+	e.Allow = header.Get("Allow")
+	return e
+}
+
+// milliseconds reads a number that a stranger sent: nothing negative, at most
+// a day.
+func milliseconds(ms float64) time.Duration {
+	const day = 24 * time.Hour
+	if !(ms > 0) {
+		return 0
+	}
+	return time.Duration(min(ms, float64(day.Milliseconds()))) * time.Millisecond
+}

@@ -1,0 +1,138 @@
+package wire
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// Prefix is what the paths of all endpoints begin with.
+const Prefix = "/_matrix/federation/v1/"
+
+// An Endpoint is one of the requests that a relay answers.
+type Endpoint string
+
+// The endpoints, named as in their paths.
+const (
+	SendRelay Endpoint = "send_relay"
+	RelayTxn  Endpoint = "relay_txn"
+)
+
+// Method is the one HTTP method of the endpoint.
+func (e Endpoint) Method() string {
+	if e == SendRelay {
+		return http.MethodPut
+	}
+	return http.MethodGet
+}
+
+// A Route is what the path of a request says.
+type Route struct {
+	Endpoint Endpoint
+
+	// TransactionID is set for SendRelay.
+	TransactionID gomatrixserverlib.TransactionID
+
+	// User names the destination: see Destination.
+	User spec.UserID
+}
+
+// Destination is the server whose mailbox the request is about.
+func (r *Route) Destination() spec.ServerName { return r.User.Domain() }
+
+// SignedURI returns the part of an HTTP request's URI that its signature
+// covers: the path as the sender escaped it and the query. What an embedder's
+// router made of the URL is passed over, and so is whatever stands before
+// /_matrix, which a proxy or a prefix may have put there. If the URI isn't one
+// of a relay, ok is false.
+func SignedURI(r *http.Request) (uri string, ok bool) {
+	raw := r.RequestURI
+	if raw == "" { // not from a server, or built by hand
+		raw = r.URL.RequestURI()
+	}
+	path, _, _ := strings.Cut(raw, "?")
+	start := strings.Index(path, Prefix)
+	if start < 0 {
+		return "", false
+	}
+	// fclient signs and checks what net/url makes of the URI.
+	u, err := url.ParseRequestURI(raw[start:])
+	if err != nil {
+		return "", false
+	}
+	return u.RequestURI(), true
+}
+
+// ParseEndpoint returns the endpoint of a URI from SignedURI, whether or not
+// the rest of it is right; ok is false if it is none of ours.
+func ParseEndpoint(uri string) (e Endpoint, ok bool) {
+	name, _, _ := strings.Cut(strings.TrimPrefix(uri, Prefix), "/")
+	e = Endpoint(name)
+	return e, strings.HasPrefix(uri, Prefix) && (e == SendRelay || e == RelayTxn)
+}
+
+// ParseURI reads a URI from SignedURI. The error is an *Error: 404
+// M_UNRECOGNIZED for a path that isn't one of ours, 400 for segments that
+// can't be read, M_INVALID_USERNAME for a user ID that is none.
+func ParseURI(uri string) (Route, error) {
+	endpoint, ok := ParseEndpoint(uri)
+	if !ok {
+		return Route{}, errUnknownPath()
+	}
+	path, _, _ := strings.Cut(uri, "?")
+	segments := strings.Split(strings.TrimPrefix(path, Prefix+string(endpoint)), "/")[1:]
+	r := Route{Endpoint: endpoint}
+	switch {
+	case endpoint == SendRelay && len(segments) == 2:
+		id, err := url.PathUnescape(segments[0])
+		if err != nil || id == "" {
+			return Route{}, BadRequest(spec.ErrorInvalidParam, "the transaction ID in the path is empty or wrongly escaped")
+		}
+		r.TransactionID = gomatrixserverlib.TransactionID(id)
+	case endpoint == RelayTxn && len(segments) == 1:
+	default:
+		return Route{}, errUnknownPath()
+	}
+	user, err := parseUserID(segments[len(segments)-1])
+	if err != nil {
+		return Route{}, BadRequest(spec.ErrorInvalidUsername, err.Error())
+	}
+	r.User = *user
+	return r, nil
+}
+
+func parseUserID(segment string) (*spec.UserID, error) {
+	id, err := url.PathUnescape(segment)
+	if err != nil {
+		return nil, fmt.Errorf("user ID wrongly escaped: %w", err)
+	}
+	user, err := spec.NewUserID(id, true)
+	if err != nil {
+		return nil, fmt.Errorf("invalid user ID: %w", err)
+	}
+	return user, nil
+}
+
+// SendRelayURI is the URI of a SendRelay request.
+func SendRelayURI(id gomatrixserverlib.TransactionID, user spec.UserID) string {
+	return Prefix + string(SendRelay) + "/" + url.PathEscape(string(id)) + "/" + url.PathEscape(user.String())
+}
+
+// RelayTxnURI is the URI of a RelayTxn request.
+func RelayTxnURI(user spec.UserID) string {
+	return Prefix + string(RelayTxn) + "/" + url.PathEscape(user.String())
+}
+
+// UserAt makes up the user ID that stands for a server where the endpoints ask
+// for one. It fails if server isn't a valid server name.
+func UserAt(server spec.ServerName) (spec.UserID, error) {
+	user, err := spec.NewUserID("@user:"+string(server), false)
+	if err != nil {
+		return spec.UserID{}, fmt.Errorf("server name %q: %w", server, err)
+	}
+	return *user, nil
+}

@@ -1,0 +1,206 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"time"
+	"unicode/utf8"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// A SignedRequest is all that an X-Matrix signature covers, and the
+// signatures.
+type SignedRequest struct {
+	Method string
+
+	// URI is the path and query as they were sent: see SignedURI.
+	URI string
+
+	// Authorization are the values of the Authorization headers.
+	Authorization []string
+
+	// Content is the body: JSON.
+	Content []byte
+}
+
+// A Verifier checks X-Matrix signatures of requests to one server. It accepts
+// what fclient.VerifyHTTPRequest accepts, apart from bodies that nest deeper
+// than MaxDepth and requests with more than a few signatures.
+type Verifier struct {
+	// ServerName is the server that requests are for. If IsLocal isn't nil, it
+	// says which destinations they may name instead.
+	ServerName spec.ServerName
+	IsLocal    func(spec.ServerName) bool
+
+	// Keys checks signatures. A KnownKeys makes it several times faster.
+	Keys gomatrixserverlib.JSONVerifier
+}
+
+// Claimed returns the server that says it signed the request, unchecked. The
+// error is an *Error, 401.
+func (r *SignedRequest) Claimed() (spec.ServerName, error) {
+	header, err := parseAuthorization(r.Authorization)
+	return header.origin, err
+}
+
+// CheckContentType refuses what isn't application/json, as fclient does. The
+// error is an *Error, 400.
+func CheckContentType(contentType string) error {
+	if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {
+		return BadRequest(spec.ErrorNotJSON, "the Content-Type must be application/json")
+	}
+	return nil
+}
+
+// Verify returns the server that signed the request, whose key must have been
+// valid at that time. The error is an *Error: 401 M_UNAUTHORIZED if the
+// signature isn't right or for another server, 400 M_NOT_JSON or M_BAD_JSON if
+// the content can't be what was signed; or another error if the keys could not
+// be looked up.
+func (v *Verifier) Verify(ctx context.Context, r SignedRequest, at time.Time) (spec.ServerName, error) {
+	header, err := parseAuthorization(r.Authorization)
+	if err != nil {
+		return "", err
+	}
+	if !v.isForUs(header.destination) {
+		return "", unauthorized(fmt.Sprintf("the request is signed for %q, not for this server", header.destination))
+	}
+	if header.destination == "" {
+		header.destination = v.ServerName
+	}
+	if message, key := v.canonicalMessage(r, header); message != nil {
+		if !ed25519.Verify(key, message, header.signature) {
+			return "", unauthorized("the request's signature is wrong")
+		}
+		return header.origin, nil
+	}
+	return v.verifySlowly(ctx, r, at)
+}
+
+func (v *Verifier) isForUs(destination spec.ServerName) bool {
+	if v.IsLocal != nil && destination != "" {
+		return v.IsLocal(destination)
+	}
+	return destination == "" || destination == v.ServerName
+}
+
+// canonicalMessage builds what the signature is over and finds the key, for
+// the requests that nearly all are: one signature, of a known key, over a body
+// that is canonical JSON as it came. For the others message is nil.
+func (v *Verifier) canonicalMessage(r SignedRequest, header xMatrix) (message []byte, key ed25519.PublicKey) {
+	keys, ok := v.Keys.(KnownKeys)
+	if !ok || header.count != 1 || len(header.signature) != ed25519.SignatureSize {
+		return nil, nil
+	}
+	if key, ok = keys.KnownKey(header.origin, header.keyID); !ok {
+		return nil, nil
+	}
+	_, _, valid := spec.ParseAndValidateServerName(header.origin)
+	plain := isPlain(string(header.origin)) && isPlain(string(header.destination)) && isPlain(r.Method) && isPlain(r.URI)
+	if !valid || !plain || !isCanonical(r.Content) {
+		return nil, nil
+	}
+	message = make([]byte, 0, len(r.Content)+len(header.destination)+len(header.origin)+len(r.URI)+80)
+	message = append(append(message, `{"content":`...), r.Content...)
+	message = append(append(message, `,"destination":"`...), header.destination...)
+	message = append(append(message, `","method":"`...), r.Method...)
+	message = append(append(message, `","origin":"`...), header.origin...)
+	message = append(append(message, `","uri":"`...), r.URI...)
+	return append(message, `"}`...), key
+}
+
+// isPlain reports whether s stands in canonical JSON as it is.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// verifySlowly asks fclient.
+func (v *Verifier) verifySlowly(ctx context.Context, r SignedRequest, at time.Time) (spec.ServerName, error) {
+	if err := checkContent(r.Content); err != nil {
+		return "", err
+	}
+	u, err := url.ParseRequestURI(r.URI)
+	if err != nil {
+		return "", BadRequest(spec.ErrorInvalidParam, "the request URI can't be parsed")
+	}
+	request := (&http.Request{
+		Method: r.Method,
+		URL:    u,
+		Header: http.Header{"Authorization": r.Authorization, "Content-Type": {"application/json"}},
+		Body:   io.NopCloser(bytes.NewReader(r.Content)),
+	}).WithContext(ctx)
+	signed, answer := fclient.VerifyHTTPRequest(request, at, v.ServerName, v.IsLocal, v.Keys)
+	switch {
+	case signed != nil:
+		return signed.Origin(), nil
+	case answer.Code == http.StatusInternalServerError:
+		return "", fmt.Errorf("wire: looking up the keys of the signing server: %v", answer.JSON)
+	case answer.Code == http.StatusUnauthorized:
+		return "", unauthorized("the request's signature is missing, wrong or not valid now")
+	default:
+		return "", BadRequest(spec.ErrorNotJSON, "the body isn't JSON, or the Authorization header can't be read")
+	}
+}
+
+func checkContent(content []byte) error {
+	if !utf8.Valid(content) {
+		return BadRequest(spec.ErrorNotJSON, "the body isn't UTF-8")
+	}
+	if tooDeep(content) {
+		return BadRequest(spec.ErrorBadJSON, fmt.Sprintf("the body nests deeper than %d", MaxDepth))
+	}
+	return nil
+}
+
+// xMatrix is what the X-Matrix headers of a request say. KeyID and signature
+// are those of the last, and mean something only if it is the only one.
+type xMatrix struct {
+	count               int
+	origin, destination spec.ServerName
+	keyID               gomatrixserverlib.KeyID
+	signature           spec.Base64Bytes
+}
+
+// parseAuthorization reads headers as fclient does: other schemes are passed
+// over, all must have the same origin, and the last destination counts. A
+// signature that isn't base64 is left empty.
+func parseAuthorization(headers []string) (xMatrix, error) {
+	var x xMatrix
+	for _, header := range headers {
+		scheme, origin, destination, keyID, signature := fclient.ParseAuthorization(header)
+		if scheme != "X-Matrix" {
+			continue
+		}
+		if origin == "" || keyID == "" || signature == "" {
+			return xMatrix{}, unauthorized("the X-Matrix header lacks origin, key or sig")
+		}
+		if x.count > 0 && x.origin != origin {
+			return xMatrix{}, unauthorized("the X-Matrix headers have different origins")
+		}
+		if x.count++; x.count > maxSignatures {
+			return xMatrix{}, unauthorized("too many X-Matrix headers")
+		}
+		x.origin, x.destination, x.keyID, x.signature = origin, destination, keyID, nil
+		if x.signature.Decode(signature) != nil {
+			x.signature = nil
+		}
+	}
+	if x.count == 0 {
+		return xMatrix{}, unauthorized("the request has no X-Matrix authorization")
+	}
+	return x, nil
+}
