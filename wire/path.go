@@ -51,7 +51,7 @@ func (r *Route) Destination() spec.ServerName { return r.User.Domain() }
 // of a relay, ok is false.
 func SignedURI(r *http.Request) (uri string, ok bool) {
 	raw := r.RequestURI
-	if raw == "" { // not from a server, or built by hand
+	if raw == "" && r.URL != nil { // not from a server, but built by hand
 		raw = r.URL.RequestURI()
 	}
 	path, _, _ := strings.Cut(raw, "?")

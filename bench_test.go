@@ -1,0 +1,171 @@
+package relay_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/internal/testnet"
+)
+
+// The benchmark's server is this program again, in another process.
+const benchServer, benchDatabase = "RELAY_BENCH_SERVER", "RELAY_BENCH_DATABASE"
+
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(benchServer); kind != "" {
+		if err := serveBenchmark(kind); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serveBenchmark prints its address and serves until its standard input ends.
+func serveBenchmark(kind string) error {
+	var handler http.Handler = http.HandlerFunc(verifyOnly)
+	if kind == "relay" {
+		server, err := relay.New(relay.Config{ServerName: relayName, DatabasePath: os.Getenv(benchDatabase), OriginShare: 1})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = server.Close() }()
+		handler = server
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(listener.Addr())
+	go func() { _ = http.Serve(listener, handler) }()
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// verifyOnly checks the signature as a homeserver does today, and stores
+// nothing.
+func verifyOnly(w http.ResponseWriter, r *http.Request) {
+	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), relayName, nil, relay.HexKeys{})
+	if signed == nil {
+		http.Error(w, "no", answer.Code)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, "{}")
+}
+
+// BenchmarkPut compares the relay, which stores on disk with synchronous=FULL,
+// with a server that checks the same signatures with fclient and does nothing
+// else: 5 PDUs of 1.5 KB, 64 connections, client and server in two processes.
+// The ratio is what counts; both are measured in turn.
+func BenchmarkPut(b *testing.B) {
+	const connections, each = 64, 100
+	requests := signedPuts(b, connections, each)
+	var verify, store time.Duration
+	for range b.N {
+		verify += putRound(b, "verify", requests)
+		store += putRound(b, "relay", requests)
+	}
+	count := float64(b.N * connections * each)
+	b.ReportMetric(count/verify.Seconds(), "verify/s")
+	b.ReportMetric(count/store.Seconds(), "relay/s")
+	b.ReportMetric(verify.Seconds()/store.Seconds(), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// signedPuts makes the bytes of each connection's requests.
+func signedPuts(b *testing.B, connections, each int) [][][]byte {
+	requests := make([][][]byte, connections)
+	var all sync.WaitGroup
+	for c := range requests {
+		requests[c] = make([][]byte, each)
+		all.Go(func() {
+			origin := testnet.NewNode(fmt.Sprint("origin", c))
+			for i := range each {
+				to := testnet.NewNode(fmt.Sprint("destination", i%16)).ServerName
+				t := origin.Transaction(to, fmt.Sprintf("%d-%d", c, i), 5, 1500)
+				r, err := origin.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/"+string(t.TransactionID)+"/@user:"+string(to), t)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				r.Host = relayName
+				var out bytes.Buffer
+				if err := r.Write(&out); err != nil {
+					b.Error(err)
+				}
+				requests[c][i] = out.Bytes()
+			}
+		})
+	}
+	all.Wait()
+	return requests
+}
+
+// putRound sends all requests to a fresh server, which must answer 200 to
+// each, and returns how long that took.
+func putRound(b *testing.B, kind string, requests [][][]byte) time.Duration {
+	server := exec.Command(os.Args[0])
+	server.Env = append(os.Environ(), benchServer+"="+kind, benchDatabase+"="+filepath.Join(b.TempDir(), "relay.db"))
+	server.Stderr = os.Stderr
+	input, err := server.StdinPipe()
+	require.NoError(b, err)
+	output, err := server.StdoutPipe()
+	require.NoError(b, err)
+	require.NoError(b, server.Start())
+	address, err := bufio.NewReader(output).ReadString('\n')
+	require.NoError(b, err)
+	address = address[:len(address)-1]
+
+	start := time.Now()
+	var all sync.WaitGroup
+	for _, mine := range requests {
+		all.Go(func() {
+			if err := putAll(address, mine); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	took := time.Since(start)
+	require.NoError(b, input.Close())
+	require.NoError(b, server.Wait())
+	return took
+}
+
+func putAll(address string, requests [][]byte) error {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	in := bufio.NewReader(conn)
+	for _, request := range requests {
+		if _, err := conn.Write(request); err != nil {
+			return err
+		}
+		response, err := http.ReadResponse(in, nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		if err != nil || response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s %w", response.Status, err)
+		}
+	}
+	return nil
+}
