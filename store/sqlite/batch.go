@@ -14,6 +14,7 @@ import (
 type batch struct {
 	sql       *statements
 	retention time.Duration
+	stuck     map[int64]struct{}
 	now       int64
 
 	mailboxes map[spec.ServerName]*mailbox
@@ -35,9 +36,9 @@ type mailbox struct {
 	shares map[spec.ServerName]*counts
 }
 
-func newBatch(statements *statements, retention time.Duration) *batch {
+func newBatch(w *writer) *batch {
 	return &batch{
-		sql: statements, retention: retention, now: now(),
+		sql: w.sql, retention: w.options.Retention, stuck: w.stuck, now: now(),
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		woken:     make(map[spec.ServerName]struct{}),
 	}

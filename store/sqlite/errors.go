@@ -49,3 +49,12 @@ func isDamage(err error) bool {
 	}
 	return false
 }
+
+// A damagedRow is an entry that SQLite can't remove.
+type damagedRow struct {
+	id  int64
+	err error
+}
+
+func (d *damagedRow) Error() string { return fmt.Sprintf("entry %d: %v", d.id, d.err) }
+func (d *damagedRow) Unwrap() error { return d.err }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"sync"
@@ -63,9 +62,13 @@ func newReadConn(ctx context.Context, db *sql.DB) (*readConn, error) {
 	}
 	c := &readConn{conn: conn}
 	if err := c.setUp(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
+		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
+}
+
+func (c *readConn) close() error {
+	return errors.Join(closeAll(c.list()), c.conn.Close())
 }
 
 func (c *readConn) setUp(ctx context.Context) error {
@@ -75,32 +78,26 @@ func (c *readConn) setUp(ctx context.Context) error {
 	if _, err := c.conn.ExecContext(ctx, "PRAGMA query_only = 1"); err != nil {
 		return err
 	}
-	for _, p := range []struct {
-		statement **sql.Stmt
-		query     string
-	}{
+	return prepareAll(ctx, c.conn, c.list())
+}
+
+func (c *readConn) list() []preparation {
+	return []preparation{
 		{&c.next, `SELECT ` + entryColumns + liveAfter},
 		{&c.ids, `SELECT id` + liveAfter},
 		{&c.row, `SELECT ` + entryColumns + ` FROM entry WHERE id = ?`},
 		{&c.destinations, `SELECT destination FROM mailbox WHERE destination > ? AND entries > 0 ORDER BY destination LIMIT ?`},
 		{&c.usage, `SELECT entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
 		{&c.total, `SELECT entries, bytes, set_aside FROM total`},
-	} {
-		var err error
-		if *p.statement, err = c.conn.PrepareContext(ctx, p.query); err != nil {
-			return fmt.Errorf("prepare %q: %w", p.query, err)
-		}
 	}
-	return nil
 }
 
-// close waits for the reads under way. Closing a connection closes what was
-// prepared on it.
+// close waits for the reads under way.
 func (r *reader) close() error {
 	close(r.closed)
 	var errs []error
 	for range r.opened {
-		errs = append(errs, (<-r.conns).conn.Close())
+		errs = append(errs, (<-r.conns).close())
 	}
 	return errors.Join(errs...)
 }
@@ -292,11 +289,11 @@ func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit 
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
 	var u store.Usage
 	err := r.with(ctx, func(c *readConn) error {
-		row := c.total.QueryRow()
+		statement, args := c.total, []any(nil)
 		if destination != "" {
-			row = c.usage.QueryRow(string(destination))
+			statement, args = c.usage, []any{string(destination)}
 		}
-		err := row.Scan(&u.Entries, &u.Bytes, &u.SetAside)
+		err := statement.QueryRow(args...).Scan(&u.Entries, &u.Bytes, &u.SetAside)
 		if errors.Is(err, sql.ErrNoRows) { // no mailbox: nothing in it
 			return nil
 		}

@@ -35,13 +35,16 @@ func (a *ackJob) run(b *batch) error {
 	if err != nil {
 		return err
 	}
+	done := 0
 	for _, r := range rows {
-		if err := b.retire(m, r, live); err != nil {
+		retired, err := b.retire(m, r, live)
+		if err != nil {
 			return err
 		}
+		done += retired
 	}
-	a.removed = before + len(rows)
-	a.more = len(rows) == sweepStep
+	a.removed = before + done
+	a.more = len(rows) == sweepStep && done > 0
 	return nil
 }
 
@@ -71,25 +74,33 @@ func (b *batch) rows(statement *sql.Stmt, args ...any) (rows []row, err error) {
 }
 
 // retire takes the body of an entry that is live or set aside, and leaves what
-// recognises a copy.
-func (b *batch) retire(m *mailbox, r row, state int) error {
-	if _, err := b.sql.retire.Exec(b.now+b.retention.Milliseconds(), r.id); err != nil {
-		return fmt.Errorf("retire: %w", err)
+// recognises a copy. It returns how many it retired: 1, or 0 if the row can't
+// be changed.
+func (b *batch) retire(m *mailbox, r row, state int) (int, error) {
+	if _, ok := b.stuck[r.id]; ok {
+		return 0, nil
+	}
+	_, err := b.sql.retire.Exec(b.now+b.retention.Milliseconds(), r.id)
+	if isDamage(err) {
+		return 0, &damagedRow{r.id, err}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("retire: %w", err)
 	}
 	if state == setAside {
 		m.setAside--
 		b.total.setAside--
-		return nil
+		return 1, nil
 	}
-	return b.count(m, r.origin, -1, -r.size)
+	return 1, b.count(m, r.origin, -1, -r.size)
 }
 
 // expire retires a step of the entries whose time is over, and returns how
-// many it found.
+// many those were.
 func (b *batch) expire() (int, error) {
-	found := 0
+	done := 0
 	for _, state := range []int{live, setAside} {
-		rows, err := b.rows(b.sql.expired, state, b.now, sweepStep-found)
+		rows, err := b.rows(b.sql.expired, state, b.now, sweepStep-done)
 		if err != nil {
 			return 0, fmt.Errorf("expired: %w", err)
 		}
@@ -98,13 +109,14 @@ func (b *batch) expire() (int, error) {
 			if err != nil {
 				return 0, err
 			}
-			if err := b.retire(m, r, state); err != nil {
+			retired, err := b.retire(m, r, state)
+			if err != nil {
 				return 0, err
 			}
+			done += retired
 		}
-		found += len(rows)
 	}
-	return found, nil
+	return done, nil
 }
 
 // A setAsideJob takes an entry that can't be read out of its mailbox.

@@ -14,16 +14,16 @@ type statements struct {
 	share, setShare, dropShare                    *sql.Stmt
 	known, insert, owner, upTo, one, expired      *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
-
-	all []*sql.Stmt
 }
 
-func prepareStatements(ctx context.Context, c *sql.Conn) (*statements, error) {
-	s := &statements{}
-	for _, p := range []struct {
-		statement **sql.Stmt
-		query     string
-	}{
+// A preparation is a statement and where it goes.
+type preparation struct {
+	statement **sql.Stmt
+	query     string
+}
+
+func (s *statements) list() []preparation {
+	return []preparation{
 		{&s.total, `SELECT entries, bytes, set_aside FROM total`},
 		{&s.setTotal, `UPDATE total SET entries = ?, bytes = ?, set_aside = ?`},
 
@@ -55,21 +55,27 @@ func prepareStatements(ctx context.Context, c *sql.Conn) (*statements, error) {
 
 		{&s.freePages, `PRAGMA freelist_count`},
 		{&s.giveBack, `PRAGMA incremental_vacuum(256)`},
-	} {
-		statement, err := c.PrepareContext(ctx, p.query)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("prepare %q: %w", p.query, err), s.close())
-		}
-		*p.statement = statement
-		s.all = append(s.all, statement)
 	}
-	return s, nil
 }
 
-func (s *statements) close() error {
+func prepareAll(ctx context.Context, c *sql.Conn, list []preparation) error {
+	for _, p := range list {
+		var err error
+		if *p.statement, err = c.PrepareContext(ctx, p.query); err != nil {
+			return fmt.Errorf("prepare %q: %w", p.query, err)
+		}
+	}
+	return nil
+}
+
+// closeAll closes what was prepared. SQLite keeps the file open until all of
+// it is.
+func closeAll(list []preparation) error {
 	var errs []error
-	for _, statement := range s.all {
-		errs = append(errs, statement.Close())
+	for _, p := range list {
+		if *p.statement != nil {
+			errs = append(errs, (*p.statement).Close())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -40,7 +40,8 @@ type writer struct {
 	closed bool
 
 	// Only the goroutine uses what follows.
-	distrust        error // why the disk isn't trusted any more
+	distrust        error              // why the disk isn't trusted any more
+	stuck           map[int64]struct{} // rows that can't be removed
 	sinceCheckpoint int64
 }
 
@@ -59,26 +60,29 @@ func newWriter(ctx context.Context, db *sql.DB, options Options, waiting *wake.H
 		return nil, err
 	}
 	w := &writer{
-		options: options, conn: conn, waiting: waiting,
+		options: options, conn: conn, sql: &statements{}, waiting: waiting,
 		queue: make(chan *job, maxQueued), ended: make(chan struct{}),
+		stuck: make(map[int64]struct{}),
 	}
 	if err := w.setUp(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
+		return nil, errors.Join(err, w.release())
 	}
 	go w.loop()
 	return w, nil
 }
 
 func (w *writer) setUp(ctx context.Context) error {
-	err := prepareConn(ctx, w.conn)
-	if err != nil {
+	if err := prepareConn(ctx, w.conn); err != nil {
 		return err
 	}
-	if err = migrate(ctx, w.conn); err != nil {
+	if err := migrate(ctx, w.conn); err != nil {
 		return err
 	}
-	w.sql, err = prepareStatements(ctx, w.conn)
-	return err
+	return prepareAll(ctx, w.conn, w.sql.list())
+}
+
+func (w *writer) release() error {
+	return errors.Join(closeAll(w.sql.list()), w.conn.Close())
 }
 
 // do runs the job in a transaction, with whatever else is waiting, and returns
@@ -128,7 +132,7 @@ func (w *writer) close() error {
 	}
 	w.mu.Unlock()
 	<-w.ended
-	return errors.Join(w.sql.close(), w.conn.Close())
+	return w.release()
 }
 
 func (w *writer) loop() {
@@ -163,11 +167,16 @@ func (w *writer) collect(first *job) []*job {
 	return jobs
 }
 
-// commit runs the jobs in one transaction and sets the error of each. If one
-// of them meets damage in the file, each is tried alone, so that it fails by
-// itself.
+// commit runs the jobs in one transaction and sets the error of each. Rows that
+// can't be removed because the file is damaged are left alone from then on; if
+// a job meets other damage, each is tried alone, so that it fails by itself.
 func (w *writer) commit(jobs []*job) {
 	err := w.transact(jobs)
+	for row, ok := errors.AsType[*damagedRow](err); ok; row, ok = errors.AsType[*damagedRow](err) {
+		w.options.Logger.Error("relay: an entry can't be removed and is left alone", "entry", row.id, "error", row.err)
+		w.stuck[row.id] = struct{}{}
+		err = w.transact(jobs)
+	}
 	if isDamage(err) && len(jobs) > 1 {
 		for _, j := range jobs {
 			j.err = w.transact([]*job{j})
@@ -186,7 +195,7 @@ func (w *writer) transact(jobs []*job) error {
 	if err := w.exec("BEGIN IMMEDIATE"); err != nil {
 		return wrap("begin", err)
 	}
-	b := newBatch(w.sql, w.options.Retention)
+	b := newBatch(w)
 	if err := b.run(jobs); err != nil {
 		w.rollback()
 		return wrap("write", err)

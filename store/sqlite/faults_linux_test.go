@@ -1,0 +1,236 @@
+package sqlite
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/matrixrelay/relay/internal/need"
+	"github.com/matrixrelay/relay/store"
+)
+
+// A child process that keeps a store and does what it is told, so that its
+// disk can be made to fail.
+const childPath = "RELAY_SQLITE_CHILD"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childPath); path != "" {
+		if err := serveCommands(path, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// serveCommands answers each line with one line: "put N" and "reopen".
+func serveCommands(path string, in io.Reader, out io.Writer) error {
+	s, err := Open(path, Options{})
+	if err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		command, argument, _ := strings.Cut(lines.Text(), " ")
+		switch command {
+		case "put":
+			n, err := strconv.Atoi(argument)
+			if err != nil {
+				return err
+			}
+			_, err = s.Put(context.Background(), mail(n), store.Limits{})
+			fmt.Fprintln(out, outcome(err))
+		case "reopen":
+			closed := s.Close()
+			if s, err = Open(path, Options{}); err != nil {
+				return err
+			}
+			fmt.Fprintln(out, outcome(closed))
+		}
+	}
+	return s.Close()
+}
+
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, store.ErrReopen):
+		return "reopen"
+	case errors.Is(err, store.ErrFull):
+		return "full"
+	default:
+		return "error " + err.Error()
+	}
+}
+
+type child struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+func startChild(t *testing.T, path string) *child {
+	c := &child{t: t, cmd: exec.Command(os.Args[0])}
+	c.cmd.Env = append(os.Environ(), childPath+"="+path)
+	c.cmd.Stderr = os.Stderr
+	var err error
+	c.in, err = c.cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := c.cmd.StdoutPipe()
+	require.NoError(t, err)
+	c.out = bufio.NewReader(out)
+	require.NoError(t, c.cmd.Start())
+	return c
+}
+
+func (c *child) do(command string) string {
+	c.t.Helper()
+	_, err := fmt.Fprintln(c.in, command)
+	require.NoError(c.t, err)
+	line, err := c.out.ReadString('\n')
+	require.NoError(c.t, err)
+	return strings.TrimSuffix(line, "\n")
+}
+
+func (c *child) stop() {
+	require.NoError(c.t, c.in.Close())
+	require.NoError(c.t, c.cmd.Wait())
+}
+
+// inject makes system calls of the child fail until the function it returns is
+// called.
+func (c *child) inject(calls, errno string) (end func()) {
+	strace := exec.Command(need.Program(c.t, "strace"), "-f", "-o", os.DevNull, "-e", "trace="+calls, "-e", "inject="+calls+":error="+errno, "-p", strconv.Itoa(c.cmd.Process.Pid))
+	messages, err := strace.StderrPipe()
+	require.NoError(c.t, err)
+	require.NoError(c.t, strace.Start())
+	said := bufio.NewReader(messages)
+	for {
+		line, err := said.ReadString('\n')
+		if err != nil {
+			_ = strace.Wait()
+			need.Missing(c.t, "strace can't trace: "+line)
+		}
+		if strings.Contains(line, "attached") {
+			break
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, said) }()
+	return func() {
+		require.NoError(c.t, strace.Process.Signal(unix.SIGINT))
+		_ = strace.Wait() // it ends by that signal
+	}
+}
+
+// A failed fsync is a failed Put, and no later one may succeed before the
+// store was reopened, since the kernel may have dropped what it couldn't write.
+func TestFailedSync(t *testing.T) {
+	need.Root(t)
+	path := filepath.Join(t.TempDir(), "relay.db")
+	c := startChild(t, path)
+	for n := range 10 {
+		require.Equal(t, "ok", c.do(fmt.Sprintf("put %d", n)))
+	}
+	end := c.inject("fsync,fdatasync", "EIO")
+	require.Equal(t, "reopen", c.do("put 10"))
+	require.Equal(t, "reopen", c.do("put 11"))
+	end()
+	require.Equal(t, "reopen", c.do("put 12"), "the disk works again, but who knows what it has")
+	require.Equal(t, "ok", c.do("reopen"))
+	require.Equal(t, "ok", c.do("put 12"))
+	c.stop()
+	requireKept(t, path, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12)
+}
+
+// A write that fails fails the Put, and the store goes on.
+func TestFailedWrite(t *testing.T) {
+	need.Root(t)
+	for _, errno := range []string{"EIO", "ENOSPC"} {
+		path := filepath.Join(t.TempDir(), "relay.db")
+		c := startChild(t, path)
+		require.Equal(t, "ok", c.do("put 0"))
+		end := c.inject("pwrite64", errno)
+		got := c.do("put 1")
+		require.NotEqual(t, "ok", got)
+		if errno == "ENOSPC" {
+			require.Equal(t, "full", got)
+		}
+		end()
+		require.Equal(t, "ok", c.do("put 2"))
+		c.stop()
+		requireKept(t, path, 0, 2)
+	}
+}
+
+// requireKept checks that the file is whole and has at least this mail, once.
+// Mail whose Put failed may be there too.
+func requireKept(t *testing.T, path string, numbers ...int) {
+	t.Helper()
+	s := open(t, path)
+	var verdict string
+	require.NoError(t, s.writer.conn.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&verdict))
+	require.Equal(t, "ok", verdict)
+	entries, err := s.Next(t.Context(), "b", 0, math.MaxInt32, math.MaxInt64)
+	require.NoError(t, err)
+	found := make(map[store.Digest]int)
+	for _, e := range entries {
+		found[e.Digest]++
+	}
+	for _, n := range numbers {
+		require.Equal(t, 1, found[mail(n).Digest], "mail %d", n)
+	}
+}
+
+// On a full disk mail is refused; when there is room again the store goes on.
+func TestFullDisk(t *testing.T) {
+	need.Root(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
+		need.Missing(t, "can't mount a small file system: "+err.Error())
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0), "a closed store holds nothing open") })
+	filler := filepath.Join(dir, "filler")
+	require.NoError(t, os.WriteFile(filler, make([]byte, 3<<20), 0o600))
+
+	path := filepath.Join(dir, "relay.db")
+	s := open(t, path)
+	var kept []int
+	putLarge := func(n int) error {
+		m := mail(n)
+		m.Body = make([]byte, 20_000)
+		_, err := s.Put(t.Context(), m, store.Limits{})
+		return err
+	}
+	for n := 0; ; n++ {
+		require.Less(t, n, 1000)
+		err := putLarge(n)
+		if err != nil {
+			require.ErrorIs(t, err, store.ErrFull)
+			break
+		}
+		kept = append(kept, n)
+	}
+	require.ErrorIs(t, putLarge(2000), store.ErrFull)
+	_, err := s.Next(t.Context(), "b", 0, 1, math.MaxInt64)
+	require.NoError(t, err, "reading goes on")
+
+	require.NoError(t, os.Remove(filler))
+	require.NoError(t, putLarge(2001))
+	kept = append(kept, 2001)
+	require.NoError(t, s.Close())
+	requireKept(t, path, kept...)
+}

@@ -1,0 +1,61 @@
+package relay_test
+
+import (
+	"database/sql"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/store/sqlite"
+	"github.com/matrixrelay/relay/store/storetest"
+)
+
+// The in-tree stores against the one conformance suite.
+
+func TestStores(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { storetest.Run(t, memoryPlace) })
+	t.Run("sqlite", func(t *testing.T) { storetest.Run(t, sqlitePlace) })
+}
+
+func BenchmarkStores(b *testing.B) {
+	b.Run("memory", func(b *testing.B) { storetest.Benchmark(b, memoryPlace) })
+	b.Run("sqlite", func(b *testing.B) { storetest.Benchmark(b, sqlitePlace) })
+}
+
+func memoryPlace(testing.TB) storetest.Place {
+	return storetest.Place{
+		Volatile: true,
+		Open: func(_ testing.TB, retention time.Duration) store.Store {
+			return memory.New(memory.Options{Retention: retention})
+		},
+	}
+}
+
+func sqlitePlace(tb testing.TB) storetest.Place {
+	path := filepath.Join(tb.TempDir(), "relay.db")
+	return storetest.Place{
+		Open: func(tb testing.TB, retention time.Duration) store.Store {
+			s, err := sqlite.Open(path, sqlite.Options{
+				Retention: retention, SweepInterval: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			})
+			require.NoError(tb, err)
+			return s
+		},
+		Damage: func(tb testing.TB, _ spec.ServerName, id int64) {
+			db, err := sql.Open("sqlite", path)
+			require.NoError(tb, err)
+			result, err := db.Exec(`UPDATE entry SET body = x'7b00' WHERE id = ?`, id)
+			require.NoError(tb, err)
+			n, err := result.RowsAffected()
+			require.NoError(tb, err)
+			require.EqualValues(tb, 1, n)
+			require.NoError(tb, db.Close())
+		},
+	}
+}
