@@ -1,0 +1,248 @@
+package client_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
+)
+
+func init() { logrus.SetOutput(io.Discard) }
+
+const relayName = "relay.example"
+
+var a, b = testnet.NewNode("a"), testnet.NewNode("b")
+
+// serve puts a relay on a network of its own.
+func serve(t *testing.T, handler http.Handler) *testnet.Network {
+	web := httptest.NewServer(handler)
+	network := testnet.NewNetwork(map[spec.ServerName]string{relayName: web.Listener.Addr().String()})
+	t.Cleanup(func() {
+		network.CloseIdleConnections()
+		web.Close()
+	})
+	return network
+}
+
+// both makes the node's caller in the two ways there are.
+func both(t *testing.T, node *testnet.Node, network *testnet.Network) map[string]*client.Caller {
+	t.Helper()
+	transport, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: network, MaxAnswerBytes: 1 << 20})
+	require.NoError(t, err)
+	federation, err := client.New(client.Config{Identity: node.SigningIdentity, Federation: node.Federation(network)})
+	require.NoError(t, err)
+	return map[string]*client.Caller{"transport": transport, "federation": federation}
+}
+
+func transaction(t *testing.T, id string) client.Transaction {
+	t.Helper()
+	made, err := client.NewTransaction(a.Transaction(b.ServerName, id, 2, 300))
+	require.NoError(t, err)
+	return made
+}
+
+func TestWithOurRelay(t *testing.T) {
+	kept := memory.New(memory.Options{})
+	server, err := relay.New(relay.Config{ServerName: relayName, Store: kept})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, server.Close()); require.NoError(t, kept.Close()) }()
+	network := serve(t, server)
+	for name, sender := range both(t, a, network) {
+		receiver := both(t, b, network)[name]
+		var sent []client.Transaction
+		for i := range 3 {
+			sent = append(sent, transaction(t, fmt.Sprint(name, i)))
+			require.NoError(t, sender.Send(t.Context(), relayName, sent[i]))
+			require.NoError(t, sender.Send(t.Context(), relayName, sent[i]), "again is harmless")
+		}
+		var got []wire.Answer
+		handled, err := receiver.Drain(t.Context(), relayName, func(_ context.Context, answer wire.Answer) error {
+			got = append(got, answer)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 3, handled)
+		for i := range got {
+			want, err := gomatrixserverlib.CanonicalJSON(sent[i].Body)
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(got[i].Transaction))
+			decoded, err := got[i].Decode()
+			require.NoError(t, err)
+			require.Equal(t, a.ServerName, decoded.Origin)
+		}
+		handled, err = receiver.Drain(t.Context(), relayName, nil)
+		require.NoError(t, err)
+		require.Zero(t, handled)
+	}
+}
+
+// What the handler didn't take stays, and what is behind it.
+func TestDrainStops(t *testing.T) {
+	kept := memory.New(memory.Options{})
+	server, err := relay.New(relay.Config{ServerName: relayName, Store: kept})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, server.Close()); require.NoError(t, kept.Close()) }()
+	network := serve(t, server)
+	sender, receiver := both(t, a, network)["transport"], both(t, b, network)["transport"]
+	for i := range 5 {
+		require.NoError(t, sender.Send(t.Context(), relayName, transaction(t, fmt.Sprint(i))))
+	}
+	no := errors.New("not now")
+	calls := 0
+	handled, err := receiver.Drain(t.Context(), relayName, func(context.Context, wire.Answer) error {
+		if calls++; calls == 3 {
+			return no
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, no)
+	require.Equal(t, 2, handled)
+	usage, err := kept.Usage(t.Context(), b.ServerName)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, usage.Entries)
+}
+
+// A deployedRelay answers as Dendrite's does, flaws included: null to a PUT,
+// all of pdus and edus decoded and encoded again, 500 for the caller's
+// mistakes, no look at who asks.
+type deployedRelay struct {
+	queue []gomatrixserverlib.Transaction
+	first int64 // the entry ID of queue[0]
+}
+
+func (d *deployedRelay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), relayName, nil, wire.HexKeys{})
+	if signed == nil {
+		w.WriteHeader(answer.Code)
+		_ = json.NewEncoder(w).Encode(answer.JSON)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if r.Method == http.MethodPut {
+		var events fclient.RelayEvents
+		if json.Unmarshal(signed.Content(), &events) != nil {
+			http.Error(w, `{"errcode":"M_BAD_JSON","error":""}`, http.StatusBadRequest)
+			return
+		}
+		d.queue = append(d.queue, gomatrixserverlib.Transaction{Origin: signed.Origin(), PDUs: events.PDUs, EDUs: events.EDUs})
+		_, _ = io.WriteString(w, "null")
+		return
+	}
+	var previous fclient.RelayEntry
+	if json.Unmarshal(signed.Content(), &previous) != nil {
+		http.Error(w, `{"errcode":"M_UNKNOWN","error":""}`, http.StatusInternalServerError)
+		return
+	}
+	if len(d.queue) > 0 && previous.EntryID == d.first {
+		d.queue, d.first = d.queue[1:], d.first+1
+	}
+	var next fclient.RespGetRelayTransaction
+	if len(d.queue) > 0 {
+		next = fclient.RespGetRelayTransaction{Transaction: d.queue[0], EntryID: d.first, EntriesQueued: true}
+	}
+	_ = json.NewEncoder(w).Encode(next)
+}
+
+func TestWithDeployedRelay(t *testing.T) {
+	deployed := &deployedRelay{first: 1}
+	network := serve(t, deployed)
+	for name, sender := range both(t, a, network) {
+		for i := range 3 {
+			require.NoError(t, sender.Send(t.Context(), relayName, transaction(t, fmt.Sprint(i))))
+		}
+		seen := 0
+		handled, err := both(t, b, network)[name].Drain(t.Context(), relayName, func(_ context.Context, answer wire.Answer) error {
+			decoded, err := answer.Decode()
+			require.NoError(t, err)
+			require.Equal(t, a.ServerName, decoded.Origin)
+			require.Len(t, decoded.PDUs, 2)
+			seen++
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 3, handled)
+		require.Equal(t, 3, seen)
+		require.Empty(t, deployed.queue, "the last one was acknowledged too")
+	}
+}
+
+func TestErrorAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		body   string
+		want   *wire.Error
+	}{
+		"forbidden": {403, `{"errcode":"M_FORBIDDEN","error":"no"}`, &wire.Error{Status: 403, Code: "M_FORBIDDEN", Message: "no"}},
+		"later": {429, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":2500}`,
+			&wire.Error{Status: 429, Code: "M_LIMIT_EXCEEDED", RetryAfter: 2500 * time.Millisecond}},
+		"not Matrix": {502, `<html>bad gateway</html>`, &wire.Error{Status: 502}},
+		"redirect":   {307, ``, &wire.Error{Status: 307}},
+	} {
+		network := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(c.status)
+			_, _ = io.WriteString(w, c.body)
+		}))
+		for _, caller := range both(t, a, network) {
+			err := caller.Send(t.Context(), relayName, transaction(t, "1"))
+			e, ok := errors.AsType[*wire.Error](err)
+			require.True(t, ok, "%s: %v", name, err)
+			require.Equal(t, c.want, e)
+		}
+	}
+}
+
+func TestOddAnswers(t *testing.T) {
+	for name, body := range map[string]string{
+		"empty": ``, "half": `{"transaction":{"pdus":[`, "list": `[]`, "no transaction": `{"entries_queued":true,"entry_id":3}`,
+		"the same for ever": `{"entries_queued":true,"entry_id":3,"transaction":{"pdus":[]}}`,
+		"too long":          `{"entries_queued":false,"x":"` + strings.Repeat("x", 2<<20) + `"}`,
+	} {
+		network := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		handled, err := both(t, b, network)["transport"].Drain(t.Context(), relayName, func(context.Context, wire.Answer) error { return nil })
+		require.Error(t, err, name)
+		require.LessOrEqual(t, handled, 1)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	network := testnet.NewNetwork(nil)
+	for _, caller := range both(t, a, network) {
+		err := caller.Send(t.Context(), relayName, transaction(t, "1"))
+		require.ErrorContains(t, err, "no route")
+		_, err = caller.Next(t.Context(), relayName, 0)
+		require.ErrorContains(t, err, "no route")
+	}
+	_, err := client.New(client.Config{Identity: a.SigningIdentity})
+	require.Error(t, err)
+	_, err = client.New(client.Config{Transport: network})
+	require.Error(t, err)
+}
+
+func TestContextEnds(t *testing.T) {
+	network := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	for _, caller := range both(t, a, network) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { _, err := caller.Next(ctx, relayName, 0); done <- err }()
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled)
+	}
+}
