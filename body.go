@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -13,78 +12,65 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// firstRead is what a body gets before it has sent anything: little, so that
-// connections that dribble cost little.
+// firstRead is what a body gets before it has sent anything, outside of the
+// budget: little, so that connections that dribble cost little.
 const firstRead = 2 << 10
 
-// A budget is memory that bodies share.
-type budget struct{ free atomic.Int64 }
-
-func (b *budget) take(n int64) bool {
-	if b.free.Add(-n) < 0 {
-		b.free.Add(n)
-		return false
-	}
-	return true
-}
-
-// A body is what was read of a request, and the share of the budget that it
-// holds until release.
+// A body is what was read of a request, and its share of the budget. The bytes
+// stay good after release, which only stops counting them.
 type body struct {
-	budget *budget
-	held   int64
-	bytes  []byte
-}
-
-func (b *body) release() {
-	b.budget.free.Add(b.held)
-	b.held, b.bytes = 0, nil
+	*share
+	bytes []byte
 }
 
 // readBody reads the whole body, at most limit bytes. It takes memory only as
-// the body arrives: a size that is only announced costs nothing. On an error,
-// nothing is held.
-func (b *budget) readBody(w http.ResponseWriter, r *http.Request, limit int64) (*body, error) {
+// the body arrives: a size that is only announced costs nothing. The share
+// must be released, after an error too.
+func (b *body) read(w http.ResponseWriter, r *http.Request, limit int64) error {
 	if r.ContentLength > limit {
-		return nil, tooLarge(limit)
+		return tooLarge(limit)
 	}
 	in := http.MaxBytesReader(w, r.Body, limit)
-	out := &body{budget: b, bytes: make([]byte, 0, firstRead)}
+	b.bytes = make([]byte, 0, firstRead)
 	for {
-		n, err := in.Read(out.bytes[len(out.bytes):cap(out.bytes)])
-		out.bytes = out.bytes[:len(out.bytes)+n]
+		n, err := in.Read(b.bytes[len(b.bytes):cap(b.bytes)])
+		b.bytes = b.bytes[:len(b.bytes)+n]
 		if err == io.EOF {
-			return out, nil
+			return nil
 		}
 		if err != nil {
-			out.release()
-			return nil, readError(err, limit)
+			return b.readError(err, limit)
 		}
-		if len(out.bytes) == cap(out.bytes) && !out.grow(r.ContentLength, limit) {
-			out.release()
-			return nil, &wire.Error{
-				Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-				Message: "too much is being sent at once", RetryAfter: time.Second,
-			}
+		if len(b.bytes) == cap(b.bytes) && !b.makeRoom(r.ContentLength, limit) {
+			return tooMuchInFlight()
 		}
 	}
 }
 
-// grow makes room for four times as much, or for just what was announced.
-func (b *body) grow(announced, limit int64) bool {
+// makeRoom makes room for four times as much, or for just what was announced.
+func (b *body) makeRoom(announced, limit int64) bool {
 	size := min(4*int64(cap(b.bytes)), limit+1)
 	if announced >= 0 {
 		size = min(size, announced+1) // one more, to read the end
 	}
 	size = max(size, int64(cap(b.bytes))+1)
-	if !b.budget.take(size - b.held) {
+	if !b.grow(size) {
 		return false
 	}
-	b.held = size
 	grown := make([]byte, len(b.bytes), size)
 	copy(grown, b.bytes)
 	b.bytes = grown
 	return true
+}
+
+// cutReading makes the request's next read fail, where the server can do that.
+func cutReading(w http.ResponseWriter) func() bool {
+	return func() bool { return http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) == nil }
+}
+
+// cutWriting makes the answer's next write fail, where the server can do that.
+func cutWriting(w http.ResponseWriter) func() bool {
+	return func() bool { return http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)) == nil }
 }
 
 func tooLarge(limit int64) error {
@@ -94,9 +80,23 @@ func tooLarge(limit int64) error {
 	}
 }
 
-func readError(err error, limit int64) error {
+func tooMuchInFlight() error {
+	return &wire.Error{
+		Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
+		Message: "too much is in flight at once", RetryAfter: time.Second,
+	}
+}
+
+// readError says that a body that didn't come whole may be sent again.
+func (b *body) readError(err error, limit int64) error {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge(limit)
 	}
-	return wire.BadRequest(spec.ErrorNotJSON, "the body could not be read to its end")
+	if b.wasCut() {
+		return tooMuchInFlight()
+	}
+	return &wire.Error{
+		Status: http.StatusRequestTimeout, Code: spec.ErrorUnknown,
+		Message: "the body could not be read to its end",
+	}
 }

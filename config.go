@@ -80,8 +80,9 @@ type Config struct {
 	Lifetime time.Duration
 
 	// MaxInFlightBytes bounds the memory that bodies take while they are read
-	// and stored; what finds no room is refused with 429. At least
-	// MaxBodyBytes.
+	// and stored, and likewise what answers take while they are sent. For what
+	// finds no room the slowest transfer of more than a few seconds is cut off;
+	// if there is none, it is refused with 429. At least MaxBodyBytes.
 	MaxInFlightBytes int64
 
 	// Logger gets what an operator should know: no user content, no bodies.

@@ -175,7 +175,7 @@ func TestLargeBodies(t *testing.T) {
 		head, tail := `{"pdus":[{"a":"`, `"}]}`
 		return json.RawMessage(head + strings.Repeat("x", size-len(head)-len(tail)) + tail)
 	}
-	for size, want := range map[int]int{limit: 200, limit + 1: 413, firstRead: 200, firstRead - 1: 200, firstRead + 1: 200, 4 * firstRead: 200} {
+	for size, want := range map[int]int{limit: 200, limit + 1: 413, relay.FirstRead: 200, relay.FirstRead - 1: 200, relay.FirstRead + 1: 200, 4 * relay.FirstRead: 200} {
 		for _, chunked := range []bool{false, true} {
 			request, err := r.a.Request(http.MethodPut, relayName, uri, content(size))
 			require.NoError(t, err)
@@ -200,58 +200,6 @@ func TestLargeBodies(t *testing.T) {
 		}
 		require.Less(t, source.taken.Load(), int64(32<<20))
 	}
-}
-
-const firstRead = 2 << 10 // as in body.go
-
-// While others are sending as much as may be in memory, the next is told to
-// come back.
-func TestTooMuchInFlight(t *testing.T) {
-	const limit = 1 << 20
-	r := newRig(t, func(c *relay.Config) { c.MaxBodyBytes, c.MaxInFlightBytes = limit, limit })
-	uri := "/_matrix/federation/v1/send_relay/1/@user:" + string(r.b.ServerName)
-	content := json.RawMessage(`{"pdus":[{"a":"` + strings.Repeat("x", limit/2) + `"}]}`)
-
-	hog, err := r.a.Request(http.MethodPut, relayName, uri, content)
-	require.NoError(t, err)
-	sent, err := io.ReadAll(hog.Body)
-	require.NoError(t, err)
-	reader, writer := io.Pipe()
-	hog.Body, hog.GetBody = reader, nil
-	answered := make(chan int, 1)
-	go func() {
-		response, err := r.network.RoundTrip(hog)
-		if err != nil {
-			answered <- 0
-			return
-		}
-		_ = response.Body.Close()
-		answered <- response.StatusCode
-	}()
-	_, err = writer.Write(sent[:len(sent)-1])
-	require.NoError(t, err)
-
-	require.Eventually(t, func() bool {
-		request, err := r.a.Request(http.MethodPut, relayName, uri, content)
-		require.NoError(t, err)
-		response, err := r.network.RoundTrip(request)
-		require.NoError(t, err)
-		require.NoError(t, response.Body.Close())
-		if response.StatusCode != http.StatusTooManyRequests {
-			return false
-		}
-		require.Equal(t, "1", response.Header.Get("Retry-After"))
-		return true
-	}, 10*time.Second, time.Millisecond)
-	status, _ := r.put(r.a, "2", r.b.ServerName, `{"pdus":[]}`)
-	require.Equal(t, http.StatusOK, status, "a small one finds room")
-
-	_, err = writer.Write(sent[len(sent)-1:])
-	require.NoError(t, err)
-	require.NoError(t, writer.Close())
-	require.Equal(t, http.StatusOK, <-answered)
-	status, body := r.put(r.a, "3", r.b.ServerName, string(content))
-	require.Equal(t, http.StatusOK, status, "everything was given back: %s", body)
 }
 
 func TestFull(t *testing.T) {

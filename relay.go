@@ -50,7 +50,8 @@ import (
 type Server struct {
 	config    Config
 	verifier  wire.Verifier
-	bodies    budget
+	bodies    *budget // what is being taken in
+	answers   *budget // what is being handed out
 	forwarder forwarder
 	retriever retriever
 	metrics   *metrics
@@ -89,7 +90,7 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
-	s.bodies.free.Store(config.MaxInFlightBytes)
+	s.bodies, s.answers = newBudget(config.MaxInFlightBytes), newBudget(config.MaxInFlightBytes)
 	s.forwarder = forwarder{s.config.Store, config.limits(), config.Lifetime, s.metrics}
 	s.retriever = retriever{s.config.Store, s.metrics}
 	s.enabled.Store(!config.Disabled)
@@ -140,16 +141,29 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	uri, _ := wire.SignedURI(r)
 	endpoint, _ := wire.ParseEndpoint(uri)
 	answer, err := s.serve(w, r, uri)
+	if err == nil {
+		err = s.write(w, endpoint, answer)
+	}
 	if err != nil {
 		e := s.wireError(r, endpoint, err)
 		s.metrics.answered(endpoint, e.Status)
 		e.Write(w)
-		return
+	}
+}
+
+// write sends an answer that is a success. It fails, and nothing was sent, if
+// too many large ones are on their way.
+func (s *Server) write(w http.ResponseWriter, endpoint wire.Endpoint, answer []byte) error {
+	share := s.answers.share(cutWriting(w))
+	defer share.release()
+	if len(answer) > firstRead && !share.grow(int64(len(answer))) {
+		return tooMuchInFlight()
 	}
 	s.metrics.answered(endpoint, http.StatusOK)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 	_, _ = w.Write(answer) // whoever has gone asks again
+	return nil
 }
 
 // serve does the cheap refusals, then the signature, then the rest. Its error
@@ -163,18 +177,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) ([]by
 	if route.Endpoint == wire.RelayTxn {
 		limit = wire.MaxEntryRequestBytes
 	}
-	body, err := s.bodies.readBody(w, r, limit)
-	if err != nil {
+	body := body{share: s.bodies.share(cutReading(w))}
+	defer body.release()
+	if err := body.read(w, r, limit); err != nil {
 		return nil, err
 	}
-	defer body.release()
 	if len(body.bytes) > 0 {
 		if err := wire.CheckContentType(r.Header.Get("Content-Type")); err != nil {
 			return nil, err
 		}
 	}
 	request.Content = body.bytes
-	signer, err := s.verifier.Verify(r.Context(), request, time.Now())
+	signer, err := s.verify(r.Context(), request, body.share)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +196,20 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) ([]by
 		return s.forwarder.put(r.Context(), route, signer, body.bytes)
 	}
 	return s.retriever.next(r.Context(), route, signer, body.bytes)
+}
+
+// verify checks the signature. While it waits for somebody else's keys, the
+// request can be cut off for others.
+func (s *Server) verify(ctx context.Context, request wire.SignedRequest, share *share) (spec.ServerName, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	share.setCut(func() bool { cancel(); return true })
+	signer, err := s.verifier.Verify(ctx, request, time.Now())
+	share.setCut(nil)
+	if err != nil && share.wasCut() {
+		return "", tooMuchInFlight()
+	}
+	return signer, err
 }
 
 // preflight refuses what can be refused without reading the body.

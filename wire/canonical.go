@@ -44,18 +44,18 @@ func (s *scanner) accept(c byte) bool {
 }
 
 func (s *scanner) value(depth int) bool {
-	switch c := s.peek(); {
-	case c == '"':
+	switch s.peek() {
+	case '"':
 		return s.text(true)
-	case c == '{':
+	case '{':
 		return depth < MaxDepth && s.object(depth+1)
-	case c == '[':
+	case '[':
 		return depth < MaxDepth && s.array(depth+1)
-	case c == 't':
+	case 't':
 		return s.word("true")
-	case c == 'f':
+	case 'f':
 		return s.word("false")
-	case c == 'n':
+	case 'n':
 		return s.word("null")
 	default:
 		return s.number()

@@ -51,29 +51,29 @@ func serveCommands(path string, in io.Reader, out io.Writer) error {
 				return err
 			}
 			_, err = s.Put(context.Background(), mail(n), store.Limits{})
-			fmt.Fprintln(out, outcome(err))
+			answer(out, err)
 		case "reopen":
 			closed := s.Close()
 			if s, err = Open(path, Options{}); err != nil {
 				return err
 			}
-			fmt.Fprintln(out, outcome(closed))
+			answer(out, closed)
 		}
 	}
 	return s.Close()
 }
 
-func outcome(err error) string {
+func answer(out io.Writer, err error) {
+	said := "ok"
 	switch {
-	case err == nil:
-		return "ok"
 	case errors.Is(err, store.ErrReopen):
-		return "reopen"
+		said = "reopen"
 	case errors.Is(err, store.ErrFull):
-		return "full"
-	default:
-		return "error " + err.Error()
+		said = "full"
+	case err != nil:
+		said = "error " + err.Error()
 	}
+	_, _ = fmt.Fprintln(out, said) // a parent that has gone has failed already
 }
 
 type child struct {

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+type (
+	keyID   = gomatrixserverlib.PublicKeyLookupRequest
+	foundAt = gomatrixserverlib.PublicKeyLookupResult
+)
+
+const (
+	maxCachedKeys = 10_000
+	maxKeyAge     = 24 * time.Hour // whatever its server says
+)
+
+// A keyCache is a gomatrixserverlib.KeyDatabase in memory. It holds a bounded
+// number of keys and drops any when it is full: they can be fetched again.
+type keyCache struct {
+	mu   sync.Mutex
+	keys map[keyID]foundAt
+}
+
+// FetcherName implements gomatrixserverlib.KeyFetcher.
+func (*keyCache) FetcherName() string { return "cache" }
+
+// FetchKeys implements gomatrixserverlib.KeyFetcher.
+func (c *keyCache) FetchKeys(_ context.Context, wanted map[keyID]spec.Timestamp) (map[keyID]foundAt, error) {
+	found := make(map[keyID]foundAt, len(wanted))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id := range wanted {
+		if key, ok := c.keys[id]; ok {
+			found[id] = key
+		}
+	}
+	return found, nil
+}
+
+// StoreKeys implements gomatrixserverlib.KeyDatabase.
+func (c *keyCache) StoreKeys(_ context.Context, keys map[keyID]foundAt) error {
+	latest := spec.AsTimestamp(time.Now().Add(maxKeyAge))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.keys == nil {
+		c.keys = make(map[keyID]foundAt)
+	}
+	for id, key := range keys {
+		if _, known := c.keys[id]; !known && len(c.keys) >= maxCachedKeys {
+			c.dropAny()
+		}
+		key.ValidUntilTS = min(key.ValidUntilTS, latest)
+		c.keys[id] = key
+	}
+	return nil
+}
+
+func (c *keyCache) dropAny() {
+	for id := range c.keys {
+		delete(c.keys, id)
+		return
+	}
+}

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A keyServer is the part of ordinary servers that publishes keys, and an
+// http.RoundTripper that leads to it.
+type keyServer struct {
+	validFor time.Duration
+	padding  int
+	delay    time.Duration
+	fail     error
+
+	mu    sync.Mutex
+	keys  map[string]ed25519.PrivateKey // by server name
+	asked []string
+}
+
+const ordinaryKeyID gomatrixserverlib.KeyID = "ed25519:auto"
+
+func newKeyServer(names ...string) *keyServer {
+	s := &keyServer{validFor: time.Hour, keys: make(map[string]ed25519.PrivateKey)}
+	for _, name := range names {
+		s.keys[name] = ed25519.NewKeyFromSeed([]byte(fmt.Sprintf("%-32.32s", name)))
+	}
+	return s
+}
+
+func (s *keyServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	s.asked = append(s.asked, r.URL.Host)
+	s.mu.Unlock()
+	select {
+	case <-time.After(s.delay):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	if s.fail != nil {
+		return nil, s.fail
+	}
+	response := &http.Response{StatusCode: http.StatusNotFound, Request: r, Body: io.NopCloser(strings.NewReader("{}"))}
+	if key, ok := s.keys[r.URL.Host]; ok && r.URL.Path == "/_matrix/key/v2/server" {
+		response.StatusCode = http.StatusOK
+		response.Body = io.NopCloser(bytes.NewReader(s.publish(r.URL.Host, key)))
+	}
+	return response, nil
+}
+
+func (s *keyServer) publish(name string, key ed25519.PrivateKey) []byte {
+	unsigned, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
+		ServerName:   spec.ServerName(name),
+		VerifyKeys:   map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{ordinaryKeyID: {Key: spec.Base64Bytes(key.Public().(ed25519.PublicKey))}},
+		ValidUntilTS: spec.AsTimestamp(time.Now().Add(s.validFor)),
+	})
+	if err != nil {
+		panic(err) // can't be
+	}
+	signed, err := gomatrixserverlib.SignJSON(name, ordinaryKeyID, key, unsigned)
+	if err != nil {
+		panic(err) // can't be
+	}
+	return append(signed, strings.Repeat(" ", s.padding)...)
+}
+
+func (s *keyServer) times() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.asked)
+}
+
+// verifier checks as the program does.
+func (s *keyServer) verifier() *wire.Verifier {
+	return &wire.Verifier{ServerName: relayName, Keys: wire.HexKeys{Others: newKeyRing(fclient.WithTransport(s), fclient.WithTimeout(fetchTimeout))}}
+}
+
+// signed is a request by a server, signed with the key of another name (which
+// is its own unless the test wants a forgery).
+func (s *keyServer) signed(t *testing.T, name string, id gomatrixserverlib.KeyID, keyOf string) wire.SignedRequest {
+	t.Helper()
+	request := fclient.NewFederationRequest(http.MethodPut, spec.ServerName(name), relayName, "/_matrix/federation/v1/send_relay/1/@a:b")
+	require.NoError(t, request.SetContent(map[string]any{"pdus": []string{}}))
+	require.NoError(t, request.Sign(spec.ServerName(name), id, s.keys[keyOf]))
+	made, err := request.HTTPRequest()
+	require.NoError(t, err)
+	return wire.SignedRequest{
+		Method: made.Method, URI: made.URL.RequestURI(), Authorization: made.Header["Authorization"], Content: request.Content(),
+	}
+}
+
+func verify(ctx context.Context, v *wire.Verifier, r wire.SignedRequest) error {
+	_, err := v.Verify(ctx, r, time.Now())
+	return err
+}
+
+// TestOrdinaryServer fetches the key of a server whose name isn't its key.
+func TestOrdinaryServer(t *testing.T) {
+	s := newKeyServer("example.org")
+	v := s.verifier()
+	request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
+	for range 5 {
+		require.NoError(t, verify(t.Context(), v, request))
+	}
+	require.Equal(t, []string{"example.org"}, s.asked, "the key is kept")
+	request.Content = []byte(`{"pdus":["forged"]}`)
+	require.Error(t, verify(t.Context(), v, request))
+	require.Equal(t, 1, s.times(), "a wrong signature is no reason to ask again")
+}
+
+func TestForgeriesAreRefused(t *testing.T) {
+	s := newKeyServer("example.org", "evil.example")
+	v := s.verifier()
+	require.Error(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "evil.example")))
+	require.Error(t, verify(t.Context(), v, s.signed(t, "example.org", "ed25519:other", "example.org")))
+	require.Error(t, verify(t.Context(), v, s.signed(t, "unknown.example", ordinaryKeyID, "evil.example")))
+	require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+}
+
+// TestHexNamesAreNeverLookedUp, whatever is wrong with the request.
+func TestHexNamesAreNeverLookedUp(t *testing.T) {
+	s := newKeyServer("example.org")
+	v := s.verifier()
+	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	s.keys["a"], s.keys["b"] = a.PrivateKey, b.PrivateKey
+	require.NoError(t, verify(t.Context(), v, s.signed(t, string(a.ServerName), "ed25519:any", "a")))
+	require.Error(t, verify(t.Context(), v, s.signed(t, string(a.ServerName), "ed25519:any", "b")))
+	require.Error(t, verify(t.Context(), v, s.signed(t, string(a.ServerName), "curve:any", "a")))
+	upper := strings.ToUpper(string(a.ServerName))
+	require.NoError(t, verify(t.Context(), v, s.signed(t, upper, "ed25519:any", "a")))
+	require.Empty(t, s.asked)
+}
+
+func TestNoKeysFetched(t *testing.T) {
+	s := newKeyServer("example.org")
+	v := &wire.Verifier{ServerName: relayName, Keys: newKeys(keysNone)}
+	require.Error(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+}
+
+// TestServersAreNotPestered: no stranger makes this relay ask a server again
+// and again.
+func TestServersAreNotPestered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		s.fail = errors.New("down")
+		v := s.verifier()
+		for i := range 100 {
+			id := gomatrixserverlib.KeyID(fmt.Sprintf("ed25519:%d", i))
+			require.Error(t, verify(t.Context(), v, s.signed(t, "example.org", id, "example.org")))
+		}
+		require.Equal(t, 1, s.times())
+
+		s.fail = nil
+		time.Sleep(askAgain + time.Second)
+		require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+		require.Equal(t, 2, s.times())
+	})
+}
+
+// TestConcurrentRequestsShareAFetch, and one of them that goes away takes the
+// answer from nobody.
+func TestConcurrentRequestsShareAFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		s.delay = time.Second
+		v := s.verifier()
+		request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
+		impatient, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() { assert.Error(t, verify(impatient, v, request)) })
+		synctest.Wait()
+		cancel()
+		for range 20 {
+			all.Go(func() { assert.NoError(t, verify(t.Context(), v, request)) })
+		}
+		all.Wait()
+		require.Equal(t, 1, s.times())
+	})
+}
+
+func TestTooManyServersAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		s.delay = time.Second
+		v := s.verifier()
+		var all sync.WaitGroup
+		for i := range 4 * maxFetching {
+			request := s.signed(t, fmt.Sprintf("s%d.example", i), ordinaryKeyID, "example.org")
+			all.Go(func() { assert.Error(t, verify(t.Context(), v, request)) })
+		}
+		all.Wait()
+		require.LessOrEqual(t, s.times(), maxFetching)
+		require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+	})
+}
+
+func TestAnswersAreBounded(t *testing.T) {
+	s := newKeyServer("example.org")
+	s.padding = maxKeysBody
+	request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
+	_, err := keyClient{fclient.NewClient(fclient.WithTransport(s))}.GetServerKeys(t.Context(), "example.org")
+	require.NoError(t, err, "what is cut off is space")
+	require.NoError(t, verify(t.Context(), s.verifier(), request))
+
+	f := newSparingFetcher(&gomatrixserverlib.DirectKeyFetcher{
+		Client: keyClient{fclient.NewClient(fclient.WithTransport(s))}, IsLocalServerName: func(spec.ServerName) bool { return false },
+	})
+	s.fail = errors.New("down")
+	for i := range 2 * maxAnswers {
+		id := keyID{ServerName: spec.ServerName(fmt.Sprintf("s%d.example", i)), KeyID: ordinaryKeyID}
+		_, _ = f.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0}) // some find no room
+	}
+	require.LessOrEqual(t, len(f.answers), maxAnswers)
+}
+
+// TestKeysAreFetchedAgain once they are old, whatever their server says about
+// their validity.
+func TestKeysAreFetchedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		s.validFor = 1000 * 24 * time.Hour
+		v := s.verifier()
+		for range 3 {
+			require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+			time.Sleep(maxKeyAge - time.Minute)
+		}
+		require.Equal(t, 2, s.times())
+	})
+}
+
+func TestKeyCacheIsBounded(t *testing.T) {
+	var c keyCache
+	var workers sync.WaitGroup
+	for w := range 4 {
+		workers.Go(func() {
+			for i := range maxCachedKeys {
+				id := keyID{ServerName: spec.ServerName(fmt.Sprintf("s%d-%d.example", w, i)), KeyID: ordinaryKeyID}
+				assert.NoError(t, c.StoreKeys(t.Context(), map[keyID]foundAt{id: {}}))
+				_, err := c.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0})
+				assert.NoError(t, err)
+			}
+		})
+	}
+	workers.Wait()
+	require.Len(t, c.keys, maxCachedKeys)
+}

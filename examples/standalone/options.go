@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/store"
+)
+
+// inMemory as the database keeps mail in memory only.
+const inMemory = "memory:"
+
+const usage = `usage: standalone -name SERVERNAME [options]
+
+A Matrix relay: it takes in transactions for servers that can't be reached
+(send_relay) and keeps them until those servers fetch them (relay_txn). It needs
+no account, no configuration file and no other service:
+
+  standalone -listen 127.0.0.1:9001 -name relay -db relay.db
+
+Nodes must know it by its name and find it at its address. Every server may
+leave mail, and fetch its own, unless -for says otherwise. A SIZE is a number of
+bytes such as 500000, 64KiB, 10MiB or 2GiB; where a limit is asked for, none
+means no limit.
+
+SIGTERM and SIGINT stop it: what is under way is answered first. It exits with
+0 after that, with 1 if something failed and with 2 if an option is wrong.
+
+Options:
+`
+
+// options are what the command line says.
+type options struct {
+	listen  string
+	metrics string
+	name    string
+	db      string
+	cert    string
+	key     string
+	keys    string
+
+	actsFor serverList
+	config  relay.Config // the limits in it
+}
+
+func (o *options) flags(out io.Writer) *flag.FlagSet {
+	f := flag.NewFlagSet("standalone", flag.ContinueOnError)
+	f.SetOutput(out)
+	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for (required)")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
+	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
+		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process")
+	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
+	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
+	f.Var(&o.actsFor, "for", "take mail for these destinations only: a `LIST` of server names with\ncommas between them (default everyone)")
+	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` the keys of servers are looked up whose name isn't their key:\n"+
+		keysNone+" (such servers are refused), "+keysPublic+" (at public addresses only) or\n"+keysAny+" (at private ones too)")
+	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics (default nowhere)")
+	o.limitFlags(f)
+	f.Usage = func() {
+		_, _ = fmt.Fprint(out, usage)
+		f.PrintDefaults()
+	}
+	return f
+}
+
+func (o *options) limitFlags(f *flag.FlagSet) {
+	c := &o.config
+	*c = relay.Config{
+		MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxInFlightBytes: relay.DefaultMaxInFlightBytes,
+		MaxEntries: relay.DefaultMaxEntries, MaxBytes: relay.DefaultMaxBytes, OriginShare: relay.DefaultOriginShare,
+		MaxStoreBytes: relay.DefaultMaxStoreBytes, Lifetime: relay.DefaultLifetime,
+	}
+	f.Var((*size)(&c.MaxBodyBytes), "max-body", "refuse transactions larger than this `SIZE`")
+	f.Var((*size)(&c.MaxInFlightBytes), "max-in-flight", "use at most this `SIZE` of memory for bodies that are being read;\nwhat finds no room is told to come back")
+	f.Var((*count)(&c.MaxEntries), "max-entries", "keep at most this `NUMBER` of transactions for one destination")
+	f.Var((*size)(&c.MaxBytes), "max-bytes", "keep at most this `SIZE` for one destination")
+	f.Float64Var(&c.OriginShare, "origin-share", c.OriginShare, "the `PART` of -max-entries and -max-bytes that one sender may\nfill, over 0 and up to 1")
+	f.Var((*size)(&c.MaxStoreBytes), "max-store", "keep at most this `SIZE` in all")
+	f.Var((*lifetime)(&c.Lifetime), "lifetime", "keep mail that isn't fetched for this `DURATION`, such as 36h or\n30d; none is for ever")
+}
+
+// parseOptions reads the command line. It writes the explanation to out if
+// that is asked for, and then returns flag.ErrHelp.
+func parseOptions(args []string, out io.Writer) (*options, error) {
+	o := &options{}
+	var said strings.Builder
+	flags := o.flags(&said)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		_, err := io.WriteString(out, said.String())
+		return nil, errors.Join(err, flag.ErrHelp)
+	case err != nil: // it is in said too, with the whole explanation
+		return nil, err
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, o.check()
+}
+
+func (o *options) check() error {
+	c := &o.config
+	_, _, valid := spec.ParseAndValidateServerName(spec.ServerName(o.name))
+	switch {
+	case o.name == "":
+		return errors.New("-name is required")
+	case !valid:
+		return fmt.Errorf("-name: %q is not a server name", o.name)
+	case o.db == "":
+		return errors.New("-db is empty")
+	case (o.cert == "") != (o.key == ""):
+		return errors.New("-tls-cert and -tls-key need each other")
+	case !slices.Contains([]string{keysNone, keysPublic, keysAny}, o.keys):
+		return fmt.Errorf("-keys: %q is not one of %s, %s and %s", o.keys, keysNone, keysPublic, keysAny)
+	case !(c.OriginShare > 0 && c.OriginShare <= 1):
+		return fmt.Errorf("-origin-share: %v is not over 0 and up to 1", c.OriginShare)
+	case c.MaxInFlightBytes > 0 && c.MaxBodyBytes < 0:
+		return errors.New("-max-body none needs -max-in-flight none")
+	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
+		return errors.New("-max-in-flight is less than -max-body")
+	}
+	return nil
+}
+
+// certificate returns the TLS configuration, nil if there is to be none.
+func (o *options) certificate() (*tls.Config, error) {
+	if o.cert == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(o.cert, o.key)
+	if err != nil {
+		return nil, fmt.Errorf("-tls-cert, -tls-key: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}}, nil
+}
+
+// relayConfig is what the relay is to be, without metrics.
+func (o *options) relayConfig(mail store.Store, log *slog.Logger) relay.Config {
+	c := o.config
+	c.ServerName, c.Store, c.Logger = spec.ServerName(o.name), mail, log
+	c.Keys = newKeys(o.keys)
+	if len(o.actsFor) > 0 {
+		c.Admit = o.actsFor.admit
+	}
+	return c
+}
+
+// A serverList is a flag.Value and the policy that comes of it.
+type serverList map[spec.ServerName]struct{}
+
+func (l serverList) admit(_ context.Context, _, destination spec.ServerName) error {
+	if _, ok := l[destination]; !ok {
+		return fmt.Errorf("this relay does not act for %s", destination)
+	}
+	return nil
+}
+
+// String implements flag.Value.
+func (l serverList) String() string {
+	names := make([]string, 0, len(l))
+	for _, name := range slices.Sorted(maps.Keys(l)) {
+		names = append(names, string(name))
+	}
+	return strings.Join(names, ",")
+}
+
+// Set implements flag.Value. Several lists add up; an empty one adds nothing.
+func (l *serverList) Set(s string) error {
+	if *l == nil {
+		*l = make(serverList)
+	}
+	if s == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(s, ",") {
+		name := spec.ServerName(strings.TrimSpace(name))
+		if _, _, ok := spec.ParseAndValidateServerName(name); !ok {
+			return fmt.Errorf("%q is not a server name", name)
+		}
+		(*l)[name] = struct{}{}
+	}
+	return nil
+}

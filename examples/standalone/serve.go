@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/store/sqlite"
+)
+
+// What connections get. None of them bounds a body that keeps moving: see
+// paced.
+const (
+	headerTimeout = 10 * time.Second // and for the TLS handshake
+	idleTimeout   = time.Minute
+	maxHeader     = 16 << 10
+
+	// drainTimeout is what requests under way get when the relay stops.
+	drainTimeout = 15 * time.Second
+)
+
+// serve is a relay until ctx ends.
+func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
+	mail, err := openStore(o.db, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mail.Close()) }()
+	config := o.relayConfig(mail, log)
+	registry := prometheus.NewRegistry()
+	if o.metrics != "" {
+		config.Registerer = registry
+	}
+	server, err := relay.New(config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }() // before the store's
+
+	web, err := listen(o, paced{server, paceBytes, paceTime}, log)
+	if err != nil {
+		return err
+	}
+	listening := []any{"address", web.address(), "name", o.name, "db", o.db, "tls", web.TLSConfig != nil}
+	if o.metrics == "" {
+		log.Info("listening", listening...)
+		return web.serve(ctx)
+	}
+	metrics, err := listenMetrics(o, registry, log)
+	if err != nil {
+		return errors.Join(err, web.listener.Close())
+	}
+	log.Info("listening", append(listening, "metrics", metrics.address())...)
+	return serveBoth(ctx, web, metrics)
+}
+
+func openStore(db string, log *slog.Logger) (store.Store, error) {
+	if db == inMemory {
+		return memory.New(memory.Options{}), nil
+	}
+	return sqlite.Open(db, sqlite.Options{Logger: log})
+}
+
+// A webServer is an http.Server and the listener that it has.
+type webServer struct {
+	*http.Server
+	listener net.Listener
+}
+
+func (s *webServer) address() string { return s.listener.Addr().String() }
+
+// listen makes the server of the relay. It takes any number of connections: a
+// bound of our own would only be reached sooner by those who hold connections
+// without using them. What is over the system's bound on open files waits in
+// the system's queue until some are given up, and takes no file from the
+// store, which has opened its own by then.
+func listen(o *options, handler http.Handler, log *slog.Logger) (*webServer, error) {
+	tlsConfig, err := o.certificate()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return nil, fmt.Errorf("-listen: %w", err)
+	}
+	return &webServer{listener: listener, Server: &http.Server{
+		Handler:           handler,
+		TLSConfig:         tlsConfig,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}}, nil
+}
+
+func listenMetrics(o *options, registry *prometheus.Registry, log *slog.Logger) (*webServer, error) {
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	listener, err := net.Listen("tcp", o.metrics)
+	if err != nil {
+		return nil, fmt.Errorf("-metrics: %w", err)
+	}
+	return &webServer{listener: listener, Server: &http.Server{
+		Handler:     mux,
+		ReadTimeout: headerTimeout, WriteTimeout: time.Minute, IdleTimeout: idleTimeout,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}}, nil
+}
+
+// serveBoth serves the relay until ctx ends or either fails, and metrics for
+// as long.
+func serveBoth(ctx context.Context, web, metrics *webServer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- metrics.serve(ctx)
+		cancel()
+	}()
+	err := web.serve(ctx)
+	cancel()
+	return errors.Join(err, <-ended)
+}
+
+// serve answers requests until ctx ends, then those that are under way.
+func (s *webServer) serve(ctx context.Context) error {
+	failed := make(chan error, 1)
+	go func() {
+		if s.TLSConfig != nil {
+			failed <- s.ServeTLS(s.listener, "", "")
+			return
+		}
+		failed <- s.Serve(s.listener)
+	}()
+	select {
+	case err := <-failed:
+		return errors.Join(err, s.Close())
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := s.Shutdown(drain); !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	// What is cut off got no answer, so its sender still has it.
+	s.ErrorLog.Printf("cutting off requests that are still under way after %v", drainTimeout)
+	return s.Close()
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A rawPut is a signed request to the relay, byte for byte, that can be sent
+// in parts.
+type rawPut struct {
+	net.Conn
+	header, body []byte
+}
+
+func (p *program) rawPut(from, to *testnet.Node, id string, size int) *rawPut {
+	p.t.Helper()
+	transaction := from.Transaction(to.ServerName, id, 1, size)
+	request, err := from.Request(http.MethodPut, relayName, wire.SendRelayURI(transaction.TransactionID, testnet.User(to.ServerName)), transaction)
+	require.NoError(p.t, err)
+	body, err := io.ReadAll(request.Body)
+	require.NoError(p.t, err)
+	var header bytes.Buffer
+	header.WriteString("PUT " + request.URL.RequestURI() + " HTTP/1.1\r\nHost: relay\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n")
+	require.NoError(p.t, request.Header.Write(&header))
+	header.WriteString("\r\n")
+	connection, err := net.Dial("tcp", p.address)
+	require.NoError(p.t, err)
+	p.t.Cleanup(func() { _ = connection.Close() })
+	return &rawPut{connection, header.Bytes(), body}
+}
+
+func (r *rawPut) send(t testing.TB, part []byte) {
+	t.Helper()
+	_, err := r.Write(part)
+	require.NoError(t, err)
+}
+
+func (r *rawPut) status(t testing.TB) int {
+	t.Helper()
+	require.NoError(t, r.SetReadDeadline(time.Now().Add(20*time.Second)))
+	response, err := http.ReadResponse(bufio.NewReader(r), nil)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	return response.StatusCode
+}
+
+// TestStopAnswersWhatIsUnderWay stops the program while requests are half
+// there.
+func TestStopAnswersWhatIsUnderWay(t *testing.T) {
+	for _, signal := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		t.Run(signal.String(), func(t *testing.T) {
+			const senders = 8
+			db := database(t)
+			p := start(t, "-db", db)
+			a, b := testnet.NewNode("a"), testnet.NewNode("b")
+			underWay := make([]*rawPut, senders)
+			for i := range underWay {
+				underWay[i] = p.rawPut(a, b, strconv.Itoa(i), 20_000)
+				underWay[i].send(t, underWay[i].header)
+				underWay[i].send(t, underWay[i].body[:10_000])
+			}
+			time.Sleep(200 * time.Millisecond) // lets the program begin to read them
+			p.signal(signal)
+			require.Eventually(t, func() bool {
+				connection, err := net.Dial("tcp", p.address)
+				if err == nil {
+					_ = connection.Close()
+				}
+				return err != nil
+			}, 10*time.Second, 10*time.Millisecond, "it still takes connections")
+			for _, r := range underWay {
+				r.send(t, r.body[10_000:])
+			}
+			for _, r := range underWay {
+				require.Equal(t, http.StatusOK, r.status(t))
+			}
+			require.Equal(t, 0, p.status(), p.logged())
+
+			p = start(t, "-db", db)
+			assert.Len(t, drain(t, p.network(), b), senders)
+		})
+	}
+}
+
+// TestStopWaitsForNobodyForever has a request that never ends.
+func TestStopWaitsForNobodyForever(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a stop may")
+	}
+	t.Parallel()
+	p := start(t, "-db", database(t))
+	stuck := p.rawPut(testnet.NewNode("a"), testnet.NewNode("b"), "1", 20_000)
+	stuck.send(t, stuck.header)
+	time.Sleep(200 * time.Millisecond)
+	begin := time.Now()
+	p.stop()
+	assert.Less(t, time.Since(begin), drainTimeout+10*time.Second)
+	assert.Contains(t, p.logged(), "cutting off")
+}
+
+func TestSecondSignalKills(t *testing.T) {
+	p := start(t, "-db", database(t))
+	stuck := p.rawPut(testnet.NewNode("a"), testnet.NewNode("b"), "1", 20_000)
+	stuck.send(t, stuck.header)
+	time.Sleep(200 * time.Millisecond)
+	p.signal(syscall.SIGTERM)
+	time.Sleep(200 * time.Millisecond)
+	p.signal(syscall.SIGTERM)
+	begin := time.Now()
+	assert.Equal(t, -1, p.status(), p.logged())
+	assert.Less(t, time.Since(begin), 5*time.Second)
+}
+
+// drain is the loop of deployed nodes.
+func drain(t testing.TB, transport http.RoundTripper, to *testnet.Node) (entries []int64) {
+	t.Helper()
+	var last int64
+	for {
+		answer, err := get(t, transport, to, last)
+		require.NoError(t, err)
+		if !answer.EntriesQueued {
+			return entries
+		}
+		last = answer.EntryID
+		entries = append(entries, last)
+	}
+}
