@@ -1,0 +1,292 @@
+// Package memory is a store.Store for tests: it keeps mail in the memory of
+// this process.
+//
+// Nothing survives the process, nor Close: a Put that returned nil is lost
+// with both. A relay that is to keep anybody's mail needs another store.
+//
+// A Store starts no goroutine, and reads the time with time.Now, so it works
+// under testing/synctest: what has expired is dropped by the next call,
+// whichever that is.
+package memory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/wake"
+)
+
+// Options say how a Store works. The zero value is usable.
+type Options struct {
+	// Retention is how long a copy is recognised after the mail was
+	// acknowledged or has expired. Default: 24 hours.
+	Retention time.Duration
+}
+
+// A Store keeps mail in memory. Make one with New.
+type Store struct {
+	retention time.Duration
+	hub       wake.Hub
+
+	mu        sync.Mutex
+	closed    bool
+	lastID    int64 // one counter for all destinations
+	mailboxes map[spec.ServerName]*mailbox
+	names     []spec.ServerName // the keys of mailboxes, in order
+	held      tally
+	expiring  expiring
+	copies    copies
+}
+
+var _ store.Store = (*Store)(nil)
+
+// New returns an empty Store.
+func New(options Options) *Store {
+	return &Store{
+		retention: cmp.Or(options.Retention, 24*time.Hour),
+		mailboxes: make(map[spec.ServerName]*mailbox),
+		copies:    copies{known: make(map[key]struct{})},
+	}
+}
+
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	stored, err := s.put(ctx, mail, limits)
+	if stored {
+		s.hub.Notify(mail.Destination)
+	}
+	return stored, err
+}
+
+func (s *Store) put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if err := s.enter(ctx); err != nil {
+		return false, err
+	}
+	defer s.mu.Unlock()
+	if s.copies.has(keyOf(&mail)) {
+		return false, nil
+	}
+	if err := s.checkLimits(&mail, limits); err != nil {
+		return false, err
+	}
+	s.add(mail)
+	return true, nil
+}
+
+// Next implements store.Store.
+func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	waiting := s.after(destination, after)
+	if len(waiting) == 0 {
+		return nil, store.ErrEmpty
+	}
+	n, size := 1, waiting[0].Size()
+	for n < len(waiting) && n < maxEntries && size+waiting[n].Size() <= maxBytes {
+		size += waiting[n].Size()
+		n++
+	}
+	entries := make([]store.Entry, n)
+	for i, it := range waiting[:n] {
+		entries[i] = it.Entry
+	}
+	return entries, nil
+}
+
+// Ack implements store.Store.
+func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (int, error) {
+	if err := s.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer s.mu.Unlock()
+	box := s.mailbox(destination)
+	i, found := box.search(id)
+	if !found {
+		return 0, nil
+	}
+	now := time.Now()
+	for _, it := range box.items[:i+1] {
+		s.expiring.remove(it)
+		s.release(box, it, now)
+	}
+	s.sweep(destination, box)
+	return i + 1, nil
+}
+
+// Wait implements store.Store.
+func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int64) error {
+	return s.hub.Wait(ctx, destination, func() error {
+		if err := s.enter(ctx); err != nil {
+			return err
+		}
+		defer s.mu.Unlock()
+		if len(s.after(destination, after)) == 0 {
+			return store.ErrEmpty
+		}
+		return nil
+	})
+}
+
+// Destinations implements store.Store.
+func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.mu.Unlock()
+	i, found := slices.BinarySearch(s.names, after)
+	if found {
+		i++
+	}
+	page := s.names[i:]
+	return slices.Clone(page[:min(max(limit, 1), len(page))]), nil
+}
+
+// Usage implements store.Store.
+func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
+	if err := s.enter(ctx); err != nil {
+		return store.Usage{}, err
+	}
+	defer s.mu.Unlock()
+	held := s.held
+	if destination != "" {
+		held = s.mailbox(destination).held
+	}
+	return store.Usage{Entries: held.entries, Bytes: held.bytes}, nil
+}
+
+// Close implements store.Store. It forgets all mail.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mailboxes, s.names, s.expiring, s.copies = nil, nil, nil, copies{}
+	s.mu.Unlock()
+	s.hub.Close()
+	return nil
+}
+
+// enter begins a call: it takes the lock and drops what the time has taken
+// away, so that everything behind it can do as if there were no expired mail.
+// Each entry is dropped once, so this costs a call nothing beyond what an
+// earlier Put has paid for.
+func (s *Store) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return store.ErrClosed
+	}
+	now := time.Now()
+	s.copies.forget(now)
+	s.dropExpired(now)
+	return nil
+}
+
+// mailbox returns the mailbox of destination, an empty one if there is none.
+func (s *Store) mailbox(destination spec.ServerName) *mailbox {
+	if box := s.mailboxes[destination]; box != nil {
+		return box
+	}
+	return &mailbox{}
+}
+
+func (s *Store) checkLimits(mail *store.Mail, limits store.Limits) error {
+	box, size := s.mailbox(mail.Destination), mail.Size()
+	from := box.origins[mail.Origin]
+	for _, limit := range []struct {
+		name           string
+		max, used, add int64
+	}{
+		{"Entries", limits.Entries, box.held.entries, 1},
+		{"Bytes", limits.Bytes, box.held.bytes, size},
+		{"OriginEntries", limits.OriginEntries, from.entries, 1},
+		{"OriginBytes", limits.OriginBytes, from.bytes, size},
+		{"StoreBytes", limits.StoreBytes, s.held.bytes, size},
+	} {
+		if limit.max > 0 && limit.used+limit.add > limit.max {
+			return fmt.Errorf("%w: %s at %d of %d", store.ErrFull, limit.name, limit.used, limit.max)
+		}
+	}
+	return nil
+}
+
+// add makes mail an entry.
+func (s *Store) add(mail store.Mail) {
+	// A caller that appends to what Next returned must not write into the
+	// slice that was put.
+	mail.Body, mail.Proof = slices.Clip(mail.Body), slices.Clip(mail.Proof)
+	mail.Expires = mail.Expires.Truncate(time.Millisecond)
+	s.lastID++
+	it := &item{Entry: store.Entry{ID: s.lastID, Mail: mail}}
+
+	box := s.mailboxes[mail.Destination]
+	if box == nil {
+		box = &mailbox{origins: make(map[spec.ServerName]tally)}
+		s.mailboxes[mail.Destination] = box
+		i, _ := slices.BinarySearch(s.names, mail.Destination)
+		s.names = slices.Insert(s.names, i, mail.Destination)
+	}
+	box.items = append(box.items, it)
+	box.count(it, 1)
+	s.held = s.held.plus(it, 1)
+	s.expiring.add(it)
+	s.copies.remember(keyOf(&mail))
+}
+
+// release takes an item out of all that is counted and marks it as gone. The
+// mailbox still holds it, until sweep.
+func (s *Store) release(box *mailbox, it *item, now time.Time) {
+	it.gone = true
+	box.gone++
+	box.count(it, -1)
+	s.held = s.held.plus(it, -1)
+	s.copies.forgetAt(keyOf(&it.Mail), now.Add(s.retention))
+}
+
+// sweep drops what is gone from a mailbox, and the mailbox when it is empty.
+func (s *Store) sweep(destination spec.ServerName, box *mailbox) {
+	box.sweep()
+	if len(box.items) > 0 {
+		return
+	}
+	delete(s.mailboxes, destination)
+	if i, found := slices.BinarySearch(s.names, destination); found {
+		s.names = slices.Delete(s.names, i, i+1)
+	}
+}
+
+func (s *Store) dropExpired(now time.Time) {
+	// A mailbox is swept once, however much of it has expired.
+	var touched map[spec.ServerName]*mailbox
+	for it := s.expiring.next(now); it != nil; it = s.expiring.next(now) {
+		box := s.mailboxes[it.Destination]
+		s.release(box, it, now)
+		if touched == nil {
+			touched = make(map[spec.ServerName]*mailbox)
+		}
+		touched[it.Destination] = box
+	}
+	for destination, box := range touched {
+		s.sweep(destination, box)
+	}
+}
+
+// after returns the items of destination with an ID greater than id.
+func (s *Store) after(destination spec.ServerName, id int64) []*item {
+	box := s.mailbox(destination)
+	i, found := box.search(id)
+	if found {
+		i++
+	}
+	return box.items[i:]
+}

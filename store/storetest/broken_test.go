@@ -1,0 +1,300 @@
+package storetest
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A broken is a store with one fault, and the test that must fail for it.
+type broken struct {
+	fault  string
+	caught string
+	wrap   func(store.Store) store.Store
+}
+
+// The suite is worth what it catches.
+var brokenStores = []broken{
+	{"acks IDs of others", "ack/another_destination's_ID", func(s store.Store) store.Store { return acksAny{s} }},
+	{"acks made-up IDs", "ack/a_made-up_ID", func(s store.Store) store.Store { return acksAny{s} }},
+	{"acks at random", "model/random_steps", func(s store.Store) store.Store { return acksAny{s} }},
+	{"acks one entry only", "ack/removes_up_to_the_ID", func(s store.Store) store.Store { return acksOne{s} }},
+	{"misses a Put", "wait/a_Put_at_each_look_at_the_context", func(s store.Store) store.Store { return missesPuts{s} }},
+	{"misses a Put now and then", "wait/no_Put_is_missed", func(s store.Store) store.Store { return missesPuts{s} }},
+	{"never waits", "wait/blocks_while_there_is_no_mail", func(s store.Store) store.Store { return neverWaits{s} }},
+	{"sleeps through Close", "wait/ended_by_Close", func(s store.Store) store.Store { return sleepsThroughClose{s} }},
+	{"overshoots a mailbox", "limits/Entries:_Puts_at_once_fill_it_exactly", func(s store.Store) store.Store { return overshoots{s} }},
+	{"overshoots the store", "limits/StoreBytes:_Puts_at_once_fill_it_exactly", func(s store.Store) store.Store { return overshoots{s} }},
+	{"overshoots as two", "shared/Entries:_Puts_at_once_fill_it_exactly", func(s store.Store) store.Store { return overshoots{s} }},
+	{"stores copies", "copies/a_copy_stores_nothing", newForgetful},
+	{"stores copies after Ack", "copies/a_copy_after_Ack", newForgetful},
+	{"stores copies at once", "copies/copies_at_once", newForgetful},
+	{"stores copies after reopen", "reopen/copies", newForgetful},
+	{"mixes up keys", "copies/the_parts_of_the_key_are_kept_apart", func(s store.Store) store.Store { return mixesUpKeys{s} }},
+	{"shows entries late", "concurrency/a_reader_that_follows_sees_everything_once", func(s store.Store) store.Store { return &late{Store: s} }},
+	{"loses what is late", "concurrency/a_reader_that_acknowledges_sees_everything_once", func(s store.Store) store.Store { return &late{Store: s} }},
+	{"loses at random", "model/random_steps_at_once", func(s store.Store) store.Store { return &late{Store: s} }},
+	{"ignores maxBytes", "next/maxBytes", func(s store.Store) store.Store { return ignoresMaxBytes{s} }},
+	{"has no ErrEmpty", "next/an_empty_mailbox", func(s store.Store) store.Store { return noErrEmpty{s} }},
+	{"never expires", "expiry/expired_before_Put", func(s store.Store) store.Store { return neverExpires{s} }},
+	{"sorts by a locale", "destinations/pages", func(s store.Store) store.Store { return sortsByLocale{s} }},
+	{"shows what is damaged", "damage/the_first_entry", func(s store.Store) store.Store { return showsDamage{s.(*handle)} }},
+	{"has nothing wrong", "", func(s store.Store) store.Store { return s }},
+}
+
+const brokenVariable = "RELAY_STORETEST_BROKEN"
+
+// Run fails the test that it's called from, so each broken store is tested by
+// a process of its own: TestBrokenStore in this same binary.
+func TestBrokenStores(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for _, b := range brokenStores {
+		t.Run(b.fault, func(t *testing.T) {
+			pattern := "^TestBrokenStore$"
+			for level := range strings.SplitSeq(cmp.Or(b.caught, "copies"), "/") {
+				pattern += "/^" + regexp.QuoteMeta(level) + "$"
+			}
+			cmd := exec.Command(self, "-test.run="+pattern, "-test.v", "-test.short", "-test.timeout=60s")
+			cmd.Env = append(os.Environ(), brokenVariable+"="+b.fault)
+			out, err := cmd.CombinedOutput()
+			if b.caught == "" {
+				require.NoError(t, err, string(out))
+				return
+			}
+			require.Error(t, err, "the suite has nothing against a store that %s", b.fault)
+			require.Contains(t, string(out), "--- FAIL: TestBrokenStore/"+b.caught+" (")
+		})
+	}
+}
+
+func TestBrokenStore(t *testing.T) {
+	fault := os.Getenv(brokenVariable)
+	i := slices.IndexFunc(brokenStores, func(b broken) bool { return b.fault == fault })
+	if i < 0 {
+		t.Skip("is run by TestBrokenStores")
+	}
+	patience = time.Second
+	Run(t, func(tb testing.TB) Place {
+		place := newShelf(tb)
+		open := place.Open
+		place.Open = func(tb testing.TB, retention time.Duration) store.Store {
+			return brokenStores[i].wrap(open(tb, retention))
+		}
+		return place
+	})
+}
+
+// acksAny takes any ID for a position.
+type acksAny struct{ store.Store }
+
+func (s acksAny) Ack(ctx context.Context, to spec.ServerName, id int64) (int, error) {
+	entries, err := readAll(ctx, s.Store, to)
+	for _, entry := range slices.Backward(entries) {
+		if entry.ID <= id {
+			return s.Store.Ack(ctx, to, entry.ID)
+		}
+	}
+	return 0, err
+}
+
+// acksOne doesn't acknowledge cumulatively.
+type acksOne struct{ store.Store }
+
+func (s acksOne) Ack(ctx context.Context, to spec.ServerName, id int64) (int, error) {
+	entries, err := readAll(ctx, s.Store, to)
+	if err != nil || len(entries) == 0 || entries[0].ID != id {
+		return 0, err
+	}
+	return s.Store.Ack(ctx, to, id)
+}
+
+// missesPuts looks for mail first and begins to wait then.
+type missesPuts struct{ store.Store }
+
+func (s missesPuts) Wait(ctx context.Context, to spec.ServerName, after int64) error {
+	if _, err := s.Next(ctx, to, after, 1, 0); !errors.Is(err, store.ErrEmpty) {
+		return err
+	}
+	return s.Store.Wait(ctx, to, store.MaxID)
+}
+
+// neverWaits leaves the waiting to the caller.
+type neverWaits struct{ store.Store }
+
+func (s neverWaits) Wait(ctx context.Context, to spec.ServerName, after int64) error {
+	if _, err := s.Next(ctx, to, after, 1, 0); err != nil && !errors.Is(err, store.ErrEmpty) {
+		return err
+	}
+	return ctx.Err()
+}
+
+type sleepsThroughClose struct{ store.Store }
+
+func (s sleepsThroughClose) Wait(ctx context.Context, to spec.ServerName, after int64) error {
+	err := s.Store.Wait(ctx, to, after)
+	if errors.Is(err, store.ErrClosed) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+// overshoots checks the limits first and stores then.
+type overshoots struct{ store.Store }
+
+func (s overshoots) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	box, err := s.Usage(ctx, mail.Destination)
+	if err != nil {
+		return false, err
+	}
+	all, err := s.Usage(ctx, "")
+	if err != nil {
+		return false, err
+	}
+	if limits.Entries > 0 && box.Entries >= limits.Entries || limits.StoreBytes > 0 && all.Bytes+mail.Size() > limits.StoreBytes {
+		return false, store.ErrFull
+	}
+	limits.Entries, limits.StoreBytes = 0, 0
+	time.Sleep(100 * time.Microsecond)
+	return s.Store.Put(ctx, mail, limits)
+}
+
+// forgetful stores all copies: it makes each digest another one.
+type forgetful struct{ store.Store }
+
+func newForgetful(s store.Store) store.Store { return forgetful{s} }
+
+// forgetfulPuts counts them, forgetfulDigests has what was put by what is
+// stored.
+var (
+	forgetfulPuts    atomic.Int64
+	forgetfulDigests sync.Map
+)
+
+func (s forgetful) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	changed := store.Digest(sha256.Sum256(fmt.Append(nil, forgetfulPuts.Add(1))))
+	forgetfulDigests.Store(changed, mail.Digest)
+	mail.Digest = changed
+	return s.Store.Put(ctx, mail, limits)
+}
+
+func (s forgetful) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	entries, err := s.Store.Next(ctx, to, after, maxEntries, maxBytes)
+	for i := range entries {
+		digest, _ := forgetfulDigests.Load(entries[i].Digest)
+		entries[i].Digest = digest.(store.Digest)
+	}
+	return entries, err
+}
+
+// late doesn't show the entry of a Put until another Put of the same
+// destination has returned, as a database does whose transactions commit in
+// another order than that of their IDs.
+type late struct {
+	store.Store
+	mu     sync.Mutex
+	puts   map[spec.ServerName]int
+	hidden map[spec.ServerName]int64
+}
+
+func (s *late) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.puts == nil {
+		s.puts, s.hidden = make(map[spec.ServerName]int), make(map[spec.ServerName]int64)
+	}
+	to := mail.Destination
+	stored, err := s.Store.Put(ctx, mail, limits)
+	if !stored {
+		return stored, err
+	}
+	s.puts[to]++
+	switch s.puts[to] % 4 {
+	case 1:
+		entries, _ := readAll(ctx, s.Store, to)
+		s.hidden[to] = entries[len(entries)-1].ID
+	case 3:
+		delete(s.hidden, to)
+	}
+	return stored, err
+}
+
+func (s *late) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	entries, err := s.Store.Next(ctx, to, after, maxEntries+1, maxBytes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries = slices.DeleteFunc(entries, func(entry store.Entry) bool { return entry.ID == s.hidden[to] })
+	if len(entries) == 0 && err == nil {
+		return nil, store.ErrEmpty
+	}
+	return entries[:min(maxEntries, len(entries))], err
+}
+
+type ignoresMaxBytes struct{ store.Store }
+
+func (s ignoresMaxBytes) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, _ int64) ([]store.Entry, error) {
+	return s.Store.Next(ctx, to, after, maxEntries, plenty)
+}
+
+type noErrEmpty struct{ store.Store }
+
+func (s noErrEmpty) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	entries, err := s.Store.Next(ctx, to, after, maxEntries, maxBytes)
+	if errors.Is(err, store.ErrEmpty) {
+		return nil, nil
+	}
+	return entries, err
+}
+
+type neverExpires struct{ store.Store }
+
+func (s neverExpires) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	mail.Expires = time.Time{}
+	return s.Store.Put(ctx, mail, limits)
+}
+
+// sortsByLocale doesn't tell upper from lower case when it sorts.
+type sortsByLocale struct{ store.Store }
+
+func (s sortsByLocale) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	page, err := s.Store.Destinations(ctx, after, limit)
+	slices.SortFunc(page, func(a, b spec.ServerName) int {
+		return strings.Compare(strings.ToLower(string(a)), strings.ToLower(string(b)))
+	})
+	return page, err
+}
+
+// mixesUpKeys has keys in which the end of a part may be the beginning of the
+// next.
+type mixesUpKeys struct{ store.Store }
+
+func (s mixesUpKeys) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	key := fmt.Sprint(mail.Destination, mail.Origin, mail.TransactionID)
+	mail.Destination, mail.Origin, mail.TransactionID = "", "", gomatrixserverlib.TransactionID(key)
+	return s.Store.Put(ctx, mail, limits)
+}
+
+// showsDamage returns what can't be read.
+type showsDamage struct{ *handle }
+
+func (s showsDamage) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	return s.mail.Next(ctx, to, after, maxEntries, maxBytes)
+}

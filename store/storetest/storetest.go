@@ -1,0 +1,117 @@
+// Package storetest checks that a store.Store keeps its contract, and measures
+// how fast it is. It is for whoever writes a store: one call of Run from a test
+// is the whole suite.
+//
+//	func TestStore(t *testing.T) {
+//		storetest.Run(t, func(tb testing.TB) storetest.Place {
+//			dir := tb.TempDir()
+//			return storetest.Place{
+//				Open: func(tb testing.TB, retention time.Duration) store.Store {
+//					s, err := sqlite.Open(dir, sqlite.Options{Retention: retention})
+//					if err != nil {
+//						tb.Fatal(err)
+//					}
+//					return s
+//				},
+//			}
+//		})
+//	}
+//
+// # Time
+//
+// Nothing here measures how long a store takes. What has to happen soon, such
+// as the end of a Wait or the sweep of what has expired, has ten seconds, so a
+// store that sweeps on a timer should be opened with a short one. Under
+// go test -short the suite does less of everything.
+//
+// # Random tests
+//
+// The tests in model run with new seeds each time. A failing one logs its seed
+// and its last steps; RELAY_STORETEST_SEED=<seed> runs that one alone:
+//
+//	RELAY_STORETEST_SEED=42 go test -run 'TestStore/model' .
+package storetest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A Place is somewhere that a store can keep mail: a file, a database, a
+// stream.
+type Place struct {
+	// Open opens the place with a retention for recognising copies. What goes
+	// wrong with it ends the test with tb.Fatal. After Close it is called
+	// again, with the same retention, and must find the same mail, unless the
+	// place is Volatile. The suite closes what it opens.
+	Open func(tb testing.TB, retention time.Duration) store.Store
+
+	// Volatile says that nothing survives Close.
+	Volatile bool
+
+	// Shared says that the place may be open several times at once, as several
+	// processes would have it.
+	Shared bool
+
+	// Damage makes the entry of destination with this ID unreadable, as a bad
+	// disk would. It is called while the place isn't open. Without it, or in a
+	// Volatile place, the tests of damage are skipped.
+	Damage func(tb testing.TB, destination spec.ServerName, id int64)
+}
+
+// Run checks a store against its contract. It calls newPlace for a fresh and
+// empty place for each test; tb.Cleanup can take it away again.
+func Run(t *testing.T, newPlace func(tb testing.TB) Place) {
+	for _, g := range groups {
+		t.Run(g.name, func(t *testing.T) {
+			if g.needs != nil && !g.needs(newPlace(t)) {
+				t.Skip("not in this place")
+			}
+			for _, test := range g.tests {
+				t.Run(test.name, func(t *testing.T) { test.run(newRig(t, newPlace, g)) })
+			}
+		})
+	}
+}
+
+// A group is the tests of one topic, which live in one file.
+type group struct {
+	name      string
+	tests     []test
+	retention time.Duration    // default: longer than any test
+	needs     func(Place) bool // default: any place will do
+}
+
+type test struct {
+	name string
+	run  func(*rig)
+}
+
+var groups = []group{
+	{name: "put", tests: putTests},
+	{name: "copies", tests: copyTests},
+	{name: "forgetting", tests: forgettingTests, retention: shortRetention},
+	{name: "limits", tests: limitTests},
+	{name: "next", tests: nextTests},
+	{name: "ack", tests: ackTests},
+	{name: "expiry", tests: expiryTests},
+	{name: "destinations", tests: destinationTests},
+	{name: "usage", tests: usageTests},
+	{name: "wait", tests: waitTests},
+	{name: "context", tests: contextTests},
+	{name: "close", tests: closeTests},
+	{name: "concurrency", tests: concurrencyTests},
+	{name: "model", tests: modelTests},
+	{name: "reopen", tests: reopenTests, needs: Place.reopens},
+	{name: "reopen, forgetting", tests: reopenForgettingTests, needs: Place.reopens, retention: shortRetention},
+	{name: "damage", tests: damageTests, needs: Place.damages},
+	{name: "shared", tests: sharedTests, needs: Place.shares},
+}
+
+func (p Place) reopens() bool { return !p.Volatile }
+func (p Place) damages() bool { return !p.Volatile && p.Damage != nil }
+func (p Place) shares() bool  { return p.Shared }
