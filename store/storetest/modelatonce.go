@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
@@ -146,7 +147,7 @@ func (c *crowd) disturb(dice *rand.Rand) error {
 
 // waitShortly gives up a Wait before or while it begins.
 func waitShortly(ctx context.Context, s store.Store, to spec.ServerName) error {
-	ctx, cancel := context.WithTimeout(ctx, 1)
+	ctx, cancel := context.WithTimeout(ctx, time.Nanosecond)
 	defer cancel()
 	if err := s.Wait(ctx, to, store.MaxID); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
