@@ -22,7 +22,7 @@ func TestNothingStaysBehind(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			dice := rand.New(rand.NewPCG(seed, 0))
 			s := New(Options{})
-			defer s.Close()
+			defer func() { require.NoError(t, s.Close()) }()
 			for range 300 {
 				step(t, s, dice)
 				agree(t, s)

@@ -47,7 +47,7 @@ type mailbox struct {
 func inBubble(t *testing.T, options memory.Options, test func(m mailbox)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memory.New(options)
-		defer s.Close()
+		defer func() { require.NoError(t, s.Close()) }()
 		test(mailbox{t, s})
 	})
 }

@@ -26,9 +26,11 @@ func (r *rig) destinations(limit int) []spec.ServerName {
 		if len(page) == 0 {
 			return all
 		}
-		require.Greater(r, page[0], after)
+		for _, name := range page {
+			require.Greater(r, name, after, "destinations are in ascending order")
+			after = name
+		}
 		all = append(all, page...)
-		after = page[len(page)-1]
 	}
 }
 
