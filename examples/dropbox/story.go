@@ -170,8 +170,11 @@ func (s *story) letStrangerTry(ctx context.Context) error {
 	s.say("\nC, a stranger, asks the relay for B's mail, and acknowledges it to have it deleted:")
 	err := s.c.askFor(ctx, s.b.ServerName, relayName, int64(len(s.sent)))
 	answer, ok := errors.AsType[gomatrix.HTTPError](err)
+	if err == nil {
+		return errors.New("C must get 403 for B's mail, but was answered")
+	}
 	if !ok || answer.Code != http.StatusForbidden {
-		return fmt.Errorf("C must get 403 for B's mail, but got: %v", err)
+		return fmt.Errorf("C must get 403 for B's mail, but got: %w", err)
 	}
 	s.say("    %d %s", answer.Code, answer.Contents)
 	return nil
