@@ -1,9 +1,14 @@
 // Package client is the side of a relay's users: the node that leaves
 // transactions for others, and the one that fetches its own.
 //
-// A Caller makes the calls: Send leaves one transaction at one relay, Next asks
-// one relay for one transaction, Drain empties the mailbox at one relay into a
-// handler.
+// A Sender brings a transaction on its way: directly, and through all relays of
+// a destination that is offline. A Receiver fetches what all relays hold for
+// this server and hands each transaction to a handler once. Peers knows who
+// relays for whom and who counts as offline.
+//
+// Below them a Caller makes the calls: Send leaves one transaction at one
+// relay, Next asks one relay for one transaction, Drain empties the mailbox at
+// one relay into a handler.
 //
 // # Delivery
 //
@@ -15,7 +20,8 @@
 //
 // An answer of the other server that is no success is a *wire.Error, with its
 // status, its Matrix error code and when to try again; everything else is a
-// failure to reach it or to understand it. Nothing here retries.
+// failure to reach it or to understand it. A Caller retries nothing; what a
+// Sender says of a failure is a *SendError.
 package client
 
 import (
@@ -26,6 +32,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/matrix-org/gomatrix"
 	"github.com/matrix-org/gomatrixserverlib"
@@ -38,6 +45,10 @@ import (
 // DefaultMaxAnswerBytes is the default of Config.MaxAnswerBytes: three times
 // what a relay takes in by default.
 const DefaultMaxAnswerBytes = 32 << 20
+
+// DefaultTimeout is the default of Config.Timeout: a large answer over a slow
+// link fits.
+const DefaultTimeout = 2 * time.Minute
 
 // Config of a Caller. Identity is required, and one of Transport and
 // Federation.
@@ -52,6 +63,10 @@ type Config struct {
 	// Federation is used if Transport is nil: a homeserver's client, with its
 	// time-outs and its ways to find servers. It reads answers without a limit.
 	Federation fclient.FederationClient
+
+	// Timeout bounds each request through Transport, its answer included.
+	// Default: DefaultTimeout.
+	Timeout time.Duration
 
 	// MaxAnswerBytes bounds an answer that comes through Transport; a longer
 	// one is an error. Default: DefaultMaxAnswerBytes.
@@ -74,12 +89,12 @@ func New(config Config) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: Config.Identity: %w", err)
 	}
-	if config.MaxAnswerBytes <= 0 {
-		config.MaxAnswerBytes = DefaultMaxAnswerBytes
-	}
+	setDefault(&config.MaxAnswerBytes, DefaultMaxAnswerBytes)
+	setDefault(&config.Timeout, DefaultTimeout)
 	c := &Caller{config: config, user: user}
 	c.client = http.Client{
 		Transport: config.Transport,
+		Timeout:   config.Timeout,
 		// The signature is good for the server it was made for only.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -111,14 +126,22 @@ func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction)
 	if err != nil {
 		return fmt.Errorf("client: send: %w", err)
 	}
-	_, err = c.call(ctx, wire.SendRelay, relay, wire.SendRelayURI(t.ID, user), t.Body)
+	_, err = c.call(ctx, http.MethodPut, relay, wire.SendRelayURI(t.ID, user), t.Body)
+	return err
+}
+
+// SendDirect sends a transaction to its destination, as a homeserver does:
+// PUT /_matrix/federation/v1/send/{txnID} of the federation API. What the
+// destination says of single PDUs is passed over.
+func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
+	_, err := c.call(ctx, http.MethodPut, t.Destination, wire.SendURI(t.ID), t.Body)
 	return err
 }
 
 // Next acknowledges the entry whose ID is given (0: none) and returns the
 // relay's answer, which holds the next transaction if EntriesQueued is true.
 func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge int64) (wire.Answer, error) {
-	body, err := c.call(ctx, wire.RelayTxn, relay, wire.RelayTxnURI(c.user), fclient.RelayEntry{EntryID: acknowledge})
+	body, err := c.call(ctx, http.MethodGet, relay, wire.RelayTxnURI(c.user), fclient.RelayEntry{EntryID: acknowledge})
 	if err != nil {
 		return wire.Answer{}, err
 	}
@@ -130,18 +153,18 @@ func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge in
 }
 
 // call makes a request and returns the body of an answer that is a success.
-func (c *Caller) call(ctx context.Context, endpoint wire.Endpoint, server spec.ServerName, uri string, content any) ([]byte, error) {
-	signed := fclient.NewFederationRequest(endpoint.Method(), c.config.Identity.ServerName, server, uri)
+func (c *Caller) call(ctx context.Context, method string, server spec.ServerName, uri string, content any) ([]byte, error) {
+	signed := fclient.NewFederationRequest(method, c.config.Identity.ServerName, server, uri)
 	if err := signed.SetContent(content); err != nil {
-		return nil, fmt.Errorf("client: %s: %w", endpoint, err)
+		return nil, fmt.Errorf("client: %s: %w", uri, err)
 	}
 	id := c.config.Identity
 	if err := signed.Sign(id.ServerName, id.KeyID, id.PrivateKey); err != nil {
-		return nil, fmt.Errorf("client: sign %s: %w", endpoint, err)
+		return nil, fmt.Errorf("client: sign %s: %w", uri, err)
 	}
 	request, err := signed.HTTPRequest()
 	if err != nil {
-		return nil, fmt.Errorf("client: %s: %w", endpoint, err)
+		return nil, fmt.Errorf("client: %s: %w", uri, err)
 	}
 	do := c.roundTrip
 	if c.config.Transport == nil {
@@ -149,7 +172,7 @@ func (c *Caller) call(ctx context.Context, endpoint wire.Endpoint, server spec.S
 	}
 	body, err := do(request.WithContext(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("client: %s at %s: %w", endpoint, server, err)
+		return nil, fmt.Errorf("client: %s at %s: %w", uri, server, err)
 	}
 	return body, nil
 }

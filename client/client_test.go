@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -124,12 +125,13 @@ func TestDrainStops(t *testing.T) {
 // all of pdus and edus decoded and encoded again, 500 for the caller's
 // mistakes, no look at who asks.
 type deployedRelay struct {
+	name  spec.ServerName // default: relayName
 	queue []gomatrixserverlib.Transaction
 	first int64 // the entry ID of queue[0]
 }
 
 func (d *deployedRelay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), relayName, nil, wire.HexKeys{})
+	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), cmp.Or(d.name, relayName), nil, wire.HexKeys{})
 	if signed == nil {
 		w.WriteHeader(answer.Code)
 		_ = json.NewEncoder(w).Encode(answer.JSON)

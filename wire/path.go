@@ -122,6 +122,11 @@ func SendRelayURI(id gomatrixserverlib.TransactionID, user spec.UserID) string {
 	return Prefix + string(SendRelay) + "/" + url.PathEscape(string(id)) + "/" + url.PathEscape(user.String())
 }
 
+// SendURI is the URI of a transaction that is sent to its destination directly.
+func SendURI(id gomatrixserverlib.TransactionID) string {
+	return Prefix + "send/" + url.PathEscape(string(id))
+}
+
 // RelayTxnURI is the URI of a RelayTxn request.
 func RelayTxnURI(user spec.UserID) string {
 	return Prefix + string(RelayTxn) + "/" + url.PathEscape(user.String())

@@ -43,6 +43,7 @@ type Store struct {
 	held      tally
 	expiring  expiring
 	copies    copies
+	notes     map[string][]byte
 }
 
 var _ store.Store = (*Store)(nil)
@@ -53,6 +54,7 @@ func New(options Options) *Store {
 		retention: cmp.Or(options.Retention, 24*time.Hour),
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		copies:    copies{known: make(map[key]struct{})},
+		notes:     make(map[string][]byte),
 	}
 }
 
@@ -167,7 +169,7 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	s.mailboxes, s.names, s.expiring, s.copies = nil, nil, nil, copies{}
+	s.mailboxes, s.names, s.expiring, s.copies, s.notes = nil, nil, nil, copies{}, nil
 	s.mu.Unlock()
 	s.hub.Close()
 	return nil

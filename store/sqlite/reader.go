@@ -33,7 +33,7 @@ type reader struct {
 type readConn struct {
 	conn *sql.Conn
 
-	next, ids, row, destinations, usage, total *sql.Stmt
+	next, ids, row, destinations, usage, total, notes *sql.Stmt
 }
 
 const entryColumns = `id, origin, txn, digest, until, checksum, proof, body`
@@ -89,6 +89,7 @@ func (c *readConn) list() []preparation {
 		{&c.destinations, `SELECT destination FROM mailbox WHERE destination > ? AND entries > 0 ORDER BY destination LIMIT ?`},
 		{&c.usage, `SELECT entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
 		{&c.total, `SELECT entries, bytes, set_aside FROM total`},
+		{&c.notes, `SELECT key, value FROM note WHERE key > ? AND key >= ? ORDER BY key LIMIT ?`},
 	}
 }
 

@@ -54,6 +54,11 @@ CREATE TABLE entry (
 ) STRICT;
 CREATE INDEX entry_live ON entry (mailbox, id) WHERE state = 0;
 CREATE INDEX entry_until ON entry (state, until);
+`, `
+CREATE TABLE note (              -- what an embedder's own parts remember
+	key   TEXT NOT NULL PRIMARY KEY,
+	value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
 `}
 
 // pragmas are set on every connection and read back: what a driver or a build

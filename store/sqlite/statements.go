@@ -14,6 +14,7 @@ type statements struct {
 	share, setShare, dropShare                    *sql.Stmt
 	known, insert, owner, upTo, one, expired      *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
+	setNote, dropNote                             *sql.Stmt
 }
 
 // A preparation is a statement and where it goes.
@@ -52,6 +53,9 @@ func (s *statements) list() []preparation {
 		{&s.setAside, `UPDATE entry SET state = 2 WHERE id = ?`},
 		{&s.forget, `DELETE FROM entry WHERE id IN
 			(SELECT id FROM entry INDEXED BY entry_until WHERE state = 1 AND until <= ? LIMIT ?)`},
+
+		{&s.setNote, `INSERT INTO note (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value`},
+		{&s.dropNote, `DELETE FROM note WHERE key = ?`},
 
 		{&s.freePages, `PRAGMA freelist_count`},
 		{&s.giveBack, `PRAGMA incremental_vacuum(256)`},

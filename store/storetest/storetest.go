@@ -109,6 +109,7 @@ var groups = []group{
 	{name: "reopen", tests: reopenTests, needs: Place.reopens},
 	{name: "reopen, forgetting", tests: reopenForgettingTests, needs: Place.reopens, retention: shortRetention},
 	{name: "damage", tests: damageTests, needs: Place.damages},
+	{name: "notes", tests: notesTests},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 

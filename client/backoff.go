@@ -1,0 +1,82 @@
+package client
+
+import (
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// A Backoff is how long to wait between attempts that fail: First after the
+// first, twice as long after each further one, at most Most, each shortened at
+// random by up to a half so that many who wait don't come back together. Zero
+// fields mean 1 second and 15 minutes.
+type Backoff struct {
+	First, Most time.Duration
+}
+
+func (b Backoff) withDefaults() Backoff {
+	if b.First <= 0 {
+		b.First = time.Second
+	}
+	if b.Most <= 0 {
+		b.Most = 15 * time.Minute
+	}
+	return b
+}
+
+// after returns how long to wait after that many failures in a row (at least
+// 1), and at least as long as the other side has asked for.
+func (b Backoff) after(failures int, asked time.Duration) time.Duration {
+	wait := b.Most
+	if shift := failures - 1; shift < 32 && b.First < b.Most>>shift {
+		wait = b.First << shift
+	}
+	wait -= time.Duration(rand.Int64N(int64(wait)/2 + 1))
+	return max(wait, asked)
+}
+
+// backoffs remembers who isn't to be asked for now. A key costs memory only
+// while it fails.
+type backoffs[K comparable] struct {
+	backoff Backoff
+
+	mu   sync.Mutex
+	keys map[K]*failing
+}
+
+type failing struct {
+	failures int
+	until    time.Time
+}
+
+func newBackoffs[K comparable](b Backoff) *backoffs[K] {
+	return &backoffs[K]{backoff: b.withDefaults(), keys: make(map[K]*failing)}
+}
+
+// wait returns how long key isn't to be asked.
+func (b *backoffs[K]) wait(key K) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.keys[key]; f != nil {
+		return max(0, time.Until(f.until))
+	}
+	return 0
+}
+
+func (b *backoffs[K]) failed(key K, asked time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.keys[key]
+	if f == nil {
+		f = &failing{}
+		b.keys[key] = f
+	}
+	f.failures++
+	f.until = time.Now().Add(b.backoff.after(f.failures, asked))
+}
+
+func (b *backoffs[K]) succeeded(key K) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.keys, key)
+}

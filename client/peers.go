@@ -1,0 +1,212 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// notePrefix is what the keys of a Peers' notes begin with.
+const notePrefix = "peer/"
+
+// Peers knows who relays for whom, and which servers count as offline. Make
+// one with NewPeers or OpenPeers. It is safe for concurrent use.
+type Peers struct {
+	notes store.Notes // nil: nothing is kept
+
+	// A server's changes are written one after the other, those of different
+	// servers together.
+	writing [64]sync.Mutex
+
+	mu    sync.RWMutex
+	peers map[spec.ServerName]*peer // replaced, never changed
+}
+
+var seed = maphash.MakeSeed()
+
+// A peer is what is known of a server. It is stored as JSON.
+type peer struct {
+	Relays  []spec.ServerName `json:"relays,omitempty"` // in order, each once
+	Offline bool              `json:"offline,omitempty"`
+
+	failures int // direct attempts since the last success
+}
+
+// NewPeers makes a Peers that forgets everything with the process.
+func NewPeers() *Peers {
+	return &Peers{peers: make(map[spec.ServerName]*peer)}
+}
+
+// OpenPeers makes a Peers that is kept in a store's notes, and reads what is
+// there. Changes through one Peers aren't seen by another.
+func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
+	const page = 1000
+	p := NewPeers()
+	p.notes = notes
+	for after := ""; ; {
+		list, err := notes.Notes(ctx, notePrefix, after, page)
+		if err != nil {
+			return nil, fmt.Errorf("client: peers: %w", err)
+		}
+		if len(list) == 0 {
+			return p, nil
+		}
+		for _, note := range list {
+			var read peer
+			if err := json.Unmarshal(note.Value, &read); err != nil {
+				return nil, fmt.Errorf("client: peers: note %q: %w", note.Key, err)
+			}
+			p.peers[spec.ServerName(strings.TrimPrefix(note.Key, notePrefix))] = &read
+			after = note.Key
+		}
+	}
+}
+
+// AddRelays makes servers known as relays of server. An error means that the
+// change isn't kept.
+func (p *Peers) AddRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
+	for _, name := range append([]spec.ServerName{server}, relays...) {
+		if _, _, ok := spec.ParseAndValidateServerName(name); !ok {
+			return fmt.Errorf("client: peers: %q is not a server name", name)
+		}
+	}
+	if slices.Contains(relays, server) {
+		return errors.New("client: peers: a server can't be its own relay")
+	}
+	return p.change(ctx, server, func(have *peer) {
+		have.Relays = slices.Concat(have.Relays, relays)
+		slices.Sort(have.Relays)
+		have.Relays = slices.Compact(have.Relays)
+	})
+}
+
+// RemoveRelays forgets that servers are relays of server. An error means that
+// the change isn't kept.
+func (p *Peers) RemoveRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
+	return p.change(ctx, server, func(have *peer) {
+		have.Relays = slices.DeleteFunc(slices.Clone(have.Relays), func(r spec.ServerName) bool {
+			return slices.Contains(relays, r)
+		})
+	})
+}
+
+// Relays returns the relays of server, in order. The slice is the caller's.
+func (p *Peers) Relays(server spec.ServerName) []spec.ServerName {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.Clone(p.get(server).Relays)
+}
+
+// Relayed returns the servers that have relays, in order.
+func (p *Peers) Relayed() []spec.ServerName {
+	return p.list(func(have *peer) bool { return len(have.Relays) > 0 })
+}
+
+// SetOffline says whether server counts as offline. A Sender does this by
+// itself; an error means that the change isn't kept.
+func (p *Peers) SetOffline(ctx context.Context, server spec.ServerName, offline bool) error {
+	return p.change(ctx, server, func(have *peer) {
+		have.Offline = offline
+		have.failures = 0
+	})
+}
+
+// Offline reports whether server counts as offline.
+func (p *Peers) Offline(server spec.ServerName) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.get(server).Offline
+}
+
+// OfflineServers returns the servers that count as offline, in order.
+func (p *Peers) OfflineServers() []spec.ServerName {
+	return p.list(func(have *peer) bool { return have.Offline })
+}
+
+// reached says that server has answered.
+func (p *Peers) reached(ctx context.Context, server spec.ServerName) error {
+	p.mu.RLock()
+	have := p.get(server)
+	nothingNew := !have.Offline && have.failures == 0
+	p.mu.RUnlock()
+	if nothingNew {
+		return nil
+	}
+	return p.SetOffline(ctx, server, false)
+}
+
+// failed says that server hasn't answered, and reports whether it counts as
+// offline now. After that many failures it does.
+func (p *Peers) failed(ctx context.Context, server spec.ServerName, enough int) (offline bool, err error) {
+	err = p.change(ctx, server, func(have *peer) {
+		have.failures++
+		have.Offline = have.Offline || have.failures >= enough
+	})
+	return p.Offline(server), err
+}
+
+// get returns what is known of server. It must not be changed.
+func (p *Peers) get(server spec.ServerName) *peer {
+	if have := p.peers[server]; have != nil {
+		return have
+	}
+	return &peer{}
+}
+
+func (p *Peers) list(want func(*peer) bool) []spec.ServerName {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	names := []spec.ServerName{}
+	for name, have := range p.peers {
+		if want(have) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// change changes what is known of server, here at once, and in the notes. A
+// server of which nothing is known takes no room.
+func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*peer)) error {
+	writing := &p.writing[maphash.String(seed, string(server))%uint64(len(p.writing))]
+	writing.Lock()
+	defer writing.Unlock()
+	p.mu.Lock()
+	before := p.get(server)
+	after := *before
+	how(&after)
+	if len(after.Relays) == 0 && !after.Offline && after.failures == 0 {
+		delete(p.peers, server)
+	} else {
+		p.peers[server] = &after
+	}
+	p.mu.Unlock()
+	if p.notes == nil || before.Offline == after.Offline && slices.Equal(before.Relays, after.Relays) {
+		return nil
+	}
+	return p.keep(ctx, server, &after)
+}
+
+func (p *Peers) keep(ctx context.Context, server spec.ServerName, what *peer) error {
+	note := store.Note{Key: notePrefix + string(server)}
+	if len(what.Relays) > 0 || what.Offline {
+		var err error
+		if note.Value, err = json.Marshal(what); err != nil {
+			return fmt.Errorf("client: peers: %w", err)
+		}
+	}
+	if err := p.notes.SetNotes(ctx, []store.Note{note}); err != nil {
+		return fmt.Errorf("client: peers: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,378 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store/memory"
+)
+
+// An inbox is node b, which receives from relays r1, r2 and r3 on a network in
+// memory, in simulated time.
+type inbox struct {
+	*testing.T
+	net      *testnet.Virtual
+	peers    *client.Peers
+	mail     *memory.Store // notes of b
+	receiver *client.Receiver
+
+	mu      sync.Mutex
+	handled []string // transaction: the first PDU, or the EDU's type
+	fail    func(client.Received) error
+}
+
+func inInbox(t *testing.T, run func(*inbox)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &inbox{T: t, net: testnet.NewVirtual(), peers: client.NewPeers(), mail: memory.New(memory.Options{})}
+		b.start(client.NewSeen(0))
+		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r1, r2, r3))
+		run(b)
+	})
+}
+
+var nodeB = b.ServerName
+
+func (b *inbox) start(seen *client.Seen) {
+	caller, err := client.New(client.Config{Identity: testnet.NewNode("b").SigningIdentity, Transport: b.net})
+	require.NoError(b, err)
+	b.receiver, err = client.NewReceiver(client.ReceiverConfig{
+		Caller: caller, Peers: b.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler), Handle: b.handle,
+	})
+	require.NoError(b, err)
+}
+
+func (b *inbox) handle(_ context.Context, got client.Received) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail != nil {
+		if err := b.fail(got); err != nil {
+			return err
+		}
+	}
+	decoded, err := got.Decode()
+	require.NoError(b, err)
+	require.Equal(b, got.Origin, decoded.Origin)
+	if len(decoded.EDUs) > 0 {
+		b.handled = append(b.handled, decoded.EDUs[0].Type)
+	} else {
+		b.handled = append(b.handled, string(decoded.PDUs[0]))
+	}
+	return nil
+}
+
+func (b *inbox) got() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.handled)
+}
+
+// relay puts a real one on the network.
+func (b *inbox) relay(name spec.ServerName) {
+	server, err := relay.New(relay.Config{ServerName: name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(b, err)
+	b.net.Set(name, testnet.Host{Handler: server, Latency: 10 * time.Millisecond})
+}
+
+// leave leaves a transaction with these PDUs, or an EDU, for b at relays.
+func (b *inbox) leave(id string, content any, relays ...spec.ServerName) {
+	b.Helper()
+	t := gomatrixserverlib.Transaction{TransactionID: gomatrixserverlib.TransactionID(id), Origin: a.ServerName, Destination: nodeB, OriginServerTS: spec.AsTimestamp(time.Now())}
+	switch content := content.(type) {
+	case int:
+		t.PDUs = append(t.PDUs, []byte(fmt.Sprint(content)))
+	case string:
+		t.EDUs = []gomatrixserverlib.EDU{{Type: content}}
+	}
+	made, err := client.NewTransaction(t)
+	require.NoError(b, err)
+	sender, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: b.net})
+	require.NoError(b, err)
+	for _, relay := range relays {
+		require.NoError(b, sender.Send(b.Context(), relay, made))
+	}
+}
+
+// sync returns what r1, r2 and r3 gave.
+func (b *inbox) sync() [3]client.Drained {
+	b.Helper()
+	return [3]client.Drained(b.receiver.Sync(b.Context()))
+}
+
+func TestReceiverDropsCopies(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.relay(r2)
+		for i := range 5 {
+			b.leave(fmt.Sprint(i), i, r1, r2)
+		}
+		b.leave("9", 9, r2)
+		got := b.sync()
+		require.NoError(t, got[0].Err)
+		require.NoError(t, got[1].Err)
+		require.Error(t, got[2].Err, "nobody there")
+		require.Equal(t, 6, got[0].Handled+got[1].Handled)
+		require.Equal(t, 5, got[0].Dropped+got[1].Dropped)
+		handled := b.got()
+		slices.Sort(handled)
+		require.Equal(t, []string{"0", "1", "2", "3", "4", "9"}, handled)
+		again := b.sync()
+		require.Equal(t, client.Drained{Relay: r1}, again[0])
+		require.Equal(t, client.Drained{Relay: r2}, again[1])
+	})
+}
+
+// A relay that comes back late has only what was handled, and what wasn't.
+func TestReceiverLateRelay(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.relay(r3)
+		b.leave("1", 1, r1, r3)
+		b.sync()
+		b.leave("2", 2, r3)
+		require.Equal(t, client.Drained{Relay: r3, Handled: 1}, b.sync()[2])
+		require.Equal(t, []string{"1", "2"}, b.got())
+	})
+}
+
+// Content that was sent twice on purpose is handled twice, through however
+// many relays it comes.
+func TestReceiverTwiceOnPurpose(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.relay(r2)
+		b.leave("1", "typing", r1, r2)
+		b.leave("2", "stopped", r1, r2)
+		b.leave("3", "typing", r1, r2)
+		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2))
+		require.Len(t, b.receiver.Sync(b.Context()), 2)
+		require.Equal(t, []string{"typing", "stopped", "typing"}, b.got())
+		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r2))
+		require.Equal(t, 3, b.sync()[1].Dropped)
+		b.leave("4", "typing", r1, r2)
+		b.sync()
+		require.Len(t, b.got(), 4)
+	})
+}
+
+func TestReceiverHandlerFails(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.relay(r2)
+		for i := range 3 {
+			b.leave(fmt.Sprint("a", i), 10+i, r1)
+			b.leave(fmt.Sprint("b", i), 20+i, r2)
+		}
+		broken := errors.New("the homeserver is busy")
+		b.fail = func(got client.Received) error {
+			if got.Relay == r1 && string(got.Transaction[len(got.Transaction)-4:]) == "11]}" {
+				return broken
+			}
+			return nil
+		}
+		got := b.sync()
+		require.ErrorIs(t, got[0].Err, broken)
+		require.Equal(t, 1, got[0].Handled)
+		require.Equal(t, client.Drained{Relay: r2, Handled: 3}, got[1])
+		b.fail = nil
+		require.Equal(t, client.Drained{Relay: r1, Handled: 2}, b.sync()[0])
+		require.Len(t, b.got(), 6)
+	})
+}
+
+// What was handled and whose acknowledgement was lost comes again, and isn't
+// handled again.
+func TestReceiverLostAcknowledgement(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.leave("1", 1, r1)
+		b.leave("2", "typing", r1)
+		b.leave("3", "typing", r1)
+		real := b.net.Host(r1)
+		for lost := range 4 {
+			asked := 0
+			faulty := real
+			faulty.Lose = func() (request, answer bool) { asked++; return asked == lost+2, false }
+			b.net.Set(r1, faulty)
+			b.sync()
+		}
+		b.net.Set(r1, real)
+		require.NoError(t, b.sync()[0].Err)
+		require.Equal(t, []string{"1", "typing", "typing"}, b.got())
+	})
+}
+
+// While one relay's copy is being handled, the other's waits; if it fails, the
+// other is handled.
+func TestReceiverCopiesAtOnce(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		inInbox(t, func(b *inbox) {
+			b.relay(r1)
+			b.relay(r2)
+			b.leave("1", 1, r1, r2)
+			calls := 0
+			b.fail = func(client.Received) error {
+				calls++
+				if fails && calls == 1 {
+					return errors.New("no")
+				}
+				return nil
+			}
+			b.sync()
+			require.Equal(t, []string{"1"}, b.got())
+		})
+	}
+}
+
+func TestReceiverRemembers(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.relay(r2)
+		seen, err := client.OpenSeen(b.Context(), b.mail, 10)
+		require.NoError(t, err)
+		b.start(seen)
+		b.leave("1", 1, r1, r2)
+		b.net.Set(r2, testnet.Host{})
+		b.sync()
+		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r2))
+
+		seen, err = client.OpenSeen(b.Context(), b.mail, 10)
+		require.NoError(t, err)
+		b.start(seen)
+		b.relay(r2)
+		b.leave("1", 1, r2)
+		require.Equal(t, 1, b.sync()[1].Dropped)
+		require.Equal(t, []string{"1"}, b.got())
+
+		for i := range 30 {
+			b.leave(fmt.Sprint("m", i), 100+i, r1)
+		}
+		b.sync()
+		notes, err := b.mail.Notes(b.Context(), "", "", 1000)
+		require.NoError(t, err)
+		require.Len(t, notes, 10, "what is remembered is bounded")
+	})
+}
+
+// A transaction that came directly isn't handled when a relay has it too.
+func TestReceiverDelivered(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.leave("1", 1, r1)
+		require.NoError(t, b.receiver.Delivered(b.Context(), a.ServerName, []byte(`{"pdus":[1]}`)))
+		require.Error(t, b.receiver.Delivered(b.Context(), a.ServerName, []byte(`{`)))
+		require.Equal(t, 1, b.sync()[0].Dropped)
+		require.Empty(t, b.got())
+	})
+}
+
+func TestReceiverRun(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.net.Set(r2, testnet.Host{Hangs: true})
+		b.leave("1", 1, r1)
+		ctx, cancel := context.WithCancel(b.Context())
+		ended := make(chan error)
+		go func() { ended <- b.receiver.Run(ctx) }()
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1"}, b.got(), "at once")
+
+		b.leave("2", 2, r1)
+		time.Sleep(2 * client.DefaultPollInterval)
+		require.Equal(t, []string{"1", "2"}, b.got(), "by polling")
+
+		b.leave("3", 3, r1)
+		b.receiver.Online()
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1", "2", "3"}, b.got(), "when told")
+
+		b.relay(r3)
+		b.leave("4", 4, r3)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"1", "2", "3", "4"}, b.got(), "from a relay that comes late")
+		require.Less(t, b.net.Asked(r2), 45, "a relay that hangs is left alone more and more")
+
+		asked := b.net.Asked(r1)
+		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1))
+		time.Sleep(2 * client.DefaultPollInterval)
+		asked = b.net.Asked(r1) - asked
+		require.LessOrEqual(t, asked, 2)
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// Relays that misbehave harm nobody but themselves.
+func TestReceiverOddRelays(t *testing.T) {
+	const one = `{"transaction":{"origin":"a","pdus":[1]},"entry_id":3,"entries_queued":true}`
+	for name, c := range map[string]struct {
+		host testnet.Host
+		want client.Drained
+	}{
+		"the same entry for ever": {answers(200, one), client.Drained{Handled: 1}},
+		"half an answer":          {answers(200, one[:30]), client.Drained{}},
+		"an error":                {answers(500, `{"errcode":"M_UNKNOWN","error":""}`), client.Drained{}},
+		"a redirect":              {answers(302, ``), client.Drained{}},
+		"it hangs":                {testnet.Host{Hangs: true}, client.Drained{}},
+		"what nobody can decode":  {answers(200, `{"transaction":{"pdus":7},"entry_id":3,"entries_queued":true}`), client.Drained{Unreadable: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inInbox(t, func(b *inbox) {
+				b.net.Set(r1, c.host)
+				b.relay(r2)
+				b.leave("1", 1, r2)
+				got := b.sync()
+				require.Error(t, got[0].Err)
+				got[0].Relay, got[0].Err = "", nil
+				require.Equal(t, c.want, got[0])
+				require.Equal(t, client.Drained{Relay: r2, Handled: 1}, got[1])
+				if c.want.Handled > 0 {
+					again := b.sync()[0]
+					require.Zero(t, again.Handled, "it isn't handled again")
+				}
+			})
+		})
+	}
+}
+
+// Both syncs of one relay at once take their turns.
+func TestReceiverTwoSyncs(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		for i := range 10 {
+			b.leave(fmt.Sprint(i), i, r1)
+		}
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { b.receiver.Sync(b.Context()) })
+		}
+		all.Wait()
+		require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, b.got())
+	})
+}
+
+// From a relay as they are deployed today.
+func TestReceiverDeployedRelay(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		deployed := &deployedRelay{name: r1, first: 1}
+		b.net.Set(r1, testnet.Host{Handler: deployed})
+		b.leave("1", 1, r1)
+		b.leave("2", "m.typing", r1)
+		require.Equal(t, client.Drained{Relay: r1, Handled: 2}, b.sync()[0])
+		require.Equal(t, []string{"1", "m.typing"}, b.got())
+		require.Empty(t, deployed.queue)
+	})
+}

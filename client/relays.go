@@ -1,0 +1,107 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// SendToRelays tries all relays of the destination at once that aren't to be
+// left alone for now, and returns as soon as one has taken the transaction, or
+// none will. The error is the context's.
+func (s *Sender) SendToRelays(ctx context.Context, t Transaction) ([]Attempt, error) {
+	relays := s.config.Peers.Relays(t.Destination)
+	attempts := make([]Attempt, len(relays))
+	race := &race{done: make(chan finish, len(relays))}
+	race.ctx, race.cancel = context.WithCancel(s.stop)
+	started := 0
+	for i, relay := range relays {
+		attempts[i].Server = relay
+		if s.relayWait(relay, t.Destination) > 0 {
+			continue
+		}
+		attempts[i].Verdict = Pending
+		started++
+		s.attempts.Go(func() { race.done <- finish{i, s.tryRelay(race, relay, t)} })
+	}
+	for range started {
+		select {
+		case f := <-race.done:
+			attempts[f.index] = f.attempt
+			if f.attempt.Verdict == Delivered {
+				s.letRun(race, attempts)
+				return attempts, nil
+			}
+		case <-ctx.Done():
+			race.cancel()
+			return attempts, ctx.Err()
+		}
+	}
+	race.cancel()
+	return attempts, nil
+}
+
+// A race is the attempts at all relays for one transaction.
+type race struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan finish
+}
+
+type finish struct {
+	index   int
+	attempt Attempt
+}
+
+// letRun lets the attempts that are pending go on in the background, as far as
+// there is room, and ends them otherwise.
+func (s *Sender) letRun(r *race, attempts []Attempt) {
+	pending := 0
+	for _, a := range attempts {
+		if a.Verdict == Pending {
+			pending++
+		}
+	}
+	if pending == 0 {
+		r.cancel()
+		return
+	}
+	select {
+	case s.background <- struct{}{}:
+	default:
+		r.cancel()
+		return
+	}
+	s.attempts.Go(func() {
+		defer func() { <-s.background }()
+		defer r.cancel()
+		for range pending {
+			<-r.done
+		}
+	})
+}
+
+func (s *Sender) tryRelay(r *race, relay spec.ServerName, t Transaction) Attempt {
+	ctx, cancel := context.WithTimeout(r.ctx, s.config.RelayTimeout)
+	defer cancel()
+	attempt := judge(relay, s.config.Caller.Send(ctx, relay, t))
+	if r.ctx.Err() != nil { // it was ended, which says nothing about the relay
+		return attempt
+	}
+	switch attempt.Verdict {
+	case NoUse:
+		s.pairs.failed(pair{relay, t.Destination}, attempt.RetryAfter)
+	case Later, Unreachable:
+		s.relays.failed(relay, attempt.RetryAfter)
+	default:
+		s.relays.succeeded(relay)
+		s.pairs.succeeded(pair{relay, t.Destination})
+	}
+	return attempt
+}
+
+// relayWait is how long a relay isn't to be tried for a destination.
+func (s *Sender) relayWait(relay, destination spec.ServerName) (wait time.Duration) {
+	return max(s.relays.wait(relay), s.pairs.wait(pair{relay, destination}))
+}

@@ -1,0 +1,160 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// Defaults of SenderConfig.
+const (
+	DefaultAttemptsBeforeOffline = 1
+	DefaultDirectTimeout         = 15 * time.Second
+	DefaultRelayTimeout          = 30 * time.Second
+	DefaultMaxBackground         = 256
+)
+
+// SenderConfig of a Sender. Caller and Peers are required.
+type SenderConfig struct {
+	// Caller makes the requests, Peers knows the relays. The Sender tells Peers
+	// who is offline and who is online again.
+	Caller *Caller
+	Peers  *Peers
+
+	// AttemptsBeforeOffline is how many direct attempts in a row must fail
+	// before a destination counts as offline, and relays are used. Dendrite
+	// calls it failures until assumed offline.
+	AttemptsBeforeOffline int
+
+	// DirectTimeout and RelayTimeout bound each attempt.
+	DirectTimeout time.Duration
+	RelayTimeout  time.Duration
+
+	// MaxBackground is how many attempts may go on after another relay has
+	// taken their transaction. Those over it are ended.
+	MaxBackground int
+
+	// RelayBackoff is how long a relay that fails is left alone.
+	RelayBackoff Backoff
+
+	// Logger gets what happens in the background. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// A Sender brings transactions on their way: directly, or through relays while
+// their destination is offline. It keeps nothing: see Outbox for that. It is
+// safe for concurrent use.
+type Sender struct {
+	config SenderConfig
+	relays *backoffs[spec.ServerName] // unreachable, or asking for time
+	pairs  *backoffs[pair]            // of no use for a destination
+
+	background chan struct{} // a token for each attempt in the background
+	attempts   sync.WaitGroup
+	stop       context.Context
+	cancel     context.CancelFunc
+}
+
+type pair struct{ relay, destination spec.ServerName }
+
+// NewSender makes a Sender.
+func NewSender(config SenderConfig) (*Sender, error) {
+	if config.Caller == nil || config.Peers == nil {
+		return nil, errors.New("client: SenderConfig needs Caller and Peers")
+	}
+	setDefault(&config.AttemptsBeforeOffline, DefaultAttemptsBeforeOffline)
+	setDefault(&config.DirectTimeout, DefaultDirectTimeout)
+	setDefault(&config.RelayTimeout, DefaultRelayTimeout)
+	setDefault(&config.MaxBackground, DefaultMaxBackground)
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	s := &Sender{
+		config:     config,
+		relays:     newBackoffs[spec.ServerName](config.RelayBackoff),
+		pairs:      newBackoffs[pair](config.RelayBackoff),
+		background: make(chan struct{}, config.MaxBackground),
+	}
+	s.stop, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+func setDefault[N int | int64 | time.Duration](value *N, otherwise N) {
+	if *value <= 0 {
+		*value = otherwise
+	}
+}
+
+// Close ends the attempts in the background and waits for them. It may be
+// called more than once, and not while Send runs.
+func (s *Sender) Close() error {
+	s.cancel()
+	s.attempts.Wait()
+	return nil
+}
+
+// Send brings a transaction on its way and returns once its destination or a
+// relay has it; what happened where is in the Outcome. Otherwise the error is
+// a *SendError, which says whether and when to try again, or the context's.
+//
+// The destination is tried first. If it has failed often enough to count as
+// offline, all its relays are tried at once; the first to take the transaction
+// ends the wait, and the others go on in the background.
+func (s *Sender) Send(ctx context.Context, t Transaction) (Outcome, error) {
+	direct, offline := s.SendDirect(ctx, t)
+	o := Outcome{Destination: direct}
+	if err := ctx.Err(); err != nil && direct.Verdict != Delivered {
+		return o, err
+	}
+	if direct.Verdict == Delivered {
+		return o, nil
+	}
+	if direct.Verdict == Refused || !offline {
+		return o, s.sendError(o)
+	}
+	var err error
+	if o.Relays, err = s.SendToRelays(ctx, t); err != nil {
+		return o, err
+	}
+	if !o.Relayed() {
+		return o, s.sendError(o)
+	}
+	return o, nil
+}
+
+// SendDirect tries the destination only, and reports whether it counts as
+// offline after that.
+func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt, offline bool) {
+	limited, cancel := context.WithTimeout(ctx, s.config.DirectTimeout)
+	defer cancel()
+	attempt = judge(t.Destination, s.config.Caller.SendDirect(limited, t))
+	var err error
+	switch {
+	case attempt.Verdict == Delivered || attempt.Verdict == Refused || attempt.RetryAfter > 0:
+		err = s.config.Peers.reached(ctx, t.Destination)
+	case ctx.Err() == nil: // else it's the caller that gave up
+		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.config.Logger.Warn("client: who is offline could not be written down", "server", t.Destination, "error", err)
+	}
+	return attempt, offline
+}
+
+// sendError sums up an outcome that is no success.
+func (s *Sender) sendError(o Outcome) *SendError {
+	e := &SendError{Outcome: o, Refused: o.Destination.Verdict == Refused}
+	e.RelaysRefused = len(o.Relays) > 0
+	e.RetryAfter = o.Destination.RetryAfter
+	for _, a := range o.Relays {
+		e.RelaysRefused = e.RelaysRefused && a.Verdict == Refused
+		if wait := s.relayWait(a.Server, o.Destination.Server); e.RetryAfter == 0 || wait > 0 && wait < e.RetryAfter {
+			e.RetryAfter = wait
+		}
+	}
+	return e
+}

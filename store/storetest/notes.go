@@ -1,0 +1,94 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// Stores that aren't store.Notes pass these by doing nothing.
+var notesTests = []test{
+	{"set, change, remove", testNotes},
+	{"pages of a prefix", testNotePages},
+	{"reopen", testNotesReopen},
+	{"closed", testNotesClosed},
+}
+
+func (r *rig) notes() store.Notes {
+	notes, ok := r.Store.(store.Notes)
+	if !ok {
+		r.Skip("the store has no notes")
+	}
+	return notes
+}
+
+func (r *rig) set(changes ...store.Note) {
+	r.Helper()
+	require.NoError(r, r.notes().SetNotes(r.Context(), changes))
+}
+
+func (r *rig) noted(prefix string) []store.Note {
+	r.Helper()
+	notes, err := r.notes().Notes(r.Context(), prefix, "", math.MaxInt32)
+	require.NoError(r, err)
+	require.NotNil(r, notes)
+	return notes
+}
+
+func testNotes(r *rig) {
+	require.Empty(r, r.noted(""))
+	a, b := store.Note{Key: "a", Value: []byte{0, 1, 255}}, store.Note{Key: "b", Value: []byte("x")}
+	r.set(b, a)
+	require.Equal(r, []store.Note{a, b}, r.noted(""))
+	a.Value = []byte("other")
+	r.set(a, store.Note{Key: "b"}, store.Note{Key: "never there"})
+	require.Equal(r, []store.Note{a}, r.noted(""))
+	r.set()
+	require.Equal(r, []store.Note{a}, r.noted(""))
+	require.Zero(r, r.usage(""), "notes are no mail")
+}
+
+func testNotePages(r *rig) {
+	var want []store.Note
+	for i := range 7 {
+		want = append(want, store.Note{Key: fmt.Sprintf("p/%d", i), Value: []byte{byte(i)}})
+	}
+	r.set(want...)
+	r.set(store.Note{Key: "p", Value: []byte("x")}, store.Note{Key: "o", Value: []byte("x")}, store.Note{Key: "p0", Value: []byte("x")})
+	var got []store.Note
+	for after := ""; ; after = got[len(got)-1].Key {
+		page, err := r.notes().Notes(r.Context(), "p/", after, 3)
+		require.NoError(r, err)
+		if len(page) == 0 {
+			break
+		}
+		require.LessOrEqual(r, len(page), 3)
+		got = append(got, page...)
+	}
+	require.Equal(r, want, got)
+}
+
+func testNotesReopen(r *rig) {
+	note := store.Note{Key: "k", Value: []byte("v")}
+	r.set(note)
+	if r.place.Volatile {
+		return
+	}
+	r.reopen()
+	require.Equal(r, []store.Note{note}, r.noted(""))
+}
+
+func testNotesClosed(r *rig) {
+	notes := r.notes()
+	canceled, cancel := context.WithCancel(r.Context())
+	cancel()
+	require.ErrorIs(r, notes.SetNotes(canceled, []store.Note{{Key: "a"}}), context.Canceled)
+	require.NoError(r, r.Close())
+	require.ErrorIs(r, notes.SetNotes(r.Context(), []store.Note{{Key: "a"}}), store.ErrClosed)
+	_, err := notes.Notes(r.Context(), "", "", 1)
+	require.ErrorIs(r, err, store.ErrClosed)
+}
