@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,14 +24,27 @@ type body struct {
 	bytes []byte
 }
 
-// readBody reads the whole body, at most limit bytes. It takes memory only as
-// the body arrives: a size that is only announced costs nothing. The share
-// must be released, after an error too.
+// read reads the whole body, at most limit bytes. It takes memory only as the
+// body arrives: a size that is only announced costs nothing. When it returns
+// the transfer can't be cut off any more.
 func (b *body) read(w http.ResponseWriter, r *http.Request, limit int64) error {
+	if r.Body == nil {
+		return nil
+	}
 	if r.ContentLength > limit {
 		return tooLarge(limit)
 	}
-	in := http.MaxBytesReader(w, r.Body, limit)
+	err := b.readAll(http.MaxBytesReader(w, r.Body, limit), r.ContentLength, limit)
+	if b.setCut(nil) {
+		return tooMuchInFlight()
+	}
+	if cap(b.bytes) > len(b.bytes)+len(b.bytes)/8 {
+		b.bytes = bytes.Clone(b.bytes) // it may be kept for long
+	}
+	return err
+}
+
+func (b *body) readAll(in io.Reader, announced, limit int64) error {
 	b.bytes = make([]byte, 0, firstRead)
 	for {
 		n, err := in.Read(b.bytes[len(b.bytes):cap(b.bytes)])
@@ -39,22 +53,22 @@ func (b *body) read(w http.ResponseWriter, r *http.Request, limit int64) error {
 			return nil
 		}
 		if err != nil {
-			return b.readError(err, limit)
+			return readError(err, limit)
 		}
-		if len(b.bytes) == cap(b.bytes) && !b.makeRoom(r.ContentLength, limit) {
+		if len(b.bytes) == cap(b.bytes) && !b.makeRoom(announced, limit) {
 			return tooMuchInFlight()
 		}
 	}
 }
 
-// makeRoom makes room for four times as much, or for just what was announced.
+// makeRoom makes room for twice as much, or for just what was announced.
 func (b *body) makeRoom(announced, limit int64) bool {
-	size := min(4*int64(cap(b.bytes)), limit+1)
+	size := min(2*int64(cap(b.bytes)), limit+1)
 	if announced >= 0 {
 		size = min(size, announced+1) // one more, to read the end
 	}
 	size = max(size, int64(cap(b.bytes))+1)
-	if !b.grow(size) {
+	if !b.set(size, true) {
 		return false
 	}
 	grown := make([]byte, len(b.bytes), size)
@@ -88,12 +102,9 @@ func tooMuchInFlight() error {
 }
 
 // readError says that a body that didn't come whole may be sent again.
-func (b *body) readError(err error, limit int64) error {
+func readError(err error, limit int64) error {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge(limit)
-	}
-	if b.wasCut() {
-		return tooMuchInFlight()
 	}
 	return &wire.Error{
 		Status: http.StatusRequestTimeout, Code: spec.ErrorUnknown,

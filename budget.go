@@ -6,97 +6,151 @@ import (
 	"time"
 )
 
-// grace is how long a transfer may take before it can be cut off for others.
-const grace = 3 * time.Second
+const (
+	// grace is how long a transfer may take before it can be cut off for
+	// others, patience how long the others wait for that to be done.
+	grace    = 3 * time.Second
+	patience = time.Second
 
-// A budget is memory that transfers share. When there is none left, the
-// transfer that has held some for longest is cut off, if it has had its grace:
-// so those that are slow, or do it on purpose, never stop those that are not.
+	// A quarter of a budget is kept for transfers that are no larger than this.
+	small = 256 << 10
+)
+
+// A budget is memory that transfers share. When there is none left, the one
+// that has gone on for longest is cut off, if it has had its grace. So those
+// that are slow, or do it on purpose, don't stop the others for good. A
+// transfer that is alone gets what it needs, whatever the budget is.
 type budget struct {
-	grace time.Duration
+	total, reserve int64
+	grace          time.Duration
 
 	mu      sync.Mutex
-	free    int64
-	holders list.List // of *share, the oldest first
+	held    int64
+	shares  list.List     // of *share, the oldest first
+	changed chan struct{} // closed when something was given back
 }
 
-func newBudget(bytes int64) *budget { return &budget{grace: grace, free: bytes} }
+func newBudget(bytes int64) *budget {
+	return &budget{total: bytes, reserve: bytes / 4, grace: grace, changed: make(chan struct{})}
+}
 
 // A share is what one transfer holds.
 type share struct {
 	budget  *budget
-	held    int64
-	since   time.Time
 	element *list.Element
+	since   time.Time
+	held    int64
 	cut     func() bool // ends the transfer, if it can; nil while it must not be
 	isCut   bool
 }
 
-// share makes a share that holds nothing yet.
-func (b *budget) share(cut func() bool) *share { return &share{budget: b, cut: cut} }
-
-// grow makes the share hold that many bytes, and reports whether there was
-// room. The share's cut must not call back.
-func (s *share) grow(bytes int64) bool {
-	b := s.budget
+// share begins a transfer, which holds nothing yet. It must be released. Cut
+// must not call back.
+func (b *budget) share(cut func() bool) *share {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	more := bytes - s.held
-	for b.free < more {
-		if !b.cutOldest(s) {
+	s := &share{budget: b, since: time.Now(), cut: cut}
+	s.element = b.shares.PushBack(s)
+	return s
+}
+
+// set makes the share hold that many bytes and reports whether there is room.
+// If there isn't, it cuts another off and, if it may, waits a moment for it.
+func (s *share) set(bytes int64, mayWait bool) bool {
+	timeout := time.After(patience)
+	for {
+		s.budget.mu.Lock()
+		done, hopeless := s.trySet(bytes)
+		changed := s.budget.changed
+		s.budget.mu.Unlock()
+		if done || hopeless || !mayWait {
+			return done
+		}
+		select {
+		case <-changed:
+		case <-timeout:
 			return false
 		}
 	}
-	b.free -= more
-	s.held = bytes
-	if s.element == nil {
-		s.since, s.element = time.Now(), b.holders.PushBack(s)
-	}
-	return true
 }
 
-// cutOldest cuts off the oldest transfer that can be, and takes its memory.
+func (s *share) trySet(bytes int64) (done, hopeless bool) {
+	b := s.budget
+	limit := b.total
+	if bytes > small {
+		limit -= b.reserve
+	}
+	others := b.held - s.held
+	if others+bytes > limit && others > 0 && bytes > s.held {
+		return false, !b.cutOldest(s)
+	}
+	b.hold(s, bytes)
+	return true, false
+}
+
+func (b *budget) hold(s *share, bytes int64) {
+	less := bytes < s.held
+	b.held += bytes - s.held
+	s.held = bytes
+	if less {
+		close(b.changed)
+		b.changed = make(chan struct{})
+	}
+}
+
+// cutOldest cuts off the oldest transfer that can be, and reports whether one
+// is on its way to its end. What that holds is free when it is released.
 func (b *budget) cutOldest(except *share) bool {
-	for e := b.holders.Front(); e != nil; e = e.Next() {
+	for e := b.shares.Front(); e != nil; e = e.Next() {
 		s := e.Value.(*share)
+		if s == except || s.held == 0 {
+			continue
+		}
+		if s.isCut {
+			return true
+		}
 		if time.Since(s.since) < b.grace {
 			return false
 		}
-		if s != except && s.cut != nil && s.cut() {
-			s.isCut = true
-			b.drop(s)
+		if s.end() {
 			return true
 		}
 	}
 	return false
 }
 
-func (b *budget) drop(s *share) {
-	if s.element == nil {
-		return
-	}
-	b.holders.Remove(s.element)
-	b.free += s.held
-	s.element, s.held, s.cut = nil, 0, nil
+// end cuts the transfer off, if it can be.
+func (s *share) end() bool {
+	s.isCut = s.isCut || s.cut != nil && s.cut()
+	return s.isCut
 }
 
-// setCut says how the transfer can be cut off from now on; nil: not at all.
-func (s *share) setCut(cut func() bool) {
+// cutAll cuts off all transfers that can be.
+func (b *budget) cutAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for e := b.shares.Front(); e != nil; e = e.Next() {
+		e.Value.(*share).end()
+	}
+}
+
+// setCut says how the transfer can be cut off from now on (nil: not at all),
+// and reports whether it was cut off before.
+func (s *share) setCut(cut func() bool) (wasCut bool) {
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
 	s.cut = cut
+	return s.isCut
 }
 
-// release gives back what the share holds. It may be called more than once.
+// release ends the transfer and gives back what it holds. It may be called
+// more than once.
 func (s *share) release() {
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
-	s.budget.drop(s)
-}
-
-// wasCut reports whether the transfer was cut off for others.
-func (s *share) wasCut() bool {
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
-	return s.isCut
+	if s.element != nil {
+		s.budget.hold(s, 0)
+		s.budget.shares.Remove(s.element)
+		s.element = nil
+	}
 }

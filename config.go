@@ -26,6 +26,7 @@ const (
 	DefaultMaxEntries       = 250_000
 	DefaultMaxBytes         = 2 << 30
 	DefaultOriginShare      = 0.5
+	DefaultMaxStoreEntries  = 10_000_000
 	DefaultMaxStoreBytes    = 16 << 30
 	DefaultLifetime         = 30 * 24 * time.Hour
 	DefaultMaxInFlightBytes = 48 << 20
@@ -56,9 +57,10 @@ type Config struct {
 	Disabled bool
 
 	// Admit decides, before the signature was checked, whether this relay takes
-	// mail from origin for destination. An error refuses it with 403, or with
-	// the answer that the error is if it is a *wire.Error. Nil admits everyone.
-	// It may be called by many goroutines at once.
+	// mail from origin for destination. To refuse it return a *wire.Error, such
+	// as wire.Forbidden, which is what the sender is told; any other error is a
+	// failure of ours, logged and answered with 500. Nil admits everyone. It
+	// may be called by many goroutines at once.
 	Admit func(ctx context.Context, origin, destination spec.ServerName) error
 
 	// MaxBodyBytes bounds a transaction; a larger one is refused with 413.
@@ -71,18 +73,23 @@ type Config struct {
 	MaxBytes    int64
 	OriginShare float64
 
-	// MaxStoreBytes bounds the bytes in all mailboxes together; what goes over
-	// is refused with 507.
-	MaxStoreBytes int64
+	// MaxStoreEntries and MaxStoreBytes bound all mailboxes together; what goes
+	// over is refused with 507. On the disk an entry takes about 500 bytes
+	// besides its own.
+	MaxStoreEntries int64
+	MaxStoreBytes   int64
 
 	// Lifetime is how long mail is kept for a destination that doesn't fetch
 	// it. Negative: for ever.
 	Lifetime time.Duration
 
-	// MaxInFlightBytes bounds the memory that bodies take while they are read
-	// and stored, and likewise what answers take while they are sent. For what
-	// finds no room the slowest transfer of more than a few seconds is cut off;
-	// if there is none, it is refused with 429. At least MaxBodyBytes.
+	// MaxInFlightBytes bounds what is held of bodies while they are read and
+	// stored, and likewise of answers while they are sent; the memory of the
+	// process is a small multiple of that. For what finds no room, the transfer
+	// that has gone on for longest, if for more than a few seconds, is cut off;
+	// if there is none, it is refused with 429. A transfer that is alone always
+	// finds room. To cut off, the http.ResponseWriter must have deadlines: one
+	// that a middleware wraps needs an Unwrap method.
 	MaxInFlightBytes int64
 
 	// Logger gets what an operator should know: no user content, no bodies.
@@ -94,13 +101,13 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if _, _, ok := spec.ParseAndValidateServerName(c.ServerName); !ok && c.ServerName != "" {
+	if _, _, ok := spec.ParseAndValidateServerName(c.ServerName); !ok {
 		return c, fmt.Errorf("relay: Config.ServerName %q is not a server name", c.ServerName)
 	}
-	if c.ServerName == "" {
-		return c, errors.New("relay: Config.ServerName is empty")
+	if c.IsLocalServerName != nil && !c.IsLocalServerName(c.ServerName) {
+		return c, errors.New("relay: Config.IsLocalServerName doesn't accept Config.ServerName")
 	}
-	if c.OriginShare < 0 || c.OriginShare > 1 {
+	if !(c.OriginShare >= 0 && c.OriginShare <= 1) { // NaN too
 		return c, fmt.Errorf("relay: Config.OriginShare %v is not between 0 and 1", c.OriginShare)
 	}
 	if c.Keys == nil {
@@ -114,24 +121,22 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.MaxEntries, DefaultMaxEntries)
 	orDefault(&c.MaxBytes, DefaultMaxBytes)
 	orDefault(&c.OriginShare, DefaultOriginShare)
+	orDefault(&c.MaxStoreEntries, DefaultMaxStoreEntries)
 	orDefault(&c.MaxStoreBytes, DefaultMaxStoreBytes)
 	orDefault(&c.Lifetime, DefaultLifetime)
 	orDefault(&c.MaxInFlightBytes, DefaultMaxInFlightBytes)
-	return c, c.checkBody()
+	c.MaxBodyBytes = atMost(c.MaxBodyBytes)
+	c.MaxInFlightBytes = atMost(c.MaxInFlightBytes)
+	return c, nil
 }
 
-func (c *Config) checkBody() error {
+// atMost makes no limit a large one.
+func atMost(limit int64) int64 {
 	const unlimited = 1 << 40
-	if c.MaxBodyBytes < 0 {
-		c.MaxBodyBytes = unlimited
+	if limit < 0 || limit > unlimited {
+		return unlimited
 	}
-	if c.MaxInFlightBytes < 0 {
-		c.MaxInFlightBytes = unlimited
-	}
-	if c.MaxInFlightBytes < c.MaxBodyBytes {
-		return fmt.Errorf("relay: Config.MaxInFlightBytes %d is less than MaxBodyBytes %d", c.MaxInFlightBytes, c.MaxBodyBytes)
-	}
-	return nil
+	return limit
 }
 
 func orDefault[T comparable](value *T, otherwise T) {
@@ -143,7 +148,7 @@ func orDefault[T comparable](value *T, otherwise T) {
 
 // limits are what the store is to enforce.
 func (c *Config) limits() store.Limits {
-	l := store.Limits{Entries: c.MaxEntries, Bytes: c.MaxBytes, StoreBytes: c.MaxStoreBytes}
+	l := store.Limits{Entries: c.MaxEntries, Bytes: c.MaxBytes, StoreEntries: c.MaxStoreEntries, StoreBytes: c.MaxStoreBytes}
 	if c.MaxEntries > 0 {
 		l.OriginEntries = max(1, int64(float64(c.MaxEntries)*c.OriginShare))
 	}

@@ -5,3 +5,10 @@ const FirstRead = firstRead
 
 // NoGrace lets a transfer be cut off for others at once.
 func (s *Server) NoGrace() { s.bodies.grace, s.answers.grace = 0, 0 }
+
+// Held is what bodies hold of the budget.
+func (s *Server) Held() int64 {
+	s.bodies.mu.Lock()
+	defer s.bodies.mu.Unlock()
+	return s.bodies.held
+}

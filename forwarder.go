@@ -23,13 +23,13 @@ type forwarder struct {
 
 // put stores the transaction that origin signed and returns the answer. The
 // store has it on the disk by then.
-func (f *forwarder) put(ctx context.Context, route wire.Route, origin spec.ServerName, body []byte) ([]byte, error) {
+func (f *forwarder) put(ctx context.Context, route wire.Route, origin spec.ServerName, body []byte) (answer, error) {
 	content, err := wire.ReadContent(body)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	if content.HasOrigin && content.Origin != origin {
-		return nil, wire.Forbidden(fmt.Sprintf("the transaction is from %q, the request was signed by %q", content.Origin, origin))
+		return answer{}, wire.Forbidden("the transaction's origin isn't the server that signed the request")
 	}
 	mail := store.Mail{
 		Destination:   route.Destination(),
@@ -41,16 +41,29 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, origin spec.Serve
 	if f.lifetime > 0 {
 		mail.Expires = time.Now().Add(f.lifetime)
 	}
+	if limit := f.largest(); limit > 0 && mail.Size() > limit {
+		return answer{}, tooLarge(limit) // it wouldn't fit an empty mailbox
+	}
 	stored, err := f.store.Put(ctx, mail, f.limits)
 	if errors.Is(err, store.ErrFull) {
-		return nil, &wire.Error{
+		return answer{}, &wire.Error{
 			Status: http.StatusInsufficientStorage, Code: wire.ErrorResourceLimitExceeded,
 			Message: "there is no room for this transaction",
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("relay: storing a transaction: %w", err)
+		return answer{}, fmt.Errorf("relay: storing a transaction: %w", err)
 	}
 	f.metrics.put(stored)
-	return []byte(wire.SentAnswer), nil
+	return answer{head: []byte(wire.SentAnswer)}, nil
+}
+
+// largest is the largest mail that fits the limits, 0 if there are none.
+func (f *forwarder) largest() (size int64) {
+	for _, limit := range []int64{f.limits.Bytes, f.limits.OriginBytes, f.limits.StoreBytes} {
+		if limit > 0 && (size == 0 || limit < size) {
+			size = limit
+		}
+	}
+	return size
 }

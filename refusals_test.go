@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -139,13 +140,24 @@ func TestAdmit(t *testing.T) {
 		c.Admit = func(_ context.Context, origin, destination spec.ServerName) error {
 			switch {
 			case strings.HasPrefix(string(destination), "not-here"):
-				return fmt.Errorf("this relay doesn't act for %s", destination)
+				return wire.Forbidden("this relay doesn't act for " + string(destination))
 			case strings.HasPrefix(string(destination), "slow"):
 				return &wire.Error{Status: 429, Code: "M_LIMIT_EXCEEDED", Message: "slow down", RetryAfter: 3 * time.Second}
+			case strings.HasPrefix(string(destination), "broken"):
+				return errors.New("database at 10.0.0.3: secret")
+			case strings.HasPrefix(string(destination), "odd"):
+				return &wire.Error{Status: 200}
+			case strings.HasPrefix(string(destination), "nil"):
+				return (*wire.Error)(nil)
 			}
 			return nil
 		}
 	})
+	for _, name := range []spec.ServerName{"broken.example", "odd.example", "nil.example"} {
+		status, body := r.put(r.a, "1", name, `{"pdus":[]}`)
+		requireError(t, http.StatusInternalServerError, "M_UNKNOWN", status, body)
+		require.NotContains(t, body, "secret")
+	}
 	status, body := r.put(r.a, "1", "not-here.example", `{"pdus":[]}`)
 	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
 	status, body = r.put(r.a, "1", "slow.example", `{"pdus":[]}`)
@@ -217,6 +229,25 @@ func TestFull(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 }
 
+// What no mailbox could ever hold is refused for good.
+func TestLargerThanTheLimits(t *testing.T) {
+	r := newRig(t, func(c *relay.Config) { c.MaxBytes = 1000 })
+	status, body := r.put(r.a, "1", r.b.ServerName, string(largeContent(600)))
+	requireError(t, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", status, body)
+}
+
+// An answer repeats nothing that it was sent.
+func TestErrorsAreShort(t *testing.T) {
+	r := newRig(t, nil)
+	long := strings.Repeat("x", 100_000)
+	status, body := r.put(r.a, "1", r.b.ServerName, `{"origin":"`+long+`","pdus":[]}`)
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	require.Less(t, len(body), 1000)
+	status, body = r.put(r.a, long, r.b.ServerName, `{"pdus":[]}`)
+	requireError(t, http.StatusBadRequest, "M_INVALID_PARAM", status, body)
+	require.Less(t, len(body), 1000)
+}
+
 func TestStoreFails(t *testing.T) {
 	var faulty *faultyStore
 	r := newRig(t, func(c *relay.Config) {
@@ -246,7 +277,8 @@ func TestConfig(t *testing.T) {
 		"no name":      {},
 		"bad name":     {ServerName: "a b"},
 		"share":        {ServerName: "a", OriginShare: 1.5},
-		"in flight":    {ServerName: "a", MaxBodyBytes: 100, MaxInFlightBytes: 99},
+		"not a number": {ServerName: "a", OriginShare: math.NaN()},
+		"not local":    {ServerName: "a", IsLocalServerName: func(spec.ServerName) bool { return false }},
 		"no directory": {ServerName: "a", DatabasePath: t.TempDir() + "/not/there.db"},
 	} {
 		_, err := relay.New(config)

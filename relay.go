@@ -13,16 +13,16 @@
 //
 // # Delivery
 //
-// A sender that got 200 can forget the transaction: it is on the disk, and its
-// destination gets it at least once, in order of arrival, unless it doesn't
-// come for it within Config.Lifetime. A transaction that is sent again is kept
-// once. An entry leaves the mailbox when its destination, and nobody else,
-// acknowledges it by asking for the next.
+// A sender that got 200 can forget the transaction: the store has it (SQLite:
+// on the disk), and its destination gets it at least once, in order of arrival,
+// unless it doesn't come for it within Config.Lifetime. A transaction that is
+// sent again is kept once. An entry leaves the mailbox when its destination,
+// and nobody else, acknowledges it by asking for the next.
 //
 // What a sender gets instead of 200, and what is then to be done, is in the
-// Matrix error body: 400, 403 and 413 mean that this transaction will never be
-// taken, 401 and 404 that this relay is of no use as it is, 429, 500 and 507
-// that it may be later.
+// Matrix error body: 400 and 413 mean that this transaction will never be
+// taken, 401, 403, 404 and 405 that this relay is of no use as it is, 408, 429,
+// 5xx that it may be later.
 //
 // Package wire describes the protocol, package store where mail is kept, and
 // package client the other side.
@@ -77,7 +77,10 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config}
+	s := &Server{
+		config: config,
+		bodies: newBudget(config.MaxInFlightBytes), answers: newBudget(config.MaxInFlightBytes),
+	}
 	if config.Store == nil {
 		s.ownStore, err = sqlite.Open(config.DatabasePath, sqlite.Options{Logger: config.Logger})
 		if err != nil {
@@ -90,7 +93,6 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
-	s.bodies, s.answers = newBudget(config.MaxInFlightBytes), newBudget(config.MaxInFlightBytes)
 	s.forwarder = forwarder{s.config.Store, config.limits(), config.Lifetime, s.metrics}
 	s.retriever = retriever{s.config.Store, s.metrics}
 	s.enabled.Store(!config.Disabled)
@@ -104,13 +106,17 @@ func (s *Server) SetEnabled(on bool) { s.enabled.Store(on) }
 // Enabled reports whether relaying is on.
 func (s *Server) Enabled() bool { return s.enabled.Load() }
 
-// Close refuses new requests, waits for those that are being answered, and
-// closes the store if the Server opened it. It may be called more than once.
+// Close refuses new requests, ends those whose body or answer is still on its
+// way, waits for the others, and closes the store if the Server opened it. To
+// let the ones on their way finish, shut the http.Server down first. It may be
+// called more than once.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
 		s.closed = true
 		s.mu.Unlock()
+		s.bodies.cutAll()
+		s.answers.cutAll()
 		s.requests.Wait()
 		s.metrics.unregister()
 		if s.ownStore != nil {
@@ -133,45 +139,62 @@ func (s *Server) enter() bool {
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	uri, _ := wire.SignedURI(r)
+	endpoint, _ := wire.ParseEndpoint(uri)
 	if !s.enter() {
-		(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "shutting down"}).Write(w)
+		s.refuse(w, r, endpoint, errShuttingDown)
 		return
 	}
 	defer s.requests.Done()
-	uri, _ := wire.SignedURI(r)
-	endpoint, _ := wire.ParseEndpoint(uri)
 	answer, err := s.serve(w, r, uri)
 	if err == nil {
 		err = s.write(w, endpoint, answer)
 	}
 	if err != nil {
-		e := s.wireError(r, endpoint, err)
-		s.metrics.answered(endpoint, e.Status)
-		e.Write(w)
+		s.refuse(w, r, endpoint, err)
 	}
 }
 
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, endpoint wire.Endpoint, err error) {
+	e := s.wireError(r, endpoint, err)
+	s.metrics.answered(endpoint, e.Status)
+	e.Write(w)
+}
+
+// An answer is the body of a 200, in pieces that needn't be put together.
+type answer struct{ head, transaction, tail []byte }
+
+func (a *answer) size() int { return len(a.head) + len(a.transaction) + len(a.tail) }
+
 // write sends an answer that is a success. It fails, and nothing was sent, if
-// too many large ones are on their way.
-func (s *Server) write(w http.ResponseWriter, endpoint wire.Endpoint, answer []byte) error {
+// too many large ones are on their way. It doesn't wait for them: the answer is
+// in memory already.
+func (s *Server) write(w http.ResponseWriter, endpoint wire.Endpoint, a answer) error {
 	share := s.answers.share(cutWriting(w))
 	defer share.release()
-	if len(answer) > firstRead && !share.grow(int64(len(answer))) {
+	if a.size() > firstRead && !share.set(int64(a.size()), false) {
 		return tooMuchInFlight()
 	}
 	s.metrics.answered(endpoint, http.StatusOK)
+	if len(a.transaction) > 0 {
+		s.metrics.handOut(1)
+	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
-	_, _ = w.Write(answer) // whoever has gone asks again
+	w.Header().Set("Content-Length", strconv.Itoa(a.size()))
+	for _, piece := range [][]byte{a.head, a.transaction, a.tail} {
+		if _, err := w.Write(piece); err != nil {
+			return nil // whoever has gone asks again
+		}
+	}
 	return nil
 }
 
 // serve does the cheap refusals, then the signature, then the rest. Its error
 // is a *wire.Error, or one that the caller isn't told about.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) ([]byte, error) {
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) (answer, error) {
 	request, route, err := s.preflight(r, uri)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	limit := s.config.MaxBodyBytes
 	if route.Endpoint == wire.RelayTxn {
@@ -180,17 +203,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) ([]by
 	body := body{share: s.bodies.share(cutReading(w))}
 	defer body.release()
 	if err := body.read(w, r, limit); err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	if len(body.bytes) > 0 {
 		if err := wire.CheckContentType(r.Header.Get("Content-Type")); err != nil {
-			return nil, err
+			return answer{}, err
 		}
 	}
 	request.Content = body.bytes
 	signer, err := s.verify(r.Context(), request, body.share)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	if route.Endpoint == wire.SendRelay {
 		return s.forwarder.put(r.Context(), route, signer, body.bytes)
@@ -198,15 +221,25 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) ([]by
 	return s.retriever.next(r.Context(), route, signer, body.bytes)
 }
 
+// slowFactor is about how much memory, in sizes of the body, it takes to check
+// a signature with fclient.
+const slowFactor = 12
+
 // verify checks the signature. While it waits for somebody else's keys, the
 // request can be cut off for others.
 func (s *Server) verify(ctx context.Context, request wire.SignedRequest, share *share) (spec.ServerName, error) {
+	size := int64(len(request.Content))
+	if size > small && !s.verifier.Quick(request) {
+		if !share.set(slowFactor*size, true) {
+			return "", tooMuchInFlight()
+		}
+		defer share.set(size, false)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	share.setCut(func() bool { cancel(); return true })
 	signer, err := s.verifier.Verify(ctx, request, time.Now())
-	share.setCut(nil)
-	if err != nil && share.wasCut() {
+	if share.setCut(nil) {
 		return "", tooMuchInFlight()
 	}
 	return signer, err
@@ -241,20 +274,28 @@ func (s *Server) admit(ctx context.Context, route wire.Route, origin spec.Server
 	if s.config.Admit == nil || route.Endpoint != wire.SendRelay {
 		return nil
 	}
-	err := s.config.Admit(ctx, origin, route.Destination())
-	if _, ok := errors.AsType[*wire.Error](err); ok || err == nil {
-		return err
+	if err := s.config.Admit(ctx, origin, route.Destination()); err != nil {
+		return fmt.Errorf("relay: Config.Admit: %w", err)
 	}
-	return wire.Forbidden(err.Error())
+	return nil
 }
 
 // wireError is what the caller is told. What is our fault is logged.
 func (s *Server) wireError(r *http.Request, endpoint wire.Endpoint, err error) *wire.Error {
-	if e, ok := errors.AsType[*wire.Error](err); ok {
+	e, ok := errors.AsType[*wire.Error](err)
+	if ok && e != nil && e.Status >= 400 && e.Status < 600 {
 		return e
 	}
-	if r.Context().Err() == nil {
-		s.config.Logger.Error("relay: a request failed", "endpoint", endpoint, "error", err)
+	if r.Context().Err() != nil {
+		return &wire.Error{Status: statusClientGone, Code: spec.ErrorUnknown, Message: "the client has gone"}
 	}
+	s.config.Logger.Error("relay: a request failed", "endpoint", endpoint, "error", err)
 	return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "internal error"}
 }
+
+// statusClientGone is for the metrics: nobody gets the answer.
+const statusClientGone = 499
+
+var errShuttingDown = error(&wire.Error{
+	Status: http.StatusServiceUnavailable, Code: spec.ErrorUnknown, Message: "shutting down",
+})

@@ -74,7 +74,7 @@ func TestCloseDrains(t *testing.T) {
 	close(faulty.hold)
 	<-closed
 	status, body := r.put(r.a, "2", r.b.ServerName, `{"pdus":[]}`)
-	requireError(t, http.StatusInternalServerError, "M_UNKNOWN", status, body)
+	requireError(t, http.StatusServiceUnavailable, "M_UNKNOWN", status, body)
 	usage, err := r.store.Usage(context.Background(), r.b.ServerName)
 	require.NoError(t, err, "the embedder's store stays open")
 	require.EqualValues(t, 1, usage.Entries)

@@ -31,6 +31,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"time"
 
@@ -45,6 +46,9 @@ import (
 // DefaultMaxAnswerBytes is the default of Config.MaxAnswerBytes: three times
 // what a relay takes in by default.
 const DefaultMaxAnswerBytes = 32 << 20
+
+// maxErrorBytes is how much is read of an answer that is no success.
+const maxErrorBytes = 64 << 10
 
 // DefaultTimeout is the default of Config.Timeout: a large answer over a slow
 // link fits.
@@ -61,7 +65,9 @@ type Config struct {
 	Transport http.RoundTripper
 
 	// Federation is used if Transport is nil: a homeserver's client, with its
-	// time-outs and its ways to find servers. It reads answers without a limit.
+	// time-outs and its ways to find servers. It reads answers without a limit,
+	// follows redirects, takes every 2xx for a 200 and loses Retry-After
+	// headers, so a Transport is better where there is one.
 	Federation fclient.FederationClient
 
 	// Timeout bounds each request through Transport, its answer included.
@@ -183,16 +189,20 @@ func (c *Caller) roundTrip(request *http.Request) (body []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	var read bytes.Buffer
-	n, err := read.ReadFrom(io.LimitReader(response.Body, c.config.MaxAnswerBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
+	limit := min(c.config.MaxAnswerBytes, math.MaxInt64-1)
+	if response.StatusCode != http.StatusOK {
+		limit = maxErrorBytes
 	}
+	var read bytes.Buffer
+	n, err := read.ReadFrom(io.LimitReader(response.Body, limit+1))
 	if response.StatusCode != http.StatusOK {
 		return nil, wire.ParseError(response.StatusCode, response.Header, read.Bytes())
 	}
-	if n > c.config.MaxAnswerBytes {
-		return nil, fmt.Errorf("the answer is longer than %d bytes", c.config.MaxAnswerBytes)
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	if n > limit {
+		return nil, fmt.Errorf("the answer is longer than %d bytes", limit)
 	}
 	return read.Bytes(), nil
 }

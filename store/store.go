@@ -163,6 +163,11 @@ func (m *Mail) Expired(now time.Time) bool {
 	return !m.Expires.IsZero() && !m.Expires.After(now)
 }
 
+// FirstID is where a new store begins to count entries at that time. Were the
+// file of a relay lost and made anew, an acknowledgement of what was in the
+// first would acknowledge nothing in the second.
+func FirstID(now time.Time) int64 { return now.UnixMilli() * 1000 }
+
 // A Digest is a SHA-256 sum.
 type Digest [32]byte
 
@@ -170,7 +175,7 @@ type Digest [32]byte
 type Entry struct {
 	// ID is positive, at most MaxID, greater than that of every earlier entry
 	// of the same destination, and never given again, also not after a crash or
-	// a write that was rolled back. IDs may have gaps.
+	// a write that was rolled back. IDs may have gaps; see FirstID.
 	ID int64
 	Mail
 }
@@ -187,8 +192,9 @@ type Limits struct {
 	OriginEntries int64
 	OriginBytes   int64
 
-	// StoreBytes bounds the whole store.
-	StoreBytes int64
+	// StoreEntries and StoreBytes bound the whole store.
+	StoreEntries int64
+	StoreBytes   int64
 }
 
 // Usage is what a mailbox, or the whole store, holds.

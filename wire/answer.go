@@ -35,12 +35,11 @@ func ReadEntryID(body []byte) (int64, error) {
 	return entry.EntryID, nil
 }
 
-// AppendAnswer appends the answer to RelayTxn that holds an entry. Transaction
-// must be a JSON object; it is taken over as it is.
-func AppendAnswer(dst []byte, id int64, transaction []byte) []byte {
-	dst = append(append(dst, `{"transaction":`...), transaction...)
-	dst = strconv.AppendInt(append(dst, `,"entry_id":`...), id, 10)
-	return append(dst, `,"entries_queued":true}`...)
+// AnswerAround returns what stands before and behind a transaction, a JSON
+// object that is taken over as it is, in the answer to RelayTxn.
+func AnswerAround(id int64) (before, behind []byte) {
+	behind = strconv.AppendInt([]byte(`,"entry_id":`), id, 10)
+	return []byte(`{"transaction":`), append(behind, `,"entries_queued":true}`...)
 }
 
 // An Answer is what a relay answers to RelayTxn.

@@ -9,7 +9,7 @@ import "unicode/utf8"
 // signature.
 //
 // It says no whenever it isn't sure: besides what isn't canonical, to escapes
-// in keys, to every \u escape, to nesting deeper than MaxDepth. A no costs time
+// in keys, to every \u escape, to what goes over MaxDepth or MaxWidth. A no costs time
 // only; a wrong yes would accept what fclient refuses, so the fuzz tests hold
 // it against gomatrixserverlib.
 func isCanonical(body []byte) bool {
@@ -69,13 +69,13 @@ func (s *scanner) object(depth int) bool {
 		return true
 	}
 	var last []byte
-	for first := true; ; first = false {
+	for n := range MaxWidth {
 		start := s.pos
 		if !s.text(false) {
 			return false
 		}
 		key := s.in[start+1 : s.pos-1]
-		if !first && string(last) >= string(key) {
+		if n > 0 && string(last) >= string(key) {
 			return false
 		}
 		last = key
@@ -86,6 +86,7 @@ func (s *scanner) object(depth int) bool {
 			return s.accept('}')
 		}
 	}
+	return false
 }
 
 func (s *scanner) array(depth int) bool {
@@ -93,7 +94,10 @@ func (s *scanner) array(depth int) bool {
 	if s.accept(']') {
 		return true
 	}
-	for s.value(depth) {
+	for range MaxWidth {
+		if !s.value(depth) {
+			return false
+		}
 		if !s.accept(',') {
 			return s.accept(']')
 		}
@@ -175,9 +179,10 @@ func (s *scanner) digits() bool {
 	return s.pos > start
 }
 
-// tooDeep reports whether the JSON in body nests deeper than MaxDepth. It
-// needs no valid JSON.
-func tooDeep(body []byte) bool {
+// hasGoodShape reports whether the JSON in body keeps to MaxDepth and MaxWidth.
+// It needs no valid JSON.
+func hasGoodShape(body []byte) bool {
+	var width [MaxDepth + 1]int // of what is open, by depth
 	depth, inText := 0, false
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
@@ -188,11 +193,16 @@ func tooDeep(body []byte) bool {
 		case inText:
 		case c == '{' || c == '[':
 			if depth++; depth > MaxDepth {
-				return true
+				return false
 			}
+			width[depth] = 0
 		case c == '}' || c == ']':
-			depth--
+			depth = max(0, depth-1)
+		case c == ',':
+			if width[depth]++; width[depth] >= MaxWidth {
+				return false
+			}
 		}
 	}
-	return false
+	return true
 }

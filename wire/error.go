@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -72,9 +73,12 @@ type errorBody struct {
 	RetryAfterMS float64              `json:"retry_after_ms,omitempty"`
 }
 
+// maxMessage bounds messages, in bytes, both ways.
+const maxMessage = 512
+
 // Write sends the error as the answer.
 func (e *Error) Write(w http.ResponseWriter) {
-	body, err := json.Marshal(errorBody{e.Code, e.Message, float64(e.RetryAfter.Milliseconds())})
+	body, err := json.Marshal(errorBody{e.Code, shorten(e.Message), float64(e.RetryAfter.Milliseconds())})
 	if err != nil { // strings and a finite number: can't be
 		body = []byte(`{"errcode":"M_UNKNOWN","error":""}`)
 	}
@@ -96,13 +100,12 @@ func (e *Error) Write(w http.ResponseWriter) {
 func ParseError(status int, header http.Header, body []byte) *Error {
 	e := &Error{Status: status}
 	var parsed errorBody
-	if json.Unmarshal(body, &parsed) == nil {
-		e.Code, e.Message = parsed.Code, parsed.Message
-		e.RetryAfter = milliseconds(parsed.RetryAfterMS)
-	}
+	_ = json.Unmarshal(body, &parsed) // what can be read of it is
+	e.Code, e.Message = spec.MatrixErrorCode(shorten(string(parsed.Code))), shorten(parsed.Message)
+	e.RetryAfter = milliseconds(parsed.RetryAfterMS)
 	if e.RetryAfter == 0 {
-		if seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 32); err == nil {
-			e.RetryAfter = time.Duration(seconds) * time.Second
+		if seconds, err := strconv.ParseFloat(header.Get("Retry-After"), 64); err == nil {
+			e.RetryAfter = milliseconds(seconds * 1000)
 		}
 	}
 	e.Allow = header.Get("Allow")
@@ -117,4 +120,11 @@ func milliseconds(ms float64) time.Duration {
 		return 0
 	}
 	return time.Duration(min(ms, float64(day.Milliseconds()))) * time.Millisecond
+}
+
+func shorten(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxMessage], "") + "..."
 }

@@ -68,6 +68,9 @@ func (h HexKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.V
 	if err != nil {
 		return nil, err
 	}
+	if len(answers) != len(others) {
+		return nil, errors.New("wire: HexKeys.Others answered another number of requests")
+	}
 	for i, place := range places {
 		results[place] = answers[i]
 	}

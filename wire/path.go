@@ -89,8 +89,8 @@ func ParseURI(uri string) (Route, error) {
 	switch {
 	case endpoint == SendRelay && len(segments) == 2:
 		id, err := url.PathUnescape(segments[0])
-		if err != nil || id == "" {
-			return Route{}, BadRequest(spec.ErrorInvalidParam, "the transaction ID in the path is empty or wrongly escaped")
+		if err != nil || id == "" || len(id) > MaxTransactionIDBytes {
+			return Route{}, BadRequest(spec.ErrorInvalidParam, "the transaction ID in the path is empty, too long or wrongly escaped")
 		}
 		r.TransactionID = gomatrixserverlib.TransactionID(id)
 	case endpoint == RelayTxn && len(segments) == 1:

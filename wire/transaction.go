@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"hash"
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -59,10 +60,10 @@ func ReadContent(body []byte) (Content, error) {
 
 // fields are the values of a transaction's body that have a type.
 type fields struct {
-	origin, originServerTS, pdus, edus []byte
+	origin, originServerTS, pdus, edus string
 }
 
-func (f *fields) place(key string) *[]byte {
+func (f *fields) place(key string) *string {
 	switch key {
 	case "origin":
 		return &f.origin
@@ -85,15 +86,15 @@ func readFields(body []byte) (fields, error) {
 	}
 	var err error
 	object.ForEach(func(key, value gjson.Result) bool {
-		err = f.set(key.String(), []byte(value.Raw))
+		err = f.set(key.String(), value.Raw)
 		return err == nil
 	})
 	return f, err
 }
 
-func (f *fields) set(key string, value []byte) error {
+func (f *fields) set(key, value string) error {
 	if place := f.place(key); place != nil {
-		if *place != nil {
+		if *place != "" {
 			return fmt.Errorf("%q is there twice", key)
 		}
 		*place = value
@@ -109,8 +110,8 @@ func (f *fields) set(key string, value []byte) error {
 }
 
 func (f *fields) content(canonical bool) (Content, error) {
-	c := Content{HasOrigin: f.origin != nil}
-	if f.pdus == nil {
+	c := Content{HasOrigin: f.origin != ""}
+	if f.pdus == "" {
 		return c, fmt.Errorf("pdus is missing")
 	}
 	if err := decode("origin", f.origin, &c.Origin); err != nil {
@@ -130,11 +131,11 @@ func (f *fields) content(canonical bool) (Content, error) {
 	return c, err
 }
 
-func decode(name string, raw []byte, into any) error {
-	if raw == nil {
+func decode(name, raw string, into any) error {
+	if raw == "" {
 		return nil
 	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	if err := json.Unmarshal([]byte(raw), into); err != nil {
 		return fmt.Errorf("%s has the wrong type", name)
 	}
 	return nil
@@ -148,11 +149,11 @@ func checkEDU(raw []byte) error {
 }
 
 // countList counts the items of a JSON array; null and nothing have none.
-func countList(name string, raw []byte, most int, check func([]byte) error) (count int, err error) {
+func countList(name, raw string, most int, check func([]byte) error) (count int, err error) {
 	if isNull(raw) {
 		return 0, nil
 	}
-	list := gjson.ParseBytes(raw)
+	list := gjson.Parse(raw)
 	if !list.IsArray() {
 		return 0, fmt.Errorf("%s isn't a list", name)
 	}
@@ -167,28 +168,38 @@ func countList(name string, raw []byte, most int, check func([]byte) error) (cou
 	return count, err
 }
 
-func isNull(raw []byte) bool { return len(raw) == 0 || raw[0] == 'n' }
+func isNull(raw string) bool { return raw == "" || raw[0] == 'n' }
 
-func digest(pdus, edus []byte, canonical bool) (sum [sha256.Size]byte, err error) {
+func digest(pdus, edus string, canonical bool) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
-	for _, list := range []struct {
-		before string
-		raw    []byte
-	}{{`{"edus":`, edus}, {`,"pdus":`, pdus}} {
-		raw := list.raw
-		if isNull(raw) {
-			raw = []byte("[]")
-		} else if !canonical {
-			if raw, err = gomatrixserverlib.CanonicalJSON(raw); err != nil {
+	for _, list := range []struct{ before, raw string }{{`{"edus":`, edus}, {`,"pdus":`, pdus}} {
+		writeString(h, list.before)
+		switch {
+		case isNull(list.raw):
+			writeString(h, "[]")
+		case canonical:
+			writeString(h, list.raw)
+		default:
+			raw, err := gomatrixserverlib.CanonicalJSON([]byte(list.raw))
+			if err != nil {
 				return sum, fmt.Errorf("no canonical form: %w", err)
 			}
+			h.Write(raw) // a hash never fails
 		}
-		h.Write([]byte(list.before)) // a hash never fails
-		h.Write(raw)
 	}
-	h.Write([]byte("}"))
+	writeString(h, "}")
 	h.Sum(sum[:0])
 	return sum, nil
+}
+
+// writeString hashes a long string without a copy of all of it.
+func writeString(h hash.Hash, s string) {
+	var piece [4096]byte
+	for len(s) > 0 {
+		n := copy(piece[:], s)
+		h.Write(piece[:n]) // a hash never fails
+		s = s[n:]
+	}
 }
 
 // WithOrigin returns a transaction's body with the origin in it: body itself

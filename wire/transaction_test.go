@@ -147,7 +147,7 @@ func FuzzReadContent(f *testing.F) {
 
 		transaction := WithOrigin(body, "signer.example")
 		var answer fclient.RespGetRelayTransaction
-		require.NoError(t, json.Unmarshal(AppendAnswer(nil, 7, transaction), &answer))
+		require.NoError(t, json.Unmarshal(appendAnswer(7, transaction), &answer))
 		require.EqualValues(t, 7, answer.EntryID)
 		require.True(t, answer.EntriesQueued)
 		if !c.HasOrigin {

@@ -36,6 +36,13 @@ const (
 	// MaxDepth is how deep the JSON of a body may nest.
 	MaxDepth = 128
 
+	// MaxWidth is how many members an object or a list in it may have: more
+	// than fit the 64 KiB of an event.
+	MaxWidth = 32 << 10
+
+	// MaxTransactionIDBytes bounds a transaction ID, unescaped.
+	MaxTransactionIDBytes = 255
+
 	// MaxEntryRequestBytes bounds the body of a relay_txn request.
 	MaxEntryRequestBytes = 4 << 10
 

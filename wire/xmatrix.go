@@ -15,6 +15,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+	"github.com/sirupsen/logrus"
 )
 
 // A SignedRequest is all that an X-Matrix signature covers, and the
@@ -33,8 +35,8 @@ type SignedRequest struct {
 }
 
 // A Verifier checks X-Matrix signatures of requests to one server. It accepts
-// what fclient.VerifyHTTPRequest accepts, apart from bodies that nest deeper
-// than MaxDepth and requests with more than a few signatures.
+// what fclient.VerifyHTTPRequest accepts, apart from bodies that go over
+// MaxDepth or MaxWidth and requests with more than a few signatures.
 type Verifier struct {
 	// ServerName is the server that requests are for. If IsLocal isn't nil, it
 	// says which destinations they may name instead.
@@ -72,7 +74,7 @@ func (v *Verifier) Verify(ctx context.Context, r SignedRequest, at time.Time) (s
 		return "", err
 	}
 	if !v.isForUs(header.destination) {
-		return "", unauthorized(fmt.Sprintf("the request is signed for %q, not for this server", header.destination))
+		return "", unauthorized("the request is signed for another server")
 	}
 	if header.destination == "" {
 		header.destination = v.ServerName
@@ -91,6 +93,14 @@ func (v *Verifier) isForUs(destination spec.ServerName) bool {
 		return v.IsLocal(destination)
 	}
 	return destination == "" || destination == v.ServerName
+}
+
+// Quick reports whether Verify checks the request itself. If it leaves it to
+// fclient, that takes many times the memory of the content.
+func (v *Verifier) Quick(r SignedRequest) bool {
+	header, err := parseAuthorization(r.Authorization)
+	message, _ := v.canonicalMessage(r, header)
+	return err != nil || message != nil
 }
 
 // canonicalMessage builds what the signature is over and finds the key, for
@@ -142,13 +152,14 @@ func (v *Verifier) verifySlowly(ctx context.Context, r SignedRequest, at time.Ti
 		URL:    u,
 		Header: http.Header{"Authorization": r.Authorization, "Content-Type": {"application/json"}},
 		Body:   io.NopCloser(bytes.NewReader(r.Content)),
-	}).WithContext(ctx)
-	signed, answer := fclient.VerifyHTTPRequest(request, at, v.ServerName, v.IsLocal, v.Keys)
+	}).WithContext(util.ContextWithLogger(ctx, silence))
+	keys := &watchedKeys{JSONVerifier: v.Keys}
+	signed, answer := fclient.VerifyHTTPRequest(request, at, v.ServerName, v.IsLocal, keys)
 	switch {
 	case signed != nil:
 		return signed.Origin(), nil
-	case answer.Code == http.StatusInternalServerError:
-		return "", fmt.Errorf("wire: looking up the keys of the signing server: %v", answer.JSON)
+	case keys.err != nil:
+		return "", fmt.Errorf("wire: looking up the keys of the signing server: %w", keys.err)
 	case answer.Code == http.StatusUnauthorized:
 		return "", unauthorized("the request's signature is missing, wrong or not valid now")
 	default:
@@ -156,12 +167,27 @@ func (v *Verifier) verifySlowly(ctx context.Context, r SignedRequest, at time.Ti
 	}
 }
 
+// watchedKeys keeps the error that fclient only logs.
+type watchedKeys struct {
+	gomatrixserverlib.JSONVerifier
+	err error
+}
+
+func (w *watchedKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	results, err := w.JSONVerifier.VerifyJSONs(ctx, requests)
+	w.err = err
+	return results, err
+}
+
+// silence is what fclient logs to: strangers could fill any other log.
+var silence = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Formatter: &logrus.TextFormatter{}, Level: logrus.PanicLevel})
+
 func checkContent(content []byte) error {
 	if !utf8.Valid(content) {
 		return BadRequest(spec.ErrorNotJSON, "the body isn't UTF-8")
 	}
-	if tooDeep(content) {
-		return BadRequest(spec.ErrorBadJSON, fmt.Sprintf("the body nests deeper than %d", MaxDepth))
+	if !hasGoodShape(content) {
+		return BadRequest(spec.ErrorBadJSON, fmt.Sprintf("the body nests deeper than %d, or has a list of more than %d", MaxDepth, MaxWidth))
 	}
 	return nil
 }

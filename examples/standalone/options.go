@@ -16,6 +16,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // inMemory as the database keeps mail in memory only.
@@ -80,13 +81,14 @@ func (o *options) limitFlags(f *flag.FlagSet) {
 	*c = relay.Config{
 		MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxInFlightBytes: relay.DefaultMaxInFlightBytes,
 		MaxEntries: relay.DefaultMaxEntries, MaxBytes: relay.DefaultMaxBytes, OriginShare: relay.DefaultOriginShare,
-		MaxStoreBytes: relay.DefaultMaxStoreBytes, Lifetime: relay.DefaultLifetime,
+		MaxStoreEntries: relay.DefaultMaxStoreEntries, MaxStoreBytes: relay.DefaultMaxStoreBytes, Lifetime: relay.DefaultLifetime,
 	}
 	f.Var((*size)(&c.MaxBodyBytes), "max-body", "refuse transactions larger than this `SIZE`")
 	f.Var((*size)(&c.MaxInFlightBytes), "max-in-flight", "use at most this `SIZE` of memory for bodies that are being read;\nwhat finds no room is told to come back")
 	f.Var((*count)(&c.MaxEntries), "max-entries", "keep at most this `NUMBER` of transactions for one destination")
 	f.Var((*size)(&c.MaxBytes), "max-bytes", "keep at most this `SIZE` for one destination")
 	f.Float64Var(&c.OriginShare, "origin-share", c.OriginShare, "the `PART` of -max-entries and -max-bytes that one sender may\nfill, over 0 and up to 1")
+	f.Var((*count)(&c.MaxStoreEntries), "max-store-entries", "keep at most this `NUMBER` of transactions in all; each takes about\n500 bytes on the disk besides its own")
 	f.Var((*size)(&c.MaxStoreBytes), "max-store", "keep at most this `SIZE` in all")
 	f.Var((*lifetime)(&c.Lifetime), "lifetime", "keep mail that isn't fetched for this `DURATION`, such as 36h or\n30d; none is for ever")
 }
@@ -162,7 +164,7 @@ type serverList map[spec.ServerName]struct{}
 
 func (l serverList) admit(_ context.Context, _, destination spec.ServerName) error {
 	if _, ok := l[destination]; !ok {
-		return fmt.Errorf("this relay does not act for %s", destination)
+		return wire.Forbidden("this relay does not act for " + string(destination))
 	}
 	return nil
 }

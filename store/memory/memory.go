@@ -51,6 +51,7 @@ var _ store.Store = (*Store)(nil)
 // New returns an empty Store.
 func New(options Options) *Store {
 	return &Store{
+		lastID:    store.FirstID(time.Now()),
 		retention: cmp.Or(options.Retention, 24*time.Hour),
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		copies:    copies{known: make(map[key]struct{})},
@@ -213,6 +214,7 @@ func (s *Store) checkLimits(mail *store.Mail, limits store.Limits) error {
 		{"Bytes", limits.Bytes, box.held.bytes, size},
 		{"OriginEntries", limits.OriginEntries, from.entries, 1},
 		{"OriginBytes", limits.OriginBytes, from.bytes, size},
+		{"StoreEntries", limits.StoreEntries, s.held.entries, 1},
 		{"StoreBytes", limits.StoreBytes, s.held.bytes, size},
 	} {
 		if limit.max > 0 && limit.used+limit.add > limit.max {

@@ -84,7 +84,7 @@ func (p *putJob) fits(b *batch, m *mailbox) (bool, error) {
 	size, l := p.mail.Size(), p.limits
 	return within(l.Entries, m.entries, 1) && within(l.Bytes, m.bytes, size) &&
 		within(l.OriginEntries, s.entries, 1) && within(l.OriginBytes, s.bytes, size) &&
-		within(l.StoreBytes, b.total.bytes, size), nil
+		within(l.StoreEntries, b.total.entries, 1) && within(l.StoreBytes, b.total.bytes, size), nil
 }
 
 func (b *batch) create(destination spec.ServerName, m *mailbox) error {

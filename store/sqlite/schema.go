@@ -5,7 +5,11 @@ import (
 	"database/sql"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/matrixrelay/relay/store"
 )
 
 // An entry goes through these states; live ones are all that Next sees.
@@ -52,6 +56,7 @@ CREATE TABLE entry (
 	proof    BLOB,
 	body     BLOB                               -- last: the others are read without it
 ) STRICT;
+INSERT INTO sqlite_sequence (name, seq) VALUES ('entry', :first); -- see store.FirstID
 CREATE INDEX entry_live ON entry (mailbox, id) WHERE state = 0;
 CREATE INDEX entry_until ON entry (state, until);
 `, `
@@ -106,7 +111,8 @@ func migrate(ctx context.Context, c *sql.Conn) error {
 		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
 	}
 	for ; version < len(migrations); version++ {
-		step := fmt.Sprintf("BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT", migrations[version], version+1)
+		change := strings.ReplaceAll(migrations[version], ":first", strconv.FormatInt(store.FirstID(time.Now()), 10))
+		step := fmt.Sprintf("BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT", change, version+1)
 		if _, err := c.ExecContext(ctx, step); err != nil {
 			return fmt.Errorf("migrate to version %d: %w", version+1, err)
 		}

@@ -3,6 +3,7 @@ package storetest
 import (
 	"math"
 	"slices"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
@@ -16,6 +17,7 @@ var ackTests = []test{
 	{"a made-up ID", testAckMadeUp},
 	{"an ID that was acknowledged", testAckAgain},
 	{"IDs never come back", testIDsNeverComeBack},
+	{"IDs of a place that was lost", testIDsOfLostPlace},
 }
 
 func testAckUpTo(r *rig) {
@@ -81,6 +83,19 @@ func testAckAgain(r *rig) {
 
 func testIDsNeverComeBack(r *rig) {
 	r.keepsGrowing(func() {})
+}
+
+// When a place is lost and made anew, receivers still acknowledge what they had
+// from the first. That must not take away anything in the second.
+func testIDsOfLostPlace(r *rig) {
+	r.keep(letters(here, 3)...)
+	lost := ids(r.all(here))
+	time.Sleep(10 * time.Millisecond) // see store.FirstID
+	r.fresh("made anew", func(r *rig) {
+		r.keep(letters(here, 3)...)
+		require.Greater(r, r.all(here)[0].ID, lost[2])
+		r.ignores(here, lost...)
+	})
 }
 
 // keepsGrowing puts and acknowledges, and requires that each ID is larger than

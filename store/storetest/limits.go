@@ -44,6 +44,7 @@ var allLimits = []limit{
 	{name: "Bytes", at: func(n int64) store.Limits { return store.Limits{Bytes: n * size} }, inBytes: true},
 	{name: "OriginEntries", at: func(n int64) store.Limits { return store.Limits{OriginEntries: n} }, ofOrigin: true},
 	{name: "OriginBytes", at: func(n int64) store.Limits { return store.Limits{OriginBytes: n * size} }, ofOrigin: true, inBytes: true},
+	{name: "StoreEntries", at: func(n int64) store.Limits { return store.Limits{StoreEntries: n} }, ofStore: true},
 	{name: "StoreBytes", at: func(n int64) store.Limits { return store.Limits{StoreBytes: n * size} }, ofStore: true, inBytes: true},
 }
 
@@ -96,7 +97,7 @@ func testUnit(r *rig, l limit) {
 	if l.inBytes {
 		r.full(larger, l.at(3))
 		r.fits(sized(here, 3), l.at(3))
-		r.fits(nothing, l.at(3))
+		r.full(sized(here, 5), l.at(3))
 	} else {
 		r.fits(larger, l.at(3))
 		r.full(nothing, l.at(3))

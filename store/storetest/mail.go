@@ -41,12 +41,13 @@ func letters(to spec.ServerName, n int) []store.Mail {
 }
 
 // size is what a sized letter counts for.
-const size = 100
+const size = 1000
 
 // sized returns a letter of a known size.
 func sized(to spec.ServerName, n int) store.Mail {
 	mail := letter(to, n)
-	mail.Body = bytes.Repeat([]byte{'b'}, size-len(mail.Proof))
+	mail.Body = nil
+	mail.Body = bytes.Repeat([]byte{'b'}, size-int(mail.Size()))
 	return mail
 }
 

@@ -183,6 +183,7 @@ func (m *model) limits(mail *store.Mail) (limits store.Limits, room bool) {
 		{&limits.Bytes, box.Bytes + mail.Size()},
 		{&limits.OriginEntries, origin.Entries + 1},
 		{&limits.OriginBytes, origin.Bytes + mail.Size()},
+		{&limits.StoreEntries, all.Entries + 1},
 		{&limits.StoreBytes, all.Bytes + mail.Size()},
 	} {
 		if m.rand.IntN(2) == 0 {
@@ -240,7 +241,7 @@ func (m *model) id(destination spec.ServerName) int64 {
 
 func (m *model) next() {
 	to := pick(m, modelDestinations)
-	after, maxEntries, maxBytes := m.id(to), 1+m.rand.IntN(6), m.rand.Int64N(300)
+	after, maxEntries, maxBytes := m.id(to), 1+m.rand.IntN(6), m.rand.Int64N(100+m.use(to, "").Bytes)
 	m.note("next of %s after %d, %d entries, %d bytes", to, after, maxEntries, maxBytes)
 	var want []store.Entry
 	sum := int64(0)
