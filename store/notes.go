@@ -7,7 +7,7 @@ import "context"
 // does. Like Store's, its methods are safe for concurrent use.
 type Notes interface {
 	// SetNotes makes all changes or none, and returns nil only once they would
-	// survive a power cut.
+	// survive a power cut. Don't write to the values again.
 	SetNotes(ctx context.Context, changes []Note) error
 
 	// Notes returns up to limit (at least 1) notes whose key begins with prefix

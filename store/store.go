@@ -87,7 +87,7 @@ type Store interface {
 	// after (0: from the start), in the order of their IDs: at most maxEntries
 	// (at least 1), and only as many as have maxBytes of Size together, but
 	// always the first. It returns ErrEmpty if there is none. Entries that have
-	// expired are not returned.
+	// expired are not returned. Body and Proof must not be written to.
 	//
 	// An entry never becomes visible after one of the same destination with a
 	// larger ID did, whoever else writes at the same time. The cost depends on
@@ -96,7 +96,7 @@ type Store interface {
 	//
 	// An entry that can't be read back as it was put is logged, counted in
 	// Usage.SetAside, and passed over from then on; it never blocks what comes
-	// behind it.
+	// behind it, and counts in no limit.
 	Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]Entry, error)
 
 	// Ack removes the entries of destination up to and including id, provided

@@ -16,6 +16,8 @@ type batch struct {
 	retention time.Duration
 	stuck     map[int64]struct{}
 	now       int64
+	noRoom    bool  // the disk has none for more mail
+	written   int64 // about what this adds to the log, in bytes
 
 	mailboxes map[spec.ServerName]*mailbox
 	total     counts
@@ -51,8 +53,8 @@ func (b *batch) run(jobs []*job) error {
 		return fmt.Errorf("total: %w", err)
 	}
 	for _, j := range jobs {
-		if j.ctx.Err() != nil {
-			continue // its caller has the context's error already
+		if j.skipped = j.ctx.Err(); j.skipped != nil {
+			continue
 		}
 		if err := j.run(b); err != nil {
 			return err

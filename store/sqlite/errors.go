@@ -40,17 +40,29 @@ func isFailedSync(err error) bool {
 	return false
 }
 
-// isDamage reports whether the error comes from what the file holds in one
-// place, not from the disk or the connection as a whole.
+// isDamage reports whether the error comes from one piece of data, such as what
+// the file holds in one place, not from the disk or the connection as a whole.
 func isDamage(err error) bool {
 	switch primaryCode(err) {
-	case lib.SQLITE_CORRUPT, lib.SQLITE_MISMATCH, lib.SQLITE_CONSTRAINT:
+	case lib.SQLITE_CORRUPT, lib.SQLITE_MISMATCH, lib.SQLITE_CONSTRAINT, lib.SQLITE_TOOBIG:
 		return true
 	}
 	return false
 }
 
-// A damagedRow is an entry that SQLite can't remove.
+// damaged says which entry an error is about, if it comes from damage.
+func damaged(id int64, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isDamage(err):
+		return &damagedRow{id, err}
+	default:
+		return fmt.Errorf("entry %d: %w", id, err)
+	}
+}
+
+// A damagedRow is an entry that SQLite can't read or change.
 type damagedRow struct {
 	id  int64
 	err error

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveCommands answers each line with one line: "put N" and "reopen".
+// serveCommands answers each line with one line: "put N", "reopen" and "noop".
 func serveCommands(path string, in io.Reader, out io.Writer) error {
 	s, err := Open(path, Options{})
 	if err != nil {
@@ -52,6 +52,8 @@ func serveCommands(path string, in io.Reader, out io.Writer) error {
 			}
 			_, err = s.Put(context.Background(), mail(n), store.Limits{})
 			answer(out, err)
+		case "noop":
+			answer(out, nil)
 		case "reopen":
 			closed := s.Close()
 			if s, err = Open(path, Options{}); err != nil {
@@ -131,8 +133,8 @@ func (c *child) inject(calls, errno string) (end func()) {
 	}
 	go func() { _, _ = io.Copy(io.Discard, said) }()
 	return func() {
-		require.NoError(c.t, strace.Process.Signal(unix.SIGINT))
-		_ = strace.Wait() // it ends by that signal
+		_ = strace.Process.Signal(unix.SIGINT) // it may have ended with the child
+		_ = strace.Wait()                      // it ends by that signal
 	}
 }
 
@@ -154,6 +156,31 @@ func TestFailedSync(t *testing.T) {
 	require.Equal(t, "ok", c.do("put 12"))
 	c.stop()
 	requireKept(t, path, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12)
+}
+
+// A process that ends after a failed fsync leaves a log that the kernel may
+// take for written: the next one writes it anew before it builds on it.
+func TestFailedSyncThenKilled(t *testing.T) {
+	need.Root(t)
+	path := filepath.Join(t.TempDir(), "relay.db")
+	c := startChild(t, path)
+	require.Equal(t, "ok", c.do("put 0"))
+	end := c.inject("fsync,fdatasync", "EIO")
+	require.Equal(t, "reopen", c.do("put 1"))
+	require.NoError(t, c.cmd.Process.Kill())
+	_ = c.cmd.Wait() // it was killed
+	end()
+	log, err := os.Stat(path + "-wal")
+	require.NoError(t, err)
+	require.Positive(t, log.Size())
+
+	c = startChild(t, path)
+	require.Equal(t, "ok", c.do("noop"))
+	log, err = os.Stat(path + "-wal")
+	require.NoError(t, err)
+	require.Zero(t, log.Size())
+	c.stop()
+	requireKept(t, path, 0)
 }
 
 // A write that fails fails the Put, and the store goes on.
@@ -225,8 +252,13 @@ func TestFullDisk(t *testing.T) {
 		kept = append(kept, n)
 	}
 	require.ErrorIs(t, putLarge(2000), store.ErrFull)
-	_, err := s.Next(t.Context(), "b", 0, 1, math.MaxInt64)
+	entries, err := s.Next(t.Context(), "b", 0, 2, math.MaxInt64)
 	require.NoError(t, err, "reading goes on")
+	_, err = s.Ack(t.Context(), "b", entries[0].ID)
+	require.NoError(t, err, "and acknowledging")
+	require.NoError(t, s.Close())
+	s = open(t, path) // and opening
+	kept = kept[1:]
 
 	require.NoError(t, os.Remove(filler))
 	require.NoError(t, putLarge(2001))

@@ -4,6 +4,7 @@ package sqlite
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,4 +18,17 @@ func lockFile(f *os.File) error {
 		return errInUse
 	}
 	return err
+}
+
+// checkLinks refuses a file that has several names: each would have a lock and
+// a log of its own.
+func checkLinks(path string) error {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return err
+	}
+	if stat.Nlink > 1 {
+		return fmt.Errorf("the file has %d hard links, and must have one name", stat.Nlink)
+	}
+	return nil
 }

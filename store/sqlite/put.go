@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -38,6 +39,10 @@ func (p *putJob) run(b *batch) error {
 			return err
 		}
 	}
+	if b.noRoom {
+		p.refused = fmt.Errorf("sqlite: the disk is nearly full: %w", store.ErrFull)
+		return nil
+	}
 	if m.id == 0 {
 		if err := b.create(p.mail.Destination, m); err != nil {
 			return err
@@ -60,14 +65,14 @@ func (p *putJob) makeRoom(b *batch, m *mailbox, key []byte) (fits bool, err erro
 		return false, fmt.Errorf("known: %w", err)
 	}
 	for range 4 {
-		n, err := b.expire()
+		more, err := b.expire()
 		if err != nil {
 			return false, err
 		}
 		if fits, err = p.fits(b, m); err != nil || fits {
 			return fits, err
 		}
-		if n < sweepStep {
+		if !more {
 			break
 		}
 	}
@@ -98,17 +103,26 @@ func (b *batch) create(destination spec.ServerName, m *mailbox) error {
 
 // insert stores the mail unless it is a copy.
 func (b *batch) insert(mail *store.Mail, mailboxID int64, key []byte) (stored bool, err error) {
-	until := int64(math.MaxInt64)
-	if !mail.Expires.IsZero() {
-		until = mail.Expires.UnixMilli()
-	}
+	until := untilOf(mail.Expires)
 	result, err := b.sql.insert.Exec(mailboxID, key, until, mail.Size(), string(mail.Origin),
-		string(mail.TransactionID), mail.Digest[:], checksum(mail.Body, mail.Proof), mail.Proof, mail.Body)
+		string(mail.TransactionID), mail.Digest[:], checksum(until, mail.Body, mail.Proof), mail.Proof, mail.Body)
 	if err != nil {
 		return false, fmt.Errorf("insert: %w", err)
 	}
 	n, err := result.RowsAffected()
+	b.written += mail.Size() + 2*rowCost
 	return n > 0, err
+}
+
+// never is the until of mail that doesn't expire.
+const never = math.MaxInt64
+
+// untilOf is when mail expires, in Unix milliseconds.
+func untilOf(expires time.Time) int64 {
+	if expires.IsZero() || expires.Year() > 9999 {
+		return never
+	}
+	return expires.UnixMilli()
 }
 
 // copyKey is the same for mail that is the same, and for no other.
@@ -124,8 +138,10 @@ func copyKey(mail *store.Mail) []byte {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum tells whether a row is what it was when it was written. It defends
-// against bad disks, not against anybody who writes to the file.
-func checksum(body, proof []byte) int64 {
-	return int64(crc32.Update(crc32.Checksum(body, castagnoli), castagnoli, proof))
+// checksum tells, with the copy key, whether a row is what it was when it was
+// written. It defends against bad disks, not against anybody who writes to the
+// file.
+func checksum(until int64, body, proof []byte) int64 {
+	sum := crc32.Checksum(binary.BigEndian.AppendUint64(nil, uint64(until)), castagnoli)
+	return int64(crc32.Update(crc32.Update(sum, castagnoli, body), castagnoli, proof))
 }

@@ -1,11 +1,11 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"maps"
-	"math"
 	"sync"
 	"time"
 
@@ -36,7 +36,7 @@ type readConn struct {
 	next, ids, row, destinations, usage, total, notes *sql.Stmt
 }
 
-const entryColumns = `id, origin, txn, digest, until, checksum, proof, body`
+const entryColumns = `id, copy_key, origin, txn, digest, until, checksum, proof, body`
 
 const liveAfter = ` FROM entry INDEXED BY entry_live
 	WHERE mailbox = (SELECT id FROM mailbox WHERE destination = ?) AND state = 0 AND id > ? AND until > ?
@@ -134,7 +134,7 @@ type damage struct {
 func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
 	err = r.with(ctx, func(c *readConn) error {
 		entries, damaged, err = c.scan(q)
-		if isDamage(err) {
+		if _, ok := errors.AsType[*damagedRow](err); ok || isDamage(err) {
 			entries, damaged, err = c.scanEach(q)
 		}
 		return err
@@ -150,8 +150,12 @@ func (c *readConn) scan(q query) (entries []store.Entry, damaged []damage, err e
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var size int64
-	for rows.Next() {
-		e, err := scanEntry(rows.Scan)
+	for last := q.after; rows.Next(); {
+		e, err := scanEntry(q.destination, rows.Scan)
+		if e.ID <= last {
+			return nil, nil, wrap("next", &damagedRow{e.ID, errOrder})
+		}
+		last = e.ID
 		if err != nil {
 			damaged = append(damaged, damage{e.ID, err})
 			continue
@@ -159,7 +163,6 @@ func (c *readConn) scan(q query) (entries []store.Entry, damaged []damage, err e
 		if size += e.Size(); size > q.bytes && len(entries) > 0 {
 			return entries, damaged, nil
 		}
-		e.Destination = q.destination
 		entries = append(entries, e)
 	}
 	if err := rows.Err(); err != nil {
@@ -177,9 +180,12 @@ func (c *readConn) scanEach(q query) (entries []store.Entry, damaged []damage, e
 	}
 	var size int64
 	for _, id := range ids {
-		e, err := scanEntry(c.row.QueryRow(id).Scan)
+		e, err := scanEntry(q.destination, c.row.QueryRow(id).Scan)
 		if errors.Is(err, sql.ErrNoRows) { // acknowledged meanwhile
 			continue
+		}
+		if code(err) != 0 && !isDamage(err) {
+			return nil, nil, wrap("next", err)
 		}
 		if err != nil {
 			damaged = append(damaged, damage{id, err})
@@ -188,7 +194,6 @@ func (c *readConn) scanEach(q query) (entries []store.Entry, damaged []damage, e
 		if size += e.Size(); size > q.bytes && len(entries) > 0 {
 			break
 		}
-		e.Destination = q.destination
 		entries = append(entries, e)
 	}
 	return entries, damaged, nil
@@ -213,22 +218,27 @@ func (c *readConn) liveIDs(q query) (ids []int64, err error) {
 	return ids, nil
 }
 
-var errChecksum = errors.New("the checksum is wrong")
+var (
+	errChecksum = errors.New("the row isn't what was written")
+	errOrder    = errors.New("the order of the entries is broken")
+)
 
-// scanEntry reads a row of entryColumns and checks that it is what was written.
-// The ID is set even if the rest is damaged.
-func scanEntry(scan func(...any) error) (store.Entry, error) {
+// scanEntry reads a row of entryColumns and checks that it is what was written
+// for that destination. The ID is set even if the rest is damaged.
+func scanEntry(destination spec.ServerName, scan func(...any) error) (store.Entry, error) {
 	var e store.Entry
-	var digest []byte
+	var key, digest []byte
 	var until, sum int64
-	err := scan(&e.ID, &e.Origin, &e.TransactionID, &digest, &until, &sum, &e.Proof, &e.Body)
+	err := scan(&e.ID, &key, &e.Origin, &e.TransactionID, &digest, &until, &sum, &e.Proof, &e.Body)
 	if err != nil {
 		return e, err
 	}
-	if sum != checksum(e.Body, e.Proof) || copy(e.Digest[:], digest) != len(e.Digest) {
+	e.Destination = destination
+	copy(e.Digest[:], digest)
+	if !bytes.Equal(key, copyKey(&e.Mail)) || sum != checksum(until, e.Body, e.Proof) {
 		return e, errChecksum
 	}
-	if until != math.MaxInt64 {
+	if until != never {
 		e.Expires = time.UnixMilli(until)
 	}
 	return e, nil
@@ -242,6 +252,13 @@ func (r *reader) passOver(id int64) bool {
 	_, known := r.passed[id]
 	r.passed[id] = struct{}{}
 	return !known
+}
+
+// lookAgain undoes passOver.
+func (r *reader) lookAgain(id int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.passed, id)
 }
 
 // any returns nil if the destination has an entry after that ID, ErrEmpty if

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// An ackJob acknowledges a step of entries; more says that it must run again.
+// An ackJob acknowledges one step of entries; more says that there are others.
 type ackJob struct {
 	destination spec.ServerName
 	id          int64
@@ -17,106 +17,106 @@ type ackJob struct {
 }
 
 func (a *ackJob) run(b *batch) error {
-	before := a.removed
+	a.removed, a.more = 0, false // it may run again
 	m, err := b.mailbox(a.destination)
 	if err != nil || m.id == 0 {
-		a.more = false
 		return err
 	}
 	var owner int64
 	err = b.sql.owner.QueryRow(a.id).Scan(&owner)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && owner != m.id {
-		a.more = false
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
-	rows, err := b.rows(b.sql.upTo, m.id, a.id, sweepStep)
-	if err != nil {
-		return err
-	}
-	done := 0
-	for _, r := range rows {
-		retired, err := b.retire(m, r, live)
+	a.removed, a.more, err = b.each(b.retire, b.sql.upTo, m.id, a.id)
+	return err
+}
+
+// expire retires a step of the entries whose time is over, and reports whether
+// there are more.
+func (b *batch) expire() (more bool, err error) {
+	for _, state := range []int{live, setAside} {
+		_, again, err := b.each(b.retire, b.sql.expired, state, b.now)
 		if err != nil {
-			return err
+			return false, fmt.Errorf("expired: %w", err)
 		}
-		done += retired
+		more = more || again
 	}
-	a.removed = before + done
-	a.more = len(rows) == sweepStep && done > 0
-	return nil
+	return more, nil
+}
+
+// each does something to a step of the entries whose IDs the statement lists,
+// and returns to how many, and whether there are more. The list comes from an
+// index alone, so that a row that can't be read is in nobody's way.
+func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done int, more bool, err error) {
+	limit := sweepStep + len(b.stuck)
+	ids, err := b.ids(list, append(args, limit)...)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, id := range ids {
+		if _, ok := b.stuck[id]; ok {
+			continue
+		}
+		if err := do(id); err != nil {
+			return 0, false, err
+		}
+		b.written += rowCost
+		done++
+	}
+	return done, len(ids) == limit && done > 0, nil
+}
+
+func (b *batch) ids(list *sql.Stmt, args ...any) (ids []int64, err error) {
+	rows, err := list.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
 }
 
 // A row is what must be known of an entry to remove it.
 type row struct {
-	id          int64
+	state       int
 	destination spec.ServerName
 	origin      spec.ServerName
 	size        int64
 }
 
-// rows reads what the statement selects: id, destination, origin, size.
-func (b *batch) rows(statement *sql.Stmt, args ...any) (rows []row, err error) {
-	result, err := statement.Query(args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, result.Close()) }()
-	for result.Next() {
-		var r row
-		if err := result.Scan(&r.id, &r.destination, &r.origin, &r.size); err != nil {
-			return nil, err
-		}
-		rows = append(rows, r)
-	}
-	return rows, result.Err()
+func (b *batch) row(id int64) (r row, err error) {
+	err = b.sql.one.QueryRow(id).Scan(&r.state, &r.destination, &r.origin, &r.size)
+	return r, damaged(id, err)
 }
 
 // retire takes the body of an entry that is live or set aside, and leaves what
-// recognises a copy. It returns how many it retired: 1, or 0 if the row can't
-// be changed.
-func (b *batch) retire(m *mailbox, r row, state int) (int, error) {
-	if _, ok := b.stuck[r.id]; ok {
-		return 0, nil
-	}
-	_, err := b.sql.retire.Exec(b.now+b.retention.Milliseconds(), r.id)
-	if isDamage(err) {
-		return 0, &damagedRow{r.id, err}
-	}
+// recognises a copy.
+func (b *batch) retire(id int64) error {
+	r, err := b.row(id)
 	if err != nil {
-		return 0, fmt.Errorf("retire: %w", err)
+		return err
 	}
-	if state == setAside {
+	m, err := b.mailbox(r.destination)
+	if err != nil {
+		return err
+	}
+	if _, err := b.sql.retire.Exec(b.now+b.retention.Milliseconds(), id); err != nil {
+		return damaged(id, err)
+	}
+	if r.state == setAside {
 		m.setAside--
 		b.total.setAside--
-		return 1, nil
+		return nil
 	}
-	return 1, b.count(m, r.origin, -1, -r.size)
-}
-
-// expire retires a step of the entries whose time is over, and returns how
-// many those were.
-func (b *batch) expire() (int, error) {
-	done := 0
-	for _, state := range []int{live, setAside} {
-		rows, err := b.rows(b.sql.expired, state, b.now, sweepStep-done)
-		if err != nil {
-			return 0, fmt.Errorf("expired: %w", err)
-		}
-		for _, r := range rows {
-			m, err := b.mailbox(r.destination)
-			if err != nil {
-				return 0, err
-			}
-			retired, err := b.retire(m, r, state)
-			if err != nil {
-				return 0, err
-			}
-			done += retired
-		}
-	}
-	return done, nil
+	return b.count(m, r.origin, -1, -r.size)
 }
 
 // A setAsideJob takes an entry that can't be read out of its mailbox.
@@ -126,18 +126,21 @@ type setAsideJob struct {
 }
 
 func (s *setAsideJob) run(b *batch) error {
+	r, err := b.row(s.id)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && (r.state != live || r.destination != s.destination) {
+		return nil // somebody else has done it
+	}
+	if err != nil {
+		return err
+	}
 	m, err := b.mailbox(s.destination)
 	if err != nil {
 		return err
 	}
-	rows, err := b.rows(b.sql.one, m.id, s.id)
-	if err != nil || len(rows) == 0 { // somebody else has done it
-		return err
-	}
 	if _, err := b.sql.setAside.Exec(s.id); err != nil {
-		return fmt.Errorf("set aside: %w", err)
+		return damaged(s.id, err)
 	}
 	m.setAside++
 	b.total.setAside++
-	return b.count(m, rows[0].origin, -1, -rows[0].size)
+	return b.count(m, r.origin, -1, -r.size)
 }

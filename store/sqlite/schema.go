@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -57,7 +58,7 @@ CREATE TABLE entry (
 	body     BLOB                               -- last: the others are read without it
 ) STRICT;
 INSERT INTO sqlite_sequence (name, seq) VALUES ('entry', :first); -- see store.FirstID
-CREATE INDEX entry_live ON entry (mailbox, id) WHERE state = 0;
+CREATE INDEX entry_live ON entry (mailbox, id, until, state) WHERE state = 0; -- lists without reading rows
 CREATE INDEX entry_until ON entry (state, until);
 `, `
 CREATE TABLE note (              -- what an embedder's own parts remember
@@ -70,7 +71,6 @@ CREATE TABLE note (              -- what an embedder's own parts remember
 // makes of them differs. Each value is as SQLite reports it.
 var pragmas = []struct{ name, value string }{
 	{"busy_timeout", "10000"},
-	{"auto_vacuum", "2"}, // incremental; takes effect only before there are tables
 	{"journal_mode", "wal"},
 	{"synchronous", "2"}, // FULL: NORMAL loses commits at a power cut
 	{"foreign_keys", "1"},
@@ -90,8 +90,8 @@ func prepareConn(ctx context.Context, c *sql.Conn) error {
 		if _, err := c.ExecContext(ctx, "PRAGMA "+p.name+" = "+p.value); err != nil {
 			return fmt.Errorf("set %s: %w", p.name, err)
 		}
-		var got string
-		if err := c.QueryRowContext(ctx, "PRAGMA "+p.name).Scan(&got); err != nil {
+		got, err := pragma[string](ctx, c, p.name)
+		if err != nil {
 			return fmt.Errorf("read %s back: %w", p.name, err)
 		}
 		if !strings.EqualFold(got, p.value) {
@@ -101,18 +101,53 @@ func prepareConn(ctx context.Context, c *sql.Conn) error {
 	return nil
 }
 
-// migrate brings the file to the newest version, each step in a transaction.
-func migrate(ctx context.Context, c *sql.Conn) error {
-	var version int
-	if err := c.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return fmt.Errorf("read the version: %w", err)
+func pragma[T any](ctx context.Context, c *sql.Conn, name string) (value T, err error) {
+	err = c.QueryRowContext(ctx, "PRAGMA "+name).Scan(&value)
+	return value, err
+}
+
+// claim makes sure, before anything is written, that the file is new or a
+// relay's of a version that this program knows.
+func claim(ctx context.Context, c *sql.Conn) error {
+	const incremental = 2 // takes effect only before there are tables
+	pages, err := pragma[int](ctx, c, "page_count")
+	if err != nil {
+		return err
+	}
+	if pages == 0 {
+		_, err := c.ExecContext(ctx, fmt.Sprintf("PRAGMA auto_vacuum = %d", incremental))
+		return err
+	}
+	version, err := pragma[int](ctx, c, "user_version")
+	if err != nil {
+		return err
 	}
 	if version > len(migrations) {
 		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
 	}
+	var tables int
+	if err := c.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+		return err
+	}
+	if id, err := pragma[int](ctx, c, "application_id"); err != nil || tables > 0 && id != applicationID {
+		return errors.Join(err, errors.New("the file is a database of something else"))
+	}
+	return nil
+}
+
+// applicationID marks a relay's file: "Mrly".
+const applicationID = 0x4d726c79
+
+// migrate brings the file to the newest version, each step in a transaction.
+func migrate(ctx context.Context, c *sql.Conn) error {
+	version, err := pragma[int](ctx, c, "user_version")
+	if err != nil {
+		return err
+	}
 	for ; version < len(migrations); version++ {
 		change := strings.ReplaceAll(migrations[version], ":first", strconv.FormatInt(store.FirstID(time.Now()), 10))
-		step := fmt.Sprintf("BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT", change, version+1)
+		step := fmt.Sprintf("BEGIN IMMEDIATE; %s PRAGMA application_id = %d; PRAGMA user_version = %d; COMMIT",
+			change, applicationID, version+1)
 		if _, err := c.ExecContext(ctx, step); err != nil {
 			return fmt.Errorf("migrate to version %d: %w", version+1, err)
 		}

@@ -11,13 +11,16 @@
 //
 // A commit that fails fails every call in it. After a failed fsync the store
 // writes no more and answers store.ErrReopen until it was closed and opened
-// again, since nobody knows what the disk has; a full disk is store.ErrFull,
-// and the store goes on when there is room.
+// again, since nobody knows what the disk has; opening brings the log into the
+// file before anything is built on it. A full disk is store.ErrFull, and the
+// store goes on when there is room; mail is refused while there is still enough
+// to open, to read and to acknowledge.
 //
 // # One process
 //
 // A file belongs to one Store in one process; a second Open fails. The lock is
-// a file beside the database, PATH-lock, which is left there.
+// a file beside the database, PATH-lock, which is left there. The file must
+// have one name: symbolic links are followed, hard links refused.
 package sqlite
 
 import (
@@ -99,41 +102,56 @@ func Open(path string, options Options) (*Store, error) {
 }
 
 func (s *Store) open(path string) error {
-	path, err := ownFile(path)
+	path, err := resolve(path)
 	if err != nil {
 		return err
 	}
+	// The lock comes before anything else: to open and close a database that
+	// another Store of this process has open would drop SQLite's own locks.
 	if s.lock, err = os.OpenFile(path+"-lock", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return err
 	}
 	if err := lockFile(s.lock); err != nil {
 		return err
 	}
+	if err := makeFile(path); err != nil {
+		return err
+	}
 	if s.db, err = sql.Open("sqlite", dsn(path)); err != nil {
 		return err
 	}
 	ctx := context.Background()
-	if s.writer, err = newWriter(ctx, s.db, s.options, &s.waiting); err != nil {
+	if s.writer, err = newWriter(ctx, s.db, filepath.Dir(path), s.options, &s.waiting); err != nil {
 		return err
 	}
 	s.reader, err = newReader(ctx, s.db)
 	return err
 }
 
-// ownFile makes sure that the file is there, and private, and returns the one
-// path by which it is locked whatever links lead to it.
-func ownFile(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// resolve returns the one path by which the file is locked, whatever symbolic
+// links lead to it. The file needn't be there yet.
+func resolve(path string) (string, error) {
+	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
-	if err := f.Close(); err != nil {
-		return "", err
+	if _, err := os.Lstat(path); err == nil {
+		return filepath.EvalSymlinks(path)
 	}
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return "", err
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	return filepath.Join(dir, filepath.Base(path)), err
+}
+
+// makeFile makes a private file if there is none.
+func makeFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		return f.Close()
 	}
-	return filepath.Abs(path)
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return checkLinks(path)
 }
 
 // Put implements store.Store.
@@ -147,11 +165,15 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 
 // Ack implements store.Store. A long row of entries is removed in steps, with
 // other writes in between.
-func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (int, error) {
-	ack := ackJob{destination: destination, id: id}
+func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	for {
-		if err := s.writer.do(ctx, ack.run, 0); err != nil || !ack.more {
-			return ack.removed, err
+		step := ackJob{destination: destination, id: id}
+		if err := s.writer.do(ctx, step.run, 0); err != nil {
+			return removed, err
+		}
+		removed += step.removed
+		if !step.more {
+			return removed, nil
 		}
 	}
 }
@@ -191,6 +213,9 @@ func (s *Store) setAside(ctx context.Context, destination spec.ServerName, d dam
 	job := setAsideJob{destination: destination, id: d.id}
 	if err := s.writer.do(context.WithoutCancel(ctx), job.run, 0); err != nil {
 		log.Error("relay: setting an entry aside failed", "error", err)
+		if !isDamage(err) {
+			s.reader.lookAgain(d.id)
+		}
 	}
 }
 

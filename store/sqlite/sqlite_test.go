@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
@@ -50,6 +51,23 @@ func TestOneProcess(t *testing.T) {
 	require.NoError(t, os.Symlink(path, link))
 	_, err = Open(link, Options{})
 	require.ErrorContains(t, err, "in use")
+
+	hard := filepath.Join(dir, "hard.db")
+	require.NoError(t, os.Link(path, hard))
+	_, err = Open(hard, Options{})
+	require.ErrorContains(t, err, "hard links")
+	require.NoError(t, os.Remove(hard))
+
+	// What was refused took nothing from the one that has the file: SQLite
+	// still knows that it is in use.
+	put(t, s, mail(1))
+	other, err := sql.Open("sqlite", dsn(path))
+	require.NoError(t, err)
+	_, err = other.Exec("SELECT count(*) FROM entry")
+	require.NoError(t, err)
+	require.NoError(t, other.Close())
+	require.FileExists(t, path+"-wal", "nobody else may take the log away")
+	put(t, s, mail(2))
 
 	info, err := os.Stat(path)
 	require.NoError(t, err)
@@ -120,6 +138,9 @@ func TestQueriesUseIndexes(t *testing.T) {
 				t.Errorf("%s\n%s", query, detail)
 			}
 			require.NotContains(t, detail, "TEMP B-TREE", query)
+			if strings.HasPrefix(query, "SELECT id FROM entry") && strings.Contains(detail, "entry_") {
+				require.Contains(t, detail, "COVERING", "a list must not need the rows: %s", query)
+			}
 		}
 		require.NoError(t, rows.Err())
 		require.NoError(t, rows.Close())
@@ -194,6 +215,63 @@ func TestSweepGivesBack(t *testing.T) {
 	after, err := os.Stat(path)
 	require.NoError(t, err)
 	require.Less(t, after.Size(), before.Size()*2/3)
+}
+
+// A Put whose context ended before its turn says so: it isn't a copy.
+func TestSkippedIsNoSuccess(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "relay.db"))
+	ctx, cancel := context.WithCancel(t.Context())
+	j := &job{ctx: ctx, run: func(*batch) error { cancel(); return nil }, done: make(chan struct{})}
+	late := &job{ctx: ctx, run: func(*batch) error { t.Error("it must not run"); return nil }, done: make(chan struct{})}
+	s.writer.queue <- j
+	s.writer.queue <- late
+	<-late.done
+	require.NoError(t, j.err)
+	require.ErrorIs(t, late.err, context.Canceled)
+}
+
+// A page of the table that is gone takes its rows with it, and blocks nobody.
+func TestBrokenLeaf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "relay.db")
+	s, err := Open(path, Options{SweepInterval: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	const count = 200
+	for i := range count {
+		m := mail(i)
+		m.Body = []byte(fmt.Sprintf("body %d of a small mail", i))
+		m.Destination = spec.ServerName(fmt.Sprint("d", i%10))
+		if i%10 == 9 {
+			m.Expires = time.Now().Add(-time.Second)
+		}
+		put(t, s, m)
+	}
+	require.NoError(t, s.Close())
+	file, err := os.ReadFile(path)
+	require.NoError(t, err)
+	at := strings.Index(string(file), "body 100 of a small mail") / pageSize * pageSize
+	require.Positive(t, at)
+	clear(file[at : at+pageSize])
+	require.NoError(t, os.WriteFile(path, file, 0o600))
+
+	s, err = Open(path, Options{SweepInterval: time.Hour, Retention: time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	readable := 0
+	for i := range 9 {
+		name := spec.ServerName(fmt.Sprint("d", i))
+		entries, err := s.Next(t.Context(), name, 0, count, math.MaxInt64)
+		require.NoError(t, err)
+		readable += len(entries)
+		_, err = s.Ack(t.Context(), name, entries[len(entries)-1].ID)
+		require.NoError(t, err)
+		_, err = s.Next(t.Context(), name, 0, count, math.MaxInt64)
+		require.ErrorIs(t, err, store.ErrEmpty)
+	}
+	require.Greater(t, readable, count/2)
+	require.NoError(t, s.sweep(t.Context()))
+	time.Sleep(2 * time.Millisecond) // the retention
+	require.NoError(t, s.sweep(t.Context()))
+	put(t, s, mail(count))
 }
 
 // A row that SQLite itself can't read blocks nothing: not what is behind it,

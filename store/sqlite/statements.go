@@ -42,17 +42,15 @@ func (s *statements) list() []preparation {
 		{&s.insert, `INSERT INTO entry (mailbox, copy_key, state, until, size, origin, txn, digest, checksum, proof, body)
 			VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (copy_key) DO NOTHING`},
 		{&s.owner, `SELECT mailbox FROM entry WHERE id = ?`},
-		{&s.upTo, `SELECT id, '', origin, size FROM entry INDEXED BY entry_live
+		{&s.upTo, `SELECT id FROM entry INDEXED BY entry_live
 			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT ?`},
-		{&s.one, `SELECT id, '', origin, size FROM entry INDEXED BY entry_live
-			WHERE mailbox = ? AND state = 0 AND id = ?`},
-		{&s.expired, `SELECT entry.id, destination, origin, size
-			FROM entry INDEXED BY entry_until JOIN mailbox ON mailbox.id = entry.mailbox
+		{&s.expired, `SELECT id FROM entry INDEXED BY entry_until
 			WHERE state = ? AND until <= ? ORDER BY until LIMIT ?`},
+		{&s.one, `SELECT state, destination, origin, size
+			FROM entry JOIN mailbox ON mailbox.id = entry.mailbox WHERE entry.id = ?`},
 		{&s.retire, `UPDATE entry SET state = 1, until = ?, body = NULL, proof = NULL WHERE id = ?`},
 		{&s.setAside, `UPDATE entry SET state = 2 WHERE id = ?`},
-		{&s.forget, `DELETE FROM entry WHERE id IN
-			(SELECT id FROM entry INDEXED BY entry_until WHERE state = 1 AND until <= ? LIMIT ?)`},
+		{&s.forget, `DELETE FROM entry WHERE id = ?`},
 
 		{&s.setNote, `INSERT INTO note (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value`},
 		{&s.dropNote, `DELETE FROM note WHERE key = ?`},

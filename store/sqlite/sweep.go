@@ -30,42 +30,45 @@ func (s *Store) sweepLoop(ctx context.Context) {
 
 // sweep does all there is to do, step by step, with other writes in between.
 func (s *Store) sweep(ctx context.Context) error {
-	for _, step := range []func(*batch) (int, error){(*batch).expire, (*batch).forget, (*batch).giveBack} {
+	var errs []error
+	for _, step := range []func(*batch) (bool, error){(*batch).expire, (*batch).forget, (*batch).giveBack} {
 		for more := true; more; {
-			err := s.writer.do(ctx, func(b *batch) error {
-				n, err := step(b)
-				more = n == sweepStep
+			var again bool
+			err := s.writer.do(ctx, func(b *batch) (err error) {
+				again, err = step(b)
 				return err
 			}, 0)
 			if err != nil {
-				return err
+				errs = append(errs, err)
+				break
 			}
+			more = again
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // forget drops a step of what recognised copies.
-func (b *batch) forget() (int, error) {
-	result, err := b.sql.forget.Exec(b.now, sweepStep)
-	if err != nil {
-		return 0, err
-	}
-	n, err := result.RowsAffected()
-	return int(n), err
+func (b *batch) forget() (more bool, err error) {
+	_, more, err = b.each(func(id int64) error {
+		_, err := b.sql.forget.Exec(id)
+		return damaged(id, err)
+	}, b.sql.expired, gone, b.now)
+	return more, err
 }
 
 // giveBack returns free pages to the file system, a step at a time. A few are
 // kept, since new mail will need them.
-func (b *batch) giveBack() (int, error) {
+func (b *batch) giveBack() (more bool, err error) {
 	const keep = 4096
 	var free int
 	if err := b.sql.freePages.QueryRow().Scan(&free); err != nil {
-		return 0, err
+		return false, err
 	}
 	if free <= keep {
-		return 0, nil
+		return false, nil
 	}
-	_, err := b.sql.giveBack.Exec()
-	return sweepStep, err
+	_, err = b.sql.giveBack.Exec()
+	b.written += sweepStep * 2 * pageSize
+	return true, err
 }

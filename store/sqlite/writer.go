@@ -1,12 +1,15 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	lib "modernc.org/sqlite/lib"
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/wake"
@@ -24,11 +27,21 @@ const (
 	// maxWALPages when readers are made to wait so that the log can start anew.
 	checkpointBytes = 16 << 20
 	maxWALPages     = 16 << 10
+
+	// About what a row that changes adds to the log, in pages of the file and
+	// its indexes.
+	pageSize = 4096
+	rowCost  = 4 * pageSize
+
+	// spareBytes is what is kept free on the disk for acknowledging and
+	// checkpoints when it is too full for mail.
+	spareBytes = 1 << 20
 )
 
 // A writer is the one goroutine, and the one connection, that writes.
 type writer struct {
 	options Options
+	dir     string
 	conn    *sql.Conn
 	sql     *statements
 	waiting *wake.Hub
@@ -50,17 +63,19 @@ type job struct {
 	ctx  context.Context
 	run  func(*batch) error
 	size int64
-	err  error
 	done chan struct{}
+
+	err     error
+	skipped error // the context's, if it had ended before the job was run
 }
 
-func newWriter(ctx context.Context, db *sql.DB, options Options, waiting *wake.Hub) (*writer, error) {
+func newWriter(ctx context.Context, db *sql.DB, dir string, options Options, waiting *wake.Hub) (*writer, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w := &writer{
-		options: options, conn: conn, sql: &statements{}, waiting: waiting,
+		options: options, dir: dir, conn: conn, sql: &statements{}, waiting: waiting,
 		queue: make(chan *job, maxQueued), ended: make(chan struct{}),
 		stuck: make(map[int64]struct{}),
 	}
@@ -72,8 +87,16 @@ func newWriter(ctx context.Context, db *sql.DB, options Options, waiting *wake.H
 }
 
 func (w *writer) setUp(ctx context.Context) error {
+	if err := claim(ctx, w.conn); err != nil {
+		return err
+	}
 	if err := prepareConn(ctx, w.conn); err != nil {
 		return err
+	}
+	// What is in the log may never have reached the disk, if the process before
+	// us ended after a failed fsync: it is written anew before we build on it.
+	if busy, _, err := w.runCheckpoint("TRUNCATE"); err != nil || busy {
+		return errors.Join(err, errors.New("the log can't be brought into the file"))
 	}
 	if err := migrate(ctx, w.conn); err != nil {
 		return err
@@ -172,93 +195,130 @@ func (w *writer) collect(first *job) []*job {
 // a job meets other damage, each is tried alone, so that it fails by itself.
 func (w *writer) commit(jobs []*job) {
 	err := w.transact(jobs)
-	for row, ok := errors.AsType[*damagedRow](err); ok; row, ok = errors.AsType[*damagedRow](err) {
-		w.options.Logger.Error("relay: an entry can't be removed and is left alone", "entry", row.id, "error", row.err)
-		w.stuck[row.id] = struct{}{}
+	for w.learn(err) {
 		err = w.transact(jobs)
 	}
 	if isDamage(err) && len(jobs) > 1 {
 		for _, j := range jobs {
-			j.err = w.transact([]*job{j})
+			j.err = cmp.Or(w.transact([]*job{j}), j.skipped)
 		}
 		return
 	}
 	for _, j := range jobs {
-		j.err = err
+		j.err = cmp.Or(err, j.skipped)
 	}
+}
+
+// learn notes the row that an error is about, and reports whether that is news.
+func (w *writer) learn(err error) bool {
+	row, ok := errors.AsType[*damagedRow](err)
+	if !ok {
+		return false
+	}
+	if _, known := w.stuck[row.id]; known {
+		return false
+	}
+	w.options.Logger.Error("relay: an entry can't be changed and is left alone", "entry", row.id, "error", row.err)
+	w.stuck[row.id] = struct{}{}
+	return true
 }
 
 func (w *writer) transact(jobs []*job) error {
 	if w.distrust != nil {
 		return w.distrust
 	}
-	if err := w.exec("BEGIN IMMEDIATE"); err != nil {
-		return wrap("begin", err)
-	}
 	b := newBatch(w)
-	if err := b.run(jobs); err != nil {
-		w.rollback()
-		return wrap("write", err)
+	b.noRoom = w.isDiskFull(jobs)
+	doing, err := "begin", w.exec("BEGIN IMMEDIATE")
+	if err == nil {
+		doing, err = "write", b.run(jobs)
 	}
-	if err := w.exec("COMMIT"); err != nil {
+	if err == nil {
+		doing, err = "commit", w.exec("COMMIT")
+	}
+	if err != nil {
 		w.check(err)
 		w.rollback()
-		if w.distrust != nil {
-			return w.distrust
-		}
-		return wrap("commit", err)
+		return cmp.Or(w.distrust, wrap(doing, err))
 	}
-	for _, j := range jobs {
-		w.sinceCheckpoint += j.size + 4<<10
-	}
+	w.sinceCheckpoint += b.written + rowCost
 	for destination := range b.woken {
 		w.waiting.Notify(destination)
 	}
 	return nil
 }
 
+// isDiskFull reports whether the disk has no room to keep these jobs and to
+// bring the log into the file after them.
+func (w *writer) isDiskFull(jobs []*job) bool {
+	need := int64(spareBytes)
+	for _, j := range jobs {
+		need += 2 * (j.size + 2*rowCost)
+	}
+	for range 2 {
+		free, known := freeSpace(w.dir)
+		if !known || free > uint64(need+w.sinceCheckpoint) {
+			return false
+		}
+		w.checkpoint() // there may be room then
+	}
+	return true
+}
+
 // rollback ends a transaction that failed. SQLite has ended it already after
 // some errors, and then refuses.
 func (w *writer) rollback() {
-	if err := w.exec("ROLLBACK"); err != nil {
-		w.options.Logger.Debug("relay: rollback", "error", err)
+	err := w.exec("ROLLBACK")
+	if err == nil || primaryCode(err) == lib.SQLITE_ERROR {
+		return
 	}
+	w.check(err)
+	w.distrustAfter("a rollback that failed", err)
 }
 
 // check ends all trust in the disk after a failed fsync.
 func (w *writer) check(err error) {
-	if isFailedSync(err) && w.distrust == nil {
-		w.distrust = fmt.Errorf("%w after a failed fsync: %w", store.ErrReopen, err)
-		w.options.Logger.Error("relay: the store refuses to write until it is reopened", "error", err)
+	if isFailedSync(err) {
+		w.distrustAfter("a failed fsync", err)
+	}
+}
+
+func (w *writer) distrustAfter(what string, err error) {
+	if w.distrust == nil {
+		w.distrust = fmt.Errorf("%w after %s: %w", store.ErrReopen, what, err)
+		w.options.Logger.Error("relay: the store refuses to write until it is reopened", "error", w.distrust)
 	}
 }
 
 // checkpoint brings the log into the database file. What is in the log is
-// durable already, so nobody waits for this but the next batch.
+// durable already, so nobody waits for this but the next batch. What couldn't
+// be brought is tried again when some more was written.
 func (w *writer) checkpoint() {
-	if w.distrust != nil {
+	if w.distrust != nil || w.sinceCheckpoint == 0 {
 		return
 	}
-	pages, err := w.runCheckpoint("PASSIVE")
+	busy, pages, err := w.runCheckpoint("PASSIVE")
 	if err == nil && pages > maxWALPages {
-		_, err = w.runCheckpoint("TRUNCATE")
+		busy, _, err = w.runCheckpoint("TRUNCATE")
 	}
 	if err != nil {
 		w.check(err)
 		w.options.Logger.Warn("relay: checkpoint failed", "error", err)
+	}
+	if err != nil || busy {
+		w.sinceCheckpoint = min(w.sinceCheckpoint, checkpointBytes/2)
 		return
 	}
 	w.sinceCheckpoint = 0
 }
 
-// runCheckpoint returns how many pages the log still has.
-func (w *writer) runCheckpoint(mode string) (pages int, err error) {
-	var busy, logged, moved int
+// runCheckpoint returns whether readers kept some of it back, and how many
+// pages the log has.
+func (w *writer) runCheckpoint(mode string) (busy bool, pages int, err error) {
+	var blocked, moved int
 	row := w.conn.QueryRowContext(context.Background(), "PRAGMA wal_checkpoint("+mode+")")
-	if err := row.Scan(&busy, &logged, &moved); err != nil {
-		return 0, err
-	}
-	return logged, nil
+	err = row.Scan(&blocked, &pages, &moved)
+	return blocked != 0 || moved < pages, pages, err
 }
 
 func (w *writer) exec(query string) error {

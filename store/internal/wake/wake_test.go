@@ -1,0 +1,61 @@
+package wake
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+func empty() error { return store.ErrEmpty }
+
+// What comes after the check began isn't missed.
+func TestNotifyDuringTheCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h Hub
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.NoError(t, h.Wait(ctx, "b", func() error {
+			h.Notify("b")
+			return store.ErrEmpty
+		}))
+	})
+}
+
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h Hub
+		woken := make(chan error, 3)
+		for range 3 {
+			go func() { woken <- h.Wait(context.Background(), "b", empty) }()
+		}
+		synctest.Wait()
+		h.Notify("c")
+		synctest.Wait()
+		require.Empty(t, woken)
+		h.Notify("b")
+		for range 3 {
+			require.NoError(t, <-woken)
+		}
+		require.Empty(t, h.waiting)
+		require.NoError(t, h.Wait(t.Context(), "b", func() error { return nil }))
+
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { woken <- h.Wait(ctx, "b", empty) }()
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, <-woken, context.Canceled)
+		require.Empty(t, h.waiting, "nobody is left behind")
+
+		go func() { woken <- h.Wait(context.Background(), "b", empty) }()
+		synctest.Wait()
+		h.Close()
+		h.Close()
+		require.ErrorIs(t, <-woken, store.ErrClosed)
+		require.ErrorIs(t, h.Wait(context.Background(), "b", empty), store.ErrClosed)
+	})
+}
