@@ -144,6 +144,7 @@ func TestAloneInTheBudget(t *testing.T) {
 // Close waits for what is being stored, and for nobody who dribbles.
 func TestCloseEndsTransfers(t *testing.T) {
 	r := newRig(t, nil)
+	r.server.NoGrace()
 	h := r.startHog()
 	require.Eventually(t, func() bool { return r.server.Held() > 0 }, 10*time.Second, time.Millisecond)
 	require.NoError(t, r.server.Close())

@@ -106,24 +106,39 @@ func (s *Server) SetEnabled(on bool) { s.enabled.Store(on) }
 // Enabled reports whether relaying is on.
 func (s *Server) Enabled() bool { return s.enabled.Load() }
 
-// Close refuses new requests, ends those whose body or answer is still on its
-// way, waits for the others, and closes the store if the Server opened it. To
-// let the ones on their way finish, shut the http.Server down first. It may be
-// called more than once.
+// Close refuses new requests, waits for those that are being answered, and
+// closes the store if the Server opened it. Requests whose body or answer is
+// still on its way after a few seconds are cut off; to give them longer, shut
+// the http.Server down first. It may be called more than once.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
 		s.closed = true
 		s.mu.Unlock()
-		s.bodies.cutAll()
-		s.answers.cutAll()
-		s.requests.Wait()
+		s.drain()
 		s.metrics.unregister()
 		if s.ownStore != nil {
 			s.closeErr = s.ownStore.Close()
 		}
 	})
 	return s.closeErr
+}
+
+// drain waits for the requests under way, and cuts off what takes long.
+func (s *Server) drain() {
+	done := make(chan struct{})
+	go func() {
+		s.requests.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return
+	case <-time.After(s.bodies.grace):
+	}
+	s.bodies.cutAll()
+	s.answers.cutAll()
+	<-done
 }
 
 // enter counts a request in, unless the server was closed.
