@@ -2,7 +2,8 @@
 // transactions for others, and the one that fetches its own.
 //
 // A Sender brings a transaction on its way: directly, and through all relays of
-// a destination that is offline. A Receiver fetches what all relays hold for
+// a destination that is offline. An Outbox keeps transactions until they are
+// delivered, for embedders without a queue of their own. A Receiver fetches what all relays hold for
 // this server and hands each transaction to a handler once. Peers knows who
 // relays for whom and who counts as offline.
 //

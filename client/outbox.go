@@ -1,0 +1,379 @@
+package client
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// Defaults of OutboxConfig.
+const (
+	DefaultKeepRelayed = 1000
+	DefaultMaxAge      = 30 * 24 * time.Hour
+	DefaultWorkers     = 64
+)
+
+// OutboxConfig of an Outbox. Sender and Store are required.
+type OutboxConfig struct {
+	// Sender brings transactions on their way.
+	Sender *Sender
+
+	// Store keeps them until then, in a mailbox for each destination. It must
+	// not be that of a relay. If it is a store.Notes too, the Outbox remembers
+	// there what relays have taken.
+	Store store.Store
+
+	// Limits bound what Enqueue adds to the store.
+	Limits store.Limits
+
+	// KeepRelayed is how many transactions for each destination are kept after
+	// a relay took them, to be handed over directly when the destination is
+	// back; older ones are dropped. Negative: none.
+	KeepRelayed int
+
+	// MaxAge is how long a transaction is tried.
+	MaxAge time.Duration
+
+	// Workers is how many destinations are served at the same time. A quarter
+	// of them is for those that answered when they were last tried.
+	Workers int
+
+	// Backoff is how long a destination that fails is left alone.
+	Backoff Backoff
+
+	// Notify, if it isn't nil, is told what becomes of each transaction, those
+	// of one destination in order. It holds up that destination only.
+	Notify func(Event)
+
+	// Logger gets what an operator should know. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// A Result is what becomes of a transaction in an Outbox.
+type Result string
+
+// Results of an Event. All but Relayed are the transaction's end.
+const (
+	ResultDelivered Result = "delivered" // the destination has it
+	ResultRelayed   Result = "relayed"   // a relay has it; it may still be handed over
+	ResultDropped   Result = "dropped"   // a relay has it; it is no longer kept
+	ResultRefused   Result = "refused"   // the destination will never take it
+	ResultExpired   Result = "expired"   // it became too old
+)
+
+// An Event says what became of a transaction.
+type Event struct {
+	Destination   spec.ServerName
+	TransactionID gomatrixserverlib.TransactionID
+	Result        Result
+
+	// Err is why it was refused.
+	Err error
+}
+
+// An Outbox is a durable queue of transactions for each destination. It sends
+// the transactions of one destination in order, directly when that answers,
+// else through its relays, and keeps trying. One destination never holds up
+// another. It is safe for concurrent use.
+//
+// While a destination is offline, its oldest transaction is tried directly, and
+// those that no relay has yet are left at its relays. When it is back, all that
+// are kept are handed over in order, with the same transaction ID and content.
+type Outbox struct {
+	config OutboxConfig
+	self   spec.ServerName
+	notes  store.Notes // may be nil
+	lines  *lines
+
+	stop    context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// outboxPrefix is what the keys of an Outbox's notes begin with.
+const outboxPrefix = "outbox/"
+
+// OpenOutbox makes an Outbox, which goes on with what is in the store.
+func OpenOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
+	if config.Sender == nil || config.Store == nil {
+		return nil, errors.New("client: OutboxConfig needs Sender and Store")
+	}
+	if config.KeepRelayed == 0 {
+		config.KeepRelayed = DefaultKeepRelayed
+	}
+	config.KeepRelayed = max(0, config.KeepRelayed)
+	setDefault(&config.MaxAge, DefaultMaxAge)
+	setDefault(&config.Workers, DefaultWorkers)
+	config.Backoff = config.Backoff.withDefaults()
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	o := &Outbox{config: config, self: config.Sender.config.Caller.config.Identity.ServerName, lines: newLines(config.Workers)}
+	o.notes, _ = config.Store.(store.Notes)
+	o.stop, o.cancel = context.WithCancel(context.Background())
+	if err := o.load(ctx); err != nil {
+		o.cancel()
+		return nil, fmt.Errorf("client: outbox: %w", err)
+	}
+	o.running.Go(func() { o.lines.dispatch(o.stop, o.serve) })
+	return o, nil
+}
+
+// load finds the destinations that have transactions.
+func (o *Outbox) load(ctx context.Context) error {
+	const page = 1000
+	for after := spec.ServerName(""); ; {
+		names, err := o.config.Store.Destinations(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		if len(names) == 0 {
+			break
+		}
+		for _, name := range names {
+			o.lines.add(name)
+		}
+		after = names[len(names)-1]
+	}
+	if o.notes == nil {
+		return nil
+	}
+	for after := ""; ; {
+		list, err := o.notes.Notes(ctx, outboxPrefix, after, page)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, note := range list {
+			after = note.Key
+			if len(note.Value) == 8 {
+				o.lines.setRelayed(spec.ServerName(strings.TrimPrefix(note.Key, outboxPrefix)), int64(binary.BigEndian.Uint64(note.Value)))
+			}
+		}
+	}
+}
+
+// Enqueue takes a transaction, and returns nil once it is safely in the store.
+// The same transaction again is taken for a copy. It fails with a *wire.Error
+// for what no server would take, and with store.ErrFull for what is over the
+// limits.
+func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
+	content, err := wire.ReadContent(t.Body)
+	if err != nil {
+		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
+	}
+	if _, err := wire.UserAt(t.Destination); err != nil {
+		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
+	}
+	_, err = o.config.Store.Put(ctx, store.Mail{
+		Destination: t.Destination, Origin: o.self, TransactionID: t.ID, Digest: content.Digest, Body: t.Body,
+		Proof: binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMilli())), // when it came
+	}, o.config.Limits)
+	if err != nil {
+		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
+	}
+	o.lines.wakeUp(t.Destination, false)
+	return nil
+}
+
+// Seen says that a server is online, as its presence, a request of it or its
+// asking for mail shows: what waits for it is tried at once.
+func (o *Outbox) Seen(server spec.ServerName) { o.lines.wakeUp(server, true) }
+
+// Close ends the attempts under way and waits for them. What is queued stays
+// in the store, which Close doesn't close. It may be called more than once.
+func (o *Outbox) Close() error {
+	o.cancel()
+	o.running.Wait()
+	return nil
+}
+
+// serve does what can be done for a destination now.
+func (o *Outbox) serve(ctx context.Context, l *line) turn {
+	t, err := o.serveDirectly(ctx, l)
+	if err == nil && t.offline {
+		t, err = o.serveThroughRelays(ctx, l)
+	}
+	if err != nil && ctx.Err() == nil {
+		o.config.Logger.Warn("client: outbox", "destination", l.destination, "error", err)
+		return turn{retryAfter: o.config.Backoff.after(1, 0)}
+	}
+	if t.failed {
+		l.failures++
+		t.retryAfter = o.config.Backoff.after(l.failures, t.retryAfter)
+	}
+	return t
+}
+
+// A turn is how serving a destination ended.
+type turn struct {
+	empty      bool // there is nothing left
+	alive      bool // the destination answered
+	offline    bool // it counts as offline
+	relayed    bool // relays have all there is
+	failed     bool
+	retryAfter time.Duration
+}
+
+// turnLength is how many transactions a destination may send before it goes to
+// the end of the queue.
+const turnLength = 32
+
+// serveDirectly hands transactions over, the oldest first, until one fails.
+func (o *Outbox) serveDirectly(ctx context.Context, l *line) (turn, error) {
+	for range turnLength {
+		entry, err := o.next(ctx, l, 0)
+		if errors.Is(err, store.ErrEmpty) {
+			return turn{empty: true, alive: true}, o.forget(ctx, l)
+		}
+		if err != nil {
+			return turn{}, err
+		}
+		attempt, offline := o.config.Sender.SendDirect(ctx, transactionOf(entry))
+		if err := ctx.Err(); err != nil {
+			return turn{}, err
+		}
+		switch attempt.Verdict {
+		case Delivered:
+			err = o.end(ctx, l, entry, ResultDelivered, nil)
+		case Refused:
+			err = o.end(ctx, l, entry, ResultRefused, attempt.Err)
+		default:
+			return turn{offline: offline, failed: true, retryAfter: attempt.RetryAfter}, nil
+		}
+		if err != nil {
+			return turn{}, err
+		}
+		l.failures = 0
+	}
+	return turn{alive: true}, nil
+}
+
+// serveThroughRelays leaves at relays what none of them has yet.
+func (o *Outbox) serveThroughRelays(ctx context.Context, l *line) (turn, error) {
+	t := turn{failed: true}
+	for {
+		entry, err := o.next(ctx, l, l.relayed)
+		if errors.Is(err, store.ErrEmpty) {
+			t.relayed = true
+			return t, o.trim(ctx, l)
+		}
+		if err != nil {
+			return t, err
+		}
+		attempts, err := o.config.Sender.SendToRelays(ctx, transactionOf(entry))
+		if err != nil {
+			return t, err
+		}
+		outcome := Outcome{Destination: Attempt{Server: l.destination}, Relays: attempts}
+		if !outcome.Relayed() {
+			e := o.config.Sender.sendError(outcome)
+			if !e.RelaysRefused {
+				t.retryAfter = e.RetryAfter
+				return t, nil
+			}
+		} else {
+			o.notify(entry, ResultRelayed, nil)
+		}
+		if err := o.remember(ctx, l, entry.ID); err != nil {
+			return t, err
+		}
+	}
+}
+
+// next returns the first entry after that ID, and ends those that are too old.
+func (o *Outbox) next(ctx context.Context, l *line, after int64) (store.Entry, error) {
+	for {
+		entries, err := o.config.Store.Next(ctx, l.destination, after, 1, math.MaxInt64)
+		if err != nil {
+			return store.Entry{}, err
+		}
+		if after > 0 || time.Since(cameAt(entries[0])) < o.config.MaxAge {
+			return entries[0], nil
+		}
+		if err := o.end(ctx, l, entries[0], ResultExpired, nil); err != nil {
+			return store.Entry{}, err
+		}
+	}
+}
+
+// trim drops the oldest of what is kept, down to what may be.
+func (o *Outbox) trim(ctx context.Context, l *line) error {
+	usage, err := o.config.Store.Usage(ctx, l.destination)
+	if err != nil {
+		return err
+	}
+	for range usage.Entries - int64(o.config.KeepRelayed) {
+		entry, err := o.next(ctx, l, 0)
+		if errors.Is(err, store.ErrEmpty) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if entry.ID > l.relayed {
+			return nil
+		}
+		if err := o.end(ctx, l, entry, ResultDropped, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end removes the oldest entry, and tells.
+func (o *Outbox) end(ctx context.Context, l *line, entry store.Entry, result Result, why error) error {
+	// What was sent must be taken off the queue, even if we are being closed.
+	if _, err := o.config.Store.Ack(context.WithoutCancel(ctx), l.destination, entry.ID); err != nil {
+		return err
+	}
+	o.notify(entry, result, why)
+	return nil
+}
+
+func (o *Outbox) notify(entry store.Entry, result Result, why error) {
+	if o.config.Notify != nil {
+		o.config.Notify(Event{entry.Destination, entry.TransactionID, result, why})
+	}
+}
+
+// remember notes that relays have everything up to that entry.
+func (o *Outbox) remember(ctx context.Context, l *line, id int64) error {
+	l.relayed = id
+	if o.notes == nil {
+		return nil
+	}
+	note := store.Note{Key: outboxPrefix + string(l.destination), Value: binary.BigEndian.AppendUint64(nil, uint64(id))}
+	return o.notes.SetNotes(context.WithoutCancel(ctx), []store.Note{note})
+}
+
+// forget drops the note on a destination for which there is nothing left.
+func (o *Outbox) forget(ctx context.Context, l *line) error {
+	if o.notes == nil || l.relayed == 0 {
+		return nil
+	}
+	l.relayed = 0
+	return o.notes.SetNotes(ctx, []store.Note{{Key: outboxPrefix + string(l.destination)}})
+}
+
+func transactionOf(e store.Entry) Transaction {
+	return Transaction{ID: e.TransactionID, Destination: e.Destination, Body: e.Body}
+}
+
+func cameAt(e store.Entry) time.Time {
+	if len(e.Proof) != 8 {
+		return time.Now()
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(e.Proof)))
+}

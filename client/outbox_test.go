@@ -1,0 +1,242 @@
+package client_test
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
+)
+
+// An outWorld is a world whose node has an outbox.
+type outWorld struct {
+	*world
+	mail   *memory.Store
+	outbox *client.Outbox
+	change func(*client.OutboxConfig)
+
+	mu     sync.Mutex
+	events []string
+}
+
+func inOutWorld(t *testing.T, change func(*client.OutboxConfig), run func(*outWorld)) {
+	inWorld(t, nil, func(w *world) {
+		o := &outWorld{world: w, mail: memory.New(memory.Options{}), change: change}
+		o.open()
+		run(o)
+		require.NoError(t, o.outbox.Close())
+		require.NoError(t, o.outbox.Close())
+		require.NoError(t, o.mail.Close())
+	})
+}
+
+func (o *outWorld) open() {
+	config := client.OutboxConfig{Sender: o.sender, Store: o.mail, Logger: slog.New(slog.DiscardHandler), Notify: o.note}
+	if o.change != nil {
+		o.change(&config)
+	}
+	var err error
+	o.outbox, err = client.OpenOutbox(o.Context(), config)
+	require.NoError(o, err)
+}
+
+func (o *outWorld) note(e client.Event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.events = append(o.events, fmt.Sprintf("%s %s", e.TransactionID, e.Result))
+}
+
+// told returns the events since the last call.
+func (o *outWorld) told() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	events := o.events
+	o.events = nil
+	return events
+}
+
+func (o *outWorld) enqueue(ids ...string) {
+	o.Helper()
+	for _, id := range ids {
+		require.NoError(o, o.outbox.Enqueue(o.Context(), transaction(o.T, id)))
+	}
+}
+
+// queued returns how many transactions wait for a server.
+func (o *outWorld) queued(server spec.ServerName) int {
+	usage, err := o.mail.Usage(o.Context(), server)
+	require.NoError(o, err)
+	return int(usage.Entries)
+}
+
+func TestOutboxDelivers(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		o.relays(takes, takes, takes)
+		o.net.Set(b.ServerName, takes)
+		o.enqueue("1", "2", "3", "2")
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1 delivered", "2 delivered", "3 delivered"}, o.told())
+		require.Zero(t, o.queued(b.ServerName))
+		require.Zero(t, o.net.Asked(r1))
+	})
+}
+
+// What only a relay took is handed over directly, in order, once the
+// destination is seen.
+func TestOutboxHandsOver(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		o.relays(takes, takes, takes)
+		o.enqueue("1", "2")
+		time.Sleep(time.Second)
+		o.enqueue("3")
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1 relayed", "2 relayed", "3 relayed"}, o.told())
+		require.Equal(t, 3, o.queued(b.ServerName))
+		require.NoError(t, o.sender.Close())
+		require.Equal(t, 3, o.net.Asked(r1), "each once")
+
+		o.net.Set(b.ServerName, takes)
+		o.outbox.Seen(b.ServerName)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1 delivered", "2 delivered", "3 delivered"}, o.told())
+		require.False(t, o.peers.Offline(b.ServerName))
+		notes, err := o.mail.Notes(o.Context(), "outbox/", "", 10)
+		require.NoError(t, err)
+		require.Empty(t, notes)
+	})
+}
+
+// Without being told, it finds out by itself.
+func TestOutboxRetries(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		o.relays(testnet.Host{}, testnet.Host{}, testnet.Host{})
+		o.enqueue("1")
+		time.Sleep(24 * time.Hour)
+		require.Empty(t, o.told())
+		asked := o.net.Asked(b.ServerName)
+		require.Greater(t, asked, 90)
+		require.Less(t, asked, 250, "later and later, at most every quarter of an hour")
+		o.relays(testnet.Host{}, testnet.Host{}, takes)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"1 relayed"}, o.told())
+		o.net.Set(b.ServerName, takes)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"1 delivered"}, o.told())
+	})
+}
+
+func TestOutboxSurvives(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		o.relays(takes, takes, takes)
+		o.enqueue("1", "2")
+		time.Sleep(time.Second)
+		require.NoError(t, o.outbox.Close())
+		o.relays(testnet.Host{}, testnet.Host{}, testnet.Host{})
+		require.Equal(t, []string{"1 relayed", "2 relayed"}, o.told())
+		asked := o.net.Asked(r1)
+
+		o.open()
+		time.Sleep(time.Second)
+		require.Equal(t, asked, o.net.Asked(r1), "what relays have isn't left there again")
+		o.net.Set(b.ServerName, takes)
+		o.enqueue("3")
+		o.outbox.Seen(b.ServerName)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"1 delivered", "2 delivered", "3 delivered"}, o.told())
+	})
+}
+
+func TestOutboxEnds(t *testing.T) {
+	inOutWorld(t, func(c *client.OutboxConfig) { c.KeepRelayed, c.MaxAge = 2, time.Hour }, func(o *outWorld) {
+		o.net.Set(b.ServerName, answers(400, `{"errcode":"M_BAD_JSON","error":"no"}`))
+		o.enqueue("1")
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1 refused"}, o.told())
+
+		o.net.Set(b.ServerName, testnet.Host{})
+		o.relays(takes, takes, takes)
+		o.enqueue("2", "3", "4")
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"2 relayed", "3 relayed", "4 relayed", "2 dropped"}, o.told())
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []string{"3 expired", "4 expired"}, o.told())
+		require.Zero(t, o.queued(b.ServerName))
+
+		// What all relays refuse waits for the destination.
+		o.relays(answers(413, ``), answers(413, ``), answers(400, ``))
+		o.enqueue("5", "6")
+		time.Sleep(time.Minute)
+		require.Empty(t, o.told())
+		o.net.Set(b.ServerName, takes)
+		o.outbox.Seen(b.ServerName)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"5 delivered", "6 delivered"}, o.told())
+	})
+}
+
+func TestOutboxRefusesAtOnce(t *testing.T) {
+	inOutWorld(t, func(c *client.OutboxConfig) { c.Limits = store.Limits{Entries: 1} }, func(o *outWorld) {
+		require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: b.ServerName, Body: []byte(`{`)}))
+		require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: "no name", Body: []byte(`{"pdus":[]}`)}))
+		o.enqueue("1")
+		require.ErrorIs(t, o.outbox.Enqueue(o.Context(), transaction(o.T, "2")), store.ErrFull)
+	})
+}
+
+// A thousand dead destinations, which hang, don't delay one that answers.
+func TestOutboxIsFair(t *testing.T) {
+	inOutWorld(t, func(c *client.OutboxConfig) { c.Workers = 8 }, func(o *outWorld) {
+		o.net.Set(b.ServerName, takes)
+		o.enqueue("0")
+		for i := range 1000 {
+			dead := spec.ServerName(fmt.Sprintf("dead%d", i))
+			o.net.Set(dead, testnet.Host{Hangs: true})
+			made, err := client.NewTransaction(a.Transaction(dead, "x", 1, 100))
+			require.NoError(t, err)
+			require.NoError(t, o.outbox.Enqueue(o.Context(), made))
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"0 delivered"}, o.told())
+		start := time.Now()
+		for i := range 50 {
+			o.outbox.Seen(b.ServerName) // an inbound request, say
+			o.enqueue(fmt.Sprint("n", i))
+			o.outbox.Seen(b.ServerName)
+		}
+		for o.queued(b.ServerName) > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		require.Less(t, time.Since(start), 50*20*time.Millisecond+time.Second, "in simulated time: as if it were alone")
+		synctest.Wait()
+	})
+}
+
+// Many destinations at once, each in order.
+func TestOutboxKeepsOrder(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		var want []string
+		for i := range 100 {
+			to := spec.ServerName(fmt.Sprintf("d%d", i%10))
+			o.net.Set(to, takes)
+			made, err := client.NewTransaction(a.Transaction(to, fmt.Sprintf("%d-%d", i%10, i/10), 1, 100))
+			require.NoError(t, err)
+			require.NoError(t, o.outbox.Enqueue(o.Context(), made))
+			want = append(want, fmt.Sprintf("%d-%d delivered", i%10, i/10))
+		}
+		time.Sleep(time.Minute)
+		got := o.told()
+		slices.SortStableFunc(got, func(x, y string) int { return int(x[0]) - int(y[0]) })
+		slices.SortStableFunc(want, func(x, y string) int { return int(x[0]) - int(y[0]) })
+		require.Equal(t, want, got)
+	})
+}
