@@ -239,7 +239,10 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestContextEnds(t *testing.T) {
-	network := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	network := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then is it noticed that the client has gone
+		<-r.Context().Done()
+	}))
 	for _, caller := range both(t, a, network) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
