@@ -57,7 +57,7 @@ func (b *budget) share(cut func() bool) *share {
 // set makes the share hold that many bytes and reports whether there is room.
 // If there isn't, it cuts another off and, if it may, waits a moment for it.
 func (s *share) set(bytes int64, mayWait bool) bool {
-	timeout := time.After(patience)
+	var timeout <-chan time.Time // made when there is something to wait for
 	for {
 		s.budget.mu.Lock()
 		done, hopeless := s.trySet(bytes)
@@ -65,6 +65,9 @@ func (s *share) set(bytes int64, mayWait bool) bool {
 		s.budget.mu.Unlock()
 		if done || hopeless || !mayWait {
 			return done
+		}
+		if timeout == nil {
+			timeout = time.After(patience)
 		}
 		select {
 		case <-changed:

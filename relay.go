@@ -265,7 +265,7 @@ func (s *Server) preflight(r *http.Request, uri string) (wire.SignedRequest, wir
 	request := wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization")}
 	endpoint, ok := wire.ParseEndpoint(uri)
 	if !s.Enabled() || !ok {
-		return request, wire.Route{}, &wire.Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "unrecognized request"}
+		return request, wire.Route{}, wire.Unrecognized()
 	}
 	if r.Method != endpoint.Method() {
 		return request, wire.Route{}, &wire.Error{

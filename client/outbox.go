@@ -150,18 +150,12 @@ func (o *Outbox) load(ctx context.Context) error {
 	if o.notes == nil {
 		return nil
 	}
-	for after := ""; ; {
-		list, err := o.notes.Notes(ctx, outboxPrefix, after, page)
-		if err != nil || len(list) == 0 {
-			return err
+	return eachNote(ctx, o.notes, outboxPrefix, func(note store.Note) error {
+		if len(note.Value) == 8 {
+			o.lines.setRelayed(spec.ServerName(strings.TrimPrefix(note.Key, outboxPrefix)), int64(binary.BigEndian.Uint64(note.Value)))
 		}
-		for _, note := range list {
-			after = note.Key
-			if len(note.Value) == 8 {
-				o.lines.setRelayed(spec.ServerName(strings.TrimPrefix(note.Key, outboxPrefix)), int64(binary.BigEndian.Uint64(note.Value)))
-			}
-		}
-	}
+		return nil
+	})
 }
 
 // Enqueue takes a transaction, and returns nil once it is safely in the store.

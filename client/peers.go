@@ -49,26 +49,20 @@ func NewPeers() *Peers {
 // OpenPeers makes a Peers that is kept in a store's notes, and reads what is
 // there. Changes through one Peers aren't seen by another.
 func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
-	const page = 1000
 	p := NewPeers()
 	p.notes = notes
-	for after := ""; ; {
-		list, err := notes.Notes(ctx, notePrefix, after, page)
-		if err != nil {
-			return nil, fmt.Errorf("client: peers: %w", err)
+	err := eachNote(ctx, notes, notePrefix, func(note store.Note) error {
+		var read peer
+		if err := json.Unmarshal(note.Value, &read); err != nil {
+			return fmt.Errorf("note %q: %w", note.Key, err)
 		}
-		if len(list) == 0 {
-			return p, nil
-		}
-		for _, note := range list {
-			var read peer
-			if err := json.Unmarshal(note.Value, &read); err != nil {
-				return nil, fmt.Errorf("client: peers: note %q: %w", note.Key, err)
-			}
-			p.peers[spec.ServerName(strings.TrimPrefix(note.Key, notePrefix))] = &read
-			after = note.Key
-		}
+		p.peers[spec.ServerName(strings.TrimPrefix(note.Key, notePrefix))] = &read
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("client: peers: %w", err)
 	}
+	return p, nil
 }
 
 // AddRelays makes servers known as relays of server. An error means that the

@@ -70,21 +70,16 @@ func OpenSeen(ctx context.Context, notes store.Notes, most int) (*Seen, error) {
 	s := NewSeen(most)
 	s.notes = notes
 	var read []*sighting
-	for after := ""; ; {
-		page, err := notes.Notes(ctx, seenPrefix, after, 1000)
+	err := eachNote(ctx, notes, seenPrefix, func(note store.Note) error {
+		one, err := readSighting(note)
 		if err != nil {
-			return nil, fmt.Errorf("client: seen: %w", err)
+			return fmt.Errorf("note %q: %w", note.Key, err)
 		}
-		if len(page) == 0 {
-			break
-		}
-		for _, note := range page {
-			one, err := readSighting(note)
-			if err != nil {
-				return nil, fmt.Errorf("client: seen: note %q: %w", note.Key, err)
-			}
-			read, after = append(read, one), note.Key
-		}
+		read = append(read, one)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("client: seen: %w", err)
 	}
 	slices.SortFunc(read, func(a, b *sighting) int { return int(a.Sequence - b.Sequence) })
 	for _, one := range read {

@@ -50,7 +50,8 @@ func unauthorized(message string) *Error {
 	return &Error{Status: http.StatusUnauthorized, Code: ErrorUnauthorized, Message: message}
 }
 
-func errUnknownPath() *Error {
+// Unrecognized is a 404: there is nothing at this path, or not now.
+func Unrecognized() *Error {
 	return &Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "unrecognized request"}
 }
 

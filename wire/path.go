@@ -81,7 +81,7 @@ func ParseEndpoint(uri string) (e Endpoint, ok bool) {
 func ParseURI(uri string) (Route, error) {
 	endpoint, ok := ParseEndpoint(uri)
 	if !ok {
-		return Route{}, errUnknownPath()
+		return Route{}, Unrecognized()
 	}
 	path, _, _ := strings.Cut(uri, "?")
 	segments := strings.Split(strings.TrimPrefix(path, Prefix+string(endpoint)), "/")[1:]
@@ -95,7 +95,7 @@ func ParseURI(uri string) (Route, error) {
 		r.TransactionID = gomatrixserverlib.TransactionID(id)
 	case endpoint == RelayTxn && len(segments) == 1:
 	default:
-		return Route{}, errUnknownPath()
+		return Route{}, Unrecognized()
 	}
 	user, err := parseUserID(segments[len(segments)-1])
 	if err != nil {
