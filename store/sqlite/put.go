@@ -39,10 +39,6 @@ func (p *putJob) run(b *batch) error {
 			return err
 		}
 	}
-	if b.noRoom {
-		p.refused = fmt.Errorf("sqlite: the disk is nearly full: %w", store.ErrFull)
-		return nil
-	}
 	if m.id == 0 {
 		if err := b.create(p.mail.Destination, m); err != nil {
 			return err
@@ -81,6 +77,9 @@ func (p *putJob) makeRoom(b *batch, m *mailbox, key []byte) (fits bool, err erro
 }
 
 func (p *putJob) fits(b *batch, m *mailbox) (bool, error) {
+	if b.noRoom {
+		return false, nil
+	}
 	s, err := b.share(m, p.mail.Origin)
 	if err != nil {
 		return false, err
