@@ -129,6 +129,9 @@ func FuzzReadContent(f *testing.F) {
 	f.Add([]byte(` {"pdus" : null, "Edus": 1, "origin_server_ts": 1e3}`))
 	f.Add([]byte(`{"pdus":[],"\u006frigin":"b","edus":[{"edu_type":null}]}`))
 	f.Add([]byte(`{"pdus":[{"\"":1,"\ud800":"\ud800\u0041"}]}`))
+	f.Add([]byte(`{"pdus":[{"a\\u0041":1}]}`))
+	f.Add([]byte(`{"pdus":[{"x\":1,\"pdus":2}]}`))
+	f.Add([]byte(`{"pdus":[],"x\":1,\"edus":[1]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		c, err := ReadContent(body)
 		if err != nil {
@@ -156,10 +159,17 @@ func FuzzReadContent(f *testing.F) {
 		again, err := ReadContent(transaction)
 		require.NoError(t, err)
 		require.Equal(t, c.Digest, again.Digest)
-		if canonical, err := gomatrixserverlib.CanonicalJSON(body); err == nil {
-			if again, err = ReadContent(canonical); err == nil { // canonical forms of odd keys aren't JSON
-				require.Equal(t, c.Digest, again.Digest)
-			}
+
+		// A relay that encodes the lists anew doesn't make it other mail.
+		var lists struct {
+			PDUs []json.RawMessage `json:"pdus"`
+			EDUs []json.RawMessage `json:"edus"`
 		}
+		require.NoError(t, json.Unmarshal(body, &lists))
+		encoded, err := json.Marshal(lists)
+		require.NoError(t, err)
+		again, err = ReadContent(encoded)
+		require.NoError(t, err)
+		require.Equal(t, c.Digest, again.Digest)
 	})
 }
