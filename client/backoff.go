@@ -6,20 +6,26 @@ import (
 	"time"
 )
 
+// Defaults of Backoff.
+const (
+	DefaultFirstBackoff = time.Second
+	DefaultMostBackoff  = 15 * time.Minute
+)
+
 // A Backoff is how long to wait between attempts that fail: First after the
 // first, twice as long after each further one, at most Most, each shortened at
 // random by up to a half so that many who wait don't come back together. Zero
-// fields mean 1 second and 15 minutes.
+// fields mean the defaults.
 type Backoff struct {
 	First, Most time.Duration
 }
 
 func (b Backoff) withDefaults() Backoff {
 	if b.First <= 0 {
-		b.First = time.Second
+		b.First = DefaultFirstBackoff
 	}
 	if b.Most <= 0 {
-		b.Most = 15 * time.Minute
+		b.Most = DefaultMostBackoff
 	}
 	return b
 }
@@ -35,22 +41,25 @@ func (b Backoff) after(failures int, asked time.Duration) time.Duration {
 	return max(wait, asked)
 }
 
+// maxBackoffs bounds who is remembered as failing.
+const maxBackoffs = 64 << 10
+
 // backoffs remembers who isn't to be asked for now. A key costs memory only
-// while it fails.
+// while it fails; when there are too many, any of them is forgotten.
 type backoffs[K comparable] struct {
 	backoff Backoff
 
 	mu   sync.Mutex
-	keys map[K]*failing
+	keys map[K]*failure
 }
 
-type failing struct {
+type failure struct {
 	failures int
 	until    time.Time
 }
 
 func newBackoffs[K comparable](b Backoff) *backoffs[K] {
-	return &backoffs[K]{backoff: b.withDefaults(), keys: make(map[K]*failing)}
+	return &backoffs[K]{backoff: b.withDefaults(), keys: make(map[K]*failure)}
 }
 
 // wait returns how long key isn't to be asked.
@@ -68,7 +77,8 @@ func (b *backoffs[K]) failed(key K, asked time.Duration) {
 	defer b.mu.Unlock()
 	f := b.keys[key]
 	if f == nil {
-		f = &failing{}
+		b.makeRoom()
+		f = &failure{}
 		b.keys[key] = f
 	}
 	f.failures++
@@ -79,4 +89,13 @@ func (b *backoffs[K]) succeeded(key K) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.keys, key)
+}
+
+func (b *backoffs[K]) makeRoom() {
+	for key := range b.keys {
+		if len(b.keys) < maxBackoffs {
+			return
+		}
+		delete(b.keys, key)
+	}
 }

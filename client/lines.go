@@ -13,33 +13,43 @@ import (
 // of them is served now, next, and later.
 type lines struct {
 	workers int
+	offline func(spec.ServerName) bool
 
-	mu         sync.Mutex
-	all        map[spec.ServerName]*line
-	answered   map[spec.ServerName]struct{} // last time, and have no line now
-	live       []*line                      // ready, and answered last time
-	others     []*line                      // ready
-	waiting    timed
-	busy       int // lines being served
-	busyOthers int // of these, those that were taken from others
-	changed    chan struct{}
+	mu       sync.Mutex
+	all      map[spec.ServerName]*line
+	answered map[spec.ServerName]struct{} // last time, and have no line now
+	ready    [classes][]*line
+	busy     [classes]int // lines being served
+	waiting  timed
+	changed  chan struct{}
 }
 
-// A line is a destination. Only the worker that serves it touches failures and
-// relayed, the rest belongs to lines.
+// A line is a destination.
 type line struct {
 	destination spec.ServerName
-	failures    int
-	relayed     int64 // the newest entry that relays have
 
-	alive     bool // it answered last time, or was seen since
-	fromLive  bool // the queue that it was taken from
-	relaysTry bool // its relays took all there was: new transactions needn't wait
+	// Only the worker that serves it touches these.
+	failures int       // direct attempts in a row
+	directAt time.Time // when the next one is due
+	relayed  int64     // the newest entry that relays have
+
+	// The rest belongs to lines.
+	direct    bool  // this turn may begin with a direct attempt
+	answers   bool  // it answered last time, or was seen since
+	tried     bool  // it was tried at all, or counted as offline before
+	served    class // the queue it was taken from
+	relaysTry bool  // its relays took all there was: new transactions needn't wait
 	state     lineState
-	again     bool // something came up while it was served
-	seen      bool // it was seen while it was served
+	news      news // since it was last taken
 	until     time.Time
 	inHeap    int
+}
+
+// news is why a line may have to be served before its time.
+type news struct {
+	fresh  bool // there is a new transaction
+	seen   bool // the destination was seen
+	relays bool // it has other relays
 }
 
 type lineState int
@@ -51,15 +61,28 @@ const (
 	waits
 )
 
-func newLines(workers int) *lines {
+// A class is how soon a turn is likely to be over. Turns of one class and those
+// after it may only keep a share of the workers busy, so that those before it
+// never wait for them.
+type class int
+
+const (
+	answering class = iota // the destination answered last time
+	relaying               // only relays are asked
+	unknown                // the destination was never tried
+	failing                // it failed last time
+	classes
+)
+
+// limit is how many workers may serve lines of this class and those after it.
+func (s *lines) limit(c class) int { return max(1, s.workers*int(classes-c)/int(classes)) }
+
+func newLines(workers int, offline func(spec.ServerName) bool) *lines {
 	return &lines{
-		workers: workers, changed: make(chan struct{}, 1),
+		workers: workers, offline: offline, changed: make(chan struct{}, 1),
 		all: make(map[spec.ServerName]*line), answered: make(map[spec.ServerName]struct{}),
 	}
 }
-
-// add makes a destination ready.
-func (s *lines) add(destination spec.ServerName) { s.wakeUp(destination, false) }
 
 // setRelayed says what relays have of a destination that isn't served yet.
 func (s *lines) setRelayed(destination spec.ServerName, id int64) {
@@ -70,34 +93,34 @@ func (s *lines) setRelayed(destination spec.ServerName, id int64) {
 	}
 }
 
-// wakeUp makes a destination ready: because there is something new for it, or
-// because it was seen.
-func (s *lines) wakeUp(destination spec.ServerName, seen bool) {
+// wakeUp makes a destination ready if the news are a reason to.
+func (s *lines) wakeUp(destination spec.ServerName, n news) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.all[destination]
-	if l == nil && seen {
-		s.remember(destination) // nothing waits for it
-		return
+	if l == nil && !n.fresh {
+		if n.seen {
+			s.remember(destination)
+		}
+		return // nothing waits for it
 	}
 	if l == nil {
-		_, alive := s.answered[destination]
+		_, answers := s.answered[destination]
 		delete(s.answered, destination)
-		l = &line{destination: destination, alive: alive}
+		l = &line{destination: destination, answers: answers, tried: s.offline(destination)}
 		s.all[destination] = l
 	}
-	l.alive = l.alive || seen
+	l.news.fresh, l.news.seen, l.news.relays = l.news.fresh || n.fresh, l.news.seen || n.seen, l.news.relays || n.relays
+	l.answers = l.answers || n.seen
 	switch l.state {
 	case idle:
-		s.ready(l)
+		s.makeReady(l)
 	case waits:
-		if seen || l.relaysTry {
+		if n.seen || n.relays || l.relaysTry {
 			heap.Remove(&s.waiting, l.inHeap)
-			s.ready(l)
+			s.makeReady(l)
 		}
-	case served:
-		l.again, l.seen = true, l.seen || seen
-	case ready:
+	case served, ready:
 	}
 	s.tell()
 }
@@ -117,14 +140,27 @@ func (s *lines) remember(destination spec.ServerName) {
 	s.answered[destination] = struct{}{}
 }
 
-func (s *lines) ready(l *line) {
+func (s *lines) makeReady(l *line) {
 	l.state = ready
-	if l.alive {
-		s.live = append(s.live, l)
-	} else {
-		s.others = append(s.others, l)
+	c := s.classOf(l)
+	s.ready[c] = append(s.ready[c], l)
+}
+
+func (s *lines) classOf(l *line) class {
+	switch {
+	case l.answers:
+		return answering
+	case !l.mayTry(time.Now()):
+		return relaying
+	case !l.tried:
+		return unknown
+	default:
+		return failing
 	}
 }
+
+// mayTry reports whether a direct attempt is due.
+func (l *line) mayTry(now time.Time) bool { return l.news.seen || !l.directAt.After(now) }
 
 func (s *lines) tell() {
 	select {
@@ -159,14 +195,12 @@ func (s *lines) take() (*line, time.Duration) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for len(s.waiting) > 0 && !s.waiting[0].until.After(now) {
-		s.ready(heap.Pop(&s.waiting).(*line))
+		s.makeReady(heap.Pop(&s.waiting).(*line))
 	}
-	if s.busy < s.workers && len(s.live) > 0 {
-		return s.start(&s.live), 0
-	}
-	if s.busy < s.workers && s.busyOthers < max(1, s.workers*3/4) && len(s.others) > 0 {
-		s.busyOthers++
-		return s.start(&s.others), 0
+	for c := range classes {
+		if len(s.ready[c]) > 0 && s.isFree(c) {
+			return s.start(c, now), 0
+		}
 	}
 	if len(s.waiting) > 0 {
 		return nil, time.Until(s.waiting[0].until)
@@ -174,13 +208,26 @@ func (s *lines) take() (*line, time.Duration) {
 	return nil, time.Hour
 }
 
-func (s *lines) start(queue *[]*line) *line {
-	l := (*queue)[0]
-	(*queue)[0] = nil
-	*queue = (*queue)[1:]
-	l.state = served
-	l.fromLive = queue == &s.live
-	s.busy++
+// isFree reports whether a worker may take a line of this class.
+func (s *lines) isFree(c class) bool {
+	busy := 0
+	for later := classes - 1; later >= 0; later-- {
+		if busy += s.busy[later]; later <= c && busy >= s.limit(later) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *lines) start(c class, now time.Time) *line {
+	l := s.ready[c][0]
+	s.ready[c][0] = nil
+	s.ready[c] = s.ready[c][1:]
+	s.busy[c]++
+	l.state, l.served = served, c
+	// A line of relaying is served as such, even if its time has come since.
+	l.direct = l.mayTry(now) && (c != relaying || l.news.seen)
+	l.news = news{}
 	return l
 }
 
@@ -188,21 +235,19 @@ func (s *lines) start(queue *[]*line) *line {
 func (s *lines) done(l *line, t turn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.busy--
-	if !l.fromLive {
-		s.busyOthers--
-	}
-	again, seen := l.again, l.seen
-	l.again, l.seen = false, false
-	l.alive, l.relaysTry = t.alive || seen, t.relayed
+	s.busy[l.served]--
+	l.answers, l.relaysTry = t.answers || l.news.seen, t.relayed
+	l.tried = true
 	switch {
-	case t.empty && !again:
+	case t.empty && !l.news.fresh:
 		delete(s.all, l.destination)
-		s.remember(l.destination)
-	case t.alive || seen || again && t.relayed:
-		s.ready(l)
+		if l.answers {
+			s.remember(l.destination)
+		}
+	case t.empty || l.answers || l.news.relays || l.news.fresh && t.relayed:
+		s.makeReady(l)
 	default:
-		l.state, l.until = waits, time.Now().Add(t.retryAfter)
+		l.state, l.until = waits, t.until
 		heap.Push(&s.waiting, l)
 	}
 	s.tell()

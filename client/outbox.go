@@ -22,7 +22,7 @@ import (
 const (
 	DefaultKeepRelayed = 1000
 	DefaultMaxAge      = 30 * 24 * time.Hour
-	DefaultWorkers     = 64
+	DefaultWorkers     = 128
 )
 
 // OutboxConfig of an Outbox. Sender and Store are required.
@@ -46,8 +46,9 @@ type OutboxConfig struct {
 	// MaxAge is how long a transaction is tried.
 	MaxAge time.Duration
 
-	// Workers is how many destinations are served at the same time. A quarter
-	// of them is for those that answered when they were last tried.
+	// Workers is how many destinations are served at the same time. Those that
+	// failed when they were last tried get a quarter of them at most, together
+	// with those that were never tried a half.
 	Workers int
 
 	// Backoff is how long a destination that fails is left alone.
@@ -88,9 +89,10 @@ type Event struct {
 // else through its relays, and keeps trying. One destination never holds up
 // another. It is safe for concurrent use.
 //
-// While a destination is offline, its oldest transaction is tried directly, and
-// those that no relay has yet are left at its relays. When it is back, all that
-// are kept are handed over in order, with the same transaction ID and content.
+// While a destination is offline, its oldest transaction is tried directly with
+// back-off, and those that no relay has yet are left at its relays, new ones at
+// once. When it is back, all that are kept are handed over in order, with the
+// same transaction ID and content.
 type Outbox struct {
 	config OutboxConfig
 	self   spec.ServerName
@@ -99,6 +101,7 @@ type Outbox struct {
 
 	stop    context.Context
 	cancel  context.CancelFunc
+	unwatch func()
 	running sync.WaitGroup
 }
 
@@ -120,13 +123,15 @@ func OpenOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
-	o := &Outbox{config: config, self: config.Sender.config.Caller.config.Identity.ServerName, lines: newLines(config.Workers)}
+	peers := config.Sender.config.Peers
+	o := &Outbox{config: config, self: config.Sender.config.Caller.config.Identity.ServerName, lines: newLines(config.Workers, peers.Offline)}
 	o.notes, _ = config.Store.(store.Notes)
 	o.stop, o.cancel = context.WithCancel(context.Background())
 	if err := o.load(ctx); err != nil {
 		o.cancel()
 		return nil, fmt.Errorf("client: outbox: %w", err)
 	}
+	o.unwatch = peers.watch(func(server spec.ServerName) { o.lines.wakeUp(server, news{relays: true}) })
 	o.running.Go(func() { o.lines.dispatch(o.stop, o.serve) })
 	return o, nil
 }
@@ -143,7 +148,7 @@ func (o *Outbox) load(ctx context.Context) error {
 			break
 		}
 		for _, name := range names {
-			o.lines.add(name)
+			o.lines.wakeUp(name, news{fresh: true})
 		}
 		after = names[len(names)-1]
 	}
@@ -177,47 +182,54 @@ func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
 	if err != nil {
 		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
 	}
-	o.lines.wakeUp(t.Destination, false)
+	o.lines.wakeUp(t.Destination, news{fresh: true})
 	return nil
 }
 
 // Seen says that a server is online, as its presence, a request of it or its
 // asking for mail shows: what waits for it is tried at once.
-func (o *Outbox) Seen(server spec.ServerName) { o.lines.wakeUp(server, true) }
+func (o *Outbox) Seen(server spec.ServerName) { o.lines.wakeUp(server, news{seen: true}) }
 
 // Close ends the attempts under way and waits for them. What is queued stays
 // in the store, which Close doesn't close. It may be called more than once.
 func (o *Outbox) Close() error {
+	o.unwatch()
 	o.cancel()
 	o.running.Wait()
 	return nil
 }
 
+// A turn is how serving a destination ended.
+type turn struct {
+	empty   bool // there is nothing left
+	answers bool // the destination answered
+	offline bool // it counts as offline
+	relayed bool // relays have all there is
+	until   time.Time
+}
+
 // serve does what can be done for a destination now.
 func (o *Outbox) serve(ctx context.Context, l *line) turn {
-	t, err := o.serveDirectly(ctx, l)
-	if err == nil && t.offline {
-		t, err = o.serveThroughRelays(ctx, l)
-	}
+	t, err := o.serveInTurn(ctx, l)
 	if err != nil && ctx.Err() == nil {
 		o.config.Logger.Warn("client: outbox", "destination", l.destination, "error", err)
-		return turn{retryAfter: o.config.Backoff.after(1, 0)}
-	}
-	if t.failed {
-		l.failures++
-		t.retryAfter = o.config.Backoff.after(l.failures, t.retryAfter)
+		t = turn{until: time.Now().Add(o.config.Backoff.after(1, 0))}
 	}
 	return t
 }
 
-// A turn is how serving a destination ended.
-type turn struct {
-	empty      bool // there is nothing left
-	alive      bool // the destination answered
-	offline    bool // it counts as offline
-	relayed    bool // relays have all there is
-	failed     bool
-	retryAfter time.Duration
+func (o *Outbox) serveInTurn(ctx context.Context, l *line) (turn, error) {
+	t := turn{offline: o.config.Sender.config.Peers.Offline(l.destination)}
+	if l.direct {
+		if err := o.serveDirectly(ctx, l, &t); err != nil || t.empty || t.answers {
+			return t, err
+		}
+	}
+	t.until = l.directAt
+	if t.offline {
+		return t, o.serveThroughRelays(ctx, l, &t)
+	}
+	return t, nil
 }
 
 // turnLength is how many transactions a destination may send before it goes to
@@ -225,18 +237,19 @@ type turn struct {
 const turnLength = 32
 
 // serveDirectly hands transactions over, the oldest first, until one fails.
-func (o *Outbox) serveDirectly(ctx context.Context, l *line) (turn, error) {
-	for range turnLength {
+func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
+	for sent := range turnLength {
 		entry, err := o.next(ctx, l, 0)
 		if errors.Is(err, store.ErrEmpty) {
-			return turn{empty: true, alive: true}, o.forget(ctx, l)
+			t.empty, t.answers = true, sent > 0
+			return o.forget(ctx, l)
 		}
 		if err != nil {
-			return turn{}, err
+			return err
 		}
 		attempt, offline := o.config.Sender.SendDirect(ctx, transactionOf(entry))
-		if err := ctx.Err(); err != nil {
-			return turn{}, err
+		if err := ctx.Err(); err != nil && attempt.Verdict != Delivered {
+			return err
 		}
 		switch attempt.Verdict {
 		case Delivered:
@@ -244,45 +257,56 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line) (turn, error) {
 		case Refused:
 			err = o.end(ctx, l, entry, ResultRefused, attempt.Err)
 		default:
-			return turn{offline: offline, failed: true, retryAfter: attempt.RetryAfter}, nil
+			l.failures++
+			l.directAt = time.Now().Add(o.config.Backoff.after(l.failures, attempt.RetryAfter))
+			t.offline = offline
+			return nil
 		}
 		if err != nil {
-			return turn{}, err
+			return err
 		}
-		l.failures = 0
+		l.failures, l.directAt = 0, time.Time{}
 	}
-	return turn{alive: true}, nil
+	t.answers = true
+	return nil
 }
 
 // serveThroughRelays leaves at relays what none of them has yet.
-func (o *Outbox) serveThroughRelays(ctx context.Context, l *line) (turn, error) {
-	t := turn{failed: true}
+func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error {
 	for {
 		entry, err := o.next(ctx, l, l.relayed)
 		if errors.Is(err, store.ErrEmpty) {
 			t.relayed = true
-			return t, o.trim(ctx, l)
+			return o.trim(ctx, l)
 		}
 		if err != nil {
-			return t, err
+			return err
 		}
 		attempts, err := o.config.Sender.SendToRelays(ctx, transactionOf(entry))
 		if err != nil {
-			return t, err
+			return err
 		}
 		outcome := Outcome{Destination: Attempt{Server: l.destination}, Relays: attempts}
 		if !outcome.Relayed() {
 			e := o.config.Sender.sendError(outcome)
 			if !e.RelaysRefused {
-				t.retryAfter = e.RetryAfter
-				return t, nil
+				t.retryRelays(e.RetryAfter)
+				return nil
 			}
 		} else {
 			o.notify(entry, ResultRelayed, nil)
 		}
 		if err := o.remember(ctx, l, entry.ID); err != nil {
-			return t, err
+			return err
 		}
+	}
+}
+
+// retryRelays has the line served again when its relays may be asked, if that
+// is before the next direct attempt. Without relays there is none to wait for.
+func (t *turn) retryRelays(after time.Duration) {
+	if at := time.Now().Add(after); after > 0 && at.Before(t.until) {
+		t.until = at
 	}
 }
 

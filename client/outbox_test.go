@@ -72,6 +72,15 @@ func (o *outWorld) enqueue(ids ...string) {
 	}
 }
 
+// toDead enqueues a transaction for a destination that hangs.
+func (o *outWorld) toDead(i int) {
+	dead := spec.ServerName(fmt.Sprintf("dead%d", i))
+	o.net.Set(dead, testnet.Host{Hangs: true})
+	made, err := client.NewTransaction(a.Transaction(dead, "x", 1, 100))
+	require.NoError(o, err)
+	require.NoError(o, o.outbox.Enqueue(o.Context(), made))
+}
+
 // queued returns how many transactions wait for a server.
 func (o *outWorld) queued(server spec.ServerName) int {
 	usage, err := o.mail.Usage(o.Context(), server)
@@ -193,17 +202,65 @@ func TestOutboxRefusesAtOnce(t *testing.T) {
 	})
 }
 
+// While a destination is offline and hangs, new transactions are at its relays
+// at once, and don't make it be left alone for longer.
+func TestOutboxRelaysAtOnce(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		o.relays(takes, takes, takes)
+		o.net.Set(b.ServerName, testnet.Host{Hangs: true})
+		o.enqueue("0")
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"0 relayed"}, o.told())
+		asked := o.net.Asked(b.ServerName)
+		for i := range 100 {
+			o.enqueue(fmt.Sprint(i + 1))
+			time.Sleep(client.DefaultDirectTimeout + time.Second)
+			require.Equal(t, []string{fmt.Sprint(i+1, " relayed")}, o.told())
+		}
+		require.Less(t, o.net.Asked(b.ServerName), asked+10, "not once for each transaction")
+		o.net.Set(b.ServerName, takes)
+		time.Sleep(client.DefaultMostBackoff)
+		require.Len(t, o.told(), 101)
+	})
+}
+
+// A destination that has got relays needn't wait for its next attempt.
+func TestOutboxUsesNewRelays(t *testing.T) {
+	inOutWorld(t, nil, func(o *outWorld) {
+		require.NoError(t, o.peers.RemoveRelays(t.Context(), b.ServerName, r1, r2, r3))
+		o.enqueue("1")
+		time.Sleep(24 * time.Hour)
+		o.net.Set(r2, takes)
+		require.NoError(t, o.peers.AddRelays(t.Context(), b.ServerName, r2))
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"1 relayed"}, o.told())
+	})
+}
+
+// After a restart, destinations that were never offline don't wait for a crowd
+// of dead ones.
+func TestOutboxIsFairAfterRestart(t *testing.T) {
+	inOutWorld(t, func(c *client.OutboxConfig) { c.Workers = 8 }, func(o *outWorld) {
+		for i := range 500 {
+			o.toDead(i)
+		}
+		time.Sleep(time.Hour)
+		require.NoError(t, o.outbox.Close())
+		o.enqueue("1")
+		o.net.Set(b.ServerName, takes)
+		o.open()
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"1 delivered"}, o.told())
+	})
+}
+
 // A thousand dead destinations, which hang, don't delay one that answers.
 func TestOutboxIsFair(t *testing.T) {
 	inOutWorld(t, func(c *client.OutboxConfig) { c.Workers = 8 }, func(o *outWorld) {
 		o.net.Set(b.ServerName, takes)
 		o.enqueue("0")
 		for i := range 1000 {
-			dead := spec.ServerName(fmt.Sprintf("dead%d", i))
-			o.net.Set(dead, testnet.Host{Hangs: true})
-			made, err := client.NewTransaction(a.Transaction(dead, "x", 1, 100))
-			require.NoError(t, err)
-			require.NoError(t, o.outbox.Enqueue(o.Context(), made))
+			o.toDead(i)
 		}
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"0 delivered"}, o.told())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,9 +28,13 @@ type Peers struct {
 	// servers together.
 	writing [64]sync.Mutex
 
-	mu    sync.RWMutex
-	peers map[spec.ServerName]*peer // replaced, never changed
+	mu       sync.RWMutex
+	peers    map[spec.ServerName]*peer // replaced, never changed
+	watching map[*watcher]struct{}
 }
+
+// A watcher is told of servers that got other relays.
+type watcher struct{ tell func(spec.ServerName) }
 
 var seed = maphash.MakeSeed()
 
@@ -38,12 +43,13 @@ type peer struct {
 	Relays  []spec.ServerName `json:"relays,omitempty"` // in order, each once
 	Offline bool              `json:"offline,omitempty"`
 
-	failures int // direct attempts since the last success
+	failures int  // direct attempts since the last success
+	unkept   bool // writing it down failed
 }
 
 // NewPeers makes a Peers that forgets everything with the process.
 func NewPeers() *Peers {
-	return &Peers{peers: make(map[spec.ServerName]*peer)}
+	return &Peers{peers: make(map[spec.ServerName]*peer), watching: make(map[*watcher]struct{})}
 }
 
 // OpenPeers makes a Peers that is kept in a store's notes, and reads what is
@@ -175,20 +181,54 @@ func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*pe
 	writing := &p.writing[maphash.String(seed, string(server))%uint64(len(p.writing))]
 	writing.Lock()
 	defer writing.Unlock()
-	p.mu.Lock()
-	before := p.get(server)
-	after := *before
-	how(&after)
-	if len(after.Relays) == 0 && !after.Offline && after.failures == 0 {
-		delete(p.peers, server)
-	} else {
-		p.peers[server] = &after
+	before, after := p.apply(server, how)
+	if !slices.Equal(before.Relays, after.Relays) {
+		defer p.tell(server)
 	}
-	p.mu.Unlock()
-	if p.notes == nil || before.Offline == after.Offline && slices.Equal(before.Relays, after.Relays) {
+	if p.notes == nil || !before.unkept && before.Offline == after.Offline && slices.Equal(before.Relays, after.Relays) {
 		return nil
 	}
-	return p.keep(ctx, server, &after)
+	err := p.keep(ctx, server, after)
+	p.apply(server, func(have *peer) { have.unkept = err != nil })
+	return err
+}
+
+// apply changes what is known of server here.
+func (p *Peers) apply(server spec.ServerName, how func(*peer)) (before, after *peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before = p.get(server)
+	changed := *before
+	how(&changed)
+	if len(changed.Relays) == 0 && !changed.Offline && changed.failures == 0 && !changed.unkept {
+		delete(p.peers, server)
+	} else {
+		p.peers[server] = &changed
+	}
+	return before, &changed
+}
+
+// watch has tell called when a server has got other relays, until stop is
+// called. Tell must be quick.
+func (p *Peers) watch(tell func(spec.ServerName)) (stop func()) {
+	w := &watcher{tell}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watching[w] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.watching, w)
+	}
+}
+
+func (p *Peers) tell(server spec.ServerName) {
+	p.mu.RLock()
+	watching := slices.Collect(maps.Keys(p.watching))
+	p.mu.RUnlock()
+	for _, w := range watching { // who watches may ask Peers
+		w.tell(server)
+	}
 }
 
 func (p *Peers) keep(ctx context.Context, server spec.ServerName, what *peer) error {

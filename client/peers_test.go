@@ -84,17 +84,32 @@ func TestPeersAreKept(t *testing.T) {
 	require.Len(t, notes, 2500, "what is nothing isn't kept")
 }
 
-type brokenNotes struct{ *memory.Store }
+// brokenNotes fail until they are mended.
+type brokenNotes struct {
+	*memory.Store
+	mended bool
+}
 
-func (brokenNotes) SetNotes(context.Context, []store.Note) error { return errors.New("no disk") }
+func (n *brokenNotes) SetNotes(ctx context.Context, changes []store.Note) error {
+	if n.mended {
+		return n.Store.SetNotes(ctx, changes)
+	}
+	return errors.New("no disk")
+}
 
 func TestPeersSayWhatIsNotKept(t *testing.T) {
 	kept := memory.New(memory.Options{})
 	defer func() { require.NoError(t, kept.Close()) }()
-	p, err := client.OpenPeers(t.Context(), brokenNotes{kept})
+	broken := &brokenNotes{Store: kept}
+	p, err := client.OpenPeers(t.Context(), broken)
 	require.NoError(t, err)
 	require.ErrorContains(t, p.AddRelays(t.Context(), "b", "r1"), "no disk")
 	require.Equal(t, []spec.ServerName{"r1"}, p.Relays("b"), "it counts until the process ends")
+	broken.mended = true
+	require.NoError(t, p.AddRelays(t.Context(), "b", "r1"), "the same again is written down")
+	again, err := client.OpenPeers(t.Context(), kept)
+	require.NoError(t, err)
+	require.Equal(t, []spec.ServerName{"r1"}, again.Relays("b"))
 
 	require.NoError(t, kept.SetNotes(t.Context(), []store.Note{{Key: "peer/b", Value: []byte("{")}}))
 	_, err = client.OpenPeers(t.Context(), kept)
