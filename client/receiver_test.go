@@ -267,6 +267,25 @@ func TestReceiverRemembers(t *testing.T) {
 	})
 }
 
+// What was handled while the node was closing isn't handled again when it is
+// opened.
+func TestReceiverClosesWhileHandling(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.leave("1", 1, r1)
+		for range 2 {
+			seen, err := client.OpenSeen(b.Context(), b.mail, 0)
+			require.NoError(t, err)
+			b.start(seen)
+			ctx, cancel := context.WithCancel(b.Context())
+			b.fail = func(client.Received) error { cancel(); return nil }
+			b.receiver.Sync(ctx)
+			cancel()
+		}
+		require.Equal(t, []string{"1"}, b.got())
+	})
+}
+
 // A transaction that came directly isn't handled when a relay has it too.
 func TestReceiverDelivered(t *testing.T) {
 	inInbox(t, func(b *inbox) {

@@ -181,7 +181,8 @@ func (s *Seen) remember(ctx context.Context, one sighting) error {
 	if s.notes == nil {
 		return nil
 	}
-	if err := s.notes.SetNotes(ctx, changes); err != nil {
+	// What was handled must be written down, even if we are being closed.
+	if err := s.notes.SetNotes(context.WithoutCancel(ctx), changes); err != nil {
 		return fmt.Errorf("client: seen: %w", err)
 	}
 	return nil
