@@ -31,7 +31,8 @@ type line struct {
 	// Only the worker that serves it touches these.
 	failures int       // direct attempts in a row
 	directAt time.Time // when the next one is due
-	relayed  int64     // the newest entry that relays have
+	relayed  int64     // the newest entry that relays have, or have refused
+	refused  int64     // the newest entry that all relays have refused
 
 	// The rest belongs to lines.
 	direct    bool  // this turn may begin with a direct attempt
@@ -84,12 +85,13 @@ func newLines(workers int, offline func(spec.ServerName) bool) *lines {
 	}
 }
 
-// setRelayed says what relays have of a destination that isn't served yet.
-func (s *lines) setRelayed(destination spec.ServerName, id int64) {
+// setRelayed says what relays have, and have refused, of a destination that
+// isn't served yet.
+func (s *lines) setRelayed(destination spec.ServerName, relayed, refused int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.all[destination]; l != nil {
-		l.relayed = id
+		l.relayed, l.refused = relayed, refused
 	}
 }
 

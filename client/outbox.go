@@ -40,7 +40,8 @@ type OutboxConfig struct {
 
 	// KeepRelayed is how many transactions for each destination are kept after
 	// a relay took them, to be handed over directly when the destination is
-	// back; older ones are dropped. Negative: none.
+	// back; older ones are dropped, except that nothing is dropped while there
+	// is one that all relays have refused. Negative: none.
 	KeepRelayed int
 
 	// MaxAge is how long a transaction is tried.
@@ -156,8 +157,9 @@ func (o *Outbox) load(ctx context.Context) error {
 		return nil
 	}
 	return eachNote(ctx, o.notes, outboxPrefix, func(note store.Note) error {
-		if len(note.Value) == 8 {
-			o.lines.setRelayed(spec.ServerName(strings.TrimPrefix(note.Key, outboxPrefix)), int64(binary.BigEndian.Uint64(note.Value)))
+		var ids [2]int64
+		if n, err := binary.Decode(note.Value, binary.BigEndian, &ids); err == nil && n == len(note.Value) {
+			o.lines.setRelayed(spec.ServerName(strings.TrimPrefix(note.Key, outboxPrefix)), ids[0], ids[1])
 		}
 		return nil
 	})
@@ -293,6 +295,7 @@ func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error
 				t.retryRelays(e.RetryAfter)
 				return nil
 			}
+			l.refused = entry.ID
 		} else {
 			o.notify(entry, ResultRelayed, nil)
 		}
@@ -340,7 +343,9 @@ func (o *Outbox) trim(ctx context.Context, l *line) error {
 		if err != nil {
 			return err
 		}
-		if entry.ID > l.relayed {
+		// What relays have refused is nowhere else, and what is behind it can't
+		// be removed before it.
+		if entry.ID > l.relayed || entry.ID <= l.refused {
 			return nil
 		}
 		if err := o.end(ctx, l, entry, ResultDropped, nil); err != nil {
@@ -366,13 +371,16 @@ func (o *Outbox) notify(entry store.Entry, result Result, why error) {
 	}
 }
 
-// remember notes that relays have everything up to that entry.
+// remember notes that relays have everything up to that entry, or have refused
+// it.
 func (o *Outbox) remember(ctx context.Context, l *line, id int64) error {
 	l.relayed = id
 	if o.notes == nil {
 		return nil
 	}
-	note := store.Note{Key: outboxPrefix + string(l.destination), Value: binary.BigEndian.AppendUint64(nil, uint64(id))}
+	value := binary.BigEndian.AppendUint64(nil, uint64(id))
+	value = binary.BigEndian.AppendUint64(value, uint64(l.refused))
+	note := store.Note{Key: outboxPrefix + string(l.destination), Value: value}
 	return o.notes.SetNotes(context.WithoutCancel(ctx), []store.Note{note})
 }
 
@@ -381,7 +389,7 @@ func (o *Outbox) forget(ctx context.Context, l *line) error {
 	if o.notes == nil || l.relayed == 0 {
 		return nil
 	}
-	l.relayed = 0
+	l.relayed, l.refused = 0, 0
 	return o.notes.SetNotes(ctx, []store.Note{{Key: outboxPrefix + string(l.destination)}})
 }
 

@@ -193,6 +193,25 @@ func TestOutboxEnds(t *testing.T) {
 	})
 }
 
+// What no relay has is never dropped, also after a restart.
+func TestOutboxKeepsWhatRelaysRefuse(t *testing.T) {
+	inOutWorld(t, func(c *client.OutboxConfig) { c.KeepRelayed = -1 }, func(o *outWorld) {
+		o.relays(answers(413, ``), answers(413, ``), answers(413, ``))
+		o.enqueue("1")
+		time.Sleep(time.Minute)
+		require.Empty(t, o.told())
+		require.NoError(t, o.outbox.Close())
+		o.relays(takes, takes, takes)
+		o.open()
+		o.enqueue("2")
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"2 relayed"}, o.told())
+		o.net.Set(b.ServerName, takes)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"1 delivered", "2 delivered"}, o.told())
+	})
+}
+
 func TestOutboxRefusesAtOnce(t *testing.T) {
 	inOutWorld(t, func(c *client.OutboxConfig) { c.Limits = store.Limits{Entries: 1} }, func(o *outWorld) {
 		require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: b.ServerName, Body: []byte(`{`)}))
