@@ -2,6 +2,7 @@ package testnet
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,6 +36,10 @@ type Host struct {
 	// Lose, if it isn't nil, says what gets lost: the request, or the answer
 	// to one that was served. Either is an error for who asks.
 	Lose func() (request, answer bool)
+
+	// Late, if it isn't nil, says how long after it got lost a request arrives
+	// all the same, when nobody waits for its answer. Zero: never.
+	Late func() time.Duration
 }
 
 // NewVirtual returns a network without servers.
@@ -93,13 +98,18 @@ func (v *Virtual) RoundTrip(r *http.Request) (*http.Response, error) {
 	if host.Lose != nil {
 		loseRequest, loseAnswer = host.Lose()
 	}
+	serve := func(ctx context.Context) *httptest.ResponseRecorder {
+		in := r.Clone(ctx)
+		in.Body = io.NopCloser(bytes.NewReader(content))
+		out := httptest.NewRecorder()
+		host.Handler.ServeHTTP(out, in)
+		return out
+	}
 	if loseRequest {
+		host.beLate(func() { serve(context.WithoutCancel(r.Context())) })
 		return nil, fmt.Errorf("testnet: the request to %s was lost", server)
 	}
-	in := r.Clone(r.Context())
-	in.Body = io.NopCloser(bytes.NewReader(content))
-	out := httptest.NewRecorder()
-	host.Handler.ServeHTTP(out, in)
+	out := serve(r.Context())
 	if err := travel(r, host); err != nil {
 		return nil, err
 	}
@@ -107,6 +117,16 @@ func (v *Virtual) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("testnet: the answer of %s was lost", server)
 	}
 	return out.Result(), nil
+}
+
+// beLate serves a request that got lost, if it is to arrive after all.
+func (h *Host) beLate(serve func()) {
+	if h.Late == nil {
+		return
+	}
+	if wait := h.Late(); wait > 0 {
+		time.AfterFunc(wait, serve)
+	}
 }
 
 // travel takes the time that one way takes.
