@@ -1,0 +1,132 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A homeserver is what a node does with what it gets, and what its outbox told.
+type homeserver struct {
+	*member
+
+	mu      sync.Mutex
+	handled []handled
+	known   map[[32]byte]bool // contents
+	direct  map[mailKey]bool
+	arrival []mailKey // of direct
+	ended   map[mailKey][]client.Result
+}
+
+// handled is a transaction that was handled; relay is empty if it came directly.
+type handled struct {
+	relay  spec.ServerName
+	entry  int64
+	origin spec.ServerName
+	body   string
+}
+
+func (h *homeserver) take(got handled) {
+	h.n.log("%.6s handles %s (%s %d)", h.name, h.n.nameOf(h.name, got.body), got.relay, got.entry)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.handled = append(h.handled, got)
+	if s := h.n.find(h.name, got.body); s != nil {
+		h.known[s.digest] = true
+	}
+}
+
+// arrived reports whether a transaction came directly before: its answer was
+// lost.
+func (h *homeserver) arrived(k mailKey) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.direct[k]
+}
+
+// receive takes what came directly. A homeserver recognises PDUs that it had
+// from a relay.
+func (h *homeserver) receive(k mailKey, body []byte) {
+	s := h.n.find(h.name, string(body))
+	h.mu.Lock()
+	h.direct[k] = true
+	h.arrival = append(h.arrival, k)
+	known := s != nil && !s.again && h.known[s.digest]
+	h.mu.Unlock()
+	if !known {
+		h.take(handled{origin: k.origin, body: string(body)})
+	}
+}
+
+// note is told what becomes of what this node sends.
+func (h *homeserver) note(e client.Event) {
+	k := mailKey{e.Destination, h.name, e.TransactionID}
+	h.n.log("%.6s: %s for %.6s %s", h.name, e.TransactionID, e.Destination, e.Result)
+	relayed := slices.ContainsFunc(h.n.dropboxes, func(d *dropbox) bool { return d.ledger.has(k) })
+	if !relayed && (e.Result == client.ResultRelayed || e.Result == client.ResultDropped) {
+		h.n.Errorf("%s is %s, and no relay has it", e.TransactionID, e.Result)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended[k] = append(h.ended[k], e.Result)
+}
+
+// handle takes what a relay had. It doesn't mind that the node is closing.
+func (m *member) handle(_ context.Context, got client.Received) error {
+	if m.dice.trouble(m.n.faulty) {
+		return errors.New("the homeserver is busy")
+	}
+	time.Sleep(m.dice.upTo(2 * time.Second))
+	m.home.take(handled{relay: got.Relay, entry: got.EntryID, origin: got.Origin, body: string(got.Transaction)})
+	return nil
+}
+
+// serve takes what comes directly.
+func (m *member) serve(w http.ResponseWriter, r *http.Request) {
+	receiver := m.enter()
+	if receiver == nil {
+		(&wire.Error{Status: http.StatusServiceUnavailable, Code: spec.ErrorUnknown}).Write(w)
+		return
+	}
+	defer m.requests.Done()
+	origin, body, err := m.verify(r)
+	if err != nil {
+		m.n.Errorf("a direct request: %v", err)
+	}
+	if m.dice.chance(30) {
+		m.sees(origin)
+	}
+	time.Sleep(m.dice.upTo(2 * time.Second))
+	key := mailKey{m.name, origin, gomatrixserverlib.TransactionID(path.Base(r.URL.Path))}
+	if !m.home.arrived(key) {
+		if err := receiver.Delivered(r.Context(), origin, body); err != nil {
+			(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown}).Write(w)
+			return
+		}
+		m.home.receive(key, body)
+	}
+	_, _ = io.WriteString(w, `{}`)
+}
+
+func (m *member) verify(r *http.Request) (spec.ServerName, []byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return "", nil, err
+	}
+	uri, _ := wire.SignedURI(r)
+	verifier := wire.Verifier{ServerName: m.name, Keys: wire.HexKeys{}}
+	request := wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization"), Content: body}
+	origin, err := verifier.Verify(r.Context(), request, time.Now())
+	return origin, slices.Clone(body), err
+}
