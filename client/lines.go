@@ -95,6 +95,28 @@ func (s *lines) setRelayed(destination spec.ServerName, relayed, refused int64) 
 	}
 }
 
+// staggered is how far apart destinations that counted as offline before are
+// tried, so that opening an Outbox is no rush.
+const staggered = 10 * time.Millisecond
+
+// stagger puts off the direct attempts at destinations that count as offline,
+// by at most that. Those that have relays are served through these before.
+func (s *lines) stagger(most time.Duration, hasRelays func(spec.ServerName) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	offline := s.ready[failing]
+	s.ready[failing] = nil
+	now := time.Now()
+	for i, l := range offline {
+		l.directAt = now.Add(min(most, time.Duration(i+1)*staggered))
+		if hasRelays(l.destination) {
+			s.makeReady(l)
+		} else {
+			s.wait(l, l.directAt)
+		}
+	}
+}
+
 // wakeUp makes a destination ready if the news are a reason to.
 func (s *lines) wakeUp(destination spec.ServerName, n news) {
 	s.mu.Lock()
@@ -249,10 +271,14 @@ func (s *lines) done(l *line, t turn) {
 	case t.empty || l.answers || l.news.relays || l.news.fresh && t.relayed:
 		s.makeReady(l)
 	default:
-		l.state, l.until = waits, t.until
-		heap.Push(&s.waiting, l)
+		s.wait(l, t.until)
 	}
 	s.tell()
+}
+
+func (s *lines) wait(l *line, until time.Time) {
+	l.state, l.until = waits, until
+	heap.Push(&s.waiting, l)
 }
 
 // timed is a heap of lines, the first to be served on top.

@@ -22,7 +22,7 @@ import (
 const (
 	DefaultKeepRelayed = 1000
 	DefaultMaxAge      = 30 * 24 * time.Hour
-	DefaultWorkers     = 128
+	DefaultWorkers     = 256
 )
 
 // OutboxConfig of an Outbox. Sender and Store are required.
@@ -132,6 +132,7 @@ func OpenOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
 		o.cancel()
 		return nil, fmt.Errorf("client: outbox: %w", err)
 	}
+	o.lines.stagger(config.Backoff.Most, func(server spec.ServerName) bool { return len(peers.Relays(server)) > 0 })
 	o.unwatch = peers.watch(func(server spec.ServerName) { o.lines.wakeUp(server, news{relays: true}) })
 	o.running.Go(func() { o.lines.dispatch(o.stop, o.serve) })
 	return o, nil
