@@ -149,10 +149,10 @@ func (m *member) count(alike map[alikeKey]*tally) {
 	}
 }
 
-// checkTally checks how often contents were handled. PDUs once. Of EDUs that are
-// alike the receiver can't tell which it has, so that as many are handled as one
-// relay had, or came directly; what a relay had and then comes directly is
-// handled again, as nothing tells a homeserver that it knows it.
+// checkTally checks how often contents were handled: once. Only of EDUs that
+// are alike the receiver can't always tell which it has, as deployed relays say
+// no transaction IDs: at least as many are handled as one relay had, or came
+// directly.
 func (n *network) checkTally(m *member, t *tally) {
 	most := 0
 	for _, count := range t.at {

@@ -23,7 +23,6 @@ type homeserver struct {
 
 	mu      sync.Mutex
 	handled []handled
-	known   map[[32]byte]bool // contents
 	direct  map[mailKey]bool
 	arrival []mailKey // of direct
 	ended   map[mailKey][]client.Result
@@ -42,30 +41,15 @@ func (h *homeserver) take(got handled) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.handled = append(h.handled, got)
-	if s := h.n.find(h.name, got.body); s != nil {
-		h.known[s.digest] = true
-	}
 }
 
-// arrived reports whether a transaction came directly before: its answer was
-// lost.
-func (h *homeserver) arrived(k mailKey) bool {
+// arrived notes what came directly, the first time.
+func (h *homeserver) arrived(k mailKey) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.direct[k]
-}
-
-// receive takes what came directly. A homeserver recognises PDUs that it had
-// from a relay.
-func (h *homeserver) receive(k mailKey, body []byte) {
-	s := h.n.find(h.name, string(body))
-	h.mu.Lock()
-	h.direct[k] = true
-	h.arrival = append(h.arrival, k)
-	known := s != nil && !s.again && h.known[s.digest]
-	h.mu.Unlock()
-	if !known {
-		h.take(handled{origin: k.origin, body: string(body)})
+	if !h.direct[k] {
+		h.direct[k] = true
+		h.arrival = append(h.arrival, k)
 	}
 }
 
@@ -109,13 +93,18 @@ func (m *member) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	time.Sleep(m.dice.upTo(2 * time.Second))
 	key := mailKey{m.name, origin, gomatrixserverlib.TransactionID(path.Base(r.URL.Path))}
-	if !m.home.arrived(key) {
-		if err := receiver.Delivered(r.Context(), origin, body); err != nil {
-			(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown}).Write(w)
-			return
+	_, err = receiver.Direct(r.Context(), origin, key.id, body, func(context.Context) error {
+		if m.dice.trouble(m.n.faulty) {
+			return errors.New("the homeserver is busy")
 		}
-		m.home.receive(key, body)
+		m.home.take(handled{origin: origin, body: string(body)})
+		return nil
+	})
+	if err != nil {
+		(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown}).Write(w)
+		return
 	}
+	m.home.arrived(key)
 	_, _ = io.WriteString(w, `{}`)
 }
 

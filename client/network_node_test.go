@@ -55,7 +55,7 @@ func (n *network) newMember(i int) *member {
 	m := &member{node: memberNodes[i], mail: memory.New(memory.Options{}), numbers: make(map[*member]int)}
 	m.host = n.newHost(m.node.ServerName, http.HandlerFunc(m.serve))
 	m.script = n.dice("script of " + string(m.name))
-	m.home = homeserver{member: m, known: make(map[[32]byte]bool), direct: make(map[mailKey]bool), ended: make(map[mailKey][]client.Result)}
+	m.home = homeserver{member: m, direct: make(map[mailKey]bool), ended: make(map[mailKey][]client.Result)}
 	caller, err := client.New(client.Config{Identity: m.node.SigningIdentity, Transport: m})
 	require.NoError(n, err)
 	quiet := slog.New(slog.DiscardHandler)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/wire"
@@ -113,15 +114,17 @@ func (r *Receiver) Sync(ctx context.Context) []Drained {
 	return results
 }
 
-// Delivered says that a transaction came directly, so that it is dropped when
-// a relay has it too. Body is its JSON.
-func (r *Receiver) Delivered(ctx context.Context, origin spec.ServerName, body []byte) error {
+// Direct runs handle for a transaction that came from its origin itself, with
+// PUT /send, unless a relay already had it or just this was handled before, and
+// reports whether it did. While a relay's copy is being handled it waits. Body
+// is the transaction's JSON. An error is handle's, the context's or that of
+// writing it down; the origin must be told to come again.
+func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatrixserverlib.TransactionID, body []byte, handle func(context.Context) error) (handled bool, err error) {
 	content, err := wire.ReadContent(body)
 	if err != nil {
-		return fmt.Errorf("client: delivered: %w", err)
+		return false, fmt.Errorf("client: direct: %w", err)
 	}
-	_, err = r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), "", 0, func() error { return nil })
-	return err
+	return r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
 }
 
 // drain empties one relay's mailbox.
@@ -159,7 +162,7 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) err
 		return nil
 	}
 	key := seenKeyOf(content.Origin, content.Digest)
-	handled, err := r.config.Seen.once(ctx, key, d.Relay, answer.EntryID, func() error {
+	handled, err := r.config.Seen.once(ctx, key, source{relay: d.Relay, entry: answer.EntryID}, func() error {
 		return r.config.Handle(ctx, Received{Relay: d.Relay, Origin: content.Origin, Answer: answer})
 	})
 	switch {

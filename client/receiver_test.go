@@ -286,15 +286,32 @@ func TestReceiverClosesWhileHandling(t *testing.T) {
 	})
 }
 
-// A transaction that came directly isn't handled when a relay has it too.
-func TestReceiverDelivered(t *testing.T) {
+// A transaction that came directly isn't handled when a relay has it too, and
+// the other way round.
+func TestReceiverDirect(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.relay(r1)
 		b.leave("1", 1, r1)
-		require.NoError(t, b.receiver.Delivered(b.Context(), a.ServerName, []byte(`{"pdus":[1]}`)))
-		require.Error(t, b.receiver.Delivered(b.Context(), a.ServerName, []byte(`{`)))
+		direct := func(id gomatrixserverlib.TransactionID, number int, fail error) bool {
+			body := fmt.Appendf(nil, `{"pdus":[%d]}`, number)
+			handled, err := b.receiver.Direct(b.Context(), a.ServerName, id, body, func(context.Context) error { return fail })
+			require.ErrorIs(t, err, fail)
+			return handled
+		}
+		require.False(t, direct("1", 1, errors.New("busy")))
+		require.True(t, direct("1", 1, nil), "comes again after an error")
+		require.False(t, direct("1", 1, nil), "a retry")
 		require.Equal(t, 1, b.sync()[0].Dropped)
 		require.Empty(t, b.got())
+		require.True(t, direct("2", 1, nil), "alike, and another")
+
+		b.leave("3", 3, r1)
+		require.Equal(t, 1, b.sync()[0].Handled)
+		require.False(t, direct("3", 3, nil))
+		require.False(t, direct("3", 3, nil))
+		require.True(t, direct("4", 3, nil))
+		_, err := b.receiver.Direct(b.Context(), a.ServerName, "5", []byte(`{`), nil)
+		require.Error(t, err)
 	})
 }
 

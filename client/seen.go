@@ -4,13 +4,16 @@ import (
 	"container/list"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
@@ -27,9 +30,10 @@ const seenPrefix = "seen/"
 // forgets those that came up longest ago.
 //
 // Content that was sent twice on purpose, such as two typing notices that are
-// alike, isn't dropped: the second one of a relay is one too many only if no
-// more than one was handled. Make one with NewSeen or OpenSeen. It is safe for
-// concurrent use.
+// alike, isn't dropped: transaction IDs tell them apart where they are known,
+// which deployed relays don't say. There, the second one of a relay is one too
+// many only if no more than one was handled. Make one with NewSeen or OpenSeen.
+// It is safe for concurrent use.
 type Seen struct {
 	most  int
 	notes store.Notes // nil: nothing is kept
@@ -47,8 +51,28 @@ type seenKey [16]byte
 type sighting struct {
 	key      seenKey
 	Sequence int64                         `json:"s"`
-	Handled  int                           `json:"n"` // how often
-	From     map[spec.ServerName]appearing `json:"f"` // by relay; "": directly
+	Handled  int                           `json:"n"`           // how often
+	IDs      []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
+	From     map[spec.ServerName]appearing `json:"f"`           // by relay; "": directly
+}
+
+// maxIDs bounds sighting.IDs. Those over it are taken for unknown.
+const maxIDs = 32
+
+// A source is where a transaction came from this time.
+type source struct {
+	relay spec.ServerName                 // empty: from its origin
+	entry int64                           // at that relay
+	id    gomatrixserverlib.TransactionID // empty: unknown
+}
+
+// idHash is 0 if the ID is unknown.
+func (s source) idHash() uint64 {
+	if s.id == "" {
+		return 0
+	}
+	sum := sha256.Sum256([]byte(s.id))
+	return binary.BigEndian.Uint64(sum[:]) | 1
 }
 
 // appearing is how often a relay had it, and the newest entry that was it.
@@ -111,7 +135,7 @@ func seenKeyOf(origin spec.ServerName, digest [sha256.Size]byte) seenKey {
 // it if handle succeeds. While another goroutine handles the same, it waits.
 // An error means that it must come again: handle's, the context's, or that
 // of writing it down.
-func (s *Seen) once(ctx context.Context, key seenKey, from spec.ServerName, entry int64, handle func() error) (handled bool, err error) {
+func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func() error) (handled bool, err error) {
 	for {
 		busy := s.begin(key)
 		if busy == nil {
@@ -124,19 +148,50 @@ func (s *Seen) once(ctx context.Context, key seenKey, from spec.ServerName, entr
 		}
 	}
 	defer s.end(key)
-	one, known := s.look(key, from, entry)
-	if known {
+	one := s.look(key)
+	if one.had(from) {
 		return false, nil
 	}
-	count := one.From[from].Count + 1
-	if count > one.Handled {
+	if one.isNew(from) {
 		if err := handle(); err != nil {
 			return false, err
 		}
-		one.Handled, handled = count, true
+		one.Handled++
+		handled = true
 	}
-	one.From[from] = appearing{count, entry}
+	one.count(from)
 	return handled, s.remember(ctx, one)
+}
+
+// had reports whether just this was dealt with before: its acknowledgement, or
+// our answer to its origin, was lost.
+func (one *sighting) had(from source) bool {
+	if from.relay == "" {
+		return slices.Contains(one.IDs, from.idHash())
+	}
+	return one.From[from.relay].Entry >= from.entry
+}
+
+// isNew reports whether this is other mail than what was handled.
+func (one *sighting) isNew(from source) bool {
+	id := from.idHash()
+	switch {
+	case id != 0 && slices.Contains(one.IDs, id):
+		return false
+	case id != 0 && len(one.IDs) == one.Handled:
+		return true
+	default: // one that was handled may be this
+		return one.From[from.relay].Count >= one.Handled
+	}
+}
+
+// count notes that it was dealt with.
+func (one *sighting) count(from source) {
+	one.From[from.relay] = appearing{one.From[from.relay].Count + 1, from.entry}
+	if id := from.idHash(); id != 0 && !slices.Contains(one.IDs, id) {
+		one.IDs = append(one.IDs, id)
+		one.IDs = one.IDs[max(0, len(one.IDs)-maxIDs):]
+	}
 }
 
 // begin makes the key busy, or returns what says when it no longer is.
@@ -157,22 +212,17 @@ func (s *Seen) end(key seenKey) {
 	delete(s.busy, key)
 }
 
-// look returns a copy of what is known, and whether just this entry was dealt
-// with before: its acknowledgement was lost.
-func (s *Seen) look(key seenKey, from spec.ServerName, entry int64) (one sighting, known bool) {
+// look returns a copy of what is known.
+func (s *Seen) look(key seenKey) sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	one = sighting{key: key, From: make(map[spec.ServerName]appearing)}
-	e := s.known[key]
-	if e == nil {
-		return one, false
+	one := sighting{key: key, From: make(map[spec.ServerName]appearing)}
+	if e := s.known[key]; e != nil {
+		have := e.Value.(*sighting)
+		one.Handled, one.IDs = have.Handled, slices.Clone(have.IDs)
+		maps.Copy(one.From, have.From)
 	}
-	have := e.Value.(*sighting)
-	one.Handled = have.Handled
-	for name, a := range have.From {
-		one.From[name] = a
-	}
-	return one, from != "" && have.From[from].Entry >= entry
+	return one
 }
 
 // remember writes down what has become of a transaction.
