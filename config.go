@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -30,6 +31,10 @@ const (
 	DefaultMaxStoreBytes    = 16 << 30
 	DefaultLifetime         = 30 * 24 * time.Hour
 	DefaultMaxInFlightBytes = 48 << 20
+	DefaultMaxBatch         = 500
+	DefaultMaxBatchBytes    = 4 << 20
+	DefaultMaxWait          = 5 * time.Minute
+	DefaultMaxWaiting       = 20_000
 )
 
 // Config of a Server. Only ServerName is required. In the limits, zero means
@@ -57,7 +62,8 @@ type Config struct {
 	Disabled bool
 
 	// Admit decides, before the signature was checked, whether this relay takes
-	// mail from origin for destination. To refuse it return a *wire.Error, such
+	// mail from origin for destination. For mail that another relay passes on it
+	// is asked twice: about that relay, and about the origin. To refuse it return a *wire.Error, such
 	// as wire.Forbidden, which is what the sender is told; any other error is a
 	// failure of ours, logged and answered with 500. Nil admits everyone. It
 	// may be called by many goroutines at once.
@@ -92,12 +98,49 @@ type Config struct {
 	// that a middleware wraps needs an Unwrap method.
 	MaxInFlightBytes int64
 
+	// MaxBatch and MaxBatchBytes bound the transactions in one answer to a
+	// receiver that asks for batches; one always fits.
+	MaxBatch      int
+	MaxBatchBytes int64
+
+	// MaxWait bounds how long an answer is held while there is no mail, for a
+	// receiver that asks for that. MaxWaiting bounds how many are held, each
+	// for the price of a goroutine and a connection, and 16 for each
+	// destination; those over it are answered at once. A negative number for
+	// either: none is held.
+	MaxWait    time.Duration
+	MaxWaiting int
+
+	// Deliver takes mail for this server itself, which others pass on or leave
+	// here. An error means that it wasn't processed: unless it is a *wire.Error,
+	// the sender is told to come again. Nil: it goes into a mailbox like any
+	// other's. It may be called by many goroutines at once; see
+	// client.Receiver.Direct for one way to process it.
+	Deliver func(ctx context.Context, delivery Delivery) error
+
+	// Stored is told of destinations that got mail, Asked of servers that ask
+	// for theirs, and so are online. Nil tells nobody. They hold up the request,
+	// and may be called by many goroutines at once.
+	Stored func(destination spec.ServerName)
+	Asked  func(server spec.ServerName)
+
 	// Logger gets what an operator should know: no user content, no bodies.
 	// Default: slog.Default().
 	Logger *slog.Logger
 
 	// Registerer gets the metrics, all of them named relay_*. Nil: none.
 	Registerer prometheus.Registerer
+}
+
+// A Delivery is a transaction for this server.
+type Delivery struct {
+	// Origin is who signed it: the server that made the request, or, if another
+	// one passes it on, the one that its proof names.
+	Origin        spec.ServerName
+	TransactionID gomatrixserverlib.TransactionID
+
+	// Body is its JSON. It may lack an origin.
+	Body []byte
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -125,6 +168,12 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.MaxStoreBytes, DefaultMaxStoreBytes)
 	orDefault(&c.Lifetime, DefaultLifetime)
 	orDefault(&c.MaxInFlightBytes, DefaultMaxInFlightBytes)
+	orDefault(&c.MaxBatch, DefaultMaxBatch)
+	orDefault(&c.MaxBatchBytes, DefaultMaxBatchBytes)
+	orDefault(&c.MaxWait, DefaultMaxWait)
+	orDefault(&c.MaxWaiting, DefaultMaxWaiting)
+	c.MaxBatch = int(min(atMost(int64(c.MaxBatch)), math.MaxInt32))
+	c.MaxBatchBytes = atMost(c.MaxBatchBytes)
 	c.MaxBodyBytes = atMost(c.MaxBodyBytes)
 	c.MaxInFlightBytes = atMost(c.MaxInFlightBytes)
 	return c, nil
@@ -156,4 +205,23 @@ func (c *Config) limits() store.Limits {
 		l.OriginBytes = max(1, int64(float64(c.MaxBytes)*c.OriginShare))
 	}
 	return l
+}
+
+// admit asks the embedder about mail that is to be taken in.
+func (c *Config) admit(ctx context.Context, origin, destination spec.ServerName) error {
+	if c.Admit == nil {
+		return nil
+	}
+	if err := c.Admit(ctx, origin, destination); err != nil {
+		return fmt.Errorf("relay: Config.Admit: %w", err)
+	}
+	return nil
+}
+
+// isLocal reports whether a server is this one.
+func (c *Config) isLocal(server spec.ServerName) bool {
+	if c.IsLocalServerName != nil {
+		return c.IsLocalServerName(server)
+	}
+	return server == c.ServerName
 }

@@ -98,7 +98,7 @@ func TestBodyIsCarriedAsItIs(t *testing.T) {
 	require.Equal(t, "{}", answer)
 	status, answer = r.ask(r.b, r.b.ServerName, `{"entry_id":0}`)
 	require.Equal(t, http.StatusOK, status)
-	require.Regexp(t, `^\{"transaction":(.*),"entry_id":\d+,"entries_queued":true\}$`, answer)
+	require.Regexp(t, `^\{"transaction":(.*),"entry_id":\d+,"entries_queued":true,"transaction_id":.*\}$`, answer)
 	require.Contains(t, answer, `"transaction":`+content+`,"entry_id"`)
 }
 

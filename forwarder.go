@@ -15,52 +15,124 @@ import (
 
 // A forwarder takes transactions in.
 type forwarder struct {
-	store    store.Store
-	limits   store.Limits
-	lifetime time.Duration // negative: no end
+	config   Config
+	verifier wire.Verifier
 	metrics  *metrics
 }
 
-// put stores the transaction that origin signed and returns the answer. The
-// store has it on the disk by then.
-func (f *forwarder) put(ctx context.Context, route wire.Route, origin spec.ServerName, body []byte) (answer, error) {
-	content, err := wire.ReadContent(body)
+// put stores the transaction in a request that signer signed, or hands it to the
+// embedder if it is for this server, and returns the answer. The store has it on
+// the disk by then.
+func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.ServerName, request wire.SignedRequest) (answer, error) {
+	body, proof, passedOn, err := wire.CutProof(request.Content)
 	if err != nil {
 		return answer{}, err
 	}
-	if content.HasOrigin && content.Origin != origin {
-		return answer{}, wire.Forbidden("the transaction's origin isn't the server that signed the request")
+	mail, sent := store.Mail{Destination: route.Destination(), TransactionID: route.TransactionID}, wire.SentAnswer
+	if passedOn {
+		sent = wire.ProvenAnswer
+		err = f.readPassedOn(ctx, &mail, body, proof)
+	} else {
+		err = f.readOwn(&mail, signer, request)
 	}
-	mail := store.Mail{
-		Destination:   route.Destination(),
-		Origin:        origin,
-		TransactionID: route.TransactionID,
-		Digest:        content.Digest,
-		Body:          body,
+	if err != nil {
+		return answer{}, err
 	}
-	if f.lifetime > 0 {
-		mail.Expires = time.Now().Add(f.lifetime)
+	if f.config.Deliver != nil && f.config.isLocal(mail.Destination) {
+		err = f.config.Deliver(ctx, Delivery{mail.Origin, mail.TransactionID, mail.Body})
+	} else {
+		err = f.store(ctx, mail)
 	}
-	if limit := f.largest(); limit > 0 && mail.Size() > limit {
-		return answer{}, tooLarge(limit) // it wouldn't fit an empty mailbox
+	if err != nil {
+		return answer{}, err
 	}
-	stored, err := f.store.Put(ctx, mail, f.limits)
+	return answer{pieces: [][]byte{[]byte(sent)}}, nil
+}
+
+// readOwn reads a transaction that its origin leaves here itself.
+func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wire.SignedRequest) error {
+	content, err := wire.ReadContent(request.Content)
+	if err != nil {
+		return err
+	}
+	if content.HasOrigin && content.Origin != signer {
+		return wire.Forbidden("the transaction's origin isn't the server that signed the request")
+	}
+	mail.Origin, mail.Body, mail.Digest = signer, request.Content, content.Digest
+	if proof, ok := wire.ProofOf(request, f.config.ServerName, content); ok {
+		mail.Proof = proof.JSON()
+	}
+	mail.Expires = f.expiry(time.Now())
+	return nil
+}
+
+// readPassedOn reads a transaction that somebody passes on. Its proof, not who
+// that is, says where it comes from.
+func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, body []byte, proof wire.Proof) error {
+	proven, err := proof.Check(ctx, f.verifier.Keys, body, mail.Destination)
+	if errors.Is(err, wire.ErrProof) {
+		return wire.Forbidden("the transaction was not signed by its origin for this destination")
+	}
+	if err != nil {
+		return fmt.Errorf("relay: checking a proof of origin: %w", err)
+	}
+	if proven.TransactionID != mail.TransactionID {
+		return wire.Forbidden("the transaction was signed with another ID")
+	}
+	if int64(len(proven.Content)) > f.config.MaxBodyBytes {
+		return tooLarge(f.config.MaxBodyBytes)
+	}
+	if err := f.config.admit(ctx, proven.Origin, mail.Destination); err != nil {
+		return err
+	}
+	content, err := wire.ReadContent(proven.Content)
+	if err != nil {
+		return err
+	}
+	mail.Origin, mail.Body, mail.Digest, mail.Proof = proven.Origin, proven.Content, content.Digest, proof.JSON()
+	now := time.Now()
+	if signed := proven.Signed.Time(); signed.Before(now) {
+		now = signed // else it would live for ever by being passed on
+	}
+	if mail.Expires = f.expiry(now); mail.Expired(time.Now()) {
+		return wire.Forbidden("the transaction is older than what this relay keeps")
+	}
+	return nil
+}
+
+// expiry is how long mail is kept that was sent at that time.
+func (f *forwarder) expiry(sent time.Time) time.Time {
+	if f.config.Lifetime < 0 {
+		return time.Time{}
+	}
+	return sent.Add(f.config.Lifetime)
+}
+
+func (f *forwarder) store(ctx context.Context, mail store.Mail) error {
+	limits := f.config.limits()
+	if limit := largest(limits); limit > 0 && mail.Size() > limit {
+		return tooLarge(limit) // it wouldn't fit an empty mailbox
+	}
+	stored, err := f.config.Store.Put(ctx, mail, limits)
 	if errors.Is(err, store.ErrFull) {
-		return answer{}, &wire.Error{
+		return &wire.Error{
 			Status: http.StatusInsufficientStorage, Code: wire.ErrorResourceLimitExceeded,
 			Message: "there is no room for this transaction",
 		}
 	}
 	if err != nil {
-		return answer{}, fmt.Errorf("relay: storing a transaction: %w", err)
+		return fmt.Errorf("relay: storing a transaction: %w", err)
 	}
 	f.metrics.put(stored)
-	return answer{head: []byte(wire.SentAnswer)}, nil
+	if stored && f.config.Stored != nil {
+		f.config.Stored(mail.Destination)
+	}
+	return nil
 }
 
 // largest is the largest mail that fits the limits, 0 if there are none.
-func (f *forwarder) largest() (size int64) {
-	for _, limit := range []int64{f.limits.Bytes, f.limits.OriginBytes, f.limits.StoreBytes} {
+func largest(limits store.Limits) (size int64) {
+	for _, limit := range []int64{limits.Bytes, limits.OriginBytes, limits.StoreBytes} {
 		if limit > 0 && (size == 0 || limit < size) {
 			size = limit
 		}

@@ -23,7 +23,7 @@ type metrics struct {
 	acknowledged prometheus.Counter
 }
 
-func newMetrics(registerer prometheus.Registerer, s store.Store) (*metrics, error) {
+func newMetrics(registerer prometheus.Registerer, s store.Store, w *waits) (*metrics, error) {
 	if registerer == nil {
 		return nil, nil
 	}
@@ -40,7 +40,10 @@ func newMetrics(registerer prometheus.Registerer, s store.Store) (*metrics, erro
 		handedOut:    counter("relay_handed_out_total", "Transactions handed out, again and again until they are acknowledged."),
 		acknowledged: counter("relay_acknowledged_total", "Transactions acknowledged by their destination."),
 	}
-	m.collectors = []prometheus.Collector{m.requests, m.stored, m.copies, m.handedOut, m.acknowledged, &usageCollector{s}}
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_waiting", Help: "Requests that wait for mail.",
+	}, func() float64 { return float64(w.count()) })
+	m.collectors = []prometheus.Collector{m.requests, m.stored, m.copies, m.handedOut, m.acknowledged, waiting, &usageCollector{s}}
 	for i, c := range m.collectors {
 		if err := registerer.Register(c); err != nil {
 			m.collectors = m.collectors[:i]

@@ -54,6 +54,7 @@ type Server struct {
 	answers   *budget // what is being handed out
 	forwarder forwarder
 	retriever retriever
+	waits     *waits
 	metrics   *metrics
 	enabled   atomic.Bool
 
@@ -80,6 +81,7 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		config: config,
 		bodies: newBudget(config.MaxInFlightBytes), answers: newBudget(config.MaxInFlightBytes),
+		waits: newWaits(config.MaxWaiting),
 	}
 	if config.Store == nil {
 		s.ownStore, err = sqlite.Open(config.DatabasePath, sqlite.Options{Logger: config.Logger})
@@ -88,25 +90,36 @@ func New(config Config) (*Server, error) {
 		}
 		s.config.Store = s.ownStore
 	}
-	s.metrics, err = newMetrics(config.Registerer, s.config.Store)
+	s.metrics, err = newMetrics(config.Registerer, s.config.Store, s.waits)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
-	s.forwarder = forwarder{s.config.Store, config.limits(), config.Lifetime, s.metrics}
-	s.retriever = retriever{s.config.Store, s.metrics}
+	s.forwarder = forwarder{s.config, s.verifier, s.metrics}
+	s.retriever = retriever{s.config, s.waits, s.answers, s.metrics}
 	s.enabled.Store(!config.Disabled)
 	return s, nil
 }
 
 // SetEnabled switches relaying on or off. While it is off every request is
-// answered with 404 M_UNRECOGNIZED, and mail is kept.
-func (s *Server) SetEnabled(on bool) { s.enabled.Store(on) }
+// answered with 404 M_UNRECOGNIZED, and mail is kept; requests that wait for
+// mail are answered as if their time were over.
+func (s *Server) SetEnabled(on bool) {
+	s.enabled.Store(on)
+	if !on {
+		s.waits.end()
+	}
+}
 
 // Enabled reports whether relaying is on.
 func (s *Server) Enabled() bool { return s.enabled.Load() }
 
-// Close refuses new requests, waits for those that are being answered, and
+// EndWaits answers the requests that wait for mail as if their time were over,
+// and holds none from then on. An http.Server that is shut down waits for its
+// requests, so have it call this: see http.Server.RegisterOnShutdown.
+func (s *Server) EndWaits() { s.waits.endForGood() }
+
+// Close refuses new requests, ends those that wait for mail, waits for those that are being answered, and
 // closes the store if the Server opened it. Requests whose body or answer is
 // still on its way after a few seconds are cut off; to give them longer, shut
 // the http.Server down first. It may be called more than once.
@@ -115,6 +128,7 @@ func (s *Server) Close() error {
 		s.mu.Lock()
 		s.closed = true
 		s.mu.Unlock()
+		s.EndWaits()
 		s.drain()
 		s.metrics.unregister()
 		if s.ownStore != nil {
@@ -177,26 +191,37 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, endpoint wire.En
 }
 
 // An answer is the body of a 200, in pieces that needn't be put together.
-type answer struct{ head, transaction, tail []byte }
+type answer struct {
+	pieces       [][]byte
+	transactions int
+	share        *share // what it holds already, or nil
+}
 
-func (a *answer) size() int { return len(a.head) + len(a.transaction) + len(a.tail) }
+func (a *answer) size() (size int) {
+	for _, piece := range a.pieces {
+		size += len(piece)
+	}
+	return size
+}
 
 // write sends an answer that is a success. It fails, and nothing was sent, if
 // too many large ones are on their way. It doesn't wait for them: the answer is
 // in memory already.
 func (s *Server) write(w http.ResponseWriter, endpoint wire.Endpoint, a answer) error {
-	share := s.answers.share(cutWriting(w))
+	share := a.share
+	if share == nil {
+		share = s.answers.share(cutWriting(w))
+	}
 	defer share.release()
-	if a.size() > firstRead && !share.set(int64(a.size()), false) {
+	size := a.size()
+	if size > firstRead && !share.set(int64(size), false) {
 		return tooMuchInFlight()
 	}
 	s.metrics.answered(endpoint, http.StatusOK)
-	if len(a.transaction) > 0 {
-		s.metrics.handOut(1)
-	}
+	s.metrics.handOut(a.transactions)
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(a.size()))
-	for _, piece := range [][]byte{a.head, a.transaction, a.tail} {
+	w.Header().Set("Content-Length", strconv.Itoa(size))
+	for _, piece := range a.pieces {
 		if _, err := w.Write(piece); err != nil {
 			return nil // whoever has gone asks again
 		}
@@ -211,19 +236,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) (answ
 	if err != nil {
 		return answer{}, err
 	}
-	limit := s.config.MaxBodyBytes
-	if route.Endpoint == wire.RelayTxn {
-		limit = wire.MaxEntryRequestBytes
-	}
 	body := body{share: s.bodies.share(cutReading(w))}
 	defer body.release()
-	if err := body.read(w, r, limit); err != nil {
+	if err := s.readBody(w, r, route.Endpoint, &body); err != nil {
 		return answer{}, err
-	}
-	if len(body.bytes) > 0 {
-		if err := wire.CheckContentType(r.Header.Get("Content-Type")); err != nil {
-			return answer{}, err
-		}
 	}
 	request.Content = body.bytes
 	signer, err := s.verify(r.Context(), request, body.share)
@@ -231,9 +247,30 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) (answ
 		return answer{}, err
 	}
 	if route.Endpoint == wire.SendRelay {
-		return s.forwarder.put(r.Context(), route, signer, body.bytes)
+		return s.forwarder.put(r.Context(), route, signer, request)
 	}
-	return s.retriever.next(r.Context(), route, signer, body.bytes)
+	body.release() // it may have to wait
+	return s.retriever.next(r.Context(), asking{
+		route: route, signer: signer, body: body.bytes,
+		cut: cutWriting(w), hold: func() func() { return allowWaiting(w) },
+	})
+}
+
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, endpoint wire.Endpoint, body *body) error {
+	limit, most := s.config.MaxBodyBytes+wire.MaxProofBytes, s.config.MaxBodyBytes
+	if endpoint == wire.RelayTxn {
+		limit, most = wire.MaxEntryRequestBytes, wire.MaxEntryRequestBytes
+	}
+	if err := body.read(w, r, limit); err != nil {
+		return err
+	}
+	if int64(len(body.bytes)) > most && !wire.HasProof(body.bytes) {
+		return tooLarge(most)
+	}
+	if len(body.bytes) > 0 {
+		return wire.CheckContentType(r.Header.Get("Content-Type"))
+	}
+	return nil
 }
 
 // slowFactor is about how much memory, in sizes of the body, it takes to check
@@ -281,18 +318,10 @@ func (s *Server) preflight(r *http.Request, uri string) (wire.SignedRequest, wir
 	if err != nil {
 		return request, route, err
 	}
-	return request, route, s.admit(r.Context(), route, origin)
-}
-
-// admit asks the embedder about mail that is to be taken in.
-func (s *Server) admit(ctx context.Context, route wire.Route, origin spec.ServerName) error {
-	if s.config.Admit == nil || route.Endpoint != wire.SendRelay {
-		return nil
+	if route.Endpoint == wire.RelayTxn {
+		return request, route, nil
 	}
-	if err := s.config.Admit(ctx, origin, route.Destination()); err != nil {
-		return fmt.Errorf("relay: Config.Admit: %w", err)
-	}
-	return nil
+	return request, route, s.config.admit(r.Context(), origin, route.Destination())
 }
 
 // wireError is what the caller is told. What is our fault is logged.

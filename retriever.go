@@ -14,37 +14,111 @@ import (
 
 // A retriever hands transactions out.
 type retriever struct {
-	store   store.Store
+	config  Config
+	waits   *waits
+	answers *budget
 	metrics *metrics
+}
+
+// asking is a request whose signature is right.
+type asking struct {
+	route  wire.Route
+	signer spec.ServerName
+	body   []byte
+
+	cut  func() bool          // ends the sending of the answer
+	hold func() (goOn func()) // called before the answer is held, and after
 }
 
 // next acknowledges the entry in the request's body and returns the answer
 // that holds what comes next. Only the server that the mailbox belongs to may
 // ask.
-func (r *retriever) next(ctx context.Context, route wire.Route, signer spec.ServerName, body []byte) (answer, error) {
-	destination := route.Destination()
-	if signer != destination {
+func (r *retriever) next(ctx context.Context, ask asking) (answer, error) {
+	destination := ask.route.Destination()
+	if ask.signer != destination {
 		return answer{}, wire.Forbidden("only the server itself may fetch its transactions")
 	}
-	acknowledged, err := wire.ReadEntryID(body)
+	acknowledged, err := wire.ReadEntryID(ask.body)
 	if err != nil {
 		return answer{}, err
 	}
 	if acknowledged > 0 {
-		removed, err := r.store.Ack(ctx, destination, acknowledged)
+		removed, err := r.config.Store.Ack(ctx, destination, acknowledged)
 		if err != nil {
 			return answer{}, fmt.Errorf("relay: acknowledging an entry: %w", err)
 		}
 		r.metrics.acknowledge(removed)
 	}
-	entries, err := r.store.Next(ctx, destination, 0, 1, math.MaxInt64)
+	if r.config.Asked != nil {
+		r.config.Asked(destination)
+	}
+	found, err := r.fetch(ctx, ask)
+	if errors.Is(err, store.ErrEmpty) && ask.route.Query.Timeout > 0 {
+		found, err = r.await(ctx, ask)
+	}
 	if errors.Is(err, store.ErrEmpty) {
-		return answer{head: []byte(wire.EmptyAnswer)}, nil
+		return emptyAnswer(ask.route.Query), nil
 	}
 	if err != nil {
-		return answer{}, fmt.Errorf("relay: reading the next entry: %w", err)
+		return answer{}, fmt.Errorf("relay: reading the next entries: %w", err)
 	}
-	e := &entries[0]
-	head, tail := wire.AnswerAround(e.ID)
-	return answer{head, wire.WithOrigin(e.Body, e.Origin), tail}, nil
+	return found, nil
+}
+
+// fetch returns the answer with as many entries as are asked for and as it may
+// hold. If there is no room for a batch, it is a short one.
+func (r *retriever) fetch(ctx context.Context, ask asking) (answer, error) {
+	query := ask.route.Query
+	share := r.answers.share(ask.cut)
+	most, bytes := 1, int64(math.MaxInt64)
+	if query.Limit > 1 && share.set(r.config.MaxBatchBytes, false) {
+		most, bytes = min(query.Limit, r.config.MaxBatch), r.config.MaxBatchBytes
+	}
+	entries, err := r.config.Store.Next(ctx, ask.route.Destination(), query.After, most, bytes)
+	if err != nil {
+		share.release()
+		return answer{}, err
+	}
+	return answer{pieces: wire.MakeAnswer(itemsOf(entries), query.Limit > 0), transactions: len(entries), share: share}, nil
+}
+
+// await returns the answer with what comes before the query's time is over, and
+// store.ErrEmpty if nothing does.
+func (r *retriever) await(ctx context.Context, ask asking) (answer, error) {
+	query, destination := ask.route.Query, ask.route.Destination()
+	waiting, done := r.waits.begin(ctx, destination, min(query.Timeout, r.config.MaxWait))
+	if waiting == nil {
+		return answer{}, store.ErrEmpty
+	}
+	defer done()
+	defer ask.hold()()
+	for {
+		err := r.config.Store.Wait(waiting, destination, query.After)
+		if waiting.Err() != nil && ctx.Err() == nil {
+			return answer{}, store.ErrEmpty
+		}
+		if err != nil {
+			return answer{}, err
+		}
+		found, err := r.fetch(ctx, ask)
+		if !errors.Is(err, store.ErrEmpty) {
+			return found, err
+		}
+	}
+}
+
+func emptyAnswer(query wire.Query) answer {
+	if query.Limit > 0 {
+		return answer{pieces: [][]byte{[]byte(wire.EmptyBatch)}}
+	}
+	return answer{pieces: [][]byte{[]byte(wire.EmptyAnswer)}}
+}
+
+func itemsOf(entries []store.Entry) []wire.Item {
+	items := make([]wire.Item, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		items[i] = wire.Item{ID: e.ID, TransactionID: e.TransactionID, Transaction: wire.WithOrigin(e.Body, e.Origin), Proof: e.Proof}
+	}
+	return items
 }

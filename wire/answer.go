@@ -13,11 +13,18 @@ import (
 )
 
 // EmptyAnswer is the answer to RelayTxn when there is no mail, as deployed
-// relays give it.
-const EmptyAnswer = `{"transaction":{"origin":"","origin_server_ts":0,"pdus":null},"entries_queued":false}`
+// relays give it, EmptyBatch that to a request with a limit.
+const (
+	EmptyAnswer = `{"transaction":{"origin":"","origin_server_ts":0,"pdus":null},"entries_queued":false}`
+	EmptyBatch  = `{"transaction":{"origin":"","origin_server_ts":0,"pdus":null},"entries_queued":false,"more":[]}`
+)
 
-// SentAnswer is the answer to SendRelay. Deployed relays answer null.
-const SentAnswer = `{}`
+// SentAnswer is the answer to SendRelay, deployed relays answer null.
+// ProvenAnswer is the answer to one with a proof that was checked.
+const (
+	SentAnswer   = `{}`
+	ProvenAnswer = `{"proven":true}`
+)
 
 // ReadEntryID reads the body of a RelayTxn request. The error is an *Error,
 // 400 M_NOT_JSON or M_BAD_JSON.
@@ -35,11 +42,47 @@ func ReadEntryID(body []byte) (int64, error) {
 	return entry.EntryID, nil
 }
 
-// AnswerAround returns what stands before and behind a transaction, a JSON
-// object that is taken over as it is, in the answer to RelayTxn.
-func AnswerAround(id int64) (before, behind []byte) {
-	behind = strconv.AppendInt([]byte(`,"entry_id":`), id, 10)
-	return []byte(`{"transaction":`), append(behind, `,"entries_queued":true}`...)
+// An Item is a transaction in an answer that is made.
+type Item struct {
+	ID            int64
+	TransactionID gomatrixserverlib.TransactionID
+
+	// Transaction and Proof are JSON objects that are taken over as they are.
+	// Proof may be empty.
+	Transaction []byte
+	Proof       []byte
+}
+
+// MakeAnswer returns the answer to RelayTxn that holds the items, of which
+// there is at least one, in pieces that needn't be put together. Only the
+// answer to a request with a limit is a batch, which says what more there is.
+func MakeAnswer(items []Item, batch bool) (pieces [][]byte) {
+	pieces = items[0].append(pieces, `{"transaction":`, `,"entries_queued":true`)
+	if !batch {
+		return append(pieces, []byte(`}`))
+	}
+	before := `,"more":[{"transaction":`
+	for i := range items[1:] {
+		pieces = items[i+1].append(pieces, before, "")
+		before = `},{"transaction":`
+	}
+	if len(items) == 1 {
+		return append(pieces, []byte(`,"more":[]}`))
+	}
+	return append(pieces, []byte(`}]}`))
+}
+
+// append appends the item without what closes its object.
+func (i *Item) append(pieces [][]byte, before, behind string) [][]byte {
+	tail := strconv.AppendInt([]byte(`,"entry_id":`), i.ID, 10)
+	tail = append(tail, behind...)
+	if id, err := json.Marshal(i.TransactionID); err == nil { // a string: always
+		tail = append(append(tail, `,"transaction_id":`...), id...)
+	}
+	if len(i.Proof) > 0 {
+		tail = append(append(tail, `,"relay_proof":`...), i.Proof...)
+	}
+	return append(pieces, []byte(before), i.Transaction, tail)
 }
 
 // An Answer is what a relay answers to RelayTxn.
@@ -48,30 +91,66 @@ type Answer struct {
 	// the fields that gomatrixserverlib.Transaction leaves out.
 	Transaction json.RawMessage `json:"transaction"`
 
-	// EntryID acknowledges the transaction when it is asked with next.
+	// EntryID acknowledges the transaction, and those before it, when it is
+	// asked with next.
 	EntryID int64 `json:"entry_id"`
 
 	// EntriesQueued says that this answer holds a transaction.
 	EntriesQueued bool `json:"entries_queued"`
+
+	// TransactionID is what its origin calls the transaction; deployed relays
+	// don't say.
+	TransactionID gomatrixserverlib.TransactionID `json:"transaction_id"`
+
+	// Proof is a Proof in JSON, unchecked, and empty if there is none.
+	Proof json.RawMessage `json:"relay_proof"`
+
+	// More are the transactions behind this one in a batch. It is nil if the
+	// relay doesn't know batches; in More it is always nil.
+	More []Answer `json:"more"`
 }
 
 // ReadAnswer reads the answer to RelayTxn. It fails for what can't be an
-// answer, such as one that says it holds a transaction and doesn't.
+// answer, such as one that says it holds a transaction and doesn't, or one
+// whose entries are out of order.
 func ReadAnswer(body []byte) (Answer, error) {
 	var a Answer
 	if err := json.Unmarshal(body, &a); err != nil {
 		return Answer{}, fmt.Errorf("wire: relay_txn answer: %w", err)
 	}
 	if !a.EntriesQueued {
-		return Answer{}, nil
+		if a.More != nil {
+			a.More = []Answer{}
+		}
+		return Answer{More: a.More}, nil
 	}
-	if a.EntryID <= 0 {
-		return Answer{}, errors.New("wire: relay_txn answer: a transaction without a positive entry_id")
+	if err := a.check(0); err != nil {
+		return Answer{}, err
 	}
-	if len(a.Transaction) == 0 || a.Transaction[0] != '{' {
-		return Answer{}, errors.New("wire: relay_txn answer: entries_queued, but no transaction")
+	last := a.EntryID
+	for i := range a.More {
+		more := &a.More[i]
+		if err := more.check(last); err != nil {
+			return Answer{}, err
+		}
+		last, more.EntriesQueued, more.More = more.EntryID, true, nil
 	}
 	return a, nil
+}
+
+func (a *Answer) check(last int64) error {
+	switch {
+	case a.EntryID <= 0:
+		return errors.New("wire: relay_txn answer: a transaction without a positive entry_id")
+	case a.EntryID <= last:
+		return fmt.Errorf("wire: relay_txn answer: entry %d follows %d", a.EntryID, last)
+	case len(a.Transaction) == 0 || a.Transaction[0] != '{':
+		return errors.New("wire: relay_txn answer: entries_queued, but no transaction")
+	}
+	if string(a.Proof) == "null" {
+		a.Proof = nil
+	}
+	return nil
 }
 
 // Decode reads the transaction's fields. TransactionID and Destination don't

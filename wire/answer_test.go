@@ -52,8 +52,7 @@ func FuzzReadEntryID(f *testing.F) {
 }
 
 func appendAnswer(id int64, transaction []byte) []byte {
-	before, behind := AnswerAround(id)
-	return slices.Concat(before, transaction, behind)
+	return slices.Concat(MakeAnswer([]Item{{ID: id, TransactionID: "t", Transaction: transaction}}, false)...)
 }
 
 func TestAnswers(t *testing.T) {
@@ -66,7 +65,7 @@ func TestAnswers(t *testing.T) {
 
 	a, err = ReadAnswer(appendAnswer(3, []byte(`{"pdus":[],"x":1}`)))
 	require.NoError(t, err)
-	require.Equal(t, Answer{Transaction: json.RawMessage(`{"pdus":[],"x":1}`), EntryID: 3, EntriesQueued: true}, a)
+	require.Equal(t, Answer{Transaction: json.RawMessage(`{"pdus":[],"x":1}`), EntryID: 3, EntriesQueued: true, TransactionID: "t"}, a)
 	_, err = a.Decode()
 	require.NoError(t, err)
 
@@ -80,16 +79,58 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+func TestBatches(t *testing.T) {
+	items := []Item{
+		{ID: 3, TransactionID: `"\x00`, Transaction: []byte(`{"pdus":[3]}`), Proof: []byte(`{"relay":"r"}`)},
+		{ID: 5, TransactionID: "5", Transaction: []byte(`{"pdus":[5]}`)},
+		{ID: 6, TransactionID: "6", Transaction: []byte(`{"pdus":[6]}`), Proof: []byte(`{}`)},
+	}
+	for n := 1; n <= len(items); n++ {
+		a, err := ReadAnswer(slices.Concat(MakeAnswer(items[:n], true)...))
+		require.NoError(t, err)
+		require.NotNil(t, a.More)
+		all := append([]Answer{a}, a.More...)
+		require.Len(t, all, n)
+		for i, got := range all {
+			got.More = nil
+			require.Equal(t, Answer{
+				Transaction: items[i].Transaction, EntryID: items[i].ID, EntriesQueued: true,
+				TransactionID: items[i].TransactionID, Proof: items[i].Proof,
+			}, got)
+		}
+	}
+	a, err := ReadAnswer([]byte(EmptyBatch))
+	require.NoError(t, err)
+	require.Equal(t, Answer{More: []Answer{}}, a)
+
+	for _, bad := range []string{
+		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[{"entry_id":5,"transaction":{}}]}`,
+		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[{"entry_id":6,"transaction":null}]}`,
+		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[{}]}`,
+		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":{}}`,
+	} {
+		_, err := ReadAnswer([]byte(bad))
+		require.Error(t, err, bad)
+	}
+}
+
 func FuzzReadAnswer(f *testing.F) {
 	f.Add(appendAnswer(3, []byte(`{"pdus":[]}`)))
+	f.Add(slices.Concat(MakeAnswer([]Item{{ID: 3, Transaction: []byte(`{}`)}, {ID: 4, Transaction: []byte(`{}`), Proof: []byte(`{"uri":""}`)}}, true)...))
+	f.Add([]byte(`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[{"entry_id":6,"transaction":{},"relay_proof":null,"more":[{}]}]}`))
 	f.Add([]byte(EmptyAnswer))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		a, err := ReadAnswer(body)
 		if err != nil || !a.EntriesQueued {
 			return
 		}
-		require.Positive(t, a.EntryID)
-		_, _ = a.Decode()
+		last := int64(0)
+		for _, one := range append([]Answer{a}, a.More...) {
+			require.Greater(t, one.EntryID, last)
+			require.True(t, one.EntriesQueued)
+			last = one.EntryID
+			_, _ = one.Decode()
+		}
 	})
 }
 

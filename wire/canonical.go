@@ -9,9 +9,9 @@ import "unicode/utf8"
 // signature.
 //
 // It says no whenever it isn't sure: besides what isn't canonical, to escapes
-// in keys, to every \u escape, to what goes over MaxDepth or MaxWidth. A no costs time
-// only; a wrong yes would accept what fclient refuses, so the fuzz tests hold
-// it against gomatrixserverlib.
+// in keys and to what goes over MaxDepth or MaxWidth. A no costs time only; a
+// wrong yes would accept what fclient refuses, so the fuzz tests hold it against
+// gomatrixserverlib.
 func isCanonical(body []byte) bool {
 	if len(body) == 0 || body[0] != '{' || !utf8.Valid(body) {
 		return false
@@ -115,10 +115,11 @@ func (s *scanner) text(escapes bool) bool {
 			s.pos = i + 1
 			return true
 		case c == '\\':
-			i++
-			if !escapes || i == len(s.in) || !isShortEscape(s.in[i]) {
+			length := escapeLength(s.in[i:])
+			if !escapes || length == 0 {
 				return false
 			}
+			i += length - 1
 		case c < ' ':
 			return false
 		}
@@ -126,14 +127,33 @@ func (s *scanner) text(escapes bool) bool {
 	return false
 }
 
-// isShortEscape reports whether \c is the canonical form of a character. \/
-// isn't, and \u is only for some.
-func isShortEscape(c byte) bool {
-	switch c {
-	case '"', '\\', 'b', 'f', 'n', 'r', 't':
-		return true
+// escapeLength returns the length of the escape that in begins with if it is
+// the canonical form of a character, else 0. \/ isn't, and \u is for control
+// characters without a short form only.
+func escapeLength(in []byte) int {
+	if len(in) < 2 {
+		return 0
 	}
-	return false
+	switch in[1] {
+	case '"', '\\', 'b', 'f', 'n', 'r', 't':
+		return 2
+	case 'u':
+		if len(in) >= 6 && isLongEscape(in[2:6]) {
+			return 6
+		}
+	}
+	return 0
+}
+
+func isLongEscape(digits []byte) bool {
+	switch c := digits[3]; {
+	case digits[0] != '0' || digits[1] != '0':
+		return false
+	case digits[2] == '0': // not \b, \t, \n, \f and \r
+		return c >= '0' && c <= '7' || c == 'b' || c == 'e' || c == 'f'
+	default:
+		return digits[2] == '1' && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f')
+	}
 }
 
 func (s *scanner) word(w string) bool {

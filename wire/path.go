@@ -39,6 +39,9 @@ type Route struct {
 
 	// User names the destination: see Destination.
 	User spec.UserID
+
+	// Query is set for RelayTxn.
+	Query Query
 }
 
 // Destination is the server whose mailbox the request is about.
@@ -76,8 +79,8 @@ func ParseEndpoint(uri string) (e Endpoint, ok bool) {
 }
 
 // ParseURI reads a URI from SignedURI. The error is an *Error: 404
-// M_UNRECOGNIZED for a path that isn't one of ours, 400 for segments that
-// can't be read, M_INVALID_USERNAME for a user ID that is none.
+// M_UNRECOGNIZED for a path that isn't one of ours, 400 for segments or
+// parameters that can't be read, M_INVALID_USERNAME for a user ID that is none.
 func ParseURI(uri string) (Route, error) {
 	endpoint, ok := ParseEndpoint(uri)
 	if !ok {
@@ -94,6 +97,11 @@ func ParseURI(uri string) (Route, error) {
 		}
 		r.TransactionID = gomatrixserverlib.TransactionID(id)
 	case endpoint == RelayTxn && len(segments) == 1:
+		query, err := ParseQuery(uri)
+		if err != nil {
+			return Route{}, err
+		}
+		r.Query = query
 	default:
 		return Route{}, Unrecognized()
 	}
@@ -127,7 +135,8 @@ func SendURI(id gomatrixserverlib.TransactionID) string {
 	return Prefix + "send/" + url.PathEscape(string(id))
 }
 
-// RelayTxnURI is the URI of a RelayTxn request.
+// RelayTxnURI is the URI of a RelayTxn request, to which Query.Encode may be
+// appended.
 func RelayTxnURI(user spec.UserID) string {
 	return Prefix + string(RelayTxn) + "/" + url.PathEscape(user.String())
 }

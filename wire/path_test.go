@@ -104,10 +104,10 @@ func TestURIs(t *testing.T) {
 	require.NoError(t, err)
 	r, err := ParseURI(SendRelayURI("a/b?c%d", user))
 	require.NoError(t, err)
-	require.Equal(t, Route{SendRelay, "a/b?c%d", user}, r)
+	require.Equal(t, Route{SendRelay, "a/b?c%d", user, Query{}}, r)
 	r, err = ParseURI(RelayTxnURI(user))
 	require.NoError(t, err)
-	require.Equal(t, Route{RelayTxn, "", user}, r)
+	require.Equal(t, Route{RelayTxn, "", user, Query{}}, r)
 	for _, name := range []spec.ServerName{"", "a b", "a/b", spec.ServerName(strings.Repeat("a", 300))} {
 		_, err = UserAt(name)
 		require.Error(t, err, name)

@@ -28,6 +28,9 @@ type Content struct {
 	// transaction ID are the same mail exactly if their digests are: time
 	// stamps differ between retries, lists of events between contents.
 	Digest [sha256.Size]byte
+
+	// Canonical says that the body is certain to be canonical JSON as it is.
+	Canonical bool
 }
 
 // ReadContent checks that body is a transaction that a node can decode, and
@@ -110,7 +113,7 @@ func (f *fields) set(key, value string) error {
 }
 
 func (f *fields) content(canonical bool) (Content, error) {
-	c := Content{HasOrigin: f.origin != ""}
+	c := Content{HasOrigin: f.origin != "", Canonical: canonical}
 	if f.pdus == "" {
 		return c, fmt.Errorf("pdus is missing")
 	}

@@ -119,13 +119,19 @@ func (v *Verifier) canonicalMessage(r SignedRequest, header xMatrix) (message []
 	if !valid || !plain || !isCanonical(r.Content) {
 		return nil, nil
 	}
-	message = make([]byte, 0, len(r.Content)+len(header.destination)+len(header.origin)+len(r.URI)+80)
-	message = append(append(message, `{"content":`...), r.Content...)
-	message = append(append(message, `,"destination":"`...), header.destination...)
-	message = append(append(message, `","method":"`...), r.Method...)
-	message = append(append(message, `","origin":"`...), header.origin...)
-	message = append(append(message, `","uri":"`...), r.URI...)
-	return append(message, `"}`...), key
+	return signedMessage(r.Content, header.destination, r.Method, header.origin, r.URI), key
+}
+
+// signedMessage builds what an X-Matrix signature is over, in canonical JSON,
+// from canonical content and plain strings.
+func signedMessage(content []byte, destination spec.ServerName, method string, origin spec.ServerName, uri string) []byte {
+	message := make([]byte, 0, len(content)+len(destination)+len(origin)+len(uri)+80)
+	message = append(append(message, `{"content":`...), content...)
+	message = append(append(message, `,"destination":"`...), destination...)
+	message = append(append(message, `","method":"`...), method...)
+	message = append(append(message, `","origin":"`...), origin...)
+	message = append(append(message, `","uri":"`...), uri...)
+	return append(message, `"}`...)
 }
 
 // isPlain reports whether s stands in canonical JSON as it is.

@@ -1,0 +1,278 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/tidwall/gjson"
+)
+
+// MaxProofBytes bounds a Proof in JSON.
+const MaxProofBytes = 4 << 10
+
+// A Proof shows that the origin of a transaction signed it for one destination,
+// and what it calls it: it is the X-Matrix signature of the SendRelay request,
+// without what stands in the transaction itself. On the wire it is relay_proof.
+type Proof struct {
+	// Relay is the server that the request was signed for.
+	Relay spec.ServerName `json:"relay"`
+
+	// URI is that of the request: see SignedURI.
+	URI string `json:"uri"`
+
+	// Key and Signature (unpadded base64) are those of the X-Matrix header.
+	Key       gomatrixserverlib.KeyID `json:"key"`
+	Signature string                  `json:"sig"`
+
+	// Origin is the server that signed, if the signed content has no origin. In
+	// an answer such a transaction begins with an origin that the relay put in.
+	Origin spec.ServerName `json:"origin,omitempty"`
+}
+
+// ErrProof says that a proof doesn't prove what it should: somebody forged,
+// changed or redirected the transaction.
+var ErrProof = errors.New("wire: wrong proof of origin")
+
+// ErrNoKey says that a proof couldn't be checked, because the origin's key
+// couldn't be had.
+var ErrNoKey = errors.New("wire: no key to check a proof of origin")
+
+// ProofOf returns the proof in a SendRelay request that was verified, whose body
+// is content. Relay is the server that the request is for if its header doesn't
+// say. There is no proof in requests that nothing sends but what is made by
+// hand: with several signatures, odd characters in names, or content whose keys
+// need escapes, for which signers and verifiers don't agree on a canonical form.
+func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, ok bool) {
+	header, err := parseAuthorization(r.Authorization)
+	if err != nil || header.count != 1 || r.Method != http.MethodPut {
+		return p, false
+	}
+	if header.destination != "" {
+		relay = header.destination
+	}
+	p = Proof{Relay: relay, URI: r.URI, Key: header.keyID, Signature: header.signature.Encode()}
+	if !content.HasOrigin {
+		p.Origin = header.origin
+	}
+	if len(header.signature) != ed25519.SignatureSize || !p.isPlain(header.origin) {
+		return p, false
+	}
+	if !content.Canonical {
+		_, err = canonicalContent(r.Content)
+	}
+	return p, err == nil
+}
+
+// isPlain reports whether the strings stand in canonical JSON as they are.
+func (p *Proof) isPlain(origin spec.ServerName) bool {
+	for _, s := range []string{string(origin), string(p.Relay), p.URI, string(p.Key)} {
+		if s == "" || !isPlain(s) {
+			return false
+		}
+	}
+	_, _, good := spec.ParseAndValidateServerName(origin)
+	return good
+}
+
+// JSON encodes the proof.
+func (p *Proof) JSON() []byte {
+	encoded, err := json.Marshal(p)
+	if err != nil { // strings: can't be
+		return nil
+	}
+	return encoded
+}
+
+// ReadProof decodes a proof. Its error wraps ErrProof.
+func ReadProof(encoded []byte) (Proof, error) {
+	var p Proof
+	if len(encoded) > MaxProofBytes {
+		return p, fmt.Errorf("%w: it is too long", ErrProof)
+	}
+	if err := json.Unmarshal(encoded, &p); err != nil {
+		return p, fmt.Errorf("%w: it can't be read: %w", ErrProof, err)
+	}
+	return p, nil
+}
+
+// Proven is what a proof proves.
+type Proven struct {
+	Origin        spec.ServerName
+	TransactionID gomatrixserverlib.TransactionID
+
+	// Content is the transaction as it was signed, in canonical JSON. Use it
+	// instead of what came with the proof: signatures are over canonical JSON,
+	// and other bytes than those that were signed can have the same one.
+	Content []byte
+
+	// Signed is what the content gives as its origin_server_ts, 0 if nothing.
+	Signed spec.Timestamp
+}
+
+// Check checks that the origin signed a transaction for destination, with a key
+// that was valid at its origin_server_ts. The transaction is as it was signed, or
+// as an answer holds it. The error wraps ErrProof if it didn't, ErrNoKey if
+// that can't be told since there is no key, and is another one if looking for
+// keys failed.
+func (p *Proof) Check(ctx context.Context, keys gomatrixserverlib.JSONVerifier, transaction []byte, destination spec.ServerName) (Proven, error) {
+	proven, err := p.read(transaction, destination)
+	if err != nil {
+		return Proven{}, fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	if err := p.verify(ctx, keys, &proven); err != nil {
+		return Proven{}, err
+	}
+	return proven, nil
+}
+
+// read finds what is proven, if the signature is right.
+func (p *Proof) read(transaction []byte, destination spec.ServerName) (proven Proven, err error) {
+	route, err := ParseURI(p.URI)
+	if err != nil || route.Endpoint != SendRelay {
+		return proven, errors.New("its URI isn't that of a send_relay request")
+	}
+	if route.Destination() != destination {
+		return proven, fmt.Errorf("the transaction is for %q", route.Destination())
+	}
+	if proven.Content, err = canonicalContent(p.withoutOrigin(transaction)); err != nil {
+		return proven, err
+	}
+	content, err := ReadContent(proven.Content)
+	if err != nil {
+		return proven, err
+	}
+	proven.Origin, proven.TransactionID = content.Origin, route.TransactionID
+	if content.HasOrigin == (p.Origin != "") {
+		return proven, errors.New("the transaction and the proof must have one origin between them")
+	}
+	if p.Origin != "" {
+		proven.Origin = p.Origin
+	}
+	if !p.isPlain(proven.Origin) {
+		return proven, errors.New("there are characters in it that no proof has")
+	}
+	proven.Signed = spec.Timestamp(gjson.GetBytes(proven.Content, "origin_server_ts").Uint())
+	return proven, nil
+}
+
+// withoutOrigin takes away the origin that a relay put in.
+func (p *Proof) withoutOrigin(transaction []byte) []byte {
+	if p.Origin == "" {
+		return transaction
+	}
+	transaction = bytes.TrimLeft(transaction, " \t\r\n")
+	rest, ok := bytes.CutPrefix(transaction, []byte(`{"origin":"`+string(p.Origin)+`",`))
+	if !ok {
+		return transaction
+	}
+	return append([]byte{'{'}, rest...)
+}
+
+// canonicalContent returns the canonical form of content, provided that nothing
+// else has the same one but other spellings of the same JSON.
+func canonicalContent(content []byte) ([]byte, error) {
+	if isCanonical(content) {
+		return content, nil
+	}
+	if err := checkContent(content); err != nil {
+		return nil, err
+	}
+	canonical, err := gomatrixserverlib.CanonicalJSON(content)
+	if err != nil {
+		return nil, fmt.Errorf("the transaction isn't JSON: %w", err)
+	}
+	if !isCanonical(canonical) {
+		return nil, errors.New("the transaction has keys that need escapes")
+	}
+	return canonical, nil
+}
+
+func (p *Proof) verify(ctx context.Context, keys gomatrixserverlib.JSONVerifier, proven *Proven) error {
+	var signature spec.Base64Bytes
+	if err := signature.Decode(p.Signature); err != nil || len(signature) != ed25519.SignatureSize {
+		return fmt.Errorf("%w: the signature can't be read", ErrProof)
+	}
+	message := signedMessage(proven.Content, p.Relay, http.MethodPut, proven.Origin, p.URI)
+	if known, ok := keys.(KnownKeys); ok {
+		if key, ok := known.KnownKey(proven.Origin, p.Key); ok {
+			if !ed25519.Verify(key, message, signature) {
+				return fmt.Errorf("%w: the signature is wrong", ErrProof)
+			}
+			return nil
+		}
+	}
+	return p.ask(ctx, keys, proven, message, signature)
+}
+
+// ask leaves the signature to a JSONVerifier.
+func (p *Proof) ask(ctx context.Context, keys gomatrixserverlib.JSONVerifier, proven *Proven, message []byte, signature spec.Base64Bytes) error {
+	signed := bytes.TrimSuffix(message, []byte(`}`))
+	signed = fmt.Appendf(signed, `,"signatures":{"%s":{"%s":"%s"}}}`, proven.Origin, p.Key, signature.Encode())
+	results, err := keys.VerifyJSONs(ctx, []gomatrixserverlib.VerifyJSONRequest{{
+		ServerName: proven.Origin, AtTS: proven.Signed, Message: signed,
+		ValidityCheckingFunc: gomatrixserverlib.StrictValiditySignatureCheck,
+	}})
+	switch {
+	case err != nil:
+		return fmt.Errorf("wire: looking up the keys of %q: %w", proven.Origin, err)
+	case len(results) != 1:
+		return errors.New("wire: the verifier of JSON answered another number of requests")
+	case results[0].Error == nil:
+		return nil
+	case strings.Contains(results[0].Error.Error(), keyIsMissing):
+		return fmt.Errorf("%w: %w", ErrNoKey, results[0].Error)
+	}
+	return fmt.Errorf("%w: %w", ErrProof, results[0].Error)
+}
+
+// keyIsMissing is how gomatrixserverlib.KeyRing says so; there is no other way
+// to tell it from a signature that is wrong.
+const keyIsMissing = "could not download key"
+
+// WithProof returns the body of a SendRelay request that passes a transaction
+// on: the transaction as it was signed, and relay_proof.
+func WithProof(transaction []byte, p Proof) []byte {
+	start := bytes.IndexByte(transaction, '{') + 1
+	encoded := p.JSON()
+	body := make([]byte, 0, len(transaction)+len(encoded)+len(`"relay_proof":,`))
+	body = append(append(body, transaction[:start]...), `"relay_proof":`...)
+	body = append(append(body, encoded...), ',')
+	return append(body, transaction[start:]...)
+}
+
+// HasProof reports whether there may be a proof in the body of a SendRelay
+// request.
+func HasProof(body []byte) bool { return bytes.Contains(body, []byte(`"relay_proof"`)) }
+
+// CutProof takes the proof out of the body of a SendRelay request; has says
+// whether there is one. The error is an *Error, 400 M_BAD_JSON.
+func CutProof(body []byte) (transaction []byte, p Proof, has bool, err error) {
+	const key = `"relay_proof":`
+	if !HasProof(body) {
+		return body, p, false, nil
+	}
+	value := gjson.GetBytes(body, "relay_proof")
+	if !value.Exists() {
+		return body, p, false, nil
+	}
+	p, err = ReadProof([]byte(value.Raw))
+	start, end := value.Index-len(key), value.Index+len(value.Raw)
+	if err != nil || start < 1 || string(body[start:value.Index]) != key {
+		return nil, p, true, BadRequest(spec.ErrorBadJSON, "relay_proof can't be read")
+	}
+	switch {
+	case end < len(body) && body[end] == ',':
+		end++
+	case body[start-1] == ',':
+		start--
+	}
+	return append(body[:start:start], body[end:]...), p, true, nil
+}

@@ -1,0 +1,57 @@
+package wire
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseQuery(t *testing.T) {
+	for query, want := range map[string]Query{
+		"":                                   {},
+		"?":                                  {},
+		"?other=-1&other=x":                  {},
+		"?limit=1":                           {Limit: 1},
+		"?limit=50&after=7&timeout=1500":     {Limit: 50, After: 7, Timeout: 1500 * time.Millisecond},
+		"?after=0&timeout=0":                 {},
+		"?limit=9223372036854775807":         {Limit: maxLimit},
+		"?timeout=9223372036854775807&x":     {Timeout: 24 * time.Hour},
+		"?l%69mit=3&after=9007199254740993":  {Limit: 3, After: 9007199254740993},
+		"?after=9223372036854775807&limit=+": {},
+		"?limit=0":                           {},
+		"?limit=-1":                          {},
+		"?limit=":                            {},
+		"?limit":                             {},
+		"?limit=1.0":                         {},
+		"?limit=1&limit=1":                   {},
+		"?after=-1":                          {},
+		"?after=0x1":                         {},
+		"?after=9223372036854775808":         {},
+		"?timeout=1s":                        {},
+		"?timeout=NaN":                       {},
+		"?limit=%zz":                         {},
+		"?limit=1;after=2":                   {},
+	} {
+		got, err := ParseQuery("/path" + query)
+		if want == (Query{}) && len(query) > 1 && query != "?other=-1&other=x" && query != "?after=0&timeout=0" {
+			e, ok := errors.AsType[*Error](err)
+			require.True(t, ok, query)
+			require.Equal(t, 400, e.Status)
+			require.EqualValues(t, "M_INVALID_PARAM", e.Code)
+			continue
+		}
+		require.NoError(t, err, query)
+		require.Equal(t, want, got, query)
+	}
+}
+
+func TestQueryEncode(t *testing.T) {
+	require.Empty(t, Query{}.Encode())
+	for _, q := range []Query{{Limit: 1}, {After: 5}, {Timeout: time.Second}, {Limit: 2, After: 3, Timeout: time.Minute}} {
+		got, err := ParseQuery("/path" + q.Encode())
+		require.NoError(t, err)
+		require.Equal(t, q, got)
+	}
+}
