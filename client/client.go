@@ -71,8 +71,8 @@ type Config struct {
 	// headers, so a Transport is better where there is one.
 	Federation fclient.FederationClient
 
-	// Timeout bounds each request through Transport, its answer included.
-	// Default: DefaultTimeout.
+	// Timeout bounds each request, its answer included. Default:
+	// DefaultTimeout.
 	Timeout time.Duration
 
 	// MaxAnswerBytes bounds an answer that comes through Transport; a longer
@@ -101,7 +101,6 @@ func New(config Config) (*Caller, error) {
 	c := &Caller{config: config, user: user}
 	c.client = http.Client{
 		Transport: config.Transport,
-		Timeout:   config.Timeout,
 		// The signature is good for the server it was made for only.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -115,6 +114,10 @@ type Transaction struct {
 
 	// Body is its JSON: pdus, edus, origin, origin_server_ts.
 	Body json.RawMessage
+
+	// Proof is set if it is another server's, and passed on: see
+	// OutboxConfig.PassOn.
+	Proof *wire.Proof
 }
 
 // NewTransaction makes a Transaction of gomatrixserverlib's.
@@ -127,20 +130,41 @@ func NewTransaction(t gomatrixserverlib.Transaction) (Transaction, error) {
 }
 
 // Send leaves a transaction at a relay. It returns nil once the relay has it
-// safely; sending the same again is harmless.
+// safely; sending the same again is harmless. One with a Proof is passed on,
+// which fails with ErrNotPassedOn at a relay that doesn't know proofs.
 func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction) error {
 	user, err := wire.UserAt(t.Destination)
 	if err != nil {
 		return fmt.Errorf("client: send: %w", err)
 	}
-	_, err = c.call(ctx, http.MethodPut, relay, wire.SendRelayURI(t.ID, user), t.Body)
+	uri, body := wire.SendRelayURI(t.ID, user), []byte(t.Body)
+	if t.Proof != nil {
+		body = wire.WithProof(body, *t.Proof)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	defer cancel()
+	answer, err := c.call(ctx, http.MethodPut, relay, uri, json.RawMessage(body))
+	if err == nil && t.Proof != nil && !wire.IsProven(answer) {
+		return fmt.Errorf("client: %s: %w", relay, ErrNotPassedOn)
+	}
 	return err
 }
 
+// ErrNotPassedOn says that a server doesn't know proofs of origin, so that it
+// takes what is passed on to it for the mail of who passes it on, which is of no
+// use to anybody.
+var ErrNotPassedOn = errors.New("it doesn't know proofs of origin")
+
 // SendDirect sends a transaction to its destination, as a homeserver does:
 // PUT /_matrix/federation/v1/send/{txnID} of the federation API. What the
-// destination says of single PDUs is passed over.
+// destination says of single PDUs is passed over. One with a Proof is passed on
+// to the destination as if it were a relay of its own.
 func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
+	if t.Proof != nil {
+		return c.Send(ctx, t.Destination, t)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	defer cancel()
 	_, err := c.call(ctx, http.MethodPut, t.Destination, wire.SendURI(t.ID), t.Body)
 	return err
 }
@@ -148,7 +172,16 @@ func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
 // Next acknowledges the entry whose ID is given (0: none) and returns the
 // relay's answer, which holds the next transaction if EntriesQueued is true.
 func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge int64) (wire.Answer, error) {
-	body, err := c.call(ctx, http.MethodGet, relay, wire.RelayTxnURI(c.user), fclient.RelayEntry{EntryID: acknowledge})
+	return c.Ask(ctx, relay, acknowledge, wire.Query{})
+}
+
+// Ask is Next with what the query asks for besides, which a deployed relay
+// passes over: if the answer's More is nil, it did. The time that the answer may
+// be held comes on top of Config.Timeout.
+func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int64, query wire.Query) (wire.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
+	defer cancel()
+	body, err := c.call(ctx, http.MethodGet, relay, wire.RelayTxnURI(c.user)+query.Encode(), fclient.RelayEntry{EntryID: acknowledge})
 	if err != nil {
 		return wire.Answer{}, err
 	}
@@ -203,10 +236,13 @@ func (c *Caller) roundTrip(request *http.Request) (body []byte, err error) {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	if n > limit {
-		return nil, fmt.Errorf("the answer is longer than %d bytes", limit)
+		return nil, fmt.Errorf("%w than %d bytes", errTooLong, limit)
 	}
 	return read.Bytes(), nil
 }
+
+// errTooLong says that an answer was longer than what may be.
+var errTooLong = errors.New("the answer is longer")
 
 func (c *Caller) federate(request *http.Request) ([]byte, error) {
 	var body json.RawMessage

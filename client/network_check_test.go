@@ -149,20 +149,14 @@ func (m *member) count(alike map[alikeKey]*tally) {
 	}
 }
 
-// checkTally checks how often contents were handled: once. Only of EDUs that
-// are alike the receiver can't always tell which it has, as deployed relays say
-// no transaction IDs: at least as many are handled as one relay had, or came
-// directly.
+// checkTally checks that contents were handled as often as they were sent: all
+// relays here say transaction IDs, which tell EDUs that are alike from copies.
 func (n *network) checkTally(m *member, t *tally) {
 	most := 0
 	for _, count := range t.at {
 		most = max(most, count)
 	}
-	least, atMost := max(t.direct, most), most+t.direct
-	if !t.example.again {
-		least, atMost = 1, 1
-	}
-	if t.handled < least || t.handled > atMost || t.throughRelays > most {
+	if t.handled != t.sent || t.throughRelays > t.sent {
 		n.Errorf("%.6s handled %s %d times, %d through relays; %d were sent, %d came directly, relays had %v",
 			m.name, t.example.key.id, t.handled, t.throughRelays, t.sent, t.direct, t.at)
 	}

@@ -72,7 +72,7 @@ func (m *member) handle(_ context.Context, got client.Received) error {
 		return errors.New("the homeserver is busy")
 	}
 	time.Sleep(m.dice.upTo(2 * time.Second))
-	m.home.take(handled{relay: got.Relay, entry: got.EntryID, origin: got.Origin, body: string(got.Transaction)})
+	m.home.take(handled{relay: got.Relay, entry: got.EntryID, origin: got.Origin, body: string(got.Body)})
 	return nil
 }
 

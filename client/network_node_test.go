@@ -17,6 +17,7 @@ import (
 	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // A member is a node of the network, which sends and receives.
@@ -70,6 +71,8 @@ func (n *network) newMember(i int) *member {
 	}
 	m.config.receiver = client.ReceiverConfig{
 		Caller: caller, Logger: quiet, Handle: m.handle, Backoff: backoff, PollInterval: 5*time.Minute + m.script.upTo(25*time.Minute),
+		Wait: []time.Duration{-1, 5 * time.Minute}[m.script.IntN(2)],
+		Keys: wire.HexKeys{}, RequireProof: m.script.chance(50),
 	}
 	m.peers, err = client.OpenPeers(background, m.mail)
 	require.NoError(n, err)

@@ -30,10 +30,19 @@ type OutboxConfig struct {
 	// Sender brings transactions on their way.
 	Sender *Sender
 
-	// Store keeps them until then, in a mailbox for each destination. It must
-	// not be that of a relay. If it is a store.Notes too, the Outbox remembers
-	// there what relays have taken.
+	// Store keeps them until then, in a mailbox for each destination. Unless
+	// PassOn is set, it must not be that of a relay. If it is a store.Notes too,
+	// the Outbox remembers there what relays have taken.
 	Store store.Store
+
+	// PassOn makes the Outbox the sending half of a relay, whose Store it is: it
+	// passes on the mail of those destinations for which PassOn is true, with
+	// its proof of origin, to the destination itself or, if its origin has left
+	// it here, to the destination's other relays. What was delivered leaves the
+	// mailbox. Mail without proof stays, and holds up what is behind it, until
+	// its destination fetches it. Nothing can be enqueued. MaxAge and Limits
+	// don't count: the relay has its own. See Stored and Seen.
+	PassOn func(destination spec.ServerName) bool
 
 	// Limits bound what Enqueue adds to the store.
 	Limits store.Limits
@@ -150,7 +159,7 @@ func (o *Outbox) load(ctx context.Context) error {
 			break
 		}
 		for _, name := range names {
-			o.lines.wakeUp(name, news{fresh: true})
+			o.Stored(name)
 		}
 		after = names[len(names)-1]
 	}
@@ -171,6 +180,9 @@ func (o *Outbox) load(ctx context.Context) error {
 // for what no server would take, and with store.ErrFull for what is over the
 // limits.
 func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
+	if o.config.PassOn != nil {
+		return errors.New("client: enqueue: this Outbox passes on what a relay stores")
+	}
 	content, err := wire.ReadContent(t.Body)
 	if err != nil {
 		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
@@ -187,6 +199,14 @@ func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
 	}
 	o.lines.wakeUp(t.Destination, news{fresh: true})
 	return nil
+}
+
+// Stored says that there is new mail for a destination, which something other
+// than Enqueue has put into the store: relay.Config.Stored, for one.
+func (o *Outbox) Stored(destination spec.ServerName) {
+	if o.config.PassOn == nil || o.config.PassOn(destination) {
+		o.lines.wakeUp(destination, news{fresh: true})
+	}
 }
 
 // Seen says that a server is online, as its presence, a request of it or its
@@ -250,14 +270,19 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 		if err != nil {
 			return err
 		}
-		attempt, offline := o.config.Sender.SendDirect(ctx, transactionOf(entry))
+		transaction, ok := o.transactionOf(entry)
+		if !ok {
+			l.directAt = time.Now().Add(o.config.Backoff.Most)
+			return nil
+		}
+		attempt, offline := o.config.Sender.SendDirect(ctx, transaction)
 		if err := ctx.Err(); err != nil && attempt.Verdict != Delivered {
 			return err
 		}
-		switch attempt.Verdict {
-		case Delivered:
+		switch {
+		case attempt.Verdict == Delivered:
 			err = o.end(ctx, l, entry, ResultDelivered, nil)
-		case Refused:
+		case attempt.Verdict == Refused && o.config.PassOn == nil: // else it may still be fetched
 			err = o.end(ctx, l, entry, ResultRefused, attempt.Err)
 		default:
 			l.failures++
@@ -285,25 +310,37 @@ func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error
 		if err != nil {
 			return err
 		}
-		attempts, err := o.config.Sender.SendToRelays(ctx, transactionOf(entry))
-		if err != nil {
+		relayed, e, err := o.leaveAtRelays(ctx, entry)
+		switch {
+		case err != nil:
 			return err
-		}
-		outcome := Outcome{Destination: Attempt{Server: l.destination}, Relays: attempts}
-		if !outcome.Relayed() {
-			e := o.config.Sender.sendError(outcome)
-			if !e.RelaysRefused {
-				t.retryRelays(e.RetryAfter)
-				return nil
-			}
-			l.refused = entry.ID
-		} else {
+		case relayed:
 			o.notify(entry, ResultRelayed, nil)
+		case e == nil || e.RelaysRefused:
+			l.refused = entry.ID
+		default:
+			t.retryRelays(e.RetryAfter)
+			return nil
 		}
 		if err := o.remember(ctx, l, entry.ID); err != nil {
 			return err
 		}
 	}
+}
+
+// leaveAtRelays reports whether a relay has taken an entry, and if not why; the
+// reason is nil for what isn't for relays.
+func (o *Outbox) leaveAtRelays(ctx context.Context, entry store.Entry) (relayed bool, why *SendError, err error) {
+	transaction, ok := o.transactionOf(entry)
+	if !ok || o.config.Sender.wasPassedOn(transaction) {
+		return false, nil, nil
+	}
+	attempts, err := o.config.Sender.SendToRelays(ctx, transaction)
+	if err != nil {
+		return false, nil, err
+	}
+	outcome := Outcome{Destination: Attempt{Server: entry.Destination}, Relays: attempts}
+	return outcome.Relayed(), o.config.Sender.sendError(outcome), nil
 }
 
 // retryRelays has the line served again when its relays may be asked, if that
@@ -321,7 +358,7 @@ func (o *Outbox) next(ctx context.Context, l *line, after int64) (store.Entry, e
 		if err != nil {
 			return store.Entry{}, err
 		}
-		if after > 0 || time.Since(cameAt(entries[0])) < o.config.MaxAge {
+		if after > 0 || o.config.PassOn != nil || time.Since(cameAt(entries[0])) < o.config.MaxAge {
 			return entries[0], nil
 		}
 		if err := o.end(ctx, l, entries[0], ResultExpired, nil); err != nil {
@@ -394,10 +431,20 @@ func (o *Outbox) forget(ctx context.Context, l *line) error {
 	return o.notes.SetNotes(ctx, []store.Note{{Key: outboxPrefix + string(l.destination)}})
 }
 
-func transactionOf(e store.Entry) Transaction {
-	return Transaction{ID: e.TransactionID, Destination: e.Destination, Body: e.Body}
+// transactionOf returns what is to be sent for an entry; ok is false if it can't
+// be passed on.
+func (o *Outbox) transactionOf(e store.Entry) (t Transaction, ok bool) {
+	t = Transaction{ID: e.TransactionID, Destination: e.Destination, Body: e.Body}
+	if o.config.PassOn == nil {
+		return t, true
+	}
+	proof, err := wire.ReadProof(e.Proof)
+	t.Proof = &proof
+	return t, err == nil && proof.Signature != ""
 }
 
+// cameAt is when an entry was enqueued. Where a relay keeps proofs, an Outbox
+// keeps that.
 func cameAt(e store.Entry) time.Time {
 	if len(e.Proof) != 8 {
 		return time.Now()

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,16 +16,38 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// DefaultPollInterval is how often a Receiver asks a relay that had nothing.
-const DefaultPollInterval = time.Minute
+// Defaults of ReceiverConfig.
+const (
+	DefaultPollInterval = time.Minute
+	DefaultWait         = 50 * time.Second // proxies end what is silent for a minute
+	DefaultKeyPatience  = time.Hour
+)
 
 // A Received is a transaction that a relay held for this server.
 type Received struct {
-	// Relay is who had it, Origin who sent it, as the relay says.
-	Relay  spec.ServerName
-	Origin spec.ServerName
+	// Relay is who had it, EntryID what it calls it.
+	Relay   spec.ServerName
+	EntryID int64
 
-	wire.Answer
+	// Origin is who sent it, TransactionID what that server calls it; deployed
+	// relays don't say, and it is empty. Unless Proof is Proven, they are what
+	// the relay says.
+	Origin        spec.ServerName
+	TransactionID gomatrixserverlib.TransactionID
+	Proof         ProofStatus
+
+	// Body is its JSON.
+	Body json.RawMessage
+}
+
+// Decode reads the transaction.
+func (r *Received) Decode() (gomatrixserverlib.Transaction, error) {
+	t := gomatrixserverlib.Transaction{}
+	if err := json.Unmarshal(r.Body, &t); err != nil {
+		return t, fmt.Errorf("client: entry %d of %s: %w", r.EntryID, r.Relay, err)
+	}
+	t.TransactionID = r.TransactionID
+	return t, nil
 }
 
 // ReceiverConfig of a Receiver. Caller, Peers and Handle are required.
@@ -43,9 +66,34 @@ type ReceiverConfig struct {
 	// Seen remembers what was handled. Default: NewSeen(0).
 	Seen *Seen
 
-	// PollInterval is how often a relay that had nothing is asked again, give
-	// or take a quarter.
+	// Keys checks proofs of origin: the origins' keys, valid when they signed.
+	// Nil checks none.
+	Keys gomatrixserverlib.JSONVerifier
+
+	// RequireProof has Handle given only what is proven to come from its origin.
+	// Keys is needed then. Deployed relays have no proofs.
+	RequireProof bool
+
+	// KeyPatience is how long a transaction that needs proof is asked for again
+	// while the origin's key can't be had. It holds up that relay's mailbox.
+	KeyPatience time.Duration
+
+	// MaxAge refuses what is proven to be older than that, by origin_server_ts:
+	// a relay may bring back what it had long ago, after Seen has forgotten it.
+	// Mail that waited for this node is that old, too. 0: no bound.
+	MaxAge time.Duration
+
+	// Rejected, if it isn't nil, is told of what isn't handed to Handle and why:
+	// ErrProof of wire, ErrUnproven or ErrTooOld. It is acknowledged then.
+	Rejected func(ctx context.Context, received Received, why error)
+
+	// PollInterval is how often a relay that had nothing and doesn't hold
+	// answers is asked again, give or take a quarter.
 	PollInterval time.Duration
+
+	// Wait is how long a relay is asked to hold an answer while it has nothing.
+	// Negative: not at all. It takes a Caller with a Transport.
+	Wait time.Duration
 
 	// Backoff is how long a relay that fails, or whose transaction couldn't be
 	// handled, is left alone.
@@ -61,9 +109,10 @@ type Receiver struct {
 	config ReceiverConfig
 	self   spec.ServerName
 
-	mu    sync.Mutex
-	turns map[spec.ServerName]chan struct{} // holds a token while a relay is drained
-	wake  chan struct{}                     // closed by Online
+	mu      sync.Mutex
+	turns   map[spec.ServerName]chan struct{} // holds a token while a relay is drained
+	keyless map[spec.ServerName]keyless       // by relay
+	wake    chan struct{}                     // closed by Online
 }
 
 // NewReceiver makes a Receiver.
@@ -71,7 +120,17 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.Caller == nil || config.Peers == nil || config.Handle == nil {
 		return nil, errors.New("client: ReceiverConfig needs Caller, Peers and Handle")
 	}
+	if config.RequireProof && config.Keys == nil {
+		return nil, errors.New("client: ReceiverConfig.RequireProof needs Keys")
+	}
+	if config.Wait == 0 {
+		config.Wait = DefaultWait
+	}
+	if config.Caller.config.Transport == nil {
+		config.Wait = 0
+	}
 	setDefault(&config.PollInterval, DefaultPollInterval)
+	setDefault(&config.KeyPatience, DefaultKeyPatience)
 	config.Backoff = config.Backoff.withDefaults()
 	if config.Seen == nil {
 		config.Seen = NewSeen(0)
@@ -80,10 +139,11 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 		config.Logger = slog.Default()
 	}
 	return &Receiver{
-		config: config,
-		self:   config.Caller.config.Identity.ServerName,
-		turns:  make(map[spec.ServerName]chan struct{}),
-		wake:   make(chan struct{}),
+		config:  config,
+		self:    config.Caller.config.Identity.ServerName,
+		turns:   make(map[spec.ServerName]chan struct{}),
+		keyless: make(map[spec.ServerName]keyless),
+		wake:    make(chan struct{}),
 	}, nil
 }
 
@@ -92,9 +152,10 @@ type Drained struct {
 	Relay spec.ServerName
 
 	// Handled counts transactions that Handle took, Dropped those that had come
-	// through another relay already, Unreadable those that no node can decode.
-	// All three were acknowledged, apart from the last one if Err is set.
-	Handled, Dropped, Unreadable int
+	// before, Rejected those whose proof of origin isn't what it must be,
+	// Unreadable those that no node can decode. All were acknowledged, unless
+	// Err says that asking failed.
+	Handled, Dropped, Rejected, Unreadable int
 
 	// Err is why it ended before the mailbox was empty, nil if it is empty.
 	Err error
@@ -108,7 +169,7 @@ func (r *Receiver) Sync(ctx context.Context) []Drained {
 	results := make([]Drained, len(relays))
 	var all sync.WaitGroup
 	for i, relay := range relays {
-		all.Go(func() { results[i] = r.drain(ctx, relay) })
+		all.Go(func() { results[i] = r.drain(ctx, relay, nil).Drained })
 	}
 	all.Wait()
 	return results
@@ -125,55 +186,6 @@ func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatr
 		return false, fmt.Errorf("client: direct: %w", err)
 	}
 	return r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
-}
-
-// drain empties one relay's mailbox.
-func (r *Receiver) drain(ctx context.Context, relay spec.ServerName) (d Drained) {
-	d.Relay = relay
-	turn := r.turn(relay)
-	select {
-	case turn <- struct{}{}:
-		defer func() { <-turn }()
-	case <-ctx.Done():
-		d.Err = ctx.Err()
-		return d
-	}
-	_, d.Err = r.config.Caller.Drain(ctx, relay, func(ctx context.Context, answer wire.Answer) error {
-		return r.take(ctx, &d, answer)
-	})
-	return d
-}
-
-func (r *Receiver) turn(relay spec.ServerName) chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.turns[relay] == nil {
-		r.turns[relay] = make(chan struct{}, 1)
-	}
-	return r.turns[relay]
-}
-
-// take deals with one transaction. It succeeds if that may be acknowledged.
-func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) error {
-	content, err := wire.ReadContent(answer.Transaction)
-	if err != nil {
-		d.Unreadable++
-		r.config.Logger.Warn("client: a transaction can't be read and is passed over", "relay", d.Relay, "entry", answer.EntryID, "error", err)
-		return nil
-	}
-	key := seenKeyOf(content.Origin, content.Digest)
-	handled, err := r.config.Seen.once(ctx, key, source{relay: d.Relay, entry: answer.EntryID}, func() error {
-		return r.config.Handle(ctx, Received{Relay: d.Relay, Origin: content.Origin, Answer: answer})
-	})
-	switch {
-	case err != nil:
-		return err
-	case handled:
-		d.Handled++
-	default:
-		d.Dropped++
-	}
-	return nil
 }
 
 // Online says that this node has come online: Run asks all relays at once.
@@ -229,13 +241,21 @@ func (r *Receiver) Run(ctx context.Context) error {
 // follow fetches from one relay until ctx ends.
 func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 	failures := 0
+	var held *wire.Answer
 	for ctx.Err() == nil {
 		woken := r.woken()
-		d := r.drain(ctx, relay)
-		wait := r.config.PollInterval*3/4 + rand.N(r.config.PollInterval/2+1)
+		d := r.drain(ctx, relay, held)
+		held = nil
 		if d.Err == nil {
 			failures = 0
-		} else {
+		}
+		if d.Err == nil && d.batches && r.config.Wait > 0 {
+			if held, d.Err = r.await(ctx, relay, woken); held != nil {
+				continue
+			}
+		}
+		wait := r.config.PollInterval*3/4 + rand.N(r.config.PollInterval/2+1)
+		if d.Err != nil {
 			failures++
 			wait = r.config.Backoff.after(failures, retryAfter(d.Err))
 			r.config.Logger.Debug("client: a relay failed", "relay", relay, "error", d.Err, "wait", wait)
@@ -244,6 +264,41 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 		case <-woken:
 		case <-time.After(wait):
 		case <-ctx.Done():
+		}
+	}
+}
+
+// leastWait is for relays that hold answers for less than they are asked to; one
+// that holds them for less than half of it is polled.
+const leastWait = 10 * time.Second
+
+// await has a relay hold its answers until there is mail, which it returns. It
+// returns nil when the node comes online, since its connections may be dead, and
+// when the relay doesn't hold an answer.
+func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-chan struct{}) (*wire.Answer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel()
+	watcher.Go(func() {
+		select {
+		case <-woken:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	for {
+		start := time.Now()
+		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{Limit: firstLimit, Timeout: r.config.Wait})
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil
+		case err != nil:
+			return nil, err
+		case answer.EntriesQueued:
+			return &answer, nil
+		case time.Since(start) < min(r.config.Wait, leastWait)/2:
+			return nil, nil
 		}
 	}
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -11,7 +12,7 @@ import (
 // left alone for now, and returns as soon as one has taken the transaction, or
 // none will. The error is the context's.
 func (s *Sender) SendToRelays(ctx context.Context, t Transaction) ([]Attempt, error) {
-	relays := s.config.Peers.Relays(t.Destination)
+	relays := s.relaysFor(t)
 	attempts := make([]Attempt, len(relays))
 	race := &race{done: make(chan finish, len(relays))}
 	race.ctx, race.cancel = context.WithCancel(s.stop)
@@ -40,6 +41,22 @@ func (s *Sender) SendToRelays(ctx context.Context, t Transaction) ([]Attempt, er
 	}
 	race.cancel()
 	return attempts, nil
+}
+
+// relaysFor returns the relays that a transaction may be left at: none that is
+// us, and none at all if it was passed on to us.
+func (s *Sender) relaysFor(t Transaction) []spec.ServerName {
+	if s.wasPassedOn(t) {
+		return nil
+	}
+	self := s.config.Caller.config.Identity.ServerName
+	return slices.DeleteFunc(s.config.Peers.Relays(t.Destination), func(relay spec.ServerName) bool { return relay == self })
+}
+
+// wasPassedOn reports whether another relay has passed a transaction on to us.
+// It goes to its destination only, or it could go round in circles.
+func (s *Sender) wasPassedOn(t Transaction) bool {
+	return t.Proof != nil && t.Proof.Relay != s.config.Caller.config.Identity.ServerName
 }
 
 // A race is the attempts at all relays for one transaction.

@@ -69,6 +69,10 @@ func judge(server spec.ServerName, err error) Attempt {
 		return a
 	}
 	a.Verdict = Unreachable
+	if errors.Is(err, ErrNotPassedOn) {
+		a.Verdict = NoUse
+		return a
+	}
 	e, ok := errors.AsType[*wire.Error](err)
 	if !ok {
 		return a

@@ -26,6 +26,14 @@ const (
 	ProvenAnswer = `{"proven":true}`
 )
 
+// IsProven reports whether an answer to SendRelay is ProvenAnswer.
+func IsProven(answer []byte) bool {
+	var a struct {
+		Proven bool `json:"proven"`
+	}
+	return json.Unmarshal(answer, &a) == nil && a.Proven
+}
+
 // ReadEntryID reads the body of a RelayTxn request. The error is an *Error,
 // 400 M_NOT_JSON or M_BAD_JSON.
 func ReadEntryID(body []byte) (int64, error) {

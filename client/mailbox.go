@@ -1,0 +1,182 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// How many transactions a batch is asked to have: at first, and at most. A
+// batch that is full is followed by one of twice as many, unless it has more
+// than enough bytes.
+const (
+	firstLimit  = 100
+	mostLimit   = 500
+	enoughBytes = 1 << 20
+)
+
+// A mailbox is being drained: what one relay holds for this server.
+type mailbox struct {
+	Drained
+	receiver *Receiver
+	limit    int
+	last     int64 // the entry that was dealt with last
+	acked    int64 // the entry that was acknowledged last
+	batches  bool  // the relay knows them
+}
+
+// drain empties one relay's mailbox. If first isn't nil, it is what the relay
+// has answered already. At most two answers are held at a time.
+func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire.Answer) *mailbox {
+	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, limit: firstLimit}
+	turn := r.turn(relay)
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		m.Err = ctx.Err()
+		return m
+	}
+	m.Err = m.empty(ctx, first)
+	return m
+}
+
+func (r *Receiver) turn(relay spec.ServerName) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.turns[relay] == nil {
+		r.turns[relay] = make(chan struct{}, 1)
+	}
+	return r.turns[relay]
+}
+
+// empty deals with one answer after the other until there is no mail.
+func (m *mailbox) empty(ctx context.Context, first *wire.Answer) error {
+	answer, err := m.firstAnswer(ctx, first)
+	for {
+		if err != nil {
+			return err
+		}
+		if !answer.EntriesQueued && m.acked == m.last {
+			return nil
+		}
+		if !answer.EntriesQueued { // what was fetched ahead had to end
+			answer, err = m.ask(ctx, 0)
+			continue
+		}
+		if answer.EntryID <= m.last {
+			return fmt.Errorf("client: %s answers entry %d after %d was acknowledged", m.Relay, answer.EntryID, m.last)
+		}
+		answer, err = m.takeBatch(ctx, answer)
+	}
+}
+
+func (m *mailbox) firstAnswer(ctx context.Context, first *wire.Answer) (answer wire.Answer, err error) {
+	if first == nil {
+		return m.ask(ctx, 0)
+	}
+	m.batches = first.More != nil
+	return *first, nil
+}
+
+// ask acknowledges what was dealt with, and asks for what follows that or, if it
+// is greater, the entry after. An answer that is too long is asked for again in
+// smaller pieces.
+func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
+	acknowledge := m.last
+	for {
+		answer, err := m.receiver.config.Caller.Ask(ctx, m.Relay, acknowledge, wire.Query{Limit: m.limit, After: after})
+		if errors.Is(err, errTooLong) && m.limit > 1 {
+			m.limit = max(1, m.limit/4)
+			continue
+		}
+		if err == nil {
+			m.acked, m.batches = acknowledge, answer.More != nil
+		}
+		return answer, err
+	}
+}
+
+// takeBatch deals with the transactions of an answer while the next is on its
+// way, and returns that.
+func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.Answer, err error) {
+	batch := append([]wire.Answer{answer}, answer.More...)
+	if !m.expectsMore(batch) {
+		if err := m.takeAll(ctx, batch); err != nil {
+			return next, err
+		}
+		return m.ask(ctx, 0)
+	}
+	ahead := m.askAhead(ctx, batch[len(batch)-1].EntryID)
+	defer ahead.cancel()
+	if err := m.takeAll(ctx, batch); err != nil {
+		ahead.cancel()
+		<-ahead.done
+		return next, err
+	}
+	<-ahead.done
+	m.limit = min(m.limit, ahead.limit)
+	return ahead.answer, ahead.err
+}
+
+// expectsMore reports whether there may be more behind this batch, and chooses
+// how many the next is to have.
+func (m *mailbox) expectsMore(batch []wire.Answer) bool {
+	size := 0
+	for i := range batch {
+		size += len(batch[i].Transaction)
+	}
+	full := len(batch) >= m.limit
+	if full && size < enoughBytes {
+		m.limit = min(2*m.limit, mostLimit)
+	}
+	return m.batches && (full || size >= enoughBytes/4)
+}
+
+// takeAll deals with transactions in order. If one can't be, those before it
+// are acknowledged.
+func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
+	for i := range batch {
+		if err := m.receiver.take(ctx, &m.Drained, batch[i]); err != nil {
+			return errors.Join(
+				fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err), m.acknowledge(ctx, i, batch))
+		}
+	}
+	m.last = batch[len(batch)-1].EntryID
+	return nil
+}
+
+// acknowledge acknowledges the first count of a batch, the rest of which comes
+// again.
+func (m *mailbox) acknowledge(ctx context.Context, count int, batch []wire.Answer) error {
+	if count == 0 {
+		return nil
+	}
+	_, err := m.receiver.config.Caller.Ask(ctx, m.Relay, batch[count-1].EntryID, wire.Query{Limit: 1})
+	return err
+}
+
+// An askedAhead is a request that is on its way, for a copy of the mailbox.
+type askedAhead struct {
+	mailbox
+	cancel context.CancelFunc
+	done   chan struct{}
+	answer wire.Answer
+	err    error
+}
+
+// askAhead asks for what follows an entry that isn't dealt with yet.
+func (m *mailbox) askAhead(ctx context.Context, after int64) *askedAhead {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &askedAhead{mailbox: *m, cancel: cancel, done: make(chan struct{})}
+	m.acked = m.last
+	go func() {
+		defer close(a.done)
+		a.answer, a.err = a.ask(ctx, after)
+	}()
+	return a
+}
