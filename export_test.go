@@ -12,3 +12,6 @@ func (s *Server) Held() int64 {
 	defer s.bodies.mu.Unlock()
 	return s.bodies.held
 }
+
+// Waiting is how many requests wait for mail.
+func (s *Server) Waiting() int { return s.waits.count() }
