@@ -3,19 +3,41 @@
 //
 // A Sender brings a transaction on its way: directly, and through all relays of
 // a destination that is offline. An Outbox keeps transactions until they are
-// delivered, for embedders without a queue of their own. A Receiver fetches what all relays hold for
-// this server and hands each transaction to a handler once. Peers knows who
-// relays for whom and who counts as offline.
+// delivered. A Receiver fetches what all relays hold for this server and hands
+// each transaction to a handler once. Peers knows who relays for whom and who
+// counts as offline.
 //
 // Below them a Caller makes the calls: Send leaves one transaction at one
 // relay, Next asks one relay for one transaction, Drain empties the mailbox at
 // one relay into a handler.
 //
+// # In a homeserver
+//
+// These take the place of a homeserver's own code:
+//
+//   - Peers.AddRelays says by hand who relays for whom, this server included
+//     (in Dendrite: P2PAddRelayServers).
+//   - Outbox.Enqueue takes what is to be sent, in place of queues for each
+//     destination. Call Outbox.Seen when presence or a request shows that a
+//     server is there.
+//   - Receiver.Run fetches from this server's relays while the homeserver runs
+//     (in Dendrite: PerformRelayServerSync). Call Online when the network is
+//     back.
+//   - Receiver.Direct stands in the handler of PUT /send, between the check of
+//     the signature and the processing.
+//
 // # Delivery
 //
-// A transaction is delivered at least once: an entry is acknowledged by asking
-// for the next one, so what was being handled when the node or the relay went
-// down comes again, and what was left at several relays comes from each.
+// An Outbox tries for 30 days (OutboxConfig.MaxAge). Delivery is at least once:
+// an entry is acknowledged by asking for the next one, so what was being
+// handled when the node or the relay went down comes again, what was left at
+// several relays comes from each, and an Outbox hands over directly what relays
+// had.
+//
+// A Receiver handles each once, whichever way it comes, if its Seen is kept in
+// the store's notes (OpenSeen). What remains is a crash after handling and
+// before that is written down, what a full Seen has forgotten, and a retry that
+// a deployed relay has stored twice: it looks like two that are alike.
 //
 // # Errors
 //

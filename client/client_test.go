@@ -1,9 +1,7 @@
 package client_test
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +12,6 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
-	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
@@ -119,48 +116,6 @@ func TestDrainStops(t *testing.T) {
 	usage, err := kept.Usage(t.Context(), b.ServerName)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, usage.Entries)
-}
-
-// A deployedRelay answers as Dendrite's does, flaws included: null to a PUT,
-// all of pdus and edus decoded and encoded again, 500 for the caller's
-// mistakes, no look at who asks.
-type deployedRelay struct {
-	name  spec.ServerName // default: relayName
-	queue []gomatrixserverlib.Transaction
-	first int64 // the entry ID of queue[0]
-}
-
-func (d *deployedRelay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), cmp.Or(d.name, relayName), nil, wire.HexKeys{})
-	if signed == nil {
-		w.WriteHeader(answer.Code)
-		_ = json.NewEncoder(w).Encode(answer.JSON)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if r.Method == http.MethodPut {
-		var events fclient.RelayEvents
-		if json.Unmarshal(signed.Content(), &events) != nil {
-			http.Error(w, `{"errcode":"M_BAD_JSON","error":""}`, http.StatusBadRequest)
-			return
-		}
-		d.queue = append(d.queue, gomatrixserverlib.Transaction{Origin: signed.Origin(), PDUs: events.PDUs, EDUs: events.EDUs})
-		_, _ = io.WriteString(w, "null")
-		return
-	}
-	var previous fclient.RelayEntry
-	if json.Unmarshal(signed.Content(), &previous) != nil {
-		http.Error(w, `{"errcode":"M_UNKNOWN","error":""}`, http.StatusInternalServerError)
-		return
-	}
-	if len(d.queue) > 0 && previous.EntryID == d.first {
-		d.queue, d.first = d.queue[1:], d.first+1
-	}
-	var next fclient.RespGetRelayTransaction
-	if len(d.queue) > 0 {
-		next = fclient.RespGetRelayTransaction{Transaction: d.queue[0], EntryID: d.first, EntriesQueued: true}
-	}
-	_ = json.NewEncoder(w).Encode(next)
 }
 
 func TestWithDeployedRelay(t *testing.T) {

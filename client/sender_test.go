@@ -265,9 +265,11 @@ func TestSenderBacksOff(t *testing.T) {
 		require.Greater(t, asked, 5)
 		require.Less(t, asked, 20)
 		w.net.Set(r1, takes)
-		_, err := w.send("1")
-		time.Sleep(refusal(t, err).RetryAfter)
 		o, err := w.send("1")
+		if err != nil { // unless its time has come just now
+			time.Sleep(refusal(t, err).RetryAfter)
+			o, err = w.send("1")
+		}
 		require.NoError(t, err)
 		require.True(t, o.Relayed())
 	})

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/wire"
 )
@@ -14,22 +17,32 @@ import (
 // An inbox is what a node does with the transactions that it gets, and what it
 // has got.
 type inbox struct {
-	room *room // as the node knew it when it went away
-	got  []wire.Answer
+	mu   sync.Mutex
+	room *room // as the node knows it
+	got  []delivery
 }
 
-// take is a client.Handler. It accepts what a homeserver would.
-func (in *inbox) take(ctx context.Context, answer wire.Answer) error {
-	transaction, err := answer.Decode()
-	if err != nil {
+// A delivery is a transaction and who brought it.
+type delivery struct {
+	from spec.ServerName
+	body json.RawMessage
+}
+
+// take handles a transaction. It accepts what a homeserver would, but has no
+// way to get events that are missing.
+func (in *inbox) take(ctx context.Context, from spec.ServerName, body json.RawMessage) error {
+	var transaction gomatrixserverlib.Transaction
+	if err := json.Unmarshal(body, &transaction); err != nil {
 		return err
 	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	for i, pdu := range transaction.PDUs {
 		if err := in.takeEvent(ctx, pdu); err != nil {
-			return fmt.Errorf("event %d of entry %d: %w", i+1, answer.EntryID, err)
+			return fmt.Errorf("event %d of a transaction from %s: %w", i+1, from, err)
 		}
 	}
-	in.got = append(in.got, answer)
+	in.got = append(in.got, delivery{from, slices.Clone(body)})
 	return nil
 }
 
@@ -53,17 +66,32 @@ func (in *inbox) takeEvent(ctx context.Context, pdu []byte) error {
 	return in.room.append(event)
 }
 
+// say makes messages of the node's user.
+func (in *inbox) say(by *node, texts ...string) ([]json.RawMessage, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.room.say(by, texts...)
+}
+
+// all returns what has come so far.
+func (in *inbox) all() []delivery {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Clone(in.got)
+}
+
 // compare says what is missing, too much or different.
 func (in *inbox) compare(sent []gomatrixserverlib.Transaction) error {
-	if len(in.got) != len(sent) {
-		return fmt.Errorf("%d transactions were sent, %d arrived", len(sent), len(in.got))
+	all := in.all()
+	if len(all) != len(sent) {
+		return fmt.Errorf("%d transactions were sent, %d arrived", len(sent), len(all))
 	}
 	for i, t := range sent {
 		want, err := onTheWire(t)
 		if err != nil {
 			return err
 		}
-		if got := in.got[i].Transaction; !bytes.Equal(want, got) {
+		if got := all[i].body; !bytes.Equal(want, got) {
 			return fmt.Errorf("transaction %s was changed on the way:\nsent    %s\narrived %s", t.TransactionID, want, got)
 		}
 	}

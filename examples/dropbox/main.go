@@ -1,14 +1,16 @@
-// Command dropbox shows in a few seconds what a relay is for. It makes two
-// nodes and a relay on this machine, takes one node away, lets the other leave
-// its mail at the relay, kills the relay, starts it again, and brings the
-// first node back, which then has to get everything once, in order, and
-// unchanged.
+// Command dropbox shows in a few seconds what relays are for. It makes two
+// nodes on this machine that share a room, and three relays for one of them. B
+// goes away and A writes to it. One relay is killed and started again, one
+// comes late, and one is never there. B comes back, fetches its mail from all
+// of them, and answers A, which then hands over directly what only relays took.
+// In the end each side must have everything once, in order, and unchanged.
 //
 //	go run ./examples/dropbox
 //
-// The relay is a process of its own with a SQLite file, requests go over HTTP
-// on 127.0.0.1, and the mail is real: events of a room, hashed and signed.
-// If anything is missing or different, the command says what and fails.
+// Each relay is a process of its own with a SQLite file, requests go over HTTP
+// on 127.0.0.1, and the mail is real: events of a room, hashed and signed. The
+// nodes send and fetch with package client. If anything is missing, double or
+// different, the command says what and fails.
 package main
 
 import (

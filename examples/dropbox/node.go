@@ -4,110 +4,129 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
-	"fmt"
-	"net"
-	"net/http"
-	"sync"
+	"errors"
+	"io"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/wire"
+	"github.com/matrixrelay/relay/store/sqlite"
 )
 
-// A node is a homeserver in a P2P network: its name is its public key in hex,
-// so everybody can check its signatures without asking anyone.
+// A node is a homeserver with one user in a P2P network: its name is its public
+// key in hex, so everybody can check its signatures without asking anyone.
 type node struct {
 	fclient.SigningIdentity
+	name, user string // of its user: the first part, and the whole ID
 
-	federation fclient.FederationClient // what nodes speak to each other with
-	relays     *client.Caller           // what they speak to relays with
+	mail     *sqlite.Store // its outbox, and what the other parts remember
+	receipts *receipts
+	caller   *client.Caller
+	peers    *client.Peers
+	sender   *client.Sender
+	outbox   *client.Outbox
+	receiver *client.Receiver
+	closers  []io.Closer // what was opened, in order
+
+	inbox    inbox
+	sent     []gomatrixserverlib.Transaction
+	told     chan client.Event // by the outbox
+	arrivals chan arrival      // directly from other nodes
 }
 
-func newNode(roads *network) (*node, error) {
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return nil, err
+// The story is short, and so are the times that others wait between attempts:
+// at relays that fail, and at nodes that do.
+var (
+	relayBackoff = client.Backoff{First: 5 * time.Millisecond, Most: 5 * time.Millisecond}
+	nodeBackoff  = client.Backoff{First: 200 * time.Millisecond, Most: 200 * time.Millisecond}
+)
+
+// answerTimeout is far more than an answer takes on one machine.
+const answerTimeout = 20 * time.Second
+
+// enough is more events and arrivals than there are.
+const enough = 100
+
+// newNode makes a node with one database.
+func newNode(ctx context.Context, name, database string, roads *network) (*node, error) {
+	n := &node{name: name, told: make(chan client.Event, enough), arrivals: make(chan arrival, enough)}
+	if err := n.start(ctx, database, roads); err != nil {
+		return nil, errors.Join(err, n.close())
 	}
-	n := &node{SigningIdentity: fclient.SigningIdentity{
-		ServerName: spec.ServerName(hex.EncodeToString(public)),
-		KeyID:      "ed25519:dropbox",
-		PrivateKey: private,
-	}}
-	n.federation = fclient.NewFederationClient([]*fclient.SigningIdentity{&n.SigningIdentity}, fclient.WithTransport(roads))
-	n.relays, err = client.New(client.Config{Identity: n.SigningIdentity, Transport: roads})
-	return n, err
+	return n, nil
 }
 
-// user is somebody who has an account at the node.
-func (n *node) user(name string) string { return "@" + name + ":" + string(n.ServerName) }
-
-// askFor asks a relay for the mail of another server, which no honest node
-// does, and says that it has dealt with the entries up to the given one.
-func (n *node) askFor(ctx context.Context, victim spec.ServerName, relay spec.ServerName, acknowledge int64) error {
-	user, err := wire.UserAt(victim)
+func (n *node) start(ctx context.Context, database string, roads *network) (err error) {
+	if n.SigningIdentity, err = newIdentity(); err != nil {
+		return err
+	}
+	n.user = "@" + n.name + ":" + string(n.ServerName)
+	if n.mail, err = sqlite.Open(database, sqlite.Options{}); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.mail)
+	n.receipts = newReceipts(roads)
+	if n.caller, err = client.New(client.Config{Identity: n.SigningIdentity, Transport: n.receipts, Timeout: answerTimeout}); err != nil {
+		return err
+	}
+	if n.peers, err = client.OpenPeers(ctx, n.mail); err != nil {
+		return err
+	}
+	if err := n.openOutbox(ctx); err != nil {
+		return err
+	}
+	seen, err := client.OpenSeen(ctx, n.mail, 0)
 	if err != nil {
 		return err
 	}
-	signed := fclient.NewFederationRequest(http.MethodGet, n.ServerName, relay, wire.RelayTxnURI(user))
-	if err := signed.SetContent(fclient.RelayEntry{EntryID: acknowledge}); err != nil {
-		return err
-	}
-	if err := signed.Sign(n.ServerName, n.KeyID, n.PrivateKey); err != nil {
-		return err
-	}
-	request, err := signed.HTTPRequest()
-	if err != nil {
-		return err
-	}
-	return n.federation.DoRequestAndParseResponse(ctx, request, new(fclient.RespGetRelayTransaction))
+	return n.receiveWith(seen)
 }
 
-// sendDirectly is what a node tries before it thinks of a relay.
-func (n *node) sendDirectly(ctx context.Context, t gomatrixserverlib.Transaction) error {
-	_, err := n.federation.SendTransaction(ctx, t)
+// openOutbox makes the sending side.
+func (n *node) openOutbox(ctx context.Context) (err error) {
+	if n.sender, err = client.NewSender(client.SenderConfig{Caller: n.caller, Peers: n.peers, RelayBackoff: relayBackoff}); err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.sender)
+	n.outbox, err = client.OpenOutbox(ctx, client.OutboxConfig{
+		Sender: n.sender, Store: n.mail, Backoff: nodeBackoff,
+		Notify: func(e client.Event) { n.told <- e },
+	})
+	if err == nil {
+		n.closers = append(n.closers, n.outbox)
+	}
 	return err
 }
 
-// A network is an http.RoundTripper that knows where servers are. In a real
-// P2P network this is Pinecone's or Yggdrasil's.
-type network struct {
-	mu        sync.Mutex
-	addresses map[string]string
+// receiveWith makes the receiving side, with its memory of what was handled.
+func (n *node) receiveWith(seen *client.Seen) (err error) {
+	n.receiver, err = client.NewReceiver(client.ReceiverConfig{
+		Caller: n.caller, Peers: n.peers, Seen: seen,
+		Handle: func(ctx context.Context, got client.Received) error {
+			return n.inbox.take(ctx, got.Relay, got.Transaction)
+		},
+	})
+	return err
 }
 
-func (n *network) place(server spec.ServerName, address string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.addresses == nil {
-		n.addresses = make(map[string]string)
+// close closes what is open, the last first.
+func (n *node) close() (err error) {
+	for len(n.closers) > 0 {
+		last := len(n.closers) - 1
+		err = errors.Join(err, n.closers[last].Close())
+		n.closers = n.closers[:last]
 	}
-	n.addresses[string(server)] = address
+	return err
 }
 
-// RoundTrip implements http.RoundTripper for matrix://server/path.
-func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
-	n.mu.Lock()
-	address, ok := n.addresses[r.URL.Host]
-	n.mu.Unlock()
-	if !ok {
-		return nil, fmt.Errorf("no way to %s", r.URL.Host)
-	}
-	out := r.Clone(r.Context())
-	out.URL.Scheme, out.URL.Host, out.Host = "http", address, r.URL.Host
-	return loopback.RoundTrip(out)
-}
-
-// loopback goes straight to this machine, whatever proxies are set.
-var loopback = &http.Transport{}
-
-// silentAddress is an address of this machine where nobody listens.
-func silentAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
+func newIdentity() (fclient.SigningIdentity, error) {
+	public, private, err := ed25519.GenerateKey(nil)
+	return fclient.SigningIdentity{
+		ServerName: spec.ServerName(hex.EncodeToString(public)),
+		KeyID:      "ed25519:dropbox",
+		PrivateKey: private,
+	}, err
 }

@@ -31,7 +31,7 @@ func newRoom(a, b *node) (*room, error) {
 		return nil, err
 	}
 	r := &room{id: "!dropbox:" + string(a.ServerName), version: version, state: state}
-	alice, bob := a.user("alice"), b.user("bob")
+	alice, bob := a.user, b.user
 	for _, e := range []struct {
 		by                     *node
 		sender, kind, stateKey string
@@ -91,8 +91,8 @@ func (r *room) append(event gomatrixserverlib.PDU) error {
 	return nil
 }
 
-// say makes messages of a's user.
-func (r *room) say(a *node, texts ...string) ([]json.RawMessage, error) {
+// say makes messages of a node's user.
+func (r *room) say(by *node, texts ...string) ([]json.RawMessage, error) {
 	events := make([]json.RawMessage, 0, len(texts))
 	for i, text := range texts {
 		content := map[string]any{
@@ -101,7 +101,7 @@ func (r *room) say(a *node, texts ...string) ([]json.RawMessage, error) {
 			// Fields that nobody on the way knows must arrive as well.
 			"org.example.dropbox": map[string]any{"nr": i, "largest": 1<<53 - 1, "none": nil},
 		}
-		event, err := r.write(a, a.user("alice"), "m.room.message", nil, content)
+		event, err := r.write(by, by.user, "m.room.message", nil, content)
 		if err != nil {
 			return nil, fmt.Errorf("writing %q: %w", text, err)
 		}

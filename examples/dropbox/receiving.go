@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/client"
+)
+
+// What B does.
+
+// fetch has B ask all its relays at once, and again as long as that brings
+// something: what comes before an event may be at another relay, and what can't
+// be handled stays where it is.
+func (s *story) fetch(ctx context.Context) error {
+	s.say("\nB comes back. It asks all its relays at once, each until its mailbox there is empty:")
+	gave := make(map[spec.ServerName]client.Drained)
+	for {
+		handled, err := 0, error(nil)
+		for _, d := range s.b.receiver.Sync(ctx) {
+			sum := gave[d.Relay]
+			gave[d.Relay] = client.Drained{Handled: sum.Handled + d.Handled, Dropped: sum.Dropped + d.Dropped, Err: d.Err}
+			handled += d.Handled
+			if d.Relay != relay3 {
+				err = errors.Join(err, d.Err)
+			}
+		}
+		if err == nil {
+			break
+		}
+		if handled == 0 {
+			return err
+		}
+	}
+	if err := s.b.inbox.compare(s.a.sent); err != nil {
+		return err
+	}
+	s.listArrived()
+	return s.checkGiven(gave)
+}
+
+func (s *story) listArrived() {
+	for i, got := range s.b.inbox.all() {
+		t := s.a.sent[i]
+		s.say("    %s (%s) from %s: hashes and signatures are A's", t.TransactionID, contents(t), got.from)
+	}
+}
+
+// checkGiven compares what relays gave with what A has left there.
+func (s *story) checkGiven(gave map[spec.ServerName]client.Drained) error {
+	for _, relay := range []spec.ServerName{relay1, relay2} {
+		left, d := s.a.receipts.takenBy(relay), gave[relay]
+		if d.Handled+d.Dropped != left {
+			return fmt.Errorf("%s took %d transactions and gave %d", relay, left, d.Handled+d.Dropped)
+		}
+		s.say("    %s had %d: %d new, %d that had come through another relay already", relay, left, d.Handled, d.Dropped)
+	}
+	if gave[relay3].Err == nil {
+		return fmt.Errorf("%s answered, although it isn't there", relay3)
+	}
+	s.say("    %s: %v", relay3, rootCause(gave[relay3].Err))
+	if gave[relay1].Dropped+gave[relay2].Dropped == 0 {
+		return errors.New("no transaction was at two relays")
+	}
+	return nil
+}
+
+// answer has B write to A, which sees that B is back and hands over what its
+// outbox kept.
+func (s *story) answer(ctx context.Context) error {
+	if err := s.b.open(s.roads.place); err != nil {
+		return err
+	}
+	t, err := s.b.write(ctx, s.a.ServerName, "I'm back.")
+	if err != nil {
+		return err
+	}
+	if err := s.b.expect(ctx, t.TransactionID, client.ResultDelivered); err != nil {
+		return err
+	}
+	if err := s.a.expectArrival(ctx, arrival{id: t.TransactionID, handled: true}); err != nil {
+		return err
+	}
+	if err := s.a.inbox.compare(s.b.sent); err != nil {
+		return err
+	}
+	s.say("\nB answers: A has %s (%s) from B itself.", t.TransactionID, contents(t))
+	return s.handOver(ctx)
+}
+
+func (s *story) handOver(ctx context.Context) error {
+	s.say("So A knows that B is there. Its outbox hands over what only relays took, with the same IDs:")
+	for _, t := range s.a.sent {
+		if err := s.b.expectArrival(ctx, arrival{id: t.TransactionID}); err != nil {
+			return err
+		}
+		if err := s.a.expect(ctx, t.TransactionID, client.ResultDelivered); err != nil {
+			return err
+		}
+		s.say("    %s: B knows it, says 200 and doesn't handle it again", t.TransactionID)
+	}
+	if s.a.peers.Offline(s.b.ServerName) {
+		return errors.New("A still counts B as offline")
+	}
+	return s.b.inbox.compare(s.a.sent)
+}
