@@ -169,6 +169,15 @@ func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction)
 	if err == nil && t.Proof != nil && !wire.IsProven(answer) {
 		return fmt.Errorf("client: %s: %w", relay, ErrNotPassedOn)
 	}
+	return isAnswer(answer, err)
+}
+
+// isAnswer returns err, or an error for a success that no Matrix server sends,
+// such as a page that asks to log in.
+func isAnswer(body []byte, err error) error {
+	if err == nil && !json.Valid(body) {
+		return errors.New("client: the answer isn't JSON")
+	}
 	return err
 }
 
@@ -187,8 +196,8 @@ func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	_, err := c.call(ctx, http.MethodPut, t.Destination, wire.SendURI(t.ID), t.Body)
-	return err
+	answer, err := c.call(ctx, http.MethodPut, t.Destination, wire.SendURI(t.ID), t.Body)
+	return isAnswer(answer, err)
 }
 
 // Next acknowledges the entry whose ID is given (0: none) and returns the

@@ -34,6 +34,8 @@ type line struct {
 	relayed  int64     // the newest entry that relays have, or have refused
 	refused  int64     // the newest entry that all relays have refused
 
+	relayFailures int // to leave the next entry at relays, in a row
+
 	// The rest belongs to lines.
 	direct    bool  // this turn may begin with a direct attempt
 	answers   bool  // it answered last time, or was seen since

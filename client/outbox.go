@@ -319,9 +319,11 @@ func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error
 		case e == nil || e.RelaysRefused:
 			l.refused = entry.ID
 		default:
-			t.retryRelays(e.RetryAfter)
+			l.relayFailures++
+			t.retryRelays(o.config.Backoff.after(l.relayFailures, e.RetryAfter), e)
 			return nil
 		}
+		l.relayFailures = 0
 		if err := o.remember(ctx, l, entry.ID); err != nil {
 			return err
 		}
@@ -343,10 +345,10 @@ func (o *Outbox) leaveAtRelays(ctx context.Context, entry store.Entry) (relayed 
 	return outcome.Relayed(), o.config.Sender.sendError(outcome), nil
 }
 
-// retryRelays has the line served again when its relays may be asked, if that
-// is before the next direct attempt. Without relays there is none to wait for.
-func (t *turn) retryRelays(after time.Duration) {
-	if at := time.Now().Add(after); after > 0 && at.Before(t.until) {
+// retryRelays has the line served again when its relays may be asked, if there
+// are any and that is before the next direct attempt.
+func (t *turn) retryRelays(after time.Duration, why *SendError) {
+	if at := time.Now().Add(after); len(why.Outcome.Relays) > 0 && at.Before(t.until) {
 		t.until = at
 	}
 }

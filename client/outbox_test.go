@@ -182,7 +182,7 @@ func TestOutboxEnds(t *testing.T) {
 		require.Zero(t, o.queued(b.ServerName))
 
 		// What all relays refuse waits for the destination.
-		o.relays(answers(413, ``), answers(413, ``), answers(400, ``))
+		o.relays(answers(413, ``), answers(413, ``), answers(400, `{"errcode":"M_BAD_JSON"}`))
 		o.enqueue("5", "6")
 		time.Sleep(time.Minute)
 		require.Empty(t, o.told())
@@ -241,6 +241,24 @@ func TestOutboxRelaysAtOnce(t *testing.T) {
 		time.Sleep(client.DefaultMostBackoff)
 		require.Len(t, o.told(), 101)
 	})
+}
+
+// While some relays refuse a transaction and others can't be reached, all are
+// asked again later and later, whatever the time they take to say so.
+func TestOutboxAsksRelaysAgain(t *testing.T) {
+	for _, latency := range []time.Duration{time.Millisecond, 5 * time.Second} {
+		inOutWorld(t, nil, func(o *outWorld) {
+			refuses := answers(413, ``)
+			refuses.Latency = latency
+			o.relays(refuses, testnet.Host{}, refuses)
+			o.enqueue("1")
+			time.Sleep(24 * time.Hour)
+			require.Empty(t, o.told())
+			require.Greater(t, o.net.Asked(r2), 90)
+			require.Less(t, o.net.Asked(r2), 300)
+			require.Less(t, o.net.Asked(r1), 300)
+		})
+	}
 }
 
 // A destination that has got relays needn't wait for its next attempt.

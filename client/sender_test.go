@@ -216,8 +216,10 @@ func TestSenderAnswers(t *testing.T) {
 			}},
 		"a proxy without a destination": {answers(502, `<html>`), [3]testnet.Host{takes, {}, {}}, "later, delivered, *, *", nil},
 		"two are of no use":             {testnet.Host{}, [3]testnet.Host{answers(404, `{}`), answers(403, `{}`), {Latency: time.Second, Handler: takes.Handler}}, "unreachable, no use, no use, delivered", nil},
-		"half an answer":                {testnet.Host{}, [3]testnet.Host{answers(500, `{"errcode":"M_UNK`), answers(200, `nonsense`), {}}, "unreachable, *, delivered, *", nil},
-		"all relays refuse": {testnet.Host{}, [3]testnet.Host{answers(400, ``), answers(413, ``), answers(400, ``)}, "unreachable, refused, refused, refused",
+		"half an answer":                {testnet.Host{}, [3]testnet.Host{answers(500, `{"errcode":"M_UNK`), takes, answers(200, `<html>`)}, "unreachable, *, delivered, *", nil},
+		"answers that are no homeserver's": {answers(400, `{"message":"Unrecognised server name"}`), [3]testnet.Host{answers(200, `<html>`), answers(200, ``), answers(400, `<html>`)},
+			"unreachable, unreachable, unreachable, unreachable", func(t *testing.T, e *client.SendError) { require.False(t, e.Refused || e.RelaysRefused) }},
+		"all relays refuse": {testnet.Host{}, [3]testnet.Host{answers(400, `{"errcode":"M_BAD_JSON"}`), answers(413, ``), answers(400, `{"errcode":"M_UNKNOWN"}`)}, "unreachable, refused, refused, refused",
 			func(t *testing.T, e *client.SendError) {
 				require.False(t, e.Refused, "the destination may still take it")
 				require.True(t, e.RelaysRefused)

@@ -79,7 +79,13 @@ func judge(server spec.ServerName, err error) Attempt {
 	}
 	a.RetryAfter = e.RetryAfter
 	switch e.Status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+	case http.StatusBadRequest:
+		// Without a code it is no homeserver's word on the transaction, but a
+		// proxy's or that of another server at this address.
+		if e.Code != "" {
+			a.Verdict = Refused
+		}
+	case http.StatusRequestEntityTooLarge:
 		a.Verdict = Refused
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
 		a.Verdict = NoUse

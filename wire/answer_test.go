@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,6 +109,9 @@ func TestBatches(t *testing.T) {
 		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[{"entry_id":6,"transaction":null}]}`,
 		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[{}]}`,
 		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":{}}`,
+		`{"entries_queued":true,"entry_id":5,"transaction":{},"more":[7]}`,
+		`{"entries_queued":true,"entry_id":5.0,"transaction":{}}`,
+		`{"more":` + strings.Repeat("[", 1<<20) + strings.Repeat("]", 1<<20) + `}`,
 	} {
 		_, err := ReadAnswer([]byte(bad))
 		require.Error(t, err, bad)

@@ -201,8 +201,13 @@ func (s *scanner) digits() bool {
 
 // hasGoodShape reports whether the JSON in body keeps to MaxDepth and MaxWidth.
 // It needs no valid JSON.
-func hasGoodShape(body []byte) bool {
-	var width [MaxDepth + 1]int // of what is open, by depth
+func hasGoodShape(body []byte) bool { return isShaped(body, MaxDepth) }
+
+// answerDepth is how deep an answer may nest around its transactions.
+const answerDepth = 3
+
+func isShaped(body []byte, maxDepth int) bool {
+	var width [MaxDepth + answerDepth + 1]int // of what is open, by depth
 	depth, inText := 0, false
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
@@ -212,7 +217,7 @@ func hasGoodShape(body []byte) bool {
 			inText = !inText
 		case inText:
 		case c == '{' || c == '[':
-			if depth++; depth > MaxDepth {
+			if depth++; depth > maxDepth {
 				return false
 			}
 			width[depth] = 0

@@ -106,7 +106,7 @@ func (n *node) receiveWith(seen *client.Seen) (err error) {
 	n.receiver, err = client.NewReceiver(client.ReceiverConfig{
 		Caller: n.caller, Peers: n.peers, Seen: seen,
 		Handle: func(ctx context.Context, got client.Received) error {
-			return n.inbox.take(ctx, got.Relay, got.Transaction)
+			return n.inbox.take(ctx, got.Relay, got.Body)
 		},
 	})
 	return err
