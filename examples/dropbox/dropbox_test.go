@@ -44,15 +44,19 @@ func TestStory(t *testing.T) {
 		"killed",
 		"alice-3 (room events: 1, typing notices: 0): no relay is there",
 		"alice-3 (room events: 1, typing notices: 0): 200 from relay2\n",
-		"alice-4 (room events: 1, typing notices: 0): 200 from relay1 and relay2\n",
+		"alice-4 (room events: 1, typing notices: 0): 200 from relay1, relay2, relay4\n",
 		"relay1: 403 {",
 		"M_FORBIDDEN",
-		"alice-2 (room events: 3, typing notices: 1) from relay1: hashes and signatures are A's",
-		"alice-3 (room events: 1, typing notices: 0) from relay2: hashes and signatures are A's",
+		"alice-2 (room events: 3, typing notices: 1) from relay1: proof, hashes and signatures are A's",
+		"alice-3 (room events: 1, typing notices: 0) from relay2: proof, hashes and signatures are A's",
 		"relay3: ",
+		"alice-4 with one word changed: wire: wrong proof of origin",
+		"an invented typing notice, with A's proof for another: wire: wrong proof of origin",
+		"the same without a proof: client: there is no proof of origin",
+		"held nothing back",
 		"A has bob-1",
 		"alice-4: B knows it",
-		"Everything arrived once, in order and unchanged",
+		"Everything arrived once, in order and unchanged, and nothing else did",
 	} {
 		assert.Contains(t, told.String(), line)
 	}

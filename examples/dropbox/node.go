@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/store/sqlite"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // A node is a homeserver with one user in a P2P network: its name is its public
@@ -35,6 +37,7 @@ type node struct {
 	sent     []gomatrixserverlib.Transaction
 	told     chan client.Event // by the outbox
 	arrivals chan arrival      // directly from other nodes
+	rejected chan rejection    // by the receiver
 }
 
 // The story is short, and so are the times that others wait between attempts:
@@ -50,9 +53,15 @@ const answerTimeout = 20 * time.Second
 // enough is more events and arrivals than there are.
 const enough = 100
 
+// A rejection is what a relay gave that isn't proven to be its origin's.
+type rejection struct {
+	client.Received
+	why error
+}
+
 // newNode makes a node with one database.
 func newNode(ctx context.Context, name, database string, roads *network) (*node, error) {
-	n := &node{name: name, told: make(chan client.Event, enough), arrivals: make(chan arrival, enough)}
+	n := &node{name: name, told: make(chan client.Event, enough), arrivals: make(chan arrival, enough), rejected: make(chan rejection, enough)}
 	if err := n.start(ctx, database, roads); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
@@ -82,7 +91,7 @@ func (n *node) start(ctx context.Context, database string, roads *network) (err 
 	if err != nil {
 		return err
 	}
-	return n.receiveWith(seen)
+	return n.receiveWith(n.receiving(seen))
 }
 
 // openOutbox makes the sending side.
@@ -101,14 +110,22 @@ func (n *node) openOutbox(ctx context.Context) (err error) {
 	return err
 }
 
-// receiveWith makes the receiving side, with its memory of what was handled.
-func (n *node) receiveWith(seen *client.Seen) (err error) {
-	n.receiver, err = client.NewReceiver(client.ReceiverConfig{
-		Caller: n.caller, Peers: n.peers, Seen: seen,
+// receiving is how a node receives. It has a memory of what was handled, and
+// trusts no relay: the origin must have signed what it gives.
+func (n *node) receiving(seen *client.Seen) client.ReceiverConfig {
+	return client.ReceiverConfig{
+		Caller: n.caller, Peers: n.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler),
+		Keys: wire.HexKeys{}, RequireProof: true,
+		Rejected: func(_ context.Context, got client.Received, why error) { n.rejected <- rejection{got, why} },
 		Handle: func(ctx context.Context, got client.Received) error {
 			return n.inbox.take(ctx, got.Relay, got.Body)
 		},
-	})
+	}
+}
+
+// receiveWith makes the receiving side.
+func (n *node) receiveWith(config client.ReceiverConfig) (err error) {
+	n.receiver, err = client.NewReceiver(config)
 	return err
 }
 

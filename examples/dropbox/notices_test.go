@@ -33,8 +33,16 @@ func TestStoryNotices(t *testing.T) {
 			return s.moveTo(relay1, relay2)
 		}, "at relay1: 401"},
 		"B forgets what it handled": {"B answers", func(_ context.Context, s *story) error {
-			return s.b.receiveWith(client.NewSeen(0))
+			return s.b.receiveWith(s.b.receiving(client.NewSeen(0)))
 		}, "alice-1 came to bob directly and could not be handled"},
+		"B checks no proofs":         {"B comes back", receiveOtherwise(trustRelays), "its hash is wrong"},
+		"B checks no typing notices": {"B comes back", trustVillain, "4 transactions were sent, 6 arrived"},
+		"B requires no proofs": {"B comes back", receiveOtherwise(func(c *client.ReceiverConfig) {
+			c.RequireProof = false
+		}), "4 transactions were sent, 5 arrived"},
+		"B isn't told of forgeries": {"B comes back", receiveOtherwise(func(c *client.ReceiverConfig) {
+			c.Rejected = nil
+		}), "B didn't notice that alice-4 is forged"},
 		"the outbox loses its oldest": {"B answers", func(ctx context.Context, s *story) error {
 			entries, err := s.a.mail.Next(ctx, s.b.ServerName, 0, 1, 1)
 			if err != nil {
@@ -64,6 +72,30 @@ func TestStoryNotices(t *testing.T) {
 // leaveMore leaves a transaction at relay2 that isn't part of the story.
 func leaveMore(ctx context.Context, s *story) error {
 	return s.a.caller.Send(ctx, relay2, client.Transaction{ID: "more", Destination: s.b.ServerName, Body: []byte(`{"pdus":[]}`)})
+}
+
+// receiveOtherwise has B receive in another way than it should.
+func receiveOtherwise(change func(*client.ReceiverConfig)) func(context.Context, *story) error {
+	return func(_ context.Context, s *story) error {
+		config := s.b.receiving(client.NewSeen(0))
+		change(&config)
+		return s.b.receiveWith(config)
+	}
+}
+
+func trustRelays(c *client.ReceiverConfig) { c.Keys, c.RequireProof = nil, false }
+
+// trustVillain has B trust its relays, of which one has forged nothing but what
+// has no signature of its own.
+func trustVillain(ctx context.Context, s *story) error {
+	entries, err := s.villain.Next(ctx, s.b.ServerName, 0, 1, 1)
+	if err != nil {
+		return err
+	}
+	if _, err := s.villain.Ack(ctx, s.b.ServerName, entries[0].ID); err != nil {
+		return err
+	}
+	return receiveOtherwise(trustRelays)(ctx, s)
 }
 
 // moveTo puts one relay where another is.

@@ -16,13 +16,16 @@ import (
 // something: what comes before an event may be at another relay, and what can't
 // be handled stays where it is.
 func (s *story) fetch(ctx context.Context) error {
-	s.say("\nB comes back. It asks all its relays at once, each until its mailbox there is empty:")
+	s.say("\nB comes back. It asks all its relays at once, each until its mailbox there is empty.")
+	s.say("Of what they have it takes only what is proven to be signed by its sender:")
 	gave := make(map[spec.ServerName]client.Drained)
 	for {
 		handled, err := 0, error(nil)
 		for _, d := range s.b.receiver.Sync(ctx) {
 			sum := gave[d.Relay]
-			gave[d.Relay] = client.Drained{Handled: sum.Handled + d.Handled, Dropped: sum.Dropped + d.Dropped, Err: d.Err}
+			gave[d.Relay] = client.Drained{
+				Handled: sum.Handled + d.Handled, Dropped: sum.Dropped + d.Dropped, Rejected: sum.Rejected + d.Rejected, Err: d.Err,
+			}
 			handled += d.Handled
 			if d.Relay != relay3 {
 				err = errors.Join(err, d.Err)
@@ -45,7 +48,7 @@ func (s *story) fetch(ctx context.Context) error {
 func (s *story) listArrived() {
 	for i, got := range s.b.inbox.all() {
 		t := s.a.sent[i]
-		s.say("    %s (%s) from %s: hashes and signatures are A's", t.TransactionID, contents(t), got.from)
+		s.say("    %s (%s) from %s: proof, hashes and signatures are A's", t.TransactionID, contents(t), got.from)
 	}
 }
 
@@ -53,8 +56,8 @@ func (s *story) listArrived() {
 func (s *story) checkGiven(gave map[spec.ServerName]client.Drained) error {
 	for _, relay := range []spec.ServerName{relay1, relay2} {
 		left, d := s.a.receipts.takenBy(relay), gave[relay]
-		if d.Handled+d.Dropped != left {
-			return fmt.Errorf("%s took %d transactions and gave %d", relay, left, d.Handled+d.Dropped)
+		if d.Handled+d.Dropped != left || d.Rejected != 0 {
+			return fmt.Errorf("%s took %d transactions and gave %d, and %d that B rejected", relay, left, d.Handled+d.Dropped, d.Rejected)
 		}
 		s.say("    %s had %d: %d new, %d that had come through another relay already", relay, left, d.Handled, d.Dropped)
 	}
@@ -62,9 +65,34 @@ func (s *story) checkGiven(gave map[spec.ServerName]client.Drained) error {
 		return fmt.Errorf("%s answered, although it isn't there", relay3)
 	}
 	s.say("    %s: %v", relay3, rootCause(gave[relay3].Err))
+	if d := gave[relay4]; d.Handled+d.Dropped > 0 {
+		return fmt.Errorf("B took %d transactions from %s, which forges them all", d.Handled+d.Dropped, relay4)
+	}
 	if gave[relay1].Dropped+gave[relay2].Dropped == 0 {
 		return errors.New("no transaction was at two relays")
 	}
+	return nil
+}
+
+// catchVillain compares what B has rejected with what was forged.
+func (s *story) catchVillain(context.Context) error {
+	s.say("%s is a villain's. B rejects all that it hands out:", relay4)
+	for _, forged := range s.villain.forgeries() {
+		select {
+		case got := <-s.b.rejected:
+			if got.Relay != relay4 || got.TransactionID != forged.id {
+				return fmt.Errorf("B rejects %s from %s, and not %s from %s: %w", got.TransactionID, got.Relay, forged.id, relay4, got.why)
+			}
+			s.say("    %s: %v", forged.what, got.why)
+		default:
+			return fmt.Errorf("B didn't notice that %s is forged: %s", forged.id, forged.what)
+		}
+	}
+	if len(s.b.rejected) > 0 {
+		return fmt.Errorf("B rejects more than %s has forged", relay4)
+	}
+	s.say("No proof shows that a relay held nothing back: %s has never given the real alice-4.", relay4)
+	s.say("B has that because A left it at honest relays, too.")
 	return nil
 }
 

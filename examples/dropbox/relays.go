@@ -13,6 +13,7 @@ const (
 	relay1 spec.ServerName = "relay1" // is killed
 	relay2 spec.ServerName = "relay2" // comes late
 	relay3 spec.ServerName = "relay3" // is never there
+	relay4 spec.ServerName = "relay4" // forges
 )
 
 // assignRelays tells both nodes of B's relays, by hand.
@@ -36,6 +37,20 @@ func (s *story) startRelay(ctx context.Context, name spec.ServerName) error {
 	s.relays[name] = relay
 	s.roads.place(name, relay.address)
 	s.say("%s is running: process %d, at %s, with its mail in a SQLite file.", name, relay.id(), relay.address)
+	return nil
+}
+
+// addVillain makes another relay known that seems to be as good as the others.
+func (s *story) addVillain(ctx context.Context) (err error) {
+	if s.villain, err = startVillain(relay4, s.roads.place); err != nil {
+		return err
+	}
+	for _, n := range []*node{s.a, s.b} {
+		if err := n.peers.AddRelays(ctx, s.b.ServerName, relay4); err != nil {
+			return err
+		}
+	}
+	s.say("B gets a fourth relay: %s. Nobody knows that a villain runs it.", relay4)
 	return nil
 }
 

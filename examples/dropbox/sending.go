@@ -51,7 +51,7 @@ func (s *story) relayed(ctx context.Context, t gomatrixserverlib.Transaction) er
 	if err := s.a.expect(ctx, t.TransactionID, client.ResultRelayed); err != nil {
 		return err
 	}
-	takers := strings.Join(s.a.receipts.takers(t.TransactionID), " and ")
+	takers := strings.Join(s.a.receipts.takers(t.TransactionID), ", ")
 	s.say("    %s (%s): 200 from %s", t.TransactionID, contents(t), takers)
 	return nil
 }
@@ -77,9 +77,12 @@ func (s *story) relayComesLate(ctx context.Context) error {
 	return s.relayed(ctx, s.a.sent[2])
 }
 
-// relayIsBack has A use two relays.
+// relayIsBack has A use three relays, one of which isn't honest.
 func (s *story) relayIsBack(ctx context.Context) error {
 	if err := s.startRelay(ctx, relay1); err != nil {
+		return err
+	}
+	if err := s.addVillain(ctx); err != nil {
 		return err
 	}
 	time.Sleep(relayBackoff.Most) // A doesn't ask a relay that failed before that
@@ -87,7 +90,7 @@ func (s *story) relayIsBack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.a.receipts.await(ctx, t.TransactionID, http.StatusOK, relay1, relay2); err != nil {
+	if err := s.a.receipts.await(ctx, t.TransactionID, http.StatusOK, relay1, relay2, relay4); err != nil {
 		return err
 	}
 	if err := s.relayed(ctx, t); err != nil {

@@ -19,6 +19,7 @@ type story struct {
 	directory string // of all databases
 	roads     network
 	relays    map[spec.ServerName]*relayProcess // those that are running
+	villain   *villain                          // or nil
 	a, b      *node
 }
 
@@ -37,6 +38,7 @@ func (s *story) steps() []step {
 		{"the relay is back", s.relayIsBack},
 		{"a stranger tries", s.letStrangerTry},
 		{"B comes back", s.fetch},
+		{"a villain is caught", s.catchVillain},
 		{"B answers", s.answer},
 		{"the end", s.end},
 	}
@@ -65,7 +67,7 @@ func (s *story) tell(ctx context.Context, steps []step) error {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
-	s.say("Everything arrived once, in order and unchanged, in %v.", time.Since(start).Round(time.Millisecond))
+	s.say("Everything arrived once, in order and unchanged, and nothing else did, in %v.", time.Since(start).Round(time.Millisecond))
 	return nil
 }
 
@@ -75,6 +77,9 @@ func (s *story) say(format string, args ...any) { _, _ = fmt.Fprintf(s.out, form
 func (s *story) clean() (err error) {
 	for _, relay := range s.relays {
 		relay.kill()
+	}
+	if s.villain != nil {
+		err = s.villain.close()
 	}
 	for _, n := range []*node{s.a, s.b} {
 		if n != nil {
@@ -112,7 +117,7 @@ func (s *story) newNode(ctx context.Context, user string) (*node, error) {
 
 // end makes sure that nothing is left anywhere, and stops the relays.
 func (s *story) end(ctx context.Context) error {
-	for _, relay := range []spec.ServerName{relay1, relay2} {
+	for _, relay := range []spec.ServerName{relay1, relay2, relay4} {
 		answer, err := s.b.caller.Next(ctx, relay, 0)
 		if err != nil {
 			return err
