@@ -46,11 +46,16 @@ func newKeys(whose string) gomatrixserverlib.JSONVerifier {
 	if whose == keysNone {
 		return wire.HexKeys{}
 	}
-	options := []fclient.ClientOption{fclient.WithTimeout(fetchTimeout), fclient.WithWellKnownSRVLookups(true)}
+	return wire.HexKeys{Others: newKeyRing(append(networkOptions(whose), fclient.WithTimeout(fetchTimeout))...)}
+}
+
+// networkOptions say how other servers are found, and where none is.
+func networkOptions(whose string) []fclient.ClientOption {
+	options := []fclient.ClientOption{fclient.WithWellKnownSRVLookups(true)}
 	if whose == keysPublic {
 		options = append(options, fclient.WithAllowDenyNetworks(everywhere, private))
 	}
-	return wire.HexKeys{Others: newKeyRing(options...)}
+	return options
 }
 
 // newKeyRing fetches keys from the servers that have them, and keeps them for

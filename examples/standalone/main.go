@@ -3,11 +3,11 @@
 //
 //	standalone -listen 127.0.0.1:9001 -name relay -db relay.db
 //
-// is a relay for P2P networks, where a server's name is its key. With -h it
-// explains all its options.
+// is a relay for P2P networks, where a server's name is its key. With -pass-on
+// it also brings mail to where it belongs. With -h it explains all its options.
 //
 // It logs to stderr, one line when it listens. On SIGTERM or SIGINT it answers
-// what is under way, closes its database and exits with 0; a second signal
+// what is under way, and who waits for mail at once, closes its database and exits with 0; a second signal
 // ends it at once, which costs nobody any mail either.
 package main
 

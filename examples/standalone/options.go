@@ -1,14 +1,13 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -16,13 +15,13 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/wire"
 )
 
 // inMemory as the database keeps mail in memory only.
 const inMemory = "memory:"
 
 const usage = `usage: standalone -name SERVERNAME [options]
+       standalone -signing-key FILE [options]
 
 A Matrix relay: it takes in transactions for servers that can't be reached
 (send_relay) and keeps them until those servers fetch them (relay_txn). It needs
@@ -34,6 +33,11 @@ Nodes must know it by its name and find it at its address. Every server may
 leave mail, and fetch its own, unless -for says otherwise. A SIZE is a number of
 bytes such as 500000, 64KiB, 10MiB or 2GiB; where a limit is asked for, none
 means no limit.
+
+With -pass-on the relay also brings mail to where it belongs, with the proof
+that its sender signed it; its own key is its name, unless it has another:
+
+  standalone -signing-key relay.pem -pass-on all -at SERVER=HOST:PORT
 
 SIGTERM and SIGINT stop it: what is under way is answered first. It exits with
 0 after that, with 1 if something failed and with 2 if an option is wrong.
@@ -51,14 +55,19 @@ type options struct {
 	key     string
 	keys    string
 
+	signingKey string
+	pass       passing
+
 	actsFor serverList
 	config  relay.Config // the limits in it
+
+	maxBatch, maxWaiting count // and these of it
 }
 
 func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("standalone", flag.ContinueOnError)
 	f.SetOutput(out)
-	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for (required)")
+	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for\n(required, unless with -signing-key the key is to be its name)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
 		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process")
@@ -68,6 +77,9 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` the keys of servers are looked up whose name isn't their key:\n"+
 		keysNone+" (such servers are refused), "+keysPublic+" (at public addresses only) or\n"+keysAny+" (at private ones too)")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics (default nowhere)")
+	f.StringVar(&o.signingKey, "signing-key", "", "sign requests with the key in this `FILE`, in the form of Dendrite's\n"+
+		"matrix_key.pem; it is made if there is none. A name that isn't the\nkey itself gets it published at "+keyPath)
+	o.pass.flags(f)
 	o.limitFlags(f)
 	f.Usage = func() {
 		_, _ = fmt.Fprint(out, usage)
@@ -82,7 +94,9 @@ func (o *options) limitFlags(f *flag.FlagSet) {
 		MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxInFlightBytes: relay.DefaultMaxInFlightBytes,
 		MaxEntries: relay.DefaultMaxEntries, MaxBytes: relay.DefaultMaxBytes, OriginShare: relay.DefaultOriginShare,
 		MaxStoreEntries: relay.DefaultMaxStoreEntries, MaxStoreBytes: relay.DefaultMaxStoreBytes, Lifetime: relay.DefaultLifetime,
+		MaxWait: relay.DefaultMaxWait,
 	}
+	o.maxBatch, o.maxWaiting = relay.DefaultMaxBatch, relay.DefaultMaxWaiting
 	f.Var((*size)(&c.MaxBodyBytes), "max-body", "refuse transactions larger than this `SIZE`")
 	f.Var((*size)(&c.MaxInFlightBytes), "max-in-flight", "use at most this `SIZE` of memory for bodies that are being read;\nwhat finds no room is told to come back")
 	f.Var((*count)(&c.MaxEntries), "max-entries", "keep at most this `NUMBER` of transactions for one destination")
@@ -91,6 +105,9 @@ func (o *options) limitFlags(f *flag.FlagSet) {
 	f.Var((*count)(&c.MaxStoreEntries), "max-store-entries", "keep at most this `NUMBER` of transactions in all; each takes about\n500 bytes on the disk besides its own")
 	f.Var((*size)(&c.MaxStoreBytes), "max-store", "keep at most this `SIZE` in all")
 	f.Var((*lifetime)(&c.Lifetime), "lifetime", "keep mail that isn't fetched for this `DURATION`, such as 36h or\n30d; none is for ever")
+	f.Var(&o.maxBatch, "max-batch", "hand out at most this `NUMBER` of transactions at once")
+	f.Var((*lifetime)(&c.MaxWait), "max-wait", "hold the answer to who waits for mail for at most this `DURATION`; none\nis not at all")
+	f.Var(&o.maxWaiting, "max-waiting", "hold at most this `NUMBER` of answers; none holds none")
 }
 
 // parseOptions reads the command line. It writes the explanation to out if
@@ -116,9 +133,9 @@ func (o *options) check() error {
 	c := &o.config
 	_, _, valid := spec.ParseAndValidateServerName(spec.ServerName(o.name))
 	switch {
-	case o.name == "":
+	case o.name == "" && o.signingKey == "":
 		return errors.New("-name is required")
-	case !valid:
+	case o.name != "" && !valid:
 		return fmt.Errorf("-name: %q is not a server name", o.name)
 	case o.db == "":
 		return errors.New("-db is empty")
@@ -133,7 +150,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("-max-in-flight is less than -max-body")
 	}
-	return nil
+	return o.pass.check(o.signingKey)
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.
@@ -149,49 +166,13 @@ func (o *options) certificate() (*tls.Config, error) {
 }
 
 // relayConfig is what the relay is to be, without metrics.
-func (o *options) relayConfig(mail store.Store, log *slog.Logger) relay.Config {
+func (o *options) relayConfig(name spec.ServerName, mail store.Store, log *slog.Logger) relay.Config {
 	c := o.config
-	c.ServerName, c.Store, c.Logger = spec.ServerName(o.name), mail, log
+	c.ServerName, c.Store, c.Logger = name, mail, log
+	c.MaxBatch, c.MaxWaiting = int(min(o.maxBatch, math.MaxInt32)), int(min(o.maxWaiting, math.MaxInt32))
 	c.Keys = newKeys(o.keys)
 	if len(o.actsFor) > 0 {
 		c.Admit = o.actsFor.admit
 	}
 	return c
-}
-
-// A serverList is a flag.Value and the policy that comes of it.
-type serverList map[spec.ServerName]struct{}
-
-func (l serverList) admit(_ context.Context, _, destination spec.ServerName) error {
-	if _, ok := l[destination]; !ok {
-		return wire.Forbidden("this relay does not act for " + string(destination))
-	}
-	return nil
-}
-
-// String implements flag.Value.
-func (l serverList) String() string {
-	names := make([]string, 0, len(l))
-	for _, name := range slices.Sorted(maps.Keys(l)) {
-		names = append(names, string(name))
-	}
-	return strings.Join(names, ",")
-}
-
-// Set implements flag.Value. Several lists add up; an empty one adds nothing.
-func (l *serverList) Set(s string) error {
-	if *l == nil {
-		*l = make(serverList)
-	}
-	if s == "" {
-		return nil
-	}
-	for name := range strings.SplitSeq(s, ",") {
-		name := spec.ServerName(strings.TrimSpace(name))
-		if _, _, ok := spec.ParseAndValidateServerName(name); !ok {
-			return fmt.Errorf("%q is not a server name", name)
-		}
-		(*l)[name] = struct{}{}
-	}
-	return nil
 }

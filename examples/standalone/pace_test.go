@@ -9,8 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
 )
 
 const (
@@ -118,4 +125,23 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 		require.Len(t, body, 3*testPaceBytes+7)
 		time.Sleep(2 * testPaceTime)
 	}
+}
+
+// TestWaitOutlastsPace waits for mail longer than anything that moves may take.
+func TestWaitOutlastsPace(t *testing.T) {
+	t.Parallel()
+	mail := memory.New(memory.Options{})
+	defer func() { assert.NoError(t, mail.Close()) }()
+	server, err := relay.New(relay.Config{ServerName: relayName, Store: mail})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, server.Close()) }()
+	web := pacedServer(t, server.ServeHTTP)
+	network := testnet.NewNetwork(map[spec.ServerName]string{relayName: web.Listener.Addr().String()})
+	defer network.CloseIdleConnections()
+	node := testnet.NewNode("b")
+	request, err := node.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(node.ServerName))+"?limit=1&timeout=2500", fclient.RelayEntry{})
+	require.NoError(t, err)
+	begin := time.Now()
+	require.Equal(t, wire.EmptyBatch, answerTo(network, request))
+	require.Greater(t, time.Since(begin), 2*testPaceTime)
 }

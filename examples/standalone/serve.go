@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -32,12 +33,24 @@ const (
 
 // serve is a relay until ctx ends.
 func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
+	id, err := o.identify()
+	if err != nil {
+		return err
+	}
 	mail, err := openStore(o.db, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, mail.Close()) }()
-	config := o.relayConfig(mail, log)
+	config := o.relayConfig(id.ServerName, mail, log)
+	if o.pass.isOn() {
+		passer, err := startPassing(ctx, o, id, mail, log)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, passer.close()) }()
+		passer.listenTo(&config)
+	}
 	registry := prometheus.NewRegistry()
 	if o.metrics != "" {
 		config.Registerer = registry
@@ -46,13 +59,23 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }() // before the store's
+	defer func() { err = errors.Join(err, server.Close()) }() // before the others
 
-	web, err := listen(o, paced{server, paceBytes, paceTime}, log)
+	return serveWeb(ctx, o, id, server, registry, log)
+}
+
+// serveWeb has a relay answer requests until ctx ends.
+func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, server *relay.Server, registry *prometheus.Registry, log *slog.Logger) error {
+	var handler http.Handler = server
+	if id.PrivateKey != nil && !isKeyName(id.ServerName) {
+		handler = keyPublisher{id, server}
+	}
+	web, err := listen(o, paced{handler, paceBytes, paceTime}, log)
 	if err != nil {
 		return err
 	}
-	listening := []any{"address", web.address(), "name", o.name, "db", o.db, "tls", web.TLSConfig != nil}
+	web.RegisterOnShutdown(server.EndWaits) // who waits for mail would hold it up
+	listening := []any{"address", web.address(), "name", id.ServerName, "db", o.db, "tls", web.TLSConfig != nil}
 	if o.metrics == "" {
 		log.Info("listening", listening...)
 		return web.serve(ctx)

@@ -75,7 +75,8 @@ func TestHelp(t *testing.T) {
 		require.Empty(t, stderr)
 		for _, name := range []string{
 			"-listen", "-name", "-db", "-tls-cert", "-tls-key", "-for", "-keys", "-metrics", "-max-body", "-max-in-flight",
-			"-max-entries", "-max-bytes", "-origin-share", "-max-store", "-lifetime", "standalone -listen 127.0.0.1:9001 -name relay -db relay.db",
+			"-max-entries", "-max-bytes", "-origin-share", "-max-store", "-lifetime", "-max-batch", "-max-wait", "-max-waiting", "-signing-key", "-pass-on", "-relays-of", "-at",
+			"standalone -listen 127.0.0.1:9001 -name relay -db relay.db",
 		} {
 			require.Contains(t, stdout, name)
 		}
@@ -109,6 +110,22 @@ func TestWrongFlags(t *testing.T) {
 		{"-name relay -lifetime 30", "not a duration"},
 		{"-name relay -lifetime -1h", "more than 0"},
 		{"-name relay -lifetime 999999999999d", "too large"},
+		{"-name relay -max-batch 0", "more than 0"},
+		{"-name relay -max-wait 5", "not a duration"},
+		{"-name relay -max-waiting many", "not a whole number"},
+		{"-name relay -pass-on all", "-pass-on needs -signing-key"},
+		{"-signing-key k -pass-on a,,b", "not a server name"},
+		{"-signing-key k -relays-of b=r", "-relays-of needs -pass-on"},
+		{"-signing-key k -at b=localhost:1", "-at needs -pass-on"},
+		{"-signing-key k -pass-on a -relays-of b=r", "nothing is passed on for b"},
+		{"-signing-key k -pass-on a -relays-of a", "no ="},
+		{"-signing-key k -pass-on a -relays-of in_valid=r", "not a server name"},
+		{"-signing-key k -pass-on a -relays-of a=in_valid", "not a server name"},
+		{"-signing-key k -pass-on a -relays-of a=", "needs relays"},
+		{"-signing-key k -pass-on a -relays-of a=r,a", "other than itself"},
+		{"-signing-key k -pass-on a -at a=localhost", "not HOST:PORT"},
+		{"-signing-key k -pass-on a -at a=:1", "not HOST:PORT"},
+		{"-signing-key k -pass-on a -at a=h:1 -at a=h:2", "two addresses"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			status, stdout, stderr := runToEnd(t, strings.Fields(test.args)...)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -94,6 +96,39 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 			assert.Len(t, drain(t, p.network(), b), senders)
 		})
 	}
+}
+
+// TestStopEndsWaits stops the program while nodes wait for mail.
+func TestStopEndsWaits(t *testing.T) {
+	const waiting = 3
+	p := start(t, "-db", database(t), "-max-waiting", "2")
+	node, answers := testnet.NewNode("b"), make(chan string, waiting)
+	for range waiting {
+		request, err := node.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(node.ServerName))+"?limit=1&timeout=60000", fclient.RelayEntry{})
+		require.NoError(t, err)
+		go func() { answers <- answerTo(p.network(), request) }()
+	}
+	assert.Equal(t, wire.EmptyBatch, <-answers, "the one that is too many")
+	time.Sleep(200 * time.Millisecond) // lets the others begin to wait
+	assert.Empty(t, answers)
+	begin := time.Now()
+	p.stop()
+	assert.Less(t, time.Since(begin), drainTimeout/2)
+	for range waiting - 1 {
+		assert.Equal(t, wire.EmptyBatch, <-answers)
+	}
+}
+
+func answerTo(transport http.RoundTripper, request *http.Request) string {
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return err.Error()
+	}
+	body, err := io.ReadAll(response.Body)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		return err.Error()
+	}
+	return string(body)
 }
 
 // TestStopWaitsForNobodyForever has a request that never ends.

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// TestPassOn has a node leave mail at one relay, and another find it at a
+// second one, and then get it.
+func TestPassOn(t *testing.T) {
+	a, b, c, first := testnet.NewNode("a"), testnet.NewNode("b"), testnet.NewNode("c"), testnet.NewNode("first")
+	bAddress := freeAddress(t)
+	p2 := start(t, "-db", database(t))
+	p1 := startIn(t, "", "-listen", "127.0.0.1:0", "-db", database(t), "-signing-key", keyFile(t, first),
+		"-pass-on", string(b.ServerName), "-relays-of", string(b.ServerName+"="+relayName),
+		"-at", string(b.ServerName)+"="+bAddress, "-at", string(relayName)+"="+p2.address, "-at", string(c.ServerName)+"="+p2.address)
+	network := testnet.NewNetwork(map[spec.ServerName]string{first.ServerName: p1.address, relayName: p2.address})
+	t.Cleanup(network.CloseIdleConnections)
+	sent := a.Transaction(b.ServerName, "t1", 2, 500)
+	leave(t, network, a, first.ServerName, sent)
+	leave(t, network, a, first.ServerName, a.Transaction(c.ServerName, "t2", 1, 500))
+	requireProven(t, network, b, relayName, sent)
+
+	delivered := appear(t, b, bAddress)
+	requireProven(t, network, b, first.ServerName, sent) // and who asks is there
+	select {
+	case got := <-delivered:
+		assert.Equal(t, a.ServerName, got.Origin)
+		assert.Equal(t, sent.TransactionID, got.TransactionID)
+	case <-time.After(30 * time.Second):
+		t.Fatalf("nothing comes:\n%s", p1.logged())
+	}
+	require.Eventually(t, func() bool { return !next(t, network, b, first.ServerName).EntriesQueued }, 10*time.Second, 20*time.Millisecond)
+	assert.True(t, next(t, network, c, first.ServerName).EntriesQueued, "c isn't one that mail is passed on to")
+	p1.stop()
+	p2.stop()
+}
+
+// TestPassOnWhatWasThere passes on what a relay has stored before it was told
+// to.
+func TestPassOnWhatWasThere(t *testing.T) {
+	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	db, key, bAddress := database(t), filepath.Join(t.TempDir(), "key.pem"), freeAddress(t)
+	o := options{signingKey: key}
+	id, err := o.identify()
+	require.NoError(t, err)
+	arguments := []string{"-listen", "127.0.0.1:0", "-db", db, "-signing-key", key}
+	p := startIn(t, "", arguments...)
+	network := testnet.NewNetwork(map[spec.ServerName]string{id.ServerName: p.address})
+	t.Cleanup(network.CloseIdleConnections)
+	leave(t, network, a, id.ServerName, a.Transaction(b.ServerName, "t1", 1, 500))
+	p.stop()
+
+	delivered := appear(t, b, bAddress)
+	p = startIn(t, "", append(arguments, "-pass-on", "all", "-at", string(b.ServerName)+"="+bAddress)...)
+	select {
+	case got := <-delivered:
+		assert.Equal(t, a.ServerName, got.Origin)
+	case <-time.After(30 * time.Second):
+		t.Fatalf("nothing comes:\n%s", p.logged())
+	}
+	p.stop()
+}
+
+// TestPassOnByOrdinaryNames has relays that find each other as Matrix servers
+// do, and fetch each other's keys.
+func TestPassOnByOrdinaryNames(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SSL_CERT_FILE is for Linux")
+	}
+	cert, key, pool := certificate(t)
+	t.Setenv("SSL_CERT_FILE", cert)
+	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	run := func(more ...string) (spec.ServerName, *program) {
+		address := freeAddress(t)
+		return spec.ServerName(address), startIn(t, "", append([]string{
+			"-listen", address, "-name", address, "-db", "memory:", "-keys", "any", "-tls-cert", cert, "-tls-key", key,
+			"-signing-key", filepath.Join(t.TempDir(), "key.pem"),
+		}, more...)...)
+	}
+	second, p2 := run()
+	first, p1 := run("-pass-on", "all", "-relays-of", string(b.ServerName+"="+second))
+	sent := a.Transaction(b.ServerName, "t1", 1, 500)
+	leave(t, trusting(t, pool), a, first, sent)
+	requireProven(t, trusting(t, pool), b, second, sent)
+	p1.stop()
+	p2.stop()
+}
+
+// TestStopWhilePassingOn stops the program while a destination keeps it waiting.
+func TestStopWhilePassingOn(t *testing.T) {
+	a, b, first := testnet.NewNode("a"), testnet.NewNode("b"), testnet.NewNode("first")
+	asked, end := make(chan struct{}), make(chan struct{})
+	stuck := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(asked)
+		<-end
+	}))
+	defer stuck.Close()
+	defer close(end)
+	p := startIn(t, "", "-listen", "127.0.0.1:0", "-db", database(t), "-signing-key", keyFile(t, first),
+		"-pass-on", "all", "-at", string(b.ServerName)+"="+stuck.Listener.Addr().String())
+	network := testnet.NewNetwork(map[spec.ServerName]string{first.ServerName: p.address})
+	t.Cleanup(network.CloseIdleConnections)
+	leave(t, network, a, first.ServerName, a.Transaction(b.ServerName, "t1", 1, 500))
+	<-asked
+	begin := time.Now()
+	p.stop()
+	assert.Less(t, time.Since(begin), client.DefaultDirectTimeout/2)
+}
+
+// TestRoads asks for servers that can't be found, or mustn't.
+func TestRoads(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	at, hex := server.Listener.Addr().String(), string(testnet.NewNode("b").ServerName)
+	for _, test := range []struct{ server, keys, want string }{
+		{at, keysPublic, "is denied"},
+		{at, keysNone, "no way"},
+		{hex, keysAny, "no way"},
+		{at, keysAny, "certificate"}, // it was found
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "matrix://"+test.server+"/", nil)
+		require.NoError(t, err)
+		response, err := newRoads(nil, test.keys).RoundTrip(request)
+		if err == nil {
+			_ = response.Body.Close()
+		}
+		require.ErrorContains(t, err, test.want)
+	}
+}
+
+// appear has a node listen, and returns what is passed on to it.
+func appear(t *testing.T, node *testnet.Node, address string) <-chan relay.Delivery {
+	delivered := make(chan relay.Delivery, 10)
+	mail := memory.New(memory.Options{})
+	server, err := relay.New(relay.Config{ServerName: node.ServerName, Store: mail, Deliver: func(_ context.Context, d relay.Delivery) error {
+		delivered <- d
+		return nil
+	}})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", address)
+	require.NoError(t, err)
+	web := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = web.Serve(listener) }() // ends with Close
+	t.Cleanup(func() {
+		assert.NoError(t, web.Close())
+		assert.NoError(t, server.Close())
+		assert.NoError(t, mail.Close())
+	})
+	return delivered
+}
+
+func leave(t testing.TB, transport http.RoundTripper, from *testnet.Node, relay spec.ServerName, transaction gomatrixserverlib.Transaction) {
+	t.Helper()
+	_, err := from.Federation(transport).P2PSendTransactionToRelay(t.Context(), testnet.User(transaction.Destination), transaction, relay)
+	require.NoError(t, err)
+}
+
+func next(t testing.TB, transport http.RoundTripper, node *testnet.Node, relay spec.ServerName) wire.Answer {
+	t.Helper()
+	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: transport})
+	require.NoError(t, err)
+	answer, err := caller.Next(t.Context(), relay, 0)
+	require.NoError(t, err)
+	return answer
+}
+
+// requireProven waits until a relay has a transaction, with the proof that its
+// origin signed it.
+func requireProven(t *testing.T, transport http.RoundTripper, to *testnet.Node, relay spec.ServerName, sent gomatrixserverlib.Transaction) {
+	t.Helper()
+	var answer wire.Answer
+	require.Eventually(t, func() bool {
+		answer = next(t, transport, to, relay)
+		return answer.EntriesQueued
+	}, 30*time.Second, 20*time.Millisecond)
+	proof, err := wire.ReadProof(answer.Proof)
+	require.NoError(t, err)
+	proven, err := proof.Check(t.Context(), wire.HexKeys{}, answer.Transaction, to.ServerName)
+	require.NoError(t, err)
+	assert.Equal(t, sent.Origin, proven.Origin)
+	assert.Equal(t, sent.TransactionID, proven.TransactionID)
+	got, err := answer.Decode()
+	require.NoError(t, err)
+	assert.Equal(t, len(sent.PDUs), len(got.PDUs))
+}
+
+// trusting finds servers whose name is their address, over TLS.
+func trusting(t *testing.T, pool *x509.CertPool) http.RoundTripper {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		out := r.Clone(r.Context())
+		out.URL.Scheme = "https"
+		return transport.RoundTrip(out)
+	})
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// everyone in place of a list of servers.
+const everyone = "all"
+
+// A serverList is a flag.Value and the policy that comes of it.
+type serverList map[spec.ServerName]struct{}
+
+func (l serverList) admit(_ context.Context, _, destination spec.ServerName) error {
+	if _, ok := l[destination]; !ok {
+		return wire.Forbidden("this relay does not act for " + string(destination))
+	}
+	return nil
+}
+
+// String implements flag.Value.
+func (l serverList) String() string {
+	names := make([]string, 0, len(l))
+	for _, name := range slices.Sorted(maps.Keys(l)) {
+		names = append(names, string(name))
+	}
+	return strings.Join(names, ",")
+}
+
+// Set implements flag.Value. Several lists add up; an empty one adds nothing.
+func (l *serverList) Set(s string) error {
+	if *l == nil {
+		*l = make(serverList)
+	}
+	if s == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(s, ",") {
+		name := spec.ServerName(strings.TrimSpace(name))
+		if _, _, ok := spec.ParseAndValidateServerName(name); !ok {
+			return fmt.Errorf("%q is not a server name", name)
+		}
+		(*l)[name] = struct{}{}
+	}
+	return nil
+}
+
+// destinations are a flag.Value: a list of servers, or all.
+type destinations struct {
+	all  bool
+	list serverList
+}
+
+func (d *destinations) has(server spec.ServerName) bool {
+	_, ok := d.list[server]
+	return d.all || ok
+}
+
+// String implements flag.Value.
+func (d *destinations) String() string {
+	if d.all {
+		return everyone
+	}
+	return d.list.String()
+}
+
+// Set implements flag.Value.
+func (d *destinations) Set(s string) error {
+	if s == everyone {
+		d.all = true
+		return nil
+	}
+	return d.list.Set(s)
+}
+
+// A relayTable is a flag.Value: the relays of servers.
+type relayTable map[spec.ServerName][]spec.ServerName
+
+// String implements flag.Value.
+func (relayTable) String() string { return "" }
+
+// Set implements flag.Value. Several add up.
+func (t *relayTable) Set(s string) error {
+	server, list, err := cutServer(s)
+	if err != nil {
+		return err
+	}
+	var relays serverList
+	if err := relays.Set(list); err != nil {
+		return err
+	}
+	if _, ok := relays[server]; ok || len(relays) == 0 {
+		return fmt.Errorf("%s needs relays other than itself", server)
+	}
+	if *t == nil {
+		*t = make(relayTable)
+	}
+	for relay := range relays {
+		if !slices.Contains((*t)[server], relay) {
+			(*t)[server] = append((*t)[server], relay)
+		}
+	}
+	return nil
+}
+
+// An addressTable is a flag.Value: where servers are.
+type addressTable map[spec.ServerName]string
+
+// String implements flag.Value.
+func (addressTable) String() string { return "" }
+
+// Set implements flag.Value.
+func (t *addressTable) Set(s string) error {
+	server, address, err := cutServer(s)
+	if err != nil {
+		return err
+	}
+	if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+		return fmt.Errorf("%q is not HOST:PORT", address)
+	}
+	if *t == nil {
+		*t = make(addressTable)
+	}
+	if _, again := (*t)[server]; again {
+		return fmt.Errorf("%s is at two addresses", server)
+	}
+	(*t)[server] = address
+	return nil
+}
+
+// cutServer cuts SERVER=... into two.
+func cutServer(s string) (spec.ServerName, string, error) {
+	name, rest, ok := strings.Cut(s, "=")
+	if !ok {
+		return "", "", errors.New("there is no = in it")
+	}
+	if _, _, ok := spec.ParseAndValidateServerName(spec.ServerName(name)); !ok {
+		return "", "", fmt.Errorf("%q is not a server name", name)
+	}
+	return spec.ServerName(name), rest, nil
+}
