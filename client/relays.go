@@ -102,7 +102,7 @@ func (s *Sender) letRun(r *race, attempts []Attempt) {
 func (s *Sender) tryRelay(r *race, relay spec.ServerName, t Transaction) Attempt {
 	ctx, cancel := context.WithTimeout(r.ctx, s.config.RelayTimeout)
 	defer cancel()
-	attempt := judge(relay, s.config.Caller.Send(ctx, relay, t))
+	attempt := judge(relay, s.unlessProofless(relay, t, func() error { return s.config.Caller.Send(ctx, relay, t) }))
 	if r.ctx.Err() != nil { // it was ended, which says nothing about the relay
 		return attempt
 	}

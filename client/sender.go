@@ -53,6 +53,9 @@ type Sender struct {
 	relays *backoffs[spec.ServerName] // unreachable, or asking for time
 	pairs  *backoffs[pair]            // of no use for a destination
 
+	// proofless don't know proofs of origin.
+	proofless *backoffs[spec.ServerName]
+
 	background chan struct{} // a token for each attempt in the background
 	attempts   sync.WaitGroup
 	stop       context.Context
@@ -77,6 +80,7 @@ func NewSender(config SenderConfig) (*Sender, error) {
 		config:     config,
 		relays:     newBackoffs[spec.ServerName](config.RelayBackoff),
 		pairs:      newBackoffs[pair](config.RelayBackoff),
+		proofless:  newBackoffs[spec.ServerName](Backoff{First: prooflessTime, Most: prooflessTime}),
 		background: make(chan struct{}, config.MaxBackground),
 	}
 	s.stop, s.cancel = context.WithCancel(context.Background())
@@ -131,7 +135,9 @@ func (s *Sender) Send(ctx context.Context, t Transaction) (Outcome, error) {
 func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt, offline bool) {
 	limited, cancel := context.WithTimeout(ctx, s.config.DirectTimeout)
 	defer cancel()
-	attempt = judge(t.Destination, s.config.Caller.SendDirect(limited, t))
+	attempt = judge(t.Destination, s.unlessProofless(t.Destination, t, func() error {
+		return s.config.Caller.SendDirect(limited, t)
+	}))
 	var err error
 	switch {
 	case attempt.Verdict == Delivered || attempt.Verdict == Refused || attempt.RetryAfter > 0:
@@ -143,6 +149,26 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 		s.config.Logger.Warn("client: who is offline could not be written down", "server", t.Destination, "error", err)
 	}
 	return attempt, offline
+}
+
+// prooflessTime is when a server that doesn't know proofs may have learnt it.
+const prooflessTime = 24 * time.Hour
+
+// unlessProofless makes an attempt. Servers that don't know proofs of origin
+// keep a copy of what is passed on to them each time, so these aren't asked again
+// for long, even if they are seen.
+func (s *Sender) unlessProofless(server spec.ServerName, t Transaction, attempt func() error) error {
+	if t.Proof == nil {
+		return attempt()
+	}
+	if s.proofless.wait(server) > 0 {
+		return ErrNotPassedOn
+	}
+	err := attempt()
+	if errors.Is(err, ErrNotPassedOn) {
+		s.proofless.failed(server, 0)
+	}
+	return err
 }
 
 // sendError sums up an outcome that is no success.
