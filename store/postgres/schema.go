@@ -151,7 +151,7 @@ var (
 // checkSettings reads what settingsSQL answers.
 func checkSettings(row pgx.Row, allowNoFsync bool) error {
 	var commit, fsync, other string
-	if err := row.Scan(&commit, &fsync, &other, &other, &other); err != nil {
+	if err := row.Scan(&commit, &fsync, &other); err != nil {
 		return err
 	}
 	if commit != "on" && commit != "remote_apply" {

@@ -21,13 +21,18 @@ func (s schema) channel() string { return "relay mail in " + string(s) }
 
 // What a transaction that writes begins and ends with. It waits until its
 // commit is on the disk, doesn't wait for ever for another one, and is ended by
-// the server soon when its client has vanished.
+// the server soon when its client has vanished. All that it looks for it finds
+// by an index: the server, whose statistics of tables that fill and empty are
+// never right, isn't asked for its opinion.
 const (
 	beginSQL    = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
 	settingsSQL = `SELECT set_config('synchronous_commit',
 			CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
-		current_setting('fsync'), set_config('lock_timeout', '10s', true), set_config('statement_timeout', '0', true),
-		set_config('idle_in_transaction_session_timeout', '10s', true)`
+		current_setting('fsync'),
+		concat(set_config('lock_timeout', '10s', true), set_config('statement_timeout', '0', true),
+			set_config('idle_in_transaction_session_timeout', '10s', true), set_config('enable_seqscan', 'off', true),
+			set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+			set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true))`
 	commitSQL   = `COMMIT`
 	rollbackSQL = `ROLLBACK`
 )
@@ -49,8 +54,8 @@ const (
 		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) d(id, entries, bytes, set_aside, acked)
 		WHERE m.id = d.id`
 	emptyMailboxesSQL = `SELECT id, entries = 0 AND set_aside = 0 FROM {s}.mailbox WHERE id > $1 ORDER BY id LIMIT $2`
-	dropMailboxesSQL  = `DELETE FROM {s}.mailbox WHERE id IN (SELECT id FROM {s}.mailbox
-		WHERE id = ANY($1::bigint[]) AND entries = 0 AND set_aside = 0 FOR UPDATE SKIP LOCKED)`
+	dropMailboxesSQL  = `DELETE FROM {s}.mailbox WHERE id = ANY(ARRAY(SELECT m.id FROM unnest($1::bigint[]) d(id), LATERAL
+		(SELECT id FROM {s}.mailbox WHERE id = d.id AND entries = 0 AND set_aside = 0 FOR UPDATE SKIP LOCKED) m))`
 	destinationsSQL = `SELECT destination FROM {s}.mailbox WHERE destination > $1 AND entries > 0 ORDER BY destination LIMIT $2`
 	usageSQL        = `SELECT entries, bytes, set_aside FROM {s}.mailbox WHERE destination = $1`
 )
@@ -84,27 +89,28 @@ const (
 )
 
 // Removing entries: the dead are remembered until $1, and what they were is
-// summed up.
+// summed up. They are known by their place in the table, where they stay while
+// the mailbox is locked.
 const (
-	ackSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE copy_key IN (SELECT copy_key FROM {s}.entry
+	ackSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
 			WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $2)
 				AND id > (SELECT acked FROM {s}.mailbox WHERE destination = $2) AND id <= $3 AND state = 0
 				AND EXISTS (SELECT FROM {s}.entry WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $2) AND id = $3)
-			ORDER BY id LIMIT $4)` + remembered
-	expireSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE copy_key IN (SELECT copy_key FROM {s}.entry
-			WHERE until <= $2 AND mailbox IN (SELECT id FROM {s}.mailbox WHERE destination = ANY($3::bytea[]))
-			ORDER BY until LIMIT $4)` + remembered
+			ORDER BY id LIMIT $4))` + remembered
+	expireSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid
+			FROM (SELECT ctid, mailbox FROM {s}.entry WHERE until <= $2 ORDER BY until LIMIT $4) oldest
+			WHERE mailbox IN (SELECT id FROM {s}.mailbox WHERE destination = ANY($3::bytea[]))))` + remembered
 	remembered = ` RETURNING mailbox, id, copy_key, origin, state, size),
 		remembered AS (INSERT INTO {s}.gone (copy_key, id, until) SELECT copy_key, id, $1::bigint FROM dead
 			ON CONFLICT (copy_key) DO UPDATE SET id = excluded.id, until = excluded.until)
 		SELECT mailbox, origin, state, count(*), sum(size)::bigint, max(id) FROM dead GROUP BY mailbox, origin, state`
-	expiredSQL = `SELECT destination FROM {s}.mailbox
-		WHERE id IN (SELECT mailbox FROM {s}.entry WHERE until <= $1 ORDER BY until LIMIT $2)`
+	expiredSQL = `SELECT (SELECT destination FROM {s}.mailbox WHERE id = e.mailbox) FROM (SELECT DISTINCT mailbox
+		FROM (SELECT mailbox FROM {s}.entry WHERE until <= $1 ORDER BY until LIMIT $2) oldest) e`
 	setAsideSQL = `UPDATE {s}.entry SET state = 1
 		WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $1) AND id = $2 AND state = 0
 		RETURNING mailbox, origin, size`
-	forgetSQL = `DELETE FROM {s}.gone WHERE copy_key IN (SELECT copy_key FROM {s}.gone
-		WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED)`
+	forgetSQL = `DELETE FROM {s}.gone WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.gone
+		WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED))`
 )
 
 // Reading entries: of the destination $1, behind the ID $2, not expired at $3,
