@@ -21,7 +21,7 @@ var deepRows = []string{
 	`INSERT INTO {s}.mailbox (destination, entries, bytes)
 		SELECT convert_to('d' || n, 'UTF8'), CASE n WHEN 0 THEN 100000 ELSE 20 END, 1000 FROM generate_series(0, 2000) n`,
 	`INSERT INTO {s}.entry (id, mailbox, until, size, checksum, state, copy_key, digest, origin, txn, proof, body)
-		SELECT nextval('{s}.entry_id'), CASE WHEN n < 100000 THEN 1 ELSE 2 + n % 2000 END, $1::bigint + n * 1000::bigint,
+		SELECT nextval('{'s}.entry_id'), CASE WHEN n < 100000 THEN 1 ELSE 2 + n % 2000 END, $1::bigint + n * 1000::bigint,
 			600, 0, 0, substr(sha256(int8send(n)), 1, 16), sha256('x'), convert_to('o' || n % 50, 'UTF8'),
 			convert_to('t' || n, 'UTF8'), '', repeat('body', 150)::bytea FROM generate_series(0, 139999) n`,
 	`INSERT INTO {s}.share SELECT id, convert_to('o' || n, 'UTF8'), 10, 1000 FROM {s}.mailbox, generate_series(0, 9) n`,

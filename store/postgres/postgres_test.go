@@ -46,7 +46,7 @@ func fresh(tb testing.TB) Options {
 	tb.Helper()
 	server := pgtest.Shared(tb)
 	common.once.Do(func() { common.connString = server.Database(tb) })
-	return Options{ConnString: common.connString, Schema: fmt.Sprint("relay ", common.schemas.Add(1))}
+	return Options{ConnString: common.connString, Schema: fmt.Sprintf(`it's "é" %d`, common.schemas.Add(1))}
 }
 
 func place(tb testing.TB) storetest.Place { return placeAt(fresh(tb)) }

@@ -10,10 +10,11 @@ import (
 // a pooler nobody knows what the search path is.
 type schema string
 
-// sql completes one of the statements below, where {s} stands for the schema.
-// They bear no comments: with pgx's simple protocol they would be one line.
+// sql completes one of the statements below, where {s} stands for the schema,
+// and {'s} likewise within a string.
 func (s schema) sql(statement string) string {
-	return strings.ReplaceAll(statement, "{s}", pgx.Identifier{string(s)}.Sanitize())
+	name := pgx.Identifier{string(s)}.Sanitize()
+	return strings.NewReplacer("{s}", name, "{'s}", strings.ReplaceAll(name, "'", "''")).Replace(statement)
 }
 
 // channel is where destinations are named that have new mail.
@@ -80,7 +81,7 @@ const (
 
 // Putting entries.
 const (
-	newIDsSQL = `SELECT nextval('{s}.entry_id') FROM generate_series(1, $1::int)`
+	newIDsSQL = `SELECT nextval('{'s}.entry_id') FROM generate_series(1, $1::int)`
 	knownSQL  = `SELECT copy_key, id FROM {s}.entry WHERE copy_key = ANY($1::bytea[])
 		UNION ALL SELECT copy_key, id FROM {s}.gone WHERE copy_key = ANY($1::bytea[])`
 	insertSQL = `INSERT INTO {s}.entry (state, id, mailbox, copy_key, until, size, origin, txn, digest, checksum, proof, body)

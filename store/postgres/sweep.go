@@ -45,11 +45,23 @@ func (s *Store) sweepExpired(ctx context.Context) error {
 	}
 }
 
+// sweep does one statement in a transaction, and returns how many rows that
+// were. It counts nothing, so it needs no lock.
+func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
+	err = pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, s.schema().sql(sql), args...)
+		n = tag.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
 // sweepGone drops what recognised copies.
 func (s *Store) sweepGone(ctx context.Context) error {
 	for {
-		tag, err := s.pool.Exec(ctx, s.schema().sql(forgetSQL), time.Now().UnixMilli(), step)
-		if err != nil || tag.RowsAffected() < step {
+		n, err := s.sweep(ctx, forgetSQL, time.Now().UnixMilli(), step)
+		if err != nil || n < step {
 			return err
 		}
 	}
@@ -78,7 +90,7 @@ func (s *Store) sweepMailboxes(ctx context.Context) error {
 			return err
 		}
 		if len(empty) > 0 {
-			if _, err := s.pool.Exec(ctx, s.schema().sql(dropMailboxesSQL), empty); err != nil {
+			if _, err := s.sweep(ctx, dropMailboxesSQL, empty); err != nil {
 				return err
 			}
 		}
