@@ -4,8 +4,10 @@ package pgtest
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,13 +15,13 @@ import (
 	"github.com/matrixrelay/relay/internal/need"
 )
 
-// Bouncer runs PgBouncer in front of the server until the test ends, and
-// returns the directory of its socket, for URL. In transaction mode it gives a
-// client another of very few connections for each transaction.
-func (s *Server) Bouncer(tb testing.TB, mode string) (dir string) {
+// Bouncer runs PgBouncer in front of the server until the test ends. What it
+// returns makes a connection string lead through it. In transaction mode it
+// gives a client another of very few connections for each transaction.
+func (s *Server) Bouncer(tb testing.TB, mode string) (through func(connString string) string) {
 	tb.Helper()
 	program := need.Program(tb, "pgbouncer")
-	dir = privateDir(tb)
+	dir := privateDir(tb)
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	users, config := filepath.Join(dir, "users"), filepath.Join(dir, "config")
 	require.NoError(tb, os.WriteFile(users, fmt.Appendf(nil, "%q \"\"\n", superuser), 0o644))
@@ -41,5 +43,7 @@ max_client_conn = 200
 		_, err := os.Stat(filepath.Join(dir, ".s.PGSQL.5432"))
 		return err
 	})
-	return dir
+	return func(connString string) string {
+		return strings.Replace(connString, url.QueryEscape(s.dir), url.QueryEscape(dir), 1)
+	}
 }

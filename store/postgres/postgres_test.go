@@ -71,7 +71,7 @@ func placeAt(options Options) storetest.Place {
 func execute(tb testing.TB, options Options, sql string, args ...any) int64 {
 	tb.Helper()
 	conn := dial(tb, options.ConnString)
-	tag, err := conn.Exec(tb.Context(), schema(options.withDefaults().Schema).sql(sql), args...)
+	tag, err := conn.Exec(context.Background(), schema(options.withDefaults().Schema).sql(sql), args...)
 	require.NoError(tb, err)
 	return tag.RowsAffected()
 }
@@ -79,7 +79,7 @@ func execute(tb testing.TB, options Options, sql string, args ...any) int64 {
 // dial returns a connection that is closed with the test.
 func dial(tb testing.TB, connString string) *pgx.Conn {
 	tb.Helper()
-	conn, err := pgx.Connect(tb.Context(), connString)
+	conn, err := pgx.Connect(context.Background(), connString)
 	require.NoError(tb, err)
 	tb.Cleanup(func() { _ = conn.Close(context.Background()) }) // the server may be gone
 	return conn
