@@ -79,7 +79,10 @@ func execute(tb testing.TB, options Options, sql string, args ...any) int64 {
 // dial returns a connection that is closed with the test.
 func dial(tb testing.TB, connString string) *pgx.Conn {
 	tb.Helper()
-	conn, err := pgx.Connect(context.Background(), connString)
+	config, err := pgx.ParseConfig(connString)
+	require.NoError(tb, err)
+	config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // there may be a pooler in between
+	conn, err := pgx.ConnectConfig(context.Background(), config)
 	require.NoError(tb, err)
 	tb.Cleanup(func() { _ = conn.Close(context.Background()) }) // the server may be gone
 	return conn

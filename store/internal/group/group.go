@@ -9,15 +9,15 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
+// MaxJobs and MaxBytes bound a batch: it ends at whichever comes first. The last
+// job may go beyond MaxBytes.
 const (
-	// maxQueued is how many jobs may wait; the next blocks.
-	maxQueued = 1024
-
-	// MaxJobs and MaxBytes bound a batch: it ends at whichever comes first. The
-	// last job may go beyond MaxBytes.
 	MaxJobs  = 256
 	MaxBytes = 8 << 20
 )
+
+// maxQueued is how many jobs may wait; the next blocks.
+const maxQueued = 1024
 
 // A Job is one piece of work that is committed with others.
 type Job[W any] struct {
