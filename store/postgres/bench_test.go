@@ -105,7 +105,7 @@ func newBare(b *testing.B, s *Store) *bare {
 		if err := p.pool.SendBatch(context.Background(), q).Close(); err != nil {
 			b.Error(err)
 		}
-	})
+	}, nil)
 	return p
 }
 

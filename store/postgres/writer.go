@@ -41,7 +41,7 @@ type writer struct {
 
 func newWriter(pool *pgxpool.Pool, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
 	w := &writer{options: options, pool: pool, log: log, waiting: waiting}
-	w.queue = group.New(w.commit)
+	w.queue = group.New(w.commit, nil)
 	return w
 }
 

@@ -31,6 +31,11 @@ type Job[W any] struct {
 	done chan struct{}
 }
 
+// NewJob returns a job that isn't queued, as commit gets it.
+func NewJob[W any](ctx context.Context, work W, size int64) *Job[W] {
+	return &Job[W]{Work: work, Size: size, ctx: ctx, done: make(chan struct{})}
+}
+
 // Gone is the error of the caller's context: who gets the outcome no more.
 func (j *Job[W]) Gone() error { return j.ctx.Err() }
 
@@ -39,15 +44,17 @@ func (j *Job[W]) Gone() error { return j.ctx.Err() }
 type Queue[W any] struct {
 	jobs   chan *Job[W]
 	commit func([]*Job[W])
+	after  func()
 	ended  chan struct{} // closed when the goroutine is gone
 
 	mu     sync.RWMutex // held for reading while a job is handed over
 	closed bool
 }
 
-// New starts the goroutine. Commit does the jobs and sets the error of each.
-func New[W any](commit func([]*Job[W])) *Queue[W] {
-	q := &Queue[W]{jobs: make(chan *Job[W], maxQueued), commit: commit, ended: make(chan struct{})}
+// New starts the goroutine. Commit does the jobs and sets the error of each;
+// after, if it isn't nil, is called when those who waited for that were told.
+func New[W any](commit func([]*Job[W]), after func()) *Queue[W] {
+	q := &Queue[W]{jobs: make(chan *Job[W], maxQueued), commit: commit, after: after, ended: make(chan struct{})}
 	go q.loop()
 	return q
 }
@@ -55,7 +62,7 @@ func New[W any](commit func([]*Job[W])) *Queue[W] {
 // Do returns the outcome of the work, which counts size bytes. When ctx ends
 // first it returns that error, and the work may still be done.
 func (q *Queue[W]) Do(ctx context.Context, work W, size int64) error {
-	j := &Job[W]{Work: work, Size: size, ctx: ctx, done: make(chan struct{})}
+	j := NewJob(ctx, work, size)
 	if err := q.enqueue(j); err != nil {
 		return err
 	}
@@ -109,6 +116,9 @@ func (q *Queue[W]) loop() {
 		q.commit(jobs)
 		for _, j := range jobs {
 			close(j.done)
+		}
+		if q.after != nil {
+			q.after()
 		}
 	}
 }
