@@ -75,6 +75,13 @@ func TestFullDisk(t *testing.T) {
 	stored, err := s.Put(t.Context(), large(1, 50_000), store.Limits{})
 	require.NoError(t, err, "a copy needs no room")
 	require.False(t, stored)
+	together(t, s, func() {
+		_, err := s.Put(t.Context(), large(2, 50_000), store.Limits{})
+		assert.NoError(t, err, "a copy that comes with new mail")
+	}, func() {
+		_, err := s.Put(t.Context(), large(2001, 500_000), store.Limits{})
+		assert.ErrorIs(t, err, store.ErrFull)
+	})
 	entries, err := s.Next(t.Context(), "b", 0, kept+1, math.MaxInt64)
 	require.NoError(t, err, "reading goes on")
 	require.Len(t, entries, kept)
@@ -143,23 +150,32 @@ func TestRefusedAlone(t *testing.T) {
 	mails := []store.Mail{mail(0), mail(1), mail(2)}
 	mails[1].Destination = spec.ServerName(bodyOf(mails[1].Digest, 10_000))
 
-	first := &holding{begun: make(chan struct{}), end: make(chan struct{})}
-	var all sync.WaitGroup
-	all.Go(func() { assert.NoError(t, s.writer.queue.Do(t.Context(), first, 0)) })
-	<-first.begun
 	errs := make([]error, len(mails))
+	var puts []func()
 	for i, m := range mails {
-		all.Go(func() { _, errs[i] = s.Put(t.Context(), m, store.Limits{}) })
+		puts = append(puts, func() { _, errs[i] = s.Put(t.Context(), m, store.Limits{}) })
 	}
-	time.Sleep(50 * time.Millisecond) // they queue up, to be committed together
-	close(first.end)
-	all.Wait()
+	together(t, s, puts...)
 	require.NoError(t, errs[0])
 	require.ErrorContains(t, errs[1], "54000")
 	require.NoError(t, errs[2])
 	entries, err := s.Next(t.Context(), "b", 0, 10, math.MaxInt64)
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
+}
+
+// together makes calls that are committed together.
+func together(t *testing.T, s *Store, calls ...func()) {
+	first := &holding{begun: make(chan struct{}), end: make(chan struct{})}
+	var all sync.WaitGroup
+	all.Go(func() { assert.NoError(t, s.writer.queue.Do(t.Context(), first, 0)) })
+	<-first.begun
+	for _, call := range calls {
+		all.Go(call)
+	}
+	time.Sleep(50 * time.Millisecond) // they queue up
+	close(first.end)
+	all.Wait()
 }
 
 // A holding keeps the writer busy.

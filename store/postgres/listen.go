@@ -149,7 +149,7 @@ func (l *listener) listen(ctx context.Context) (heard bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it was only read from
+	defer l.hangUp(conn)
 	if err := l.test(ctx, conn); err != nil {
 		return false, err
 	}
@@ -177,9 +177,17 @@ func (l *listener) connect(ctx context.Context) (conn *pgx.Conn, err error) {
 		return nil, err
 	}
 	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{l.channel}.Sanitize()); err != nil {
-		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+		l.hangUp(conn)
+		return nil, err
 	}
 	return conn, nil
+}
+
+// hangUp closes a connection that was only read from. Nobody waits for it long.
+func (l *listener) hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
 }
 
 // test sends a notification on another way than the connection that listens,

@@ -42,6 +42,22 @@ func TestNewerVersion(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("version %d, this program knows up to %d", len(migrations)+1, len(migrations)))
 }
 
+// A database from a backup doesn't give out IDs that were given after it was
+// made.
+func TestRestored(t *testing.T) {
+	options := fresh(t)
+	s := open(t, options)
+	putMany(t, 10, s)
+	first := s.firstID(t, "b")
+	require.NoError(t, s.Close())
+	execute(t, options, `TRUNCATE {s}.entry, {s}.gone, {s}.mailbox`)
+	execute(t, options, `SELECT setval('{'s}.entry_id', $1)`, first-1_000_000)
+	s = open(t, options)
+	putMany(t, 10, s)
+	require.Greater(t, s.firstID(t, "b"), first+9)
+	require.NoError(t, s.Close())
+}
+
 func TestOpenFails(t *testing.T) {
 	for _, options := range []Options{
 		{ConnString: "postgres://%"},

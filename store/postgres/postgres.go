@@ -12,7 +12,8 @@
 // When the connection is lost in the middle of a commit, nobody knows whether
 // it happened. The transaction is then tried again, which finds out; if that
 // doesn't succeed in a few seconds, Put gives an error that is neither nil nor
-// store.ErrFull. A full disk is store.ErrFull.
+// store.ErrFull. A full disk is store.ErrFull. A standby that takes over must
+// have been a synchronous one, or mail that it didn't have yet is lost.
 //
 // # Several processes
 //

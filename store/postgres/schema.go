@@ -96,7 +96,9 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync boo
 				return fmt.Errorf("migrate to version %d: %w", version+1, err)
 			}
 		}
-		return nil
+		// A database that was restored may have given out larger IDs before.
+		_, err = tx.Exec(ctx, s.sql(`SELECT setval('{'s}.entry_id', $1) FROM {s}.entry_id WHERE last_value < $1`), store.FirstID(time.Now()))
+		return err
 	})
 }
 

@@ -44,10 +44,6 @@ func (b *batch) askForTotal(q *pgx.Batch) {
 	})
 }
 
-func (c *counts) scan(row pgx.Row) error {
-	return row.Scan(&c.entries, &c.bytes, &c.setAside)
-}
-
 // fitsTotal reports whether the store has room for one more entry of that size.
 func (b *batch) fitsTotal(size, maxEntries, maxBytes int64) bool {
 	have := b.total.plus(b.change).plus(counts{entries: 1, bytes: size})
@@ -56,9 +52,4 @@ func (b *batch) fitsTotal(size, maxEntries, maxBytes int64) bool {
 		b.tight = true
 	}
 	return have.within(maxEntries, maxBytes)
-}
-
-// within reports whether limits are kept, of which zero is none.
-func (c counts) within(maxEntries, maxBytes int64) bool {
-	return (maxEntries <= 0 || c.entries <= maxEntries) && (maxBytes <= 0 || c.bytes <= maxBytes)
 }

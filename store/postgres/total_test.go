@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
@@ -61,4 +62,69 @@ func TestTotalAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, room, usage.Entries)
 	require.True(t, fast.exact, "now it is")
+}
+
+// Processes that learn at the same moment that the store is nearly full don't
+// fill it too much.
+func TestTightAtOnce(t *testing.T) {
+	const each, processes = 10, 4
+	options := fresh(t)
+	stores := make([]*Store, processes)
+	for i := range stores {
+		stores[i] = open(t, options)
+		defer func() { require.NoError(t, stores[i].Close()) }()
+	}
+	for round := range 10 {
+		room := int64((round + 1) * 2 * each)
+		errs := make([]error, processes)
+		var all sync.WaitGroup
+		for i, s := range stores {
+			var works []work
+			for n := range each {
+				m := mail(1000*round + 100*i + n)
+				m.Destination = spec.ServerName(fmt.Sprint("d", i)) // no other lock keeps them apart
+				works = append(works, newPut(m, store.Limits{StoreEntries: room}))
+			}
+			s.writer.exact = false // nobody else uses the writer
+			all.Go(func() { errs[i] = s.writer.transact(works, false) })
+		}
+		all.Wait()
+		require.NoError(t, errors.Join(errs...))
+		usage, err := stores[0].Usage(t.Context(), "")
+		require.NoError(t, err)
+		require.Equal(t, room, usage.Entries)
+	}
+}
+
+// While there is much room, only those wait for each other that have the same
+// shard: so there are never more batches under way than was reckoned with.
+func TestShards(t *testing.T) {
+	options := fresh(t)
+	limits := store.Limits{StoreEntries: 1 << 40}
+	stores := make([]*Store, 3)
+	for i := range stores {
+		stores[i] = open(t, options)
+		stores[i].writer.options.shard = min(i, 1) // the second and the third have the same
+		defer func() { require.NoError(t, stores[i].Close()) }()
+	}
+	put := func(i int, more ...work) (done chan error) {
+		m := mail(i)
+		m.Destination = spec.ServerName(fmt.Sprint("d", i))
+		done = make(chan error, 1)
+		go func() { done <- stores[i].writer.transact(append(more, newPut(m, limits)), false) }()
+		return done
+	}
+	hold := &holding{begun: make(chan struct{}), end: make(chan struct{})}
+	second := put(1, hold)
+	<-hold.begun
+	require.NoError(t, <-put(0))
+	third := put(2)
+	select {
+	case <-third:
+		t.Error("two batches that count in the same shard are under way")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(hold.end)
+	require.NoError(t, <-second)
+	require.NoError(t, <-third)
 }
