@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,7 @@ import (
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/store/postgres"
 	"github.com/matrixrelay/relay/store/sqlite"
 )
 
@@ -32,7 +34,7 @@ const (
 
 // serve is a relay until ctx ends.
 func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
-	mail, err := openStore(o.db, log)
+	mail, err := openStore(ctx, o.db, log)
 	if err != nil {
 		return err
 	}
@@ -52,7 +54,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	listening := []any{"address", web.address(), "name", o.name, "db", o.db, "tls", web.TLSConfig != nil}
+	listening := []any{"address", web.address(), "name", o.name, "db", shownDB(o.db), "tls", web.TLSConfig != nil}
 	if o.metrics == "" {
 		log.Info("listening", listening...)
 		return web.serve(ctx)
@@ -65,11 +67,24 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	return serveBoth(ctx, web, metrics)
 }
 
-func openStore(db string, log *slog.Logger) (store.Store, error) {
-	if db == inMemory {
+func openStore(ctx context.Context, db string, log *slog.Logger) (store.Store, error) {
+	switch {
+	case db == inMemory:
 		return memory.New(memory.Options{}), nil
+	case isPostgres(db):
+		return postgres.Open(ctx, postgres.Options{ConnString: db, Logger: log})
+	default:
+		return sqlite.Open(db, sqlite.Options{Logger: log})
 	}
-	return sqlite.Open(db, sqlite.Options{Logger: log})
+}
+
+// shownDB is the database without a password.
+func shownDB(db string) string {
+	if u, err := url.Parse(db); isPostgres(db) && err == nil {
+		u.RawQuery = "" // a password may be there, too
+		return u.Redacted()
+	}
+	return db
 }
 
 // A webServer is an http.Server and the listener that it has.
