@@ -46,8 +46,17 @@ func TestMain(m *testing.M) {
 // serveBenchmark prints its address and serves until its standard input ends.
 func serveBenchmark(kind string) error {
 	var handler http.Handler = http.HandlerFunc(verifyOnly)
-	if kind == "relay" {
-		server, err := relay.New(relay.Config{ServerName: relayName, DatabasePath: os.Getenv(benchDatabase), OriginShare: 1})
+	if kind != "verify" {
+		kept, err := sqlite.Open(os.Getenv(benchDatabase), sqlite.Options{})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = kept.Close() }()
+		config := relay.Config{ServerName: relayName, Store: kept, OriginShare: 1}
+		if kind == "unproven" {
+			config.Store = unprovenStore{kept}
+		}
+		server, err := relay.New(config)
 		if err != nil {
 			return err
 		}
@@ -85,8 +94,8 @@ func BenchmarkPut(b *testing.B) {
 	requests := signedPuts(b, connections, each)
 	var verify, keep time.Duration
 	for range b.N {
-		verify += putRound(b, "verify", requests)
-		keep += putRound(b, "relay", requests)
+		verify += putRound(b, "verify", requests).took
+		keep += putRound(b, "relay", requests).took
 	}
 	count := float64(b.N * connections * each)
 	b.ReportMetric(count/verify.Seconds(), "verify/s")
@@ -94,6 +103,35 @@ func BenchmarkPut(b *testing.B) {
 	b.ReportMetric(verify.Seconds()/keep.Seconds(), "ratio")
 	b.ReportMetric(0, "ns/op")
 }
+
+// An unprovenStore keeps no proofs of origin.
+type unprovenStore struct{ *sqlite.Store }
+
+func (s unprovenStore) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	mail.Proof = nil
+	return s.Store.Put(ctx, mail, limits)
+}
+
+// BenchmarkPutProof compares the processor time that a PUT takes with what it
+// takes when its proof of origin isn't stored. Making the proof is measured by
+// BenchmarkProofOf in package wire.
+func BenchmarkPutProof(b *testing.B) {
+	const connections, each = 64, 100
+	requests := signedPuts(b, connections, each)
+	var with, without time.Duration
+	for range b.N {
+		without += putRound(b, "unproven", requests).cpu
+		with += putRound(b, "relay", requests).cpu
+	}
+	count := float64(b.N * connections * each)
+	b.ReportMetric(float64(with.Microseconds())/count, "µs/with")
+	b.ReportMetric(float64(without.Microseconds())/count, "µs/without")
+	b.ReportMetric(with.Seconds()/without.Seconds(), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// A round is how long it took, and the server's processor time.
+type round struct{ took, cpu time.Duration }
 
 // signedPuts makes the bytes of each connection's requests.
 func signedPuts(b *testing.B, connections, each int) [][][]byte {
@@ -125,8 +163,8 @@ func signedPuts(b *testing.B, connections, each int) [][][]byte {
 }
 
 // putRound sends all requests to a fresh server, which must answer 200 to
-// each, and returns how long that took.
-func putRound(b *testing.B, kind string, requests [][][]byte) time.Duration {
+// each.
+func putRound(b *testing.B, kind string, requests [][][]byte) round {
 	server := exec.Command(os.Args[0])
 	server.Env = append(os.Environ(), benchServer+"="+kind, benchDatabase+"="+filepath.Join(b.TempDir(), "relay.db"))
 	server.Stderr = os.Stderr
@@ -152,7 +190,7 @@ func putRound(b *testing.B, kind string, requests [][][]byte) time.Duration {
 	took := time.Since(start)
 	require.NoError(b, input.Close())
 	require.NoError(b, server.Wait())
-	return took
+	return round{took, server.ProcessState.UserTime() + server.ProcessState.SystemTime()}
 }
 
 // BenchmarkRelayTxn compares what an answer costs from a queue of 100 and from

@@ -51,6 +51,9 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 
 // readOwn reads a transaction that its origin leaves here itself.
 func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wire.SignedRequest) error {
+	if int64(len(request.Content)) > f.config.MaxBodyBytes {
+		return tooLarge(f.config.MaxBodyBytes)
+	}
 	content, err := wire.ReadContent(request.Content)
 	if err != nil {
 		return err

@@ -101,14 +101,6 @@ func BenchmarkDrainFar(b *testing.B) {
 
 // BenchmarkDrain fetches 10,000 transactions of 7.5 KB over loopback, one at a
 // time and in batches.
-func BenchmarkDrainBatchesOnly(b *testing.B) {
-	r := sqliteRig(b)
-	for range 4 {
-		fillNumbered(b, r, r.b.ServerName, 10000)
-		b.Log(r.drainBatches(b, r.b, r.network, 10000))
-	}
-}
-
 func BenchmarkDrain(b *testing.B) {
 	const count = 10_000
 	r := sqliteRig(b)

@@ -51,7 +51,7 @@ var ErrNoKey = errors.New("wire: no key to check a proof of origin")
 // hand: with several signatures, odd characters in names, or content whose keys
 // need escapes, for which signers and verifiers don't agree on a canonical form.
 func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, ok bool) {
-	header, err := parseAuthorization(r.Authorization)
+	header, err := r.header()
 	if err != nil || header.count != 1 || r.Method != http.MethodPut {
 		return p, false
 	}

@@ -27,11 +27,26 @@ type SignedRequest struct {
 	// URI is the path and query as they were sent: see SignedURI.
 	URI string
 
-	// Authorization are the values of the Authorization headers.
+	// Authorization are the values of the Authorization headers. They must not
+	// be changed after the first use.
 	Authorization []string
 
 	// Content is the body: JSON.
 	Content []byte
+
+	parsed *xMatrix // of Authorization, once it was read
+}
+
+// header reads Authorization, once for all copies that are made later.
+func (r *SignedRequest) header() (xMatrix, error) {
+	if r.parsed != nil {
+		return *r.parsed, nil
+	}
+	header, err := parseAuthorization(r.Authorization)
+	if err == nil {
+		r.parsed = &header
+	}
+	return header, err
 }
 
 // A Verifier checks X-Matrix signatures of requests to one server. It accepts
@@ -50,7 +65,7 @@ type Verifier struct {
 // Claimed returns the server that says it signed the request, unchecked. The
 // error is an *Error, 401.
 func (r *SignedRequest) Claimed() (spec.ServerName, error) {
-	header, err := parseAuthorization(r.Authorization)
+	header, err := r.header()
 	return header.origin, err
 }
 
@@ -69,7 +84,7 @@ func CheckContentType(contentType string) error {
 // the content can't be what was signed; or another error if the keys could not
 // be looked up.
 func (v *Verifier) Verify(ctx context.Context, r SignedRequest, at time.Time) (spec.ServerName, error) {
-	header, err := parseAuthorization(r.Authorization)
+	header, err := r.header()
 	if err != nil {
 		return "", err
 	}
@@ -98,7 +113,7 @@ func (v *Verifier) isForUs(destination spec.ServerName) bool {
 // Quick reports whether Verify checks the request itself. If it leaves it to
 // fclient, that takes many times the memory of the content.
 func (v *Verifier) Quick(r SignedRequest) bool {
-	header, err := parseAuthorization(r.Authorization)
+	header, err := r.header()
 	message, _ := v.canonicalMessage(r, header)
 	return err != nil || message != nil
 }

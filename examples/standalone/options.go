@@ -20,6 +20,11 @@ import (
 // inMemory as the database keeps mail in memory only.
 const inMemory = "memory:"
 
+// isPostgres reports whether the database is a PostgreSQL server.
+func isPostgres(db string) bool {
+	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
+}
+
 const usage = `usage: standalone -name SERVERNAME [options]
        standalone -signing-key FILE [options]
 
@@ -70,7 +75,7 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for\n(required, unless with -signing-key the key is to be its name)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
-		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process")
+		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in the PostgreSQL\ndatabase at a postgres:// URL, which several relays can share")
 	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
 	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
 	f.Var(&o.actsFor, "for", "take mail for these destinations only: a `LIST` of server names with\ncommas between them (default everyone)")

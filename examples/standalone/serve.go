@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -17,6 +18,7 @@ import (
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/store/postgres"
 	"github.com/matrixrelay/relay/store/sqlite"
 )
 
@@ -37,7 +39,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	mail, err := openStore(o.db, log)
+	mail, err := openStore(ctx, o.db, log)
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 		return err
 	}
 	web.RegisterOnShutdown(server.EndWaits) // who waits for mail would hold it up
-	listening := []any{"address", web.address(), "name", id.ServerName, "db", o.db, "tls", web.TLSConfig != nil}
+	listening := []any{"address", web.address(), "name", id.ServerName, "db", shownDB(o.db), "tls", web.TLSConfig != nil}
 	if o.metrics == "" {
 		log.Info("listening", listening...)
 		return web.serve(ctx)
@@ -88,11 +90,24 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 	return serveBoth(ctx, web, metrics)
 }
 
-func openStore(db string, log *slog.Logger) (store.Store, error) {
-	if db == inMemory {
+func openStore(ctx context.Context, db string, log *slog.Logger) (store.Store, error) {
+	switch {
+	case db == inMemory:
 		return memory.New(memory.Options{}), nil
+	case isPostgres(db):
+		return postgres.Open(ctx, postgres.Options{ConnString: db, Logger: log})
+	default:
+		return sqlite.Open(db, sqlite.Options{Logger: log})
 	}
-	return sqlite.Open(db, sqlite.Options{Logger: log})
+}
+
+// shownDB is the database without a password.
+func shownDB(db string) string {
+	if u, err := url.Parse(db); isPostgres(db) && err == nil {
+		u.RawQuery = "" // a password may be there, too
+		return u.Redacted()
+	}
+	return db
 }
 
 // A webServer is an http.Server and the listener that it has.

@@ -53,10 +53,10 @@ func (b *batch) run(jobs []*job) error {
 		return fmt.Errorf("total: %w", err)
 	}
 	for _, j := range jobs {
-		if j.skipped = j.ctx.Err(); j.skipped != nil {
+		if j.Work.skipped = j.Gone(); j.Work.skipped != nil {
 			continue
 		}
-		if err := j.run(b); err != nil {
+		if err := j.Work.run(b); err != nil {
 			return err
 		}
 	}

@@ -1,18 +1,14 @@
 package sqlite
 
 import (
-	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-	"math"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // A putJob stores mail. Stored and refused are its outcome.
@@ -25,7 +21,7 @@ type putJob struct {
 
 func (p *putJob) run(b *batch) error {
 	p.stored, p.refused = false, nil // it may run again
-	key := copyKey(&p.mail)
+	key := seal.KeyOf(&p.mail)
 	m, err := b.mailbox(p.mail.Destination)
 	if err != nil {
 		return err
@@ -35,7 +31,7 @@ func (p *putJob) run(b *batch) error {
 		return err
 	}
 	if !fits {
-		if fits, err = p.makeRoom(b, m, key); err != nil || !fits {
+		if fits, err = p.makeRoom(b, m, key[:]); err != nil || !fits {
 			return err
 		}
 	}
@@ -44,7 +40,7 @@ func (p *putJob) run(b *batch) error {
 			return err
 		}
 	}
-	if p.stored, err = b.insert(&p.mail, m.id, key); err != nil || !p.stored {
+	if p.stored, err = b.insert(&p.mail, m.id, key[:]); err != nil || !p.stored {
 		return err
 	}
 	b.woken[p.mail.Destination] = struct{}{}
@@ -102,45 +98,13 @@ func (b *batch) create(destination spec.ServerName, m *mailbox) error {
 
 // insert stores the mail unless it is a copy.
 func (b *batch) insert(mail *store.Mail, mailboxID int64, key []byte) (stored bool, err error) {
-	until := untilOf(mail.Expires)
+	until := seal.Until(mail.Expires)
 	result, err := b.sql.insert.Exec(mailboxID, key, until, mail.Size(), string(mail.Origin),
-		string(mail.TransactionID), mail.Digest[:], checksum(until, mail.Body, mail.Proof), mail.Proof, mail.Body)
+		string(mail.TransactionID), mail.Digest[:], seal.Checksum(until, mail.Body, mail.Proof), mail.Proof, mail.Body)
 	if err != nil {
 		return false, fmt.Errorf("insert: %w", err)
 	}
 	n, err := result.RowsAffected()
 	b.written += mail.Size() + 2*rowCost
 	return n > 0, err
-}
-
-// never is the until of mail that doesn't expire.
-const never = math.MaxInt64
-
-// untilOf is when mail expires, in Unix milliseconds.
-func untilOf(expires time.Time) int64 {
-	if expires.IsZero() || expires.Year() > 9999 {
-		return never
-	}
-	return expires.UnixMilli()
-}
-
-// copyKey is the same for mail that is the same, and for no other.
-func copyKey(mail *store.Mail) []byte {
-	h := sha256.New()
-	for _, part := range []string{string(mail.Destination), string(mail.Origin), string(mail.TransactionID)} {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
-		h.Write([]byte(part))
-	}
-	h.Write(mail.Digest[:])
-	return h.Sum(nil)[:16]
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// checksum tells, with the copy key, whether a row is what it was when it was
-// written. It defends against bad disks, not against anybody who writes to the
-// file.
-func checksum(until int64, body, proof []byte) int64 {
-	sum := crc32.Checksum(binary.BigEndian.AppendUint64(nil, uint64(until)), castagnoli)
-	return int64(crc32.Update(crc32.Update(sum, castagnoli, body), castagnoli, proof))
 }

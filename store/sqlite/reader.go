@@ -7,11 +7,11 @@ import (
 	"errors"
 	"maps"
 	"sync"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // maxReaders is how many reads run at once; others wait. Each has a connection
@@ -235,12 +235,11 @@ func scanEntry(destination spec.ServerName, scan func(...any) error) (store.Entr
 	}
 	e.Destination = destination
 	copy(e.Digest[:], digest)
-	if !bytes.Equal(key, copyKey(&e.Mail)) || sum != checksum(until, e.Body, e.Proof) {
+	want := seal.KeyOf(&e.Mail)
+	if !bytes.Equal(key, want[:]) || sum != seal.Checksum(until, e.Body, e.Proof) {
 		return e, errChecksum
 	}
-	if until != never {
-		e.Expires = time.UnixMilli(until)
-	}
+	e.Expires = seal.Expires(until)
 	return e, nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 )
 
 func open(t testing.TB, path string) *Store {
@@ -221,13 +222,11 @@ func TestSweepGivesBack(t *testing.T) {
 func TestSkippedIsNoSuccess(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "relay.db"))
 	ctx, cancel := context.WithCancel(t.Context())
-	j := &job{ctx: ctx, run: func(*batch) error { cancel(); return nil }, done: make(chan struct{})}
-	late := &job{ctx: ctx, run: func(*batch) error { t.Error("it must not run"); return nil }, done: make(chan struct{})}
-	s.writer.queue <- j
-	s.writer.queue <- late
-	<-late.done
-	require.NoError(t, j.err)
-	require.ErrorIs(t, late.err, context.Canceled)
+	j := group.NewJob(ctx, &task{run: func(*batch) error { cancel(); return nil }}, 0)
+	late := group.NewJob(ctx, &task{run: func(*batch) error { t.Error("it must not run"); return nil }}, 0)
+	s.writer.commit([]*job{j, late}) // nobody else uses the writer
+	require.NoError(t, j.Err)
+	require.ErrorIs(t, late.Err, context.Canceled)
 }
 
 // A page of the table that is gone takes its rows with it, and blocks nobody.

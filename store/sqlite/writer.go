@@ -6,23 +6,16 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	lib "modernc.org/sqlite/lib"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 const (
-	// maxQueued is how many jobs may wait for the writer; the next blocks.
-	maxQueued = 1024
-
-	// A batch ends at whichever of these comes first.
-	maxBatchJobs  = 256
-	maxBatchBytes = 8 << 20
-
 	// checkpointBytes is about how much is written between two checkpoints,
 	// maxWALPages when readers are made to wait so that the log can start anew.
 	checkpointBytes = 16 << 20
@@ -46,11 +39,7 @@ type writer struct {
 	sql     *statements
 	waiting *wake.Hub
 
-	queue chan *job
-	ended chan struct{} // closed when the goroutine is gone
-
-	mu     sync.RWMutex // held for reading while a job is handed over
-	closed bool
+	queue *group.Queue[*task]
 
 	// Only the goroutine uses what follows.
 	distrust        error              // why the disk isn't trusted any more
@@ -58,15 +47,12 @@ type writer struct {
 	sinceCheckpoint int64
 }
 
-// A job is one piece of work that is committed with others.
-type job struct {
-	ctx  context.Context
-	run  func(*batch) error
-	size int64
-	done chan struct{}
+type job = group.Job[*task]
 
-	err     error
-	skipped error // the context's, if it had ended before the job was run
+// A task is the work of a job.
+type task struct {
+	run     func(*batch) error
+	skipped error // the caller's context's, if it had ended before the task was run
 }
 
 func newWriter(ctx context.Context, db *sql.DB, dir string, options Options, waiting *wake.Hub) (*writer, error) {
@@ -76,13 +62,12 @@ func newWriter(ctx context.Context, db *sql.DB, dir string, options Options, wai
 	}
 	w := &writer{
 		options: options, dir: dir, conn: conn, sql: &statements{}, waiting: waiting,
-		queue: make(chan *job, maxQueued), ended: make(chan struct{}),
 		stuck: make(map[int64]struct{}),
 	}
 	if err := w.setUp(ctx); err != nil {
 		return nil, errors.Join(err, w.release())
 	}
-	go w.loop()
+	w.queue = group.New(w.commit, w.afterCommit)
 	return w, nil
 }
 
@@ -111,83 +96,22 @@ func (w *writer) release() error {
 // do runs the job in a transaction, with whatever else is waiting, and returns
 // when that is on the disk.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
-	j := &job{ctx: ctx, run: run, size: size, done: make(chan struct{})}
-	if err := w.enqueue(j); err != nil {
-		return err
-	}
-	select {
-	case <-j.done:
-		return j.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return w.queue.Do(ctx, &task{run: run}, size)
 }
 
-func (w *writer) enqueue(j *job) error {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if w.closed {
-		return store.ErrClosed
-	}
-	if err := j.ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case w.queue <- j:
-		return nil
-	case <-j.ctx.Done():
-		return j.ctx.Err()
-	}
-}
+func (w *writer) isClosed() bool { return w.queue.IsClosed() }
 
-func (w *writer) isClosed() bool {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	return w.closed
-}
-
-// close waits for what was accepted.
+// close waits for what was accepted. It is called once.
 func (w *writer) close() error {
-	w.mu.Lock()
-	if !w.closed {
-		w.closed = true
-		close(w.queue)
-	}
-	w.mu.Unlock()
-	<-w.ended
+	w.queue.Close()
+	w.checkpoint()
 	return w.release()
 }
 
-func (w *writer) loop() {
-	defer close(w.ended)
-	for first := range w.queue {
-		jobs := w.collect(first)
-		w.commit(jobs)
-		for _, j := range jobs {
-			close(j.done)
-		}
-		if w.sinceCheckpoint > checkpointBytes {
-			w.checkpoint()
-		}
+func (w *writer) afterCommit() {
+	if w.sinceCheckpoint > checkpointBytes {
+		w.checkpoint()
 	}
-	w.checkpoint()
-}
-
-// collect takes what has queued up, without waiting for more.
-func (w *writer) collect(first *job) []*job {
-	jobs, size := []*job{first}, first.size
-	for len(jobs) < maxBatchJobs && size < maxBatchBytes {
-		select {
-		case j, ok := <-w.queue:
-			if !ok {
-				return jobs
-			}
-			jobs, size = append(jobs, j), size+j.size
-		default:
-			return jobs
-		}
-	}
-	return jobs
 }
 
 // commit runs the jobs in one transaction and sets the error of each. Rows that
@@ -200,12 +124,12 @@ func (w *writer) commit(jobs []*job) {
 	}
 	if isDamage(err) && len(jobs) > 1 {
 		for _, j := range jobs {
-			j.err = cmp.Or(w.transact([]*job{j}), j.skipped)
+			j.Err = cmp.Or(w.transact([]*job{j}), j.Work.skipped)
 		}
 		return
 	}
 	for _, j := range jobs {
-		j.err = cmp.Or(err, j.skipped)
+		j.Err = cmp.Or(err, j.Work.skipped)
 	}
 }
 
@@ -253,7 +177,7 @@ func (w *writer) transact(jobs []*job) error {
 func (w *writer) isDiskFull(jobs []*job) bool {
 	need := int64(spareBytes)
 	for _, j := range jobs {
-		need += 2 * (j.size + 2*rowCost)
+		need += 2 * (j.Size + 2*rowCost)
 	}
 	for range 2 {
 		free, known := freeSpace(w.dir)

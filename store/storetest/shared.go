@@ -19,6 +19,11 @@ var sharedTests = append(forEachLimit(
 	{"a reader that follows sees everything once", testSharedFollow},
 	{"a reader that acknowledges sees everything once", testSharedFollowAndAck},
 	{"one after the other", func(r *rig) { oneAfterTheOther(r, r.Store, r.open()) }},
+	{"acknowledged by both at once", testSharedAcksAtOnce},
+	{"swept by both at once", testSharedExpiry},
+	{"put, acknowledged and read by all at once", testSharedTraffic},
+	{"damage", testSharedDamage},
+	{"notes", testSharedNotes},
 	{"one is closed", testSharedClose},
 }...)
 

@@ -37,11 +37,22 @@ func (h *Hub) Notify(destination spec.ServerName) {
 	}
 }
 
+// NotifyAll wakes all who wait: for a store that may have missed a Put.
+func (h *Hub) NotifyAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fireAll()
+}
+
 // Close ends all waits, and every later one, with store.ErrClosed.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
+	h.fireAll()
+}
+
+func (h *Hub) fireAll() {
 	for destination, s := range h.waiting {
 		close(s.fired)
 		delete(h.waiting, destination)

@@ -59,3 +59,23 @@ func TestWait(t *testing.T) {
 		require.ErrorIs(t, h.Wait(context.Background(), "b", empty), store.ErrClosed)
 	})
 }
+
+// All who wait are woken, and wait again if there is nothing for them.
+func TestNotifyAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h Hub
+		h.NotifyAll()
+		woken := make(chan error, 2)
+		go func() { woken <- h.Wait(context.Background(), "b", empty) }()
+		go func() { woken <- h.Wait(context.Background(), "c", empty) }()
+		synctest.Wait()
+		h.NotifyAll()
+		require.NoError(t, <-woken)
+		require.NoError(t, <-woken)
+		go func() { woken <- h.Wait(context.Background(), "b", empty) }()
+		synctest.Wait()
+		require.Empty(t, woken)
+		h.Close()
+		require.ErrorIs(t, <-woken, store.ErrClosed)
+	})
+}

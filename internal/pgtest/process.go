@@ -1,0 +1,156 @@
+//go:build unix
+
+package pgtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// credential is who the programs run as: they refuse to be root.
+func credential(tb testing.TB) *syscall.Credential {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		found, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(found.Uid, 10, 32)
+		require.NoError(tb, err)
+		gid, err := strconv.ParseUint(found.Gid, 10, 32)
+		require.NoError(tb, err)
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	tb.Fatal("there is no user postgres and no nobody")
+	return nil
+}
+
+// privateDir makes a directory for what the programs keep. The test's own
+// directory won't do: other users can't get into it.
+func privateDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "relay-pg")
+	require.NoError(tb, err)
+	if c := credential(tb); c != nil {
+		require.NoError(tb, os.Chown(dir, int(c.Uid), int(c.Gid)))
+	}
+	return dir
+}
+
+func command(tb testing.TB, path string, args ...string) *exec.Cmd {
+	c := exec.Command(path, args...)
+	c.Dir = "/"
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: credential(tb), Setpgid: true}
+	return c
+}
+
+// A process is a program that runs until it is ended, or the test program is.
+type process struct {
+	command *exec.Cmd
+	guard   *exec.Cmd
+	log     string
+	ended   chan struct{}
+}
+
+func launch(tb testing.TB, dir, path string, args ...string) *process {
+	tb.Helper()
+	p := &process{command: command(tb, path, args...), log: filepath.Join(dir, "log"), ended: make(chan struct{})}
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	require.NoError(tb, err)
+	defer func() { require.NoError(tb, log.Close()) }()
+	p.command.Stdout, p.command.Stderr = log, log
+	require.NoError(tb, p.command.Start())
+	go func() {
+		_ = p.command.Wait() // the log says why it ended
+		close(p.ended)
+	}()
+	// The guard's input ends when the test program does, however it ends.
+	p.guard = exec.Command("/bin/sh", "-c", fmt.Sprintf("cat >/dev/null; kill -QUIT %d", p.command.Process.Pid))
+	p.guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	_, err = p.guard.StdinPipe()
+	require.NoError(tb, err)
+	require.NoError(tb, p.guard.Start())
+	return p
+}
+
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *process) logged() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// kill ends the process, the children that it has, and waits for them.
+func (p *process) kill() {
+	p.endGuard()
+	if p.hasEnded() {
+		return
+	}
+	_ = p.command.Process.Signal(syscall.SIGSTOP) // it starts no more
+	children := p.children()
+	_ = p.command.Process.Kill()
+	for _, pid := range children {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+	<-p.ended
+}
+
+// children finds them where there is /proc. Elsewhere they end by themselves
+// when they notice.
+func (p *process) children() (pids []int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		if err != nil { // it has ended
+			continue
+		}
+		pid, rest, _ := strings.Cut(string(stat), " ")
+		_, rest, _ = strings.Cut(rest, ") ")
+		fields := strings.Fields(rest)
+		if len(fields) < 2 || fields[1] != strconv.Itoa(p.command.Process.Pid) {
+			continue
+		}
+		if n, err := strconv.Atoi(pid); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	return pids
+}
+
+func (p *process) interrupt() error {
+	p.endGuard()
+	if err := p.command.Process.Signal(os.Interrupt); err != nil {
+		return err
+	}
+	<-p.ended
+	return nil
+}
+
+func (p *process) endGuard() {
+	if p.guard.ProcessState == nil {
+		_ = syscall.Kill(-p.guard.Process.Pid, syscall.SIGKILL) // the shell and its cat
+		_ = p.guard.Wait()                                      // it was killed
+	}
+}

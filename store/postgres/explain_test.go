@@ -1,0 +1,160 @@
+//go:build unix
+
+package postgres
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// deepRows fill the tables as a relay's might be: one mailbox with 100,000
+// entries and 2,000 with 20, some of them expired, and what was removed.
+var deepRows = []string{
+	`INSERT INTO {s}.mailbox (destination, entries, bytes)
+		SELECT convert_to('d' || n, 'UTF8'), CASE n WHEN 0 THEN 100000 ELSE 20 END, 1000 FROM generate_series(0, 2000) n`,
+	`INSERT INTO {s}.entry (id, mailbox, until, size, checksum, state, copy_key, digest, origin, txn, proof, body)
+		SELECT nextval('{'s}.entry_id'), CASE WHEN n < 100000 THEN 1 ELSE 2 + n % 2000 END, $1::bigint + n * 1000::bigint,
+			600, 0, 0, substr(sha256(int8send(n)), 1, 16), sha256('x'), convert_to('o' || n % 50, 'UTF8'),
+			convert_to('t' || n, 'UTF8'), '', repeat('body', 150)::bytea FROM generate_series(0, 139999) n`,
+	`INSERT INTO {s}.share SELECT id, convert_to('o' || n, 'UTF8'), 10, 1000 FROM {s}.mailbox, generate_series(0, 9) n`,
+	`INSERT INTO {s}.gone SELECT substr(sha256(int8send(n + 1000000)), 1, 16), n, $1::bigint + n * 1000 FROM generate_series(0, 99999) n`,
+	`INSERT INTO {s}.note SELECT convert_to('n' || n, 'UTF8'), 'x' FROM generate_series(0, 9999) n`,
+	`ANALYZE {s}.mailbox, {s}.entry, {s}.share, {s}.gone, {s}.note, {s}.total`,
+}
+
+// TestPlans asks the server how it would go about every statement of the hot
+// paths: it must never go through a table.
+func TestPlans(t *testing.T) {
+	options := fresh(t)
+	options.SweepInterval = time.Hour
+	s := open(t, options)
+	defer func() { require.NoError(t, s.Close()) }()
+	now := time.Now().UnixMilli()
+	for _, rows := range deepRows {
+		if strings.Contains(rows, "$1") {
+			execute(t, options, rows, now-500_000)
+		} else {
+			execute(t, options, rows)
+		}
+	}
+	names, origins, keys, ids := make([][]byte, 256), make([][]byte, 256), make([][]byte, 256), make([]int64, 256)
+	for i := range names {
+		names[i], origins[i], ids[i] = fmt.Append(nil, "d", i), fmt.Append(nil, "o", i%10), int64(i+1)
+		keys[i] = fmt.Appendf(nil, "a new key %06d", i)
+	}
+	deep, shallow, first := names[0], names[1], s.firstID(t, "d0")
+	middle := first + 50_000
+	for _, q := range []struct {
+		rows      int // how many the statement is about, which its cost may depend on
+		inWriter  bool
+		name, sql string
+		args      []any
+	}{
+		{256, true, "new mailboxes", newMailboxesSQL, []any{names}},
+		{1, true, "lock one mailbox", lockMailboxesSQL, []any{[][]byte{deep}}},
+		{256, true, "lock mailboxes", lockMailboxesSQL, []any{names}},
+		{256, true, "count mailboxes", countMailboxesSQL, []any{ids, ids, ids, ids, ids}},
+		{256, true, "shares", sharesSQL, []any{names, origins}},
+		{256, true, "count shares", countSharesSQL, []any{ids, origins, ids, ids}},
+		{256, true, "drop shares", dropSharesSQL, []any{ids, origins}},
+		{256, true, "known", knownSQL, []any{keys}},
+		{1, true, "known one", knownSQL, []any{keys[:1]}},
+		{256, true, "insert", insertSQL, []any{ids, ids, keys, ids, ids, origins, keys, keys, ids, keys, keys}},
+		{1, true, "ack one", ackSQL, []any{now, deep, first, step}},
+		{step, true, "ack many", ackSQL, []any{now, deep, middle, step}},
+		{0, true, "ack what isn't there", ackSQL, []any{now, deep, 1 << 52, step}},
+		{step, false, "expired", expiredSQL, []any{now, step}},
+		{step, true, "expire", expireSQL, []any{now, now, [][]byte{deep}, step}},
+		{step, false, "forget", forgetSQL, []any{now, step}},
+		{1, true, "set aside", setAsideSQL, []any{deep, middle}},
+		{step, false, "empty mailboxes", emptyMailboxesSQL, []any{0, step}},
+		{256, false, "drop mailboxes", dropMailboxesSQL, []any{ids}},
+		{1, false, "next", nextSQL, []any{deep, 0, now, 1, 1 << 20}},
+		{page, false, "next of many", nextSQL, []any{deep, middle, now, page, math.MaxInt64}},
+		{20, false, "next of a shallow one", nextSQL, []any{shallow, 0, now, page, math.MaxInt64}},
+		{0, false, "next of nobody", nextSQL, []any{[]byte("nobody"), 0, now, page, math.MaxInt64}},
+		{1, false, "one entry", entrySQL, []any{deep, middle}},
+		{1, false, "live", liveSQL, []any{deep, 0, now, 1}},
+		{100, false, "destinations", destinationsSQL, []any{[]byte("d1"), 100}},
+		{1, false, "usage", usageSQL, []any{deep}},
+		{256, true, "set notes", setNotesSQL, []any{keys, keys}},
+		{256, true, "drop notes", dropNotesSQL, []any{keys}},
+		{100, false, "notes", notesSQL, []any{[]byte("n5"), []byte("n"), 100}},
+	} {
+		t.Run(q.name, func(t *testing.T) {
+			plan := explain(t, s, q.inWriter, q.sql, q.args...)
+			require.NotRegexp(t, `Seq Scan on (mailbox|share|entry|gone|note)`, plan)
+			require.LessOrEqual(t, blocks(t, plan), 20+14*q.rows, "blocks that it looked at:\n%s", plan)
+		})
+	}
+}
+
+// What was acknowledged costs the next answer nothing, though the server has
+// not cleaned up behind it.
+func TestNextBehindTheDead(t *testing.T) {
+	options := fresh(t)
+	s := open(t, options)
+	defer func() { require.NoError(t, s.Close()) }()
+	execute(t, options, `ALTER TABLE {s}.entry SET (autovacuum_enabled = off)`)
+	putMany(t, 3000, s)
+	entries, err := s.Next(t.Context(), "b", 0, 3000, math.MaxInt64)
+	require.NoError(t, err)
+	removed, err := s.Ack(t.Context(), "b", entries[2899].ID)
+	require.NoError(t, err)
+	require.Equal(t, 2900, removed)
+	plan := explain(t, s, false, nextSQL, []byte("b"), 0, time.Now().UnixMilli(), 1, 1<<20)
+	require.LessOrEqual(t, blocks(t, plan), 20, plan)
+	left, err := s.Next(t.Context(), "b", 0, 3000, math.MaxInt64)
+	require.NoError(t, err)
+	require.Equal(t, entries[2900:], left)
+}
+
+// firstID is that of the oldest entry, which isn't one that Next would return.
+func (s *Store) firstID(tb testing.TB, destination string) (id int64) {
+	tb.Helper()
+	err := s.pool.QueryRow(tb.Context(), s.schema().sql(`SELECT min(id) FROM {s}.entry
+		WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $1)`), []byte(destination)).Scan(&id)
+	require.NoError(tb, err)
+	return id
+}
+
+// explain does a statement, undoes it and returns the plan.
+func explain(tb testing.TB, s *Store, inWriter bool, sql string, args ...any) string {
+	tb.Helper()
+	tx, err := s.pool.Begin(tb.Context())
+	require.NoError(tb, err)
+	if inWriter {
+		require.NoError(tb, checkSettings(tx.QueryRow(tb.Context(), settingsSQL), false))
+	}
+	defer func() { require.NoError(tb, tx.Rollback(tb.Context())) }()
+	rows, err := tx.Query(tb.Context(), `EXPLAIN (ANALYZE, BUFFERS) `+s.schema().sql(sql), args...)
+	require.NoError(tb, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(tb, err)
+	return strings.Join(lines, "\n")
+}
+
+var buffers = regexp.MustCompile(`Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?`)
+
+// blocks is how many blocks of tables and indexes a plan looked at.
+func blocks(tb testing.TB, plan string) (sum int) {
+	tb.Helper()
+	found := buffers.FindStringSubmatch(plan) // the first is that of the whole
+	require.NotNil(tb, found, plan)
+	for _, n := range found[1:] {
+		if n != "" {
+			blocks, err := strconv.Atoi(n)
+			require.NoError(tb, err)
+			sum += blocks
+		}
+	}
+	return sum
+}

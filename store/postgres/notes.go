@@ -1,0 +1,90 @@
+package postgres
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+var _ store.Notes = (*Store)(nil)
+
+// SetNotes implements store.Notes.
+func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
+	size := int64(0)
+	for _, note := range changes {
+		size += int64(len(note.Key) + len(note.Value))
+	}
+	return s.writer.queue.Do(ctx, noting(changes), size)
+}
+
+// A noting sets notes.
+type noting []store.Note
+
+func (n noting) touches() []spec.ServerName { return nil }
+func (n noting) ask(*batch, *pgx.Batch)     {}
+
+func (n noting) decide(b *batch) error {
+	for _, note := range n {
+		b.notes[note.Key] = note.Value
+	}
+	return nil
+}
+
+// queueNotes writes them in the order of their keys, so that those who set the
+// same don't wait for each other in a circle.
+func (b *batch) queueNotes(q *pgx.Batch) {
+	var set, values, drop [][]byte
+	for _, key := range slices.Sorted(maps.Keys(b.notes)) {
+		if value := b.notes[key]; len(value) > 0 {
+			set, values = append(set, []byte(key)), append(values, value)
+		} else {
+			drop = append(drop, []byte(key))
+		}
+	}
+	if len(set) > 0 {
+		q.Queue(b.schema.sql(setNotesSQL), set, values)
+	}
+	if len(drop) > 0 {
+		q.Queue(b.schema.sql(dropNotesSQL), drop)
+	}
+}
+
+// Notes implements store.Notes.
+func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	notes, err := s.reader.notes(ctx, prefix, after, max(limit, 1))
+	return notes, s.closedOr(ctx, err)
+}
+
+func (r *reader) notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
+	rows, err := r.pool.Query(ctx, r.schema.sql(notesSQL), []byte(after), []byte(prefix), limit)
+	if err != nil {
+		return nil, wrap("notes", err)
+	}
+	defer rows.Close()
+	notes := []store.Note{}
+	for rows.Next() {
+		var key []byte
+		var note store.Note
+		if err := rows.Scan(&key, &note.Value); err != nil {
+			return nil, wrap("notes", err)
+		}
+		note.Key = string(key)
+		if !strings.HasPrefix(note.Key, prefix) {
+			break
+		}
+		notes = append(notes, note)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, wrap("notes", err)
+	}
+	return notes, nil
+}

@@ -1,0 +1,228 @@
+// Package postgres keeps mail in a PostgreSQL database, which any number of
+// relay processes can share.
+//
+// # Durability
+//
+// Put returns nil once the server has answered its commit. Every transaction
+// that writes sets synchronous_commit and reads it back; a server with fsync
+// off is refused. One goroutine of each process writes: it takes what has
+// queued up while the last commit was on its way and commits it together, in
+// two round trips, so that all who wait share them and the server's fsync.
+//
+// When the connection is lost in the middle of a commit, nobody knows whether
+// it happened. The transaction is then tried again, which finds out; if that
+// doesn't succeed in a few seconds, Put gives an error that is neither nil nor
+// store.ErrFull. A full disk is store.ErrFull. A standby that takes over must
+// have been a synchronous one, or mail that it didn't have yet is lost.
+//
+// # Several processes
+//
+// All that changes a mailbox happens under a lock of its row, so that entries
+// become visible in the order of their IDs, and limits are exact, whoever else
+// writes. Limits of the whole store make processes wait for each other only
+// when it is nearly full. Each process looks at its own clock to see what has
+// expired, and all should have the same Retention.
+//
+// # Waiting
+//
+// One connection listens for what other processes put (LISTEN). When it is
+// lost, it is made anew, and all who wait look once whether they have missed
+// something.
+//
+// # Connection poolers
+//
+// The store needs no session: it works through a pooler that gives it another
+// connection for each transaction, such as PgBouncer in transaction mode.
+// Listening does need one; give Options.ListenString a way around the pooler.
+// Without it the store notices that notifications don't arrive, says so in the
+// log, and wakes all who wait every few seconds.
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/wake"
+)
+
+// Options of a Store. The zero value connects as the environment says (PGHOST
+// and so on) and gives the defaults.
+type Options struct {
+	// ConnString says where the server is, as a URL or as key=value pairs, with
+	// pgx's parameters for the pool. The statements aren't prepared, so that a
+	// pooler may be in between, unless it has a default_query_exec_mode.
+	ConnString string
+
+	// Pool is used instead of ConnString if it isn't nil. Close leaves it open.
+	// Behind a pooler its DefaultQueryExecMode must be one that prepares no
+	// statements, such as pgx.QueryExecModeCacheDescribe.
+	Pool *pgxpool.Pool
+
+	// ListenString says how to connect for listening, past a pooler. Default:
+	// as for everything else.
+	ListenString string
+
+	// Schema is where the tables are, a name of at most 40 bytes. It is made
+	// if it isn't there. Default "relay".
+	Schema string
+
+	// Retention is how long a transaction is remembered after it was
+	// acknowledged or expired, so that a copy is recognised. Default 24 hours.
+	Retention time.Duration
+
+	// SweepInterval is how often expired mail is removed from the disk. It is
+	// never handed out, whatever this is. Default one minute.
+	SweepInterval time.Duration
+
+	// AllowNoFsync accepts a server with fsync off: for tests, and for servers
+	// that keep their log elsewhere. A power cut may then take mail away.
+	AllowNoFsync bool
+
+	// Logger is told of entries that can't be read and of trouble with the
+	// server. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Schema == "" {
+		o.Schema = "relay"
+	}
+	if o.Retention <= 0 {
+		o.Retention = 24 * time.Hour
+	}
+	if o.SweepInterval <= 0 {
+		o.SweepInterval = time.Minute
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// A Store is a store.Store in a PostgreSQL database. Make one with Open.
+type Store struct {
+	options  Options
+	pool     *pgxpool.Pool
+	reader   *reader
+	writer   *writer
+	listener *listener
+	waiting  wake.Hub
+
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	closeOnce  sync.Once
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open connects to the server and makes the tables, or brings them to the
+// version that this program knows; those of a newer one are refused. The
+// context is for opening only.
+func Open(ctx context.Context, options Options) (*Store, error) {
+	s := &Store{options: options.withDefaults()}
+	if err := s.open(ctx); err != nil {
+		if s.pool != nil && s.pool != options.Pool {
+			s.pool.Close()
+		}
+		return nil, fmt.Errorf("postgres: open: %w", err)
+	}
+	background, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.background.Go(func() { s.sweepLoop(background) })
+	s.background.Go(func() { s.listener.loop(background) })
+	s.listener.await(ctx)
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) (err error) {
+	if len(s.options.Schema) > 40 || strings.ContainsRune(s.options.Schema, 0) {
+		return fmt.Errorf("%q can't be the name of the schema", s.options.Schema)
+	}
+	if s.pool = s.options.Pool; s.pool == nil {
+		if s.pool, err = connect(ctx, s.options.ConnString); err != nil {
+			return err
+		}
+	}
+	id := newID()
+	if s.listener, err = newListener(s, id); err != nil {
+		return err
+	}
+	if err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync); err != nil {
+		return err
+	}
+	s.reader = &reader{pool: s.pool, schema: s.schema(), passed: make(map[int64]struct{})}
+	s.writer = newWriter(s.pool, batchOptions{
+		schema: s.schema(), id: id, shard: mathrand.IntN(shards),
+		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
+	}, s.options.Logger, &s.waiting)
+	return nil
+}
+
+func (s *Store) schema() schema { return schema(s.options.Schema) }
+
+func connect(ctx context.Context, connString string) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(connString)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.Contains(connString, "default_query_exec_mode") {
+		// Descriptions are remembered, not statements: they hold on any
+		// connection, and parameters go as they are, not as text.
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// newID names a Store to others that share the database.
+func newID() string {
+	id := make([]byte, nameBytes)
+	_, _ = rand.Read(id) // it never fails
+	return hex.EncodeToString(id)
+}
+
+func (s *Store) usable(ctx context.Context) error {
+	if s.writer.queue.IsClosed() {
+		return store.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// closedOr makes what a read met because the store was being closed say so, and
+// likewise the end of its context.
+func (s *Store) closedOr(ctx context.Context, err error) error {
+	switch {
+	case err == nil, errors.Is(err, store.ErrEmpty):
+		return err
+	case s.writer.queue.IsClosed():
+		return store.ErrClosed
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return err
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		s.stop()
+		s.writer.queue.Close()
+		s.waiting.Close()
+		s.background.Wait()
+		if s.pool != s.options.Pool {
+			s.pool.Close()
+		}
+	})
+	return nil
+}

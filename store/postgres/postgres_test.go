@@ -1,0 +1,124 @@
+//go:build unix
+
+package postgres
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/pgtest"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/storetest"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	pgtest.StopShared()
+	os.Exit(code)
+}
+
+func TestStore(t *testing.T) { storetest.Run(t, place) }
+
+func BenchmarkStore(b *testing.B) { storetest.Benchmark(b, place) }
+
+// common is the database that most tests share, each with a schema of its own:
+// making a database takes the server longer than many a test.
+var common struct {
+	once       sync.Once
+	connString string
+	schemas    atomic.Int64
+}
+
+// fresh returns options for a store that is empty.
+func fresh(tb testing.TB) Options {
+	tb.Helper()
+	server := pgtest.Shared(tb)
+	common.once.Do(func() { common.connString = server.Database(tb) })
+	return Options{ConnString: common.connString, Schema: fmt.Sprintf(`it's "é" %d`, common.schemas.Add(1))}
+}
+
+func place(tb testing.TB) storetest.Place { return placeAt(fresh(tb)) }
+
+func placeAt(options Options) storetest.Place {
+	return storetest.Place{
+		Shared: true,
+		Open: func(tb testing.TB, retention time.Duration) store.Store {
+			options := options
+			options.Retention, options.SweepInterval = retention, 20*time.Millisecond
+			return open(tb, options)
+		},
+		Damage: func(tb testing.TB, _ spec.ServerName, id int64) {
+			n := execute(tb, options, `UPDATE {s}.entry SET body = '\x7b00' WHERE id = $1`, id)
+			require.EqualValues(tb, 1, n)
+		},
+	}
+}
+
+// execute does something behind the back of the stores, and returns how many
+// rows that were.
+func execute(tb testing.TB, options Options, sql string, args ...any) int64 {
+	tb.Helper()
+	conn := dial(tb, options.ConnString)
+	tag, err := conn.Exec(context.Background(), schema(options.withDefaults().Schema).sql(sql), args...)
+	require.NoError(tb, err)
+	return tag.RowsAffected()
+}
+
+// dial returns a connection that is closed with the test.
+func dial(tb testing.TB, connString string) *pgx.Conn {
+	tb.Helper()
+	config, err := pgx.ParseConfig(connString)
+	require.NoError(tb, err)
+	config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // there may be a pooler in between
+	conn, err := pgx.ConnectConfig(context.Background(), config)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { _ = conn.Close(context.Background()) }) // the server may be gone
+	return conn
+}
+
+// open opens a store that the test closes.
+func open(tb testing.TB, options Options) *Store {
+	tb.Helper()
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	s, err := Open(tb.Context(), options)
+	require.NoError(tb, err)
+	return s
+}
+
+// mail returns the nth mail, for b.
+func mail(n int) store.Mail {
+	m := store.Mail{Destination: "b", Origin: "a", TransactionID: "1", Body: fmt.Appendf(nil, `{"pdus":[%d]}`, n)}
+	binary.BigEndian.PutUint64(m.Digest[:], uint64(n))
+	return m
+}
+
+// putMany puts that many mails from many goroutines, through all stores.
+func putMany(tb testing.TB, n int, stores ...*Store) {
+	tb.Helper()
+	const putters = 64
+	errs := make([]error, putters)
+	var all sync.WaitGroup
+	for i := range putters {
+		all.Go(func() {
+			for number := i; number < n && errs[i] == nil; number += putters {
+				_, errs[i] = stores[i%len(stores)].Put(context.Background(), mail(number), store.Limits{})
+			}
+		})
+	}
+	all.Wait()
+	require.NoError(tb, errors.Join(errs...))
+}

@@ -1,0 +1,101 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// sweepLoop removes what is over, until ctx ends. Several processes that do so
+// are in nobody's way: they wait for the mailboxes in the same order, and pass
+// over other rows that are locked.
+func (s *Store) sweepLoop(ctx context.Context) {
+	ticker := time.NewTicker(s.options.SweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		for _, sweep := range []func(context.Context) error{s.sweepExpired, s.sweepGone, s.sweepMailboxes} {
+			if err := sweep(ctx); err != nil && ctx.Err() == nil {
+				s.options.Logger.Warn("relay: removing what is over failed", "error", err)
+			}
+		}
+	}
+}
+
+// sweepExpired removes expired mail, step by step, with other writes in
+// between.
+func (s *Store) sweepExpired(ctx context.Context) error {
+	for {
+		names, err := expired(ctx, s.pool, s.schema())
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		e := &expiry{destinations: names}
+		if err := s.writer.queue.Do(ctx, e, 0); err != nil {
+			return err
+		}
+		if e.removed == 0 { // somebody else does it
+			return nil
+		}
+	}
+}
+
+// sweep does one statement in a transaction, and returns how many rows that
+// were. It counts nothing, so it needs no lock.
+func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
+	err = pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, s.schema().sql(sql), args...)
+		n = tag.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
+// sweepGone drops what recognised copies.
+func (s *Store) sweepGone(ctx context.Context) error {
+	for {
+		n, err := s.sweep(ctx, forgetSQL, time.Now().UnixMilli(), step)
+		if err != nil || n < step {
+			return err
+		}
+	}
+}
+
+// sweepMailboxes drops mailboxes that are empty. It reads all of them, page by
+// page: an index of the empty ones would have to be written with every Put and
+// Ack.
+func (s *Store) sweepMailboxes(ctx context.Context) error {
+	for after := int64(0); ; {
+		rows, err := s.pool.Query(ctx, s.schema().sql(emptyMailboxesSQL), after, step)
+		if err != nil {
+			return err
+		}
+		var id int64
+		var isEmpty bool
+		var empty []int64
+		tag, err := pgx.ForEachRow(rows, []any{&id, &isEmpty}, func() error {
+			after = id
+			if isEmpty {
+				empty = append(empty, id)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(empty) > 0 {
+			if _, err := s.sweep(ctx, dropMailboxesSQL, empty); err != nil {
+				return err
+			}
+		}
+		if tag.RowsAffected() < step {
+			return nil
+		}
+	}
+}
