@@ -81,7 +81,7 @@ func TestProofKeys(t *testing.T) {
 					continue
 				}
 				require.ErrorIs(t, err, c.want, name)
-				require.Equal(t, c.want == ErrProof, errors.Is(err, ErrProof), name)
+				require.Equal(t, errors.Is(c.want, ErrProof), errors.Is(err, ErrProof), name)
 			}
 		}
 	}
