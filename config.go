@@ -63,10 +63,10 @@ type Config struct {
 
 	// Admit decides, before the signature was checked, whether this relay takes
 	// mail from origin for destination. For mail that another relay passes on it
-	// is asked twice: about that relay, and about the origin. To refuse it return a *wire.Error, such
-	// as wire.Forbidden, which is what the sender is told; any other error is a
-	// failure of ours, logged and answered with 500. Nil admits everyone. It
-	// may be called by many goroutines at once.
+	// is asked twice: about that relay, and about the origin. To refuse it return
+	// a *wire.Error, such as wire.Forbidden, which is what the sender is told; any
+	// other error is a failure of ours, logged and answered with 500. Nil admits
+	// everyone. It may be called by many goroutines at once.
 	Admit func(ctx context.Context, origin, destination spec.ServerName) error
 
 	// MaxBodyBytes bounds a transaction; a larger one is refused with 413.
@@ -99,7 +99,8 @@ type Config struct {
 	MaxInFlightBytes int64
 
 	// MaxBatch and MaxBatchBytes bound the transactions in one answer to a
-	// receiver that asks for batches; one always fits.
+	// receiver that asks for batches; one always fits. It is never more than a
+	// quarter of MaxInFlightBytes.
 	MaxBatch      int
 	MaxBatchBytes int64
 
@@ -176,6 +177,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxBatchBytes = atMost(c.MaxBatchBytes)
 	c.MaxBodyBytes = atMost(c.MaxBodyBytes)
 	c.MaxInFlightBytes = atMost(c.MaxInFlightBytes)
+	c.MaxBatchBytes = min(c.MaxBatchBytes, c.MaxInFlightBytes/4) // while it is read, it holds that
 	return c, nil
 }
 

@@ -23,7 +23,7 @@ type forwarder struct {
 // put stores the transaction in a request that signer signed, or hands it to the
 // embedder if it is for this server, and returns the answer. The store has it on
 // the disk by then.
-func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.ServerName, request wire.SignedRequest) (answer, error) {
+func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.ServerName, request wire.SignedRequest, share *share) (answer, error) {
 	body, proof, passedOn, err := wire.CutProof(request.Content)
 	if err != nil {
 		return answer{}, err
@@ -31,7 +31,7 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 	mail, sent := store.Mail{Destination: route.Destination(), TransactionID: route.TransactionID}, wire.SentAnswer
 	if passedOn {
 		sent = wire.ProvenAnswer
-		err = f.readPassedOn(ctx, &mail, body, proof)
+		err = f.readPassedOn(ctx, &mail, passed{body: body, proof: proof, share: share})
 	} else {
 		err = f.readOwn(&mail, signer, request)
 	}
@@ -51,7 +51,7 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 
 // readOwn reads a transaction that its origin leaves here itself.
 func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wire.SignedRequest) error {
-	if int64(len(request.Content)) > f.config.MaxBodyBytes {
+	if int64(len(request.Content)) > f.config.MaxBodyBytes { // there is no proof in it after all
 		return tooLarge(f.config.MaxBodyBytes)
 	}
 	content, err := wire.ReadContent(request.Content)
@@ -66,40 +66,6 @@ func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wi
 		mail.Proof = proof.JSON()
 	}
 	mail.Expires = f.expiry(time.Now())
-	return nil
-}
-
-// readPassedOn reads a transaction that somebody passes on. Its proof, not who
-// that is, says where it comes from.
-func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, body []byte, proof wire.Proof) error {
-	proven, err := proof.Check(ctx, f.verifier.Keys, body, mail.Destination)
-	if errors.Is(err, wire.ErrProof) {
-		return wire.Forbidden("the transaction was not signed by its origin for this destination")
-	}
-	if err != nil {
-		return fmt.Errorf("relay: checking a proof of origin: %w", err)
-	}
-	if proven.TransactionID != mail.TransactionID {
-		return wire.Forbidden("the transaction was signed with another ID")
-	}
-	if int64(len(proven.Content)) > f.config.MaxBodyBytes {
-		return tooLarge(f.config.MaxBodyBytes)
-	}
-	if err := f.config.admit(ctx, proven.Origin, mail.Destination); err != nil {
-		return err
-	}
-	content, err := wire.ReadContent(proven.Content)
-	if err != nil {
-		return err
-	}
-	mail.Origin, mail.Body, mail.Digest, mail.Proof = proven.Origin, proven.Content, content.Digest, proof.JSON()
-	now := time.Now()
-	if signed := proven.Signed.Time(); signed.Before(now) {
-		now = signed // else it would live for ever by being passed on
-	}
-	if mail.Expires = f.expiry(now); mail.Expired(time.Now()) {
-		return wire.Forbidden("the transaction is older than what this relay keeps")
-	}
 	return nil
 }
 

@@ -106,9 +106,7 @@ func New(config Config) (*Server, error) {
 // mail are answered as if their time were over.
 func (s *Server) SetEnabled(on bool) {
 	s.enabled.Store(on)
-	if !on {
-		s.waits.end()
-	}
+	s.waits.allow(on)
 }
 
 // Enabled reports whether relaying is on.
@@ -119,10 +117,11 @@ func (s *Server) Enabled() bool { return s.enabled.Load() }
 // requests, so have it call this: see http.Server.RegisterOnShutdown.
 func (s *Server) EndWaits() { s.waits.endForGood() }
 
-// Close refuses new requests, ends those that wait for mail, waits for those that are being answered, and
-// closes the store if the Server opened it. Requests whose body or answer is
-// still on its way after a few seconds are cut off; to give them longer, shut
-// the http.Server down first. It may be called more than once.
+// Close refuses new requests, ends those that wait for mail, waits for those
+// that are being answered, and closes the store if the Server opened it.
+// Requests whose body or answer is still on its way after a few seconds are cut
+// off; to give them longer, shut the http.Server down first. It may be called
+// more than once.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
@@ -214,7 +213,7 @@ func (s *Server) write(w http.ResponseWriter, endpoint wire.Endpoint, a answer) 
 	}
 	defer share.release()
 	size := a.size()
-	if size > firstRead && !share.set(int64(size), false) {
+	if (size > firstRead || a.share != nil) && !share.set(int64(size), false) {
 		return tooMuchInFlight()
 	}
 	s.metrics.answered(endpoint, http.StatusOK)
@@ -247,7 +246,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) (answ
 		return answer{}, err
 	}
 	if route.Endpoint == wire.SendRelay {
-		return s.forwarder.put(r.Context(), route, signer, request)
+		return s.forwarder.put(r.Context(), route, signer, request, body.share)
 	}
 	body.release() // it may have to wait
 	return s.retriever.next(r.Context(), asking{
@@ -277,24 +276,35 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, endpoint wire.
 // a signature with fclient.
 const slowFactor = 12
 
-// verify checks the signature. While it waits for somebody else's keys, the
-// request can be cut off for others.
-func (s *Server) verify(ctx context.Context, request wire.SignedRequest, share *share) (spec.ServerName, error) {
+// verify checks the signature.
+func (s *Server) verify(ctx context.Context, request wire.SignedRequest, share *share) (signer spec.ServerName, err error) {
 	size := int64(len(request.Content))
-	if size > small && !s.verifier.Quick(request) {
-		if !share.set(slowFactor*size, true) {
-			return "", tooMuchInFlight()
+	quick := size <= small || s.verifier.Quick(request)
+	err = share.whileChecking(ctx, size, quick, func(ctx context.Context) (err error) {
+		signer, err = s.verifier.Verify(ctx, request, time.Now())
+		return err
+	})
+	return signer, err
+}
+
+// whileChecking runs the check of a signature over that much. While it waits for
+// somebody else's keys, the request can be cut off for others. Quick checks take
+// no memory to speak of.
+func (s *share) whileChecking(ctx context.Context, size int64, quick bool, check func(context.Context) error) error {
+	if !quick {
+		if !s.set(slowFactor*size, true) {
+			return tooMuchInFlight()
 		}
-		defer share.set(size, false)
+		defer s.set(size, false)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	share.setCut(func() bool { cancel(); return true })
-	signer, err := s.verifier.Verify(ctx, request, time.Now())
-	if share.setCut(nil) {
-		return "", tooMuchInFlight()
+	s.setCut(func() bool { cancel(); return true })
+	err := check(ctx)
+	if s.setCut(nil) {
+		return tooMuchInFlight()
 	}
-	return signer, err
+	return err
 }
 
 // preflight refuses what can be refused without reading the body.

@@ -91,9 +91,10 @@ func (r *retriever) await(ctx context.Context, ask asking) (answer, error) {
 		return answer{}, store.ErrEmpty
 	}
 	defer done()
-	defer ask.hold()()
 	for {
+		goOn := ask.hold()
 		err := r.config.Store.Wait(waiting, destination, query.After)
+		goOn() // before there is something to send, which may be cut off
 		if waiting.Err() != nil && ctx.Err() == nil {
 			return answer{}, store.ErrEmpty
 		}

@@ -18,6 +18,7 @@ type waits struct {
 	most int
 
 	mu     sync.Mutex
+	off    bool
 	ended  bool // for good
 	all    map[*waiting]struct{}
 	counts map[spec.ServerName]int
@@ -34,7 +35,7 @@ func newWaits(most int) *waits {
 func (w *waits) begin(ctx context.Context, destination spec.ServerName, wait time.Duration) (waitCtx context.Context, done func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended || wait <= 0 || len(w.all) >= w.most || w.counts[destination] >= maxWaitingEach {
+	if w.ended || w.off || wait <= 0 || len(w.all) >= w.most || w.counts[destination] >= maxWaitingEach {
 		return nil, nil
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, wait)
@@ -54,21 +55,27 @@ func (w *waits) remove(one *waiting, destination spec.ServerName) {
 	}
 }
 
-// end ends all waits.
-func (w *waits) end() {
+// allow says whether waits may begin. If not, those under way end.
+func (w *waits) allow(on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for one := range w.all {
-		one.cancel()
+	if w.off = !on; w.off {
+		w.end()
 	}
 }
 
 // endForGood ends all waits, and lets none begin.
 func (w *waits) endForGood() {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.ended = true
-	w.mu.Unlock()
 	w.end()
+}
+
+func (w *waits) end() {
+	for one := range w.all {
+		one.cancel()
+	}
 }
 
 func (w *waits) count() int {

@@ -41,15 +41,16 @@ type Proof struct {
 // changed or redirected the transaction.
 var ErrProof = errors.New("wire: wrong proof of origin")
 
-// ErrNoKey says that a proof couldn't be checked, because the origin's key
-// couldn't be had.
+// ErrNoKey says that a proof couldn't be checked, because no key of the origin
+// that was valid then could be had.
 var ErrNoKey = errors.New("wire: no key to check a proof of origin")
 
 // ProofOf returns the proof in a SendRelay request that was verified, whose body
 // is content. Relay is the server that the request is for if its header doesn't
 // say. There is no proof in requests that nothing sends but what is made by
-// hand: with several signatures, odd characters in names, or content whose keys
-// need escapes, for which signers and verifiers don't agree on a canonical form.
+// hand: with several signatures, odd characters in names, a proof that would be
+// too long, or content whose keys need escapes, for which signers and verifiers
+// don't agree on a canonical form.
 func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, ok bool) {
 	header, err := r.header()
 	if err != nil || header.count != 1 || r.Method != http.MethodPut {
@@ -62,7 +63,7 @@ func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, 
 	if !content.HasOrigin {
 		p.Origin = header.origin
 	}
-	if len(header.signature) != ed25519.SignatureSize || !p.isPlain(header.origin) {
+	if len(header.signature) != ed25519.SignatureSize || !p.isPlain(header.origin) || len(p.JSON()) > MaxProofBytes {
 		return p, false
 	}
 	if !content.Canonical {
@@ -71,7 +72,8 @@ func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, 
 	return p, err == nil
 }
 
-// isPlain reports whether the strings stand in canonical JSON as they are.
+// isPlain reports whether the strings stand in canonical JSON as they are. No
+// spaces in the key ID: verifiers put it into the errors that ask reads.
 func (p *Proof) isPlain(origin spec.ServerName) bool {
 	for _, s := range []string{string(origin), string(p.Relay), p.URI, string(p.Key)} {
 		if s == "" || !isPlain(s) {
@@ -79,16 +81,18 @@ func (p *Proof) isPlain(origin spec.ServerName) bool {
 		}
 	}
 	_, _, good := spec.ParseAndValidateServerName(origin)
-	return good
+	return good && !strings.Contains(string(p.Key), " ")
 }
 
 // JSON encodes the proof.
 func (p *Proof) JSON() []byte {
-	encoded, err := json.Marshal(p)
-	if err != nil { // strings: can't be
+	var encoded bytes.Buffer
+	encoder := json.NewEncoder(&encoded)
+	encoder.SetEscapeHTML(false)              // what was short must stay so
+	if err := encoder.Encode(p); err != nil { // strings: can't be
 		return nil
 	}
-	return encoded
+	return bytes.TrimSuffix(encoded.Bytes(), []byte("\n"))
 }
 
 // ReadProof decodes a proof. Its error wraps ErrProof.
@@ -168,7 +172,7 @@ func (p *Proof) withoutOrigin(transaction []byte) []byte {
 	if p.Origin == "" {
 		return transaction
 	}
-	transaction = bytes.TrimLeft(transaction, " \t\r\n")
+	transaction = bytes.TrimLeft(transaction, space)
 	rest, ok := bytes.CutPrefix(transaction, []byte(`{"origin":"`+string(p.Origin)+`",`))
 	if !ok {
 		return transaction
@@ -176,8 +180,9 @@ func (p *Proof) withoutOrigin(transaction []byte) []byte {
 	return append([]byte{'{'}, rest...)
 }
 
-// canonicalContent returns the canonical form of content, provided that nothing
-// else has the same one but other spellings of the same JSON.
+// canonicalContent returns the canonical form of content, provided that it is
+// JSON that everybody reads alike. Some other contents can have the same form
+// (-0.5 has that of 0.5), so nothing but this form may be taken for signed.
 func canonicalContent(content []byte) ([]byte, error) {
 	if isCanonical(content) {
 		return content, nil
@@ -227,15 +232,20 @@ func (p *Proof) ask(ctx context.Context, keys gomatrixserverlib.JSONVerifier, pr
 		return errors.New("wire: the verifier of JSON answered another number of requests")
 	case results[0].Error == nil:
 		return nil
-	case strings.Contains(results[0].Error.Error(), keyIsMissing):
+	case isKeyMissing(results[0].Error):
 		return fmt.Errorf("%w: %w", ErrNoKey, results[0].Error)
 	}
 	return fmt.Errorf("%w: %w", ErrProof, results[0].Error)
 }
 
-// keyIsMissing is how gomatrixserverlib.KeyRing says so; there is no other way
-// to tell it from a signature that is wrong.
-const keyIsMissing = "could not download key"
+// isKeyMissing reads the errors of gomatrixserverlib.KeyRing; there is no other
+// way to tell a key that is missing from a signature that is wrong. A key that
+// wasn't valid is often one that couldn't be fetched anew, since its server is
+// offline, and then the signature wasn't looked at.
+func isKeyMissing(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "could not download key") || strings.Contains(text, " not valid at ")
+}
 
 // WithProof returns the body of a SendRelay request that passes a transaction
 // on: the transaction as it was signed, and relay_proof.
@@ -250,29 +260,40 @@ func WithProof(transaction []byte, p Proof) []byte {
 
 // HasProof reports whether there may be a proof in the body of a SendRelay
 // request.
-func HasProof(body []byte) bool { return bytes.Contains(body, []byte(`"relay_proof"`)) }
+func HasProof(body []byte) bool { return bytes.Contains(body, []byte(`"`+proofKey+`"`)) }
 
 // CutProof takes the proof out of the body of a SendRelay request; has says
 // whether there is one. The error is an *Error, 400 M_BAD_JSON.
 func CutProof(body []byte) (transaction []byte, p Proof, has bool, err error) {
-	const key = `"relay_proof":`
 	if !HasProof(body) {
 		return body, p, false, nil
 	}
-	value := gjson.GetBytes(body, "relay_proof")
+	value := gjson.GetBytes(body, proofKey)
 	if !value.Exists() {
 		return body, p, false, nil
 	}
 	p, err = ReadProof([]byte(value.Raw))
-	start, end := value.Index-len(key), value.Index+len(value.Raw)
-	if err != nil || start < 1 || string(body[start:value.Index]) != key {
+	before, found := cutKey(body[:value.Index])
+	if err != nil || !found {
 		return nil, p, true, BadRequest(spec.ErrorBadJSON, "relay_proof can't be read")
 	}
-	switch {
-	case end < len(body) && body[end] == ',':
-		end++
-	case body[start-1] == ',':
-		start--
+	rest, more := bytes.CutPrefix(bytes.TrimLeft(body[value.Index+len(value.Raw):], space), []byte(`,`))
+	if !more { // it was the last
+		before = bytes.TrimSuffix(bytes.TrimRight(before, space), []byte(`,`))
 	}
-	return append(body[:start:start], body[end:]...), p, true, nil
+	return append(before[:len(before):len(before)], rest...), p, true, nil
 }
+
+// cutKey takes the key of the proof, as everybody spells it, off the end.
+func cutKey(body []byte) (before []byte, found bool) {
+	key, found := bytes.CutSuffix(bytes.TrimRight(body, space), []byte(`:`))
+	if !found {
+		return nil, false
+	}
+	return bytes.CutSuffix(bytes.TrimRight(key, space), []byte(`"`+proofKey+`"`))
+}
+
+const (
+	proofKey = "relay_proof"
+	space    = " \t\r\n" // in JSON
+)

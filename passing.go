@@ -1,0 +1,104 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// passed is a transaction that somebody passes on. Its proof, not who that is,
+// says where it comes from.
+type passed struct {
+	body      []byte
+	proof     wire.Proof
+	share     *share
+	origin    spec.ServerName // claimed
+	canonical bool
+}
+
+// readPassedOn reads a transaction that somebody passes on.
+func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, p passed) error {
+	if int64(len(p.body)) > f.config.MaxBodyBytes {
+		return tooLarge(f.config.MaxBodyBytes)
+	}
+	if err := p.readClaims(); err != nil {
+		return err
+	}
+	if err := f.config.admit(ctx, p.origin, mail.Destination); err != nil {
+		return err // before anybody is asked for keys
+	}
+	proven, err := f.check(ctx, p, mail.Destination)
+	if err != nil {
+		return err
+	}
+	if proven.Origin != p.origin || proven.TransactionID != mail.TransactionID {
+		return wire.Forbidden("the transaction was signed with another ID, or by another server")
+	}
+	content, err := wire.ReadContent(proven.Content) // not p.body: only this was signed
+	if err != nil {
+		return err
+	}
+	mail.Origin, mail.Body, mail.Digest, mail.Proof = proven.Origin, proven.Content, content.Digest, p.proof.JSON()
+	sent := time.Now()
+	if signed := proven.Signed.Time(); signed.Before(sent) {
+		sent = signed // else it would live for ever by being passed on
+	}
+	if mail.Expires = f.expiry(sent); mail.Expired(time.Now()) {
+		return wire.Forbidden("the transaction is older than what this relay keeps")
+	}
+	return nil
+}
+
+// readClaims reads what isn't proven yet.
+func (p *passed) readClaims() error {
+	content, err := wire.ReadContent(p.body)
+	if err != nil {
+		return err
+	}
+	p.origin, p.canonical = content.Origin, content.Canonical
+	if p.proof.Origin != "" {
+		p.origin = p.proof.Origin
+	}
+	if p.origin == "" {
+		return wire.Forbidden("the transaction has no origin")
+	}
+	return nil
+}
+
+// check checks the proof.
+func (f *forwarder) check(ctx context.Context, p passed, destination spec.ServerName) (proven wire.Proven, err error) {
+	size := int64(len(p.body))
+	quick := size <= small || p.canonical && f.isKnown(p.origin, p.proof)
+	err = p.share.whileChecking(ctx, size, quick, func(ctx context.Context) (err error) {
+		proven, err = p.proof.Check(ctx, f.verifier.Keys, p.body, destination)
+		return err
+	})
+	switch {
+	case errors.Is(err, wire.ErrProof):
+		return proven, wire.Forbidden("the transaction was not signed by its origin for this destination")
+	case errors.Is(err, wire.ErrNoKey): // may be there later
+		return proven, &wire.Error{
+			Status: http.StatusServiceUnavailable, Code: spec.ErrorUnknown,
+			Message: "the origin's key can't be had now",
+		}
+	case err != nil:
+		return proven, fmt.Errorf("relay: checking a proof of origin: %w", err)
+	}
+	return proven, nil
+}
+
+// isKnown reports whether the key is known without asking anyone.
+func (f *forwarder) isKnown(origin spec.ServerName, proof wire.Proof) bool {
+	keys, ok := f.verifier.Keys.(wire.KnownKeys)
+	if ok {
+		_, ok = keys.KnownKey(origin, proof.Key)
+	}
+	return ok
+}
