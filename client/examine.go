@@ -13,14 +13,14 @@ import (
 type ProofStatus int
 
 const (
-	// NoProof: the relay has none, or proofs aren't checked.
+	// NoProof means that the relay has none, or that proofs aren't checked.
 	NoProof ProofStatus = iota
 
-	// Unchecked: there is one, and the origin's key couldn't be had.
+	// Unchecked means that there is one, and the origin's key couldn't be had.
 	Unchecked
 
-	// Proven: its origin signed just this for this server. A relay can still
-	// hold it back, reorder it, or bring it back later.
+	// Proven means that its origin signed just this for this server. A relay can
+	// still hold it back, reorder it, or bring it back later.
 	Proven
 )
 
