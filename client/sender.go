@@ -53,6 +53,10 @@ type Sender struct {
 	relays *backoffs[spec.ServerName] // unreachable, or asking for time
 	pairs  *backoffs[pair]            // of no use for a destination
 
+	// Who doesn't know proofs of origin isn't to be filled with copies of what is
+	// passed on.
+	proofless *backoffs[spec.ServerName]
+
 	background chan struct{} // a token for each attempt in the background
 	attempts   sync.WaitGroup
 	stop       context.Context
@@ -77,6 +81,7 @@ func NewSender(config SenderConfig) (*Sender, error) {
 		config:     config,
 		relays:     newBackoffs[spec.ServerName](config.RelayBackoff),
 		pairs:      newBackoffs[pair](config.RelayBackoff),
+		proofless:  newBackoffs[spec.ServerName](Backoff{}),
 		background: make(chan struct{}, config.MaxBackground),
 	}
 	s.stop, s.cancel = context.WithCancel(context.Background())
@@ -129,11 +134,16 @@ func (s *Sender) Send(ctx context.Context, t Transaction) (Outcome, error) {
 // SendDirect tries the destination only, and reports whether it counts as
 // offline after that.
 func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt, offline bool) {
+	if wait := s.proofless.wait(t.Destination); t.Proof != nil && wait > 0 {
+		return notPassedOn(t.Destination, wait), s.config.Peers.Offline(t.Destination)
+	}
 	limited, cancel := context.WithTimeout(ctx, s.config.DirectTimeout)
 	defer cancel()
 	attempt = judge(t.Destination, s.config.Caller.SendDirect(limited, t))
 	var err error
 	switch {
+	case s.noteProofless(attempt): // it answers, and only relays can help
+		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
 	case attempt.Verdict == Delivered || attempt.Verdict == Refused || attempt.RetryAfter > 0:
 		err = s.config.Peers.reached(ctx, t.Destination)
 	case ctx.Err() == nil: // else it's the caller that gave up
@@ -143,6 +153,15 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 		s.config.Logger.Warn("client: who is offline could not be written down", "server", t.Destination, "error", err)
 	}
 	return attempt, offline
+}
+
+// noteProofless notes whether a server doesn't know proofs of origin.
+func (s *Sender) noteProofless(a Attempt) bool {
+	if !errors.Is(a.Err, ErrNotPassedOn) {
+		return false
+	}
+	s.proofless.failed(a.Server, prooflessFor)
+	return true
 }
 
 // sendError sums up an outcome that is no success.
