@@ -30,27 +30,39 @@ type mailbox struct {
 	noAfter  bool  // but doesn't mind what is to be skipped
 }
 
+// A relayTurn is taken by whoever drains it.
+type relayTurn struct {
+	token chan struct{} // holds one while somebody does
+	last  int64         // the entry that was dealt with last, for who has the turn
+}
+
 // drain empties one relay's mailbox. If first isn't nil, it is what the relay
 // has answered already. At most two answers are held at a time.
 func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire.Answer) *mailbox {
 	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, limit: firstLimit}
 	turn := r.turn(relay)
 	select {
-	case turn <- struct{}{}:
-		defer func() { <-turn }()
+	case turn.token <- struct{}{}:
+		defer func() { <-turn.token }()
 	case <-ctx.Done():
 		m.Err = ctx.Err()
 		return m
 	}
+	if first != nil && first.EntryID <= turn.last {
+		first = nil // somebody has dealt with it since it came
+	}
 	m.Err = m.empty(ctx, first)
+	if m.last > 0 {
+		turn.last = m.last
+	}
 	return m
 }
 
-func (r *Receiver) turn(relay spec.ServerName) chan struct{} {
+func (r *Receiver) turn(relay spec.ServerName) *relayTurn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.turns[relay] == nil {
-		r.turns[relay] = make(chan struct{}, 1)
+		r.turns[relay] = &relayTurn{token: make(chan struct{}, 1)}
 	}
 	return r.turns[relay]
 }

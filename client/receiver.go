@@ -110,7 +110,7 @@ type Receiver struct {
 	self   spec.ServerName
 
 	mu      sync.Mutex
-	turns   map[spec.ServerName]chan struct{} // holds a token while a relay is drained
+	turns   map[spec.ServerName]*relayTurn
 	keyless map[keyless]patience
 	wake    chan struct{} // closed by Online
 }
@@ -141,7 +141,7 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	return &Receiver{
 		config:  config,
 		self:    config.Caller.config.Identity.ServerName,
-		turns:   make(map[spec.ServerName]chan struct{}),
+		turns:   make(map[spec.ServerName]*relayTurn),
 		keyless: make(map[keyless]patience),
 		wake:    make(chan struct{}),
 	}, nil
