@@ -310,3 +310,26 @@ func TestProofsMaxAge(t *testing.T) {
 		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
 	})
 }
+
+// What Run waited for and Sync has got meanwhile is dealt with once.
+func TestProofsRejectedOnce(t *testing.T) {
+	inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof = true }, func(p *provenInbox) {
+		p.forge = func(item *wire.Item) { item.Proof = nil }
+		stop := p.run()
+		time.Sleep(time.Second)
+		left := make(chan struct{})
+		go func() {
+			defer close(left)
+			p.leave("1", 1, r1)
+		}()
+		time.Sleep(5 * time.Millisecond)
+		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
+		<-left
+		time.Sleep(time.Second)
+		require.Len(t, p.rejected, 1)
+		p.leave("2", 2, r1)
+		time.Sleep(time.Second)
+		require.Len(t, p.rejected, 2)
+		stop()
+	})
+}
