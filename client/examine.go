@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -13,14 +15,14 @@ import (
 type ProofStatus int
 
 const (
-	// NoProof: the relay has none, or proofs aren't checked.
+	// NoProof means that the relay has none, or that proofs aren't checked.
 	NoProof ProofStatus = iota
 
-	// Unchecked: there is one, and the origin's key couldn't be had.
+	// Unchecked means that there is one, and the origin's key couldn't be had.
 	Unchecked
 
-	// Proven: its origin signed just this for this server. A relay can still
-	// hold it back, reorder it, or bring it back later.
+	// Proven means that its origin signed just this for this server. A relay can
+	// still hold it back, reorder it, or bring it back later.
 	Proven
 )
 
@@ -83,12 +85,13 @@ func (r *Receiver) examine(ctx context.Context, received *Received, encoded []by
 	proven, err := proof.Check(ctx, r.config.Keys, received.Body, r.self)
 	if errors.Is(err, wire.ErrNoKey) {
 		received.Proof = Unchecked
-		return r.withoutKey(received, err)
+		return r.withoutKey(received, keylessOf(received, proof), err)
 	}
 	if err != nil {
 		return err
 	}
-	received.Proof, received.TransactionID = Proven, proven.TransactionID
+	r.withKey(keylessOf(received, proof))
+	received.Proof, received.Origin, received.TransactionID = Proven, proven.Origin, proven.TransactionID
 	received.Body = wire.WithOrigin(proven.Content, proven.Origin)
 	if r.config.MaxAge > 0 && time.Since(proven.Signed.Time()) > r.config.MaxAge {
 		return fmt.Errorf("%w: it was signed at %v", ErrTooOld, proven.Signed.Time().UTC())
@@ -103,28 +106,58 @@ func (r *Receiver) unproven() error {
 	return nil
 }
 
-// keyless is an entry whose origin's key can't be had, since then.
-type keyless struct {
-	entry int64
-	since time.Time
+// A keyless is an origin whose key can't be had, for mail of a relay.
+type keyless struct{ relay, origin spec.ServerName }
+
+func keylessOf(received *Received, proof wire.Proof) keyless {
+	if proof.Origin == "" {
+		content, _ := wire.ReadContent(received.Body) // what is checked can be read
+		proof.Origin = content.Origin
+	}
+	return keyless{received.Relay, proof.Origin}
 }
 
+// A patience is since when a key was asked for in vain, and for which entry last.
+type patience struct {
+	since, last time.Time
+	entry       int64
+}
+
+// maxKeyless bounds for whom there is patience. When there are too many, it
+// begins anew for any of them.
+const maxKeyless = 1000
+
 // withoutKey says what becomes of mail whose proof can't be checked: where proof
-// is required, it is asked for again for a while.
-func (r *Receiver) withoutKey(received *Received, err error) error {
+// is required, it is asked for again for a while. For what comes next of the
+// same origin the while doesn't begin anew, or it could hold up a mailbox for
+// ever.
+func (r *Receiver) withoutKey(received *Received, who keyless, err error) error {
 	if !r.config.RequireProof {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	have := r.keyless[received.Relay]
-	if have.entry != received.EntryID {
-		have = keyless{received.EntryID, time.Now()}
-		r.keyless[received.Relay] = have
+	now := time.Now()
+	have, known := r.keyless[who]
+	if !known || have.entry != received.EntryID && now.Sub(have.last) > r.config.KeyPatience {
+		have.since = now
 	}
-	if time.Since(have.since) < r.config.KeyPatience {
+	have.last, have.entry = now, received.EntryID
+	for some := range r.keyless {
+		if known || len(r.keyless) < maxKeyless {
+			break
+		}
+		delete(r.keyless, some)
+	}
+	r.keyless[who] = have
+	if now.Sub(have.since) < r.config.KeyPatience {
 		return err
 	}
-	delete(r.keyless, received.Relay)
 	return fmt.Errorf("%w: %w", ErrUnproven, err)
+}
+
+func (r *Receiver) withKey(who keyless) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.keyless, who)
 }

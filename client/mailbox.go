@@ -25,8 +25,15 @@ type mailbox struct {
 	receiver *Receiver
 	limit    int
 	last     int64 // the entry that was dealt with last
-	acked    int64 // the entry that was acknowledged last
+	acked    int64 // the entry that was acknowledged last, for certain
 	batches  bool  // the relay knows them
+	noAfter  bool  // but doesn't mind what is to be skipped
+}
+
+// A relayTurn is taken by whoever drains it.
+type relayTurn struct {
+	token chan struct{} // holds one while somebody does
+	last  int64         // the entry that was dealt with last, for who has the turn
 }
 
 // drain empties one relay's mailbox. If first isn't nil, it is what the relay
@@ -35,21 +42,27 @@ func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire
 	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, limit: firstLimit}
 	turn := r.turn(relay)
 	select {
-	case turn <- struct{}{}:
-		defer func() { <-turn }()
+	case turn.token <- struct{}{}:
+		defer func() { <-turn.token }()
 	case <-ctx.Done():
 		m.Err = ctx.Err()
 		return m
 	}
+	if first != nil && first.EntryID <= turn.last {
+		first = nil // somebody has dealt with it since it came
+	}
 	m.Err = m.empty(ctx, first)
+	if m.last > 0 {
+		turn.last = m.last
+	}
 	return m
 }
 
-func (r *Receiver) turn(relay spec.ServerName) chan struct{} {
+func (r *Receiver) turn(relay spec.ServerName) *relayTurn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.turns[relay] == nil {
-		r.turns[relay] = make(chan struct{}, 1)
+		r.turns[relay] = &relayTurn{token: make(chan struct{}, 1)}
 	}
 	return r.turns[relay]
 }
@@ -107,7 +120,7 @@ func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.
 	batch := append([]wire.Answer{answer}, answer.More...)
 	if !m.expectsMore(batch) {
 		if err := m.takeAll(ctx, batch); err != nil {
-			return next, err
+			return next, errors.Join(err, m.acknowledge(ctx))
 		}
 		return m.ask(ctx, 0)
 	}
@@ -115,16 +128,23 @@ func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.
 	defer ahead.cancel()
 	if err := m.takeAll(ctx, batch); err != nil {
 		ahead.cancel()
-		<-ahead.done
-		return next, err
+		m.join(ahead)
+		return next, errors.Join(err, m.acknowledge(ctx))
 	}
-	<-ahead.done
-	m.limit = min(m.limit, ahead.limit)
+	m.join(ahead)
+	switch {
+	case ahead.err != nil && retryAfter(ahead.err) == 0:
+		// What is wrong with the next batch mustn't have this one come again.
+		return next, errors.Join(ahead.err, m.acknowledge(ctx))
+	case ahead.err == nil && ahead.answer.EntriesQueued && ahead.answer.EntryID <= m.last:
+		m.noAfter = true
+		return m.ask(ctx, 0)
+	}
 	return ahead.answer, ahead.err
 }
 
-// expectsMore reports whether there may be more behind this batch, and chooses
-// how many the next is to have.
+// expectsMore reports whether more is to be asked for before this batch is dealt
+// with, and chooses how many the next is to have.
 func (m *mailbox) expectsMore(batch []wire.Answer) bool {
 	size := 0
 	for i := range batch {
@@ -134,29 +154,27 @@ func (m *mailbox) expectsMore(batch []wire.Answer) bool {
 	if full && size < enoughBytes {
 		m.limit = min(2*m.limit, mostLimit)
 	}
-	return m.batches && (full || size >= enoughBytes/4)
+	return m.batches && !m.noAfter && (full || size >= enoughBytes/4)
 }
 
-// takeAll deals with transactions in order. If one can't be, those before it
-// are acknowledged.
+// takeAll deals with transactions in order, until one can't be.
 func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
 	for i := range batch {
 		if err := m.receiver.take(ctx, &m.Drained, batch[i]); err != nil {
-			return errors.Join(
-				fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err), m.acknowledge(ctx, i, batch))
+			return fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err)
 		}
+		m.last = batch[i].EntryID
 	}
-	m.last = batch[len(batch)-1].EntryID
 	return nil
 }
 
-// acknowledge acknowledges the first count of a batch, the rest of which comes
-// again.
-func (m *mailbox) acknowledge(ctx context.Context, count int, batch []wire.Answer) error {
-	if count == 0 {
+// acknowledge acknowledges what was dealt with, so that it doesn't come again
+// when it isn't asked for more now.
+func (m *mailbox) acknowledge(ctx context.Context) error {
+	if m.last == m.acked {
 		return nil
 	}
-	_, err := m.receiver.config.Caller.Ask(ctx, m.Relay, batch[count-1].EntryID, wire.Query{Limit: 1})
+	_, err := m.receiver.config.Caller.Ask(ctx, m.Relay, m.last, wire.Query{Limit: 1})
 	return err
 }
 
@@ -173,10 +191,18 @@ type askedAhead struct {
 func (m *mailbox) askAhead(ctx context.Context, after int64) *askedAhead {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &askedAhead{mailbox: *m, cancel: cancel, done: make(chan struct{})}
-	m.acked = m.last
 	go func() {
 		defer close(a.done)
 		a.answer, a.err = a.ask(ctx, after)
 	}()
 	return a
+}
+
+// join waits for a request that is on its way, and takes over what it tells of
+// the relay.
+func (m *mailbox) join(ahead *askedAhead) {
+	<-ahead.done
+	m.limit = min(m.limit, ahead.limit)
+	m.acked = ahead.acked
+	m.batches = ahead.batches
 }

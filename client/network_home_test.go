@@ -4,16 +4,21 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -84,6 +89,10 @@ func (m *member) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer m.requests.Done()
+	if strings.HasPrefix(r.URL.Path, wire.Prefix+string(wire.SendRelay)) {
+		m.serveRelay(w, r)
+		return
+	}
 	origin, body, err := m.verify(r)
 	if err != nil {
 		m.n.Errorf("a direct request: %v", err)
@@ -106,6 +115,41 @@ func (m *member) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	m.home.arrived(key)
 	_, _ = io.WriteString(w, `{}`)
+}
+
+// newInlet makes what takes in what relays hand over.
+func (m *member) newInlet() *relay.Server {
+	inlet, err := relay.New(relay.Config{
+		ServerName: m.name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler), Deliver: m.deliver,
+	})
+	require.NoError(m.n, err)
+	return inlet
+}
+
+func (m *member) serveRelay(w http.ResponseWriter, r *http.Request) {
+	if m.inlet == nil {
+		wire.Unrecognized().Write(w)
+		return
+	}
+	time.Sleep(m.dice.upTo(2 * time.Second))
+	m.inlet.ServeHTTP(w, r)
+}
+
+// deliver takes what a relay hands over.
+func (m *member) deliver(ctx context.Context, d relay.Delivery) error {
+	receiver := m.enter()
+	if receiver == nil {
+		return errors.New("the homeserver is closing")
+	}
+	defer m.requests.Done()
+	_, err := receiver.Direct(ctx, d.Origin, d.TransactionID, d.Body, func(context.Context) error {
+		if m.dice.trouble(m.n.faulty) {
+			return errors.New("the homeserver is busy")
+		}
+		m.home.take(handled{origin: d.Origin, body: string(d.Body)})
+		return nil
+	})
+	return err
 }
 
 func (m *member) verify(r *http.Request) (spec.ServerName, []byte, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/store"
@@ -25,6 +26,7 @@ type member struct {
 	*host
 	node   *testnet.Node
 	relays []spec.ServerName // which others may know
+	inlet  *relay.Server     // takes what relays hand over; or nil
 	mail   *memory.Store     // its outbox and its notes
 	script *dice
 	home   homeserver
@@ -56,6 +58,9 @@ func (n *network) newMember(i int) *member {
 	m := &member{node: memberNodes[i], mail: memory.New(memory.Options{}), numbers: make(map[*member]int)}
 	m.host = n.newHost(m.node.ServerName, http.HandlerFunc(m.serve))
 	m.script = n.dice("script of " + string(m.name))
+	if n.passing && m.script.chance(75) {
+		m.inlet = m.newInlet()
+	}
 	m.home = homeserver{member: m, direct: make(map[mailKey]bool), ended: make(map[mailKey][]client.Result)}
 	caller, err := client.New(client.Config{Identity: m.node.SigningIdentity, Transport: m})
 	require.NoError(n, err)
@@ -81,13 +86,18 @@ func (n *network) newMember(i int) *member {
 
 // A slowStore takes a while, so that other things happen meanwhile.
 type slowStore struct {
-	*memory.Store
+	notedStore
 	dice *dice
+}
+
+type notedStore interface {
+	store.Store
+	store.Notes
 }
 
 // Next implements store.Store.
 func (s slowStore) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
-	entries, err := s.Store.Next(ctx, destination, after, maxEntries, maxBytes)
+	entries, err := s.notedStore.Next(ctx, destination, after, maxEntries, maxBytes)
 	time.Sleep(s.dice.upTo(200 * time.Millisecond))
 	return entries, err
 }

@@ -21,11 +21,12 @@ const (
 )
 
 // TestNetwork runs whole networks, each with a seed of its own: nodes that send
-// and receive, real relays between them, and hours in which hosts go away and
-// come back, restart, fail, and lose requests and answers. Then everything is
-// well again, and in the end each transaction must have been handled once, and
-// nothing be left anywhere. Package client's parts and relay.Server are the
-// real ones, on store/memory; the network and the time are simulated.
+// and receive, real relays between them, some of which pass on what they have,
+// and hours in which hosts go away and come back, restart, fail, and lose
+// requests and answers. Then everything is well again, and in the end each
+// transaction must have been handled once, and nothing be left anywhere. Package
+// client's parts and relay.Server are the real ones, on store/memory; the
+// network and the time are simulated.
 //
 // RELAY_NETWORK_RUNS is how many networks there are (default: 100).
 // RELAY_NETWORK_SEED=n runs that seed alone, RELAY_NETWORK_RUNS times (default:
@@ -133,7 +134,7 @@ func (n *network) settle() {
 		require.NoError(n, m.mail.Close())
 	}
 	for _, d := range n.dropboxes {
-		require.NoError(n, d.server.Load().Close())
+		d.close()
 		require.NoError(n, d.ledger.Close())
 	}
 }

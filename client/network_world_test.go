@@ -1,10 +1,8 @@
 package client_test
 
 import (
-	"context"
 	"fmt"
 	"hash/fnv"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -13,14 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -33,7 +28,8 @@ type network struct {
 	length   time.Duration // of the trouble
 	troubled atomic.Bool
 
-	lossy, faulty int // percent of requests
+	lossy, faulty int  // percent of requests
+	passing       bool // some relays pass on what they have
 
 	members   []*member
 	dropboxes []*dropbox
@@ -47,9 +43,9 @@ func newNetwork(t *testing.T, seed uint64) *network {
 	n := &network{T: t, seed: seed, net: testnet.NewVirtual(), began: time.Now(), sent: make(map[copyKey]*sent)}
 	d := n.dice("network")
 	n.length = time.Hour + d.upTo(7*time.Hour)
-	n.lossy, n.faulty = d.IntN(15), d.IntN(15)
+	n.lossy, n.faulty, n.passing = d.IntN(15), d.IntN(15), d.chance(40)
 	for i := range 1 + d.IntN(3) {
-		n.dropboxes = append(n.dropboxes, n.newDropbox(spec.ServerName(fmt.Sprintf("relay%d", i))))
+		n.dropboxes = append(n.dropboxes, n.newDropbox(i))
 	}
 	for i := range 2 + d.IntN(3) {
 		n.members = append(n.members, n.newMember(i))
@@ -57,6 +53,9 @@ func newNetwork(t *testing.T, seed uint64) *network {
 	for _, m := range n.members {
 		m.meet(d)
 		m.reopen(true, true)
+	}
+	for _, box := range n.dropboxes {
+		box.meet(d)
 	}
 	return n
 }
@@ -167,85 +166,4 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		h.handler.ServeHTTP(w, r)
 	}
-}
-
-// late is how long after it was sent a request may reach a relay.
-const late = 5 * time.Minute
-
-// A dropbox is a relay. It may be closed and opened again.
-type dropbox struct {
-	*host
-	config relay.Config
-	ledger *ledger
-	server atomic.Pointer[relay.Server]
-}
-
-func (n *network) newDropbox(name spec.ServerName) *dropbox {
-	d := &dropbox{ledger: &ledger{Store: memory.New(memory.Options{}), stored: make(map[mailKey]bool)}}
-	d.host = n.newHost(name, http.HandlerFunc(d.serve))
-	d.late = func() time.Duration { return d.dice.upTo(late) }
-	d.config = relay.Config{ServerName: name, Store: d.ledger, Logger: slog.New(slog.DiscardHandler), OriginShare: 1}
-	if d.dice.chance(25) {
-		d.config.MaxEntries = 4
-	}
-	if d.dice.chance(25) {
-		d.config.MaxBodyBytes = 2000
-	}
-	d.open()
-	return d
-}
-
-func (d *dropbox) open() {
-	server, err := relay.New(d.config)
-	require.NoError(d.n, err)
-	d.server.Store(server)
-}
-
-func (d *dropbox) serve(w http.ResponseWriter, r *http.Request) {
-	server := d.server.Load()
-	server.SetEnabled(!d.is(off))
-	server.ServeHTTP(w, r)
-}
-
-// reopen is a restart, now and then.
-func (d *dropbox) reopen(dice *dice) {
-	if dice.chance(50) {
-		return
-	}
-	d.n.log("%s closes", d.name)
-	if err := d.server.Load().Close(); err != nil {
-		d.n.Errorf("closing %s: %v", d.name, err)
-	}
-	d.n.pause(dice, time.Minute)
-	d.open()
-}
-
-// A ledger is a relay's store that knows what it has ever stored.
-type ledger struct {
-	store.Store
-
-	mu     sync.Mutex
-	stored map[mailKey]bool
-}
-
-type mailKey struct {
-	destination, origin spec.ServerName
-	id                  gomatrixserverlib.TransactionID
-}
-
-// Put implements store.Store.
-func (l *ledger) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
-	stored, err := l.Store.Put(ctx, mail, limits)
-	if err == nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.stored[mailKey{mail.Destination, mail.Origin, mail.TransactionID}] = true
-	}
-	return stored, err
-}
-
-func (l *ledger) has(k mailKey) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.stored[k]
 }

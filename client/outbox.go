@@ -40,8 +40,9 @@ type OutboxConfig struct {
 	// its proof of origin, to the destination itself or, if its origin has left
 	// it here, to the destination's other relays. What was delivered leaves the
 	// mailbox. Mail without proof stays, and holds up what is behind it, until
-	// its destination fetches it. Nothing can be enqueued. MaxAge and Limits
-	// don't count: the relay has its own. See Stored and Seen.
+	// its destination fetches it. Mail for the relay itself stays, too; PassOn
+	// must be false for other names of it. Nothing can be enqueued. MaxAge and
+	// Limits don't count: the relay has its own. See Stored and Seen.
 	PassOn func(destination spec.ServerName) bool
 
 	// Limits bound what Enqueue adds to the store.
@@ -204,7 +205,7 @@ func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
 // Stored says that there is new mail for a destination, which something other
 // than Enqueue has put into the store: relay.Config.Stored, for one.
 func (o *Outbox) Stored(destination spec.ServerName) {
-	if o.config.PassOn == nil || o.config.PassOn(destination) {
+	if o.config.PassOn == nil || destination != o.self && o.config.PassOn(destination) {
 		o.lines.wakeUp(destination, news{fresh: true})
 	}
 }

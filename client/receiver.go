@@ -74,8 +74,8 @@ type ReceiverConfig struct {
 	// Keys is needed then. Deployed relays have no proofs.
 	RequireProof bool
 
-	// KeyPatience is how long a transaction that needs proof is asked for again
-	// while the origin's key can't be had. It holds up that relay's mailbox.
+	// KeyPatience is how long transactions that need proof are asked for again
+	// while their origin's key can't be had. They hold up that relay's mailbox.
 	KeyPatience time.Duration
 
 	// MaxAge refuses what is proven to be older than that, by origin_server_ts:
@@ -110,9 +110,9 @@ type Receiver struct {
 	self   spec.ServerName
 
 	mu      sync.Mutex
-	turns   map[spec.ServerName]chan struct{} // holds a token while a relay is drained
-	keyless map[spec.ServerName]keyless       // by relay
-	wake    chan struct{}                     // closed by Online
+	turns   map[spec.ServerName]*relayTurn
+	keyless map[keyless]patience
+	wake    chan struct{} // closed by Online
 }
 
 // NewReceiver makes a Receiver.
@@ -141,8 +141,8 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	return &Receiver{
 		config:  config,
 		self:    config.Caller.config.Identity.ServerName,
-		turns:   make(map[spec.ServerName]chan struct{}),
-		keyless: make(map[spec.ServerName]keyless),
+		turns:   make(map[spec.ServerName]*relayTurn),
+		keyless: make(map[keyless]patience),
 		wake:    make(chan struct{}),
 	}, nil
 }

@@ -29,6 +29,7 @@ type inbox struct {
 	peers    *client.Peers
 	mail     *memory.Store // notes of b
 	receiver *client.Receiver
+	change   func(*client.Config, *client.ReceiverConfig) // or nil
 
 	mu      sync.Mutex
 	handled []string // transaction: the first PDU, or the EDU's type
@@ -47,12 +48,22 @@ func inInbox(t *testing.T, run func(*inbox)) {
 var nodeB = b.ServerName
 
 func (b *inbox) start(seen *client.Seen) {
-	caller, err := client.New(client.Config{Identity: testnet.NewNode("b").SigningIdentity, Transport: b.net})
+	config := client.Config{Identity: testnet.NewNode("b").SigningIdentity, Transport: b.net}
+	receiver := client.ReceiverConfig{Peers: b.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler), Handle: b.handle}
+	if b.change != nil {
+		b.change(&config, &receiver)
+	}
+	var err error
+	receiver.Caller, err = client.New(config)
 	require.NoError(b, err)
-	b.receiver, err = client.NewReceiver(client.ReceiverConfig{
-		Caller: caller, Peers: b.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler), Handle: b.handle,
-	})
+	b.receiver, err = client.NewReceiver(receiver)
 	require.NoError(b, err)
+}
+
+// restart starts b anew with another configuration.
+func (b *inbox) restart(change func(*client.Config, *client.ReceiverConfig)) {
+	b.change = change
+	b.start(client.NewSeen(0))
 }
 
 func (b *inbox) handle(_ context.Context, got client.Received) error {
@@ -81,10 +92,15 @@ func (b *inbox) got() []string {
 }
 
 // relay puts a real one on the network.
-func (b *inbox) relay(name spec.ServerName) {
-	server, err := relay.New(relay.Config{ServerName: name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)})
+func (b *inbox) relay(name spec.ServerName, change ...func(*relay.Config)) *relay.Server {
+	config := relay.Config{ServerName: name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
+	for _, change := range change {
+		change(&config)
+	}
+	server, err := relay.New(config)
 	require.NoError(b, err)
 	b.net.Set(name, testnet.Host{Handler: server, Latency: 10 * time.Millisecond})
+	return server
 }
 
 // leave leaves a transaction with these PDUs, or an EDU, for b at relays.

@@ -50,7 +50,9 @@ func (s *Sender) relaysFor(t Transaction) []spec.ServerName {
 		return nil
 	}
 	self := s.config.Caller.config.Identity.ServerName
-	return slices.DeleteFunc(s.config.Peers.Relays(t.Destination), func(relay spec.ServerName) bool { return relay == self })
+	return slices.DeleteFunc(s.config.Peers.Relays(t.Destination), func(relay spec.ServerName) bool {
+		return relay == self || t.Proof != nil && s.proofless.wait(relay) > 0
+	})
 }
 
 // wasPassedOn reports whether another relay has passed a transaction on to us.
@@ -102,13 +104,15 @@ func (s *Sender) letRun(r *race, attempts []Attempt) {
 func (s *Sender) tryRelay(r *race, relay spec.ServerName, t Transaction) Attempt {
 	ctx, cancel := context.WithTimeout(r.ctx, s.config.RelayTimeout)
 	defer cancel()
-	attempt := judge(relay, s.unlessProofless(relay, t, func() error { return s.config.Caller.Send(ctx, relay, t) }))
+	attempt := judge(relay, s.config.Caller.Send(ctx, relay, t))
 	if r.ctx.Err() != nil { // it was ended, which says nothing about the relay
 		return attempt
 	}
 	switch attempt.Verdict {
 	case NoUse:
-		s.pairs.failed(pair{relay, t.Destination}, attempt.RetryAfter)
+		if !s.noteProofless(attempt) { // for other mail it is as good as any
+			s.pairs.failed(pair{relay, t.Destination}, attempt.RetryAfter)
+		}
 	case Later, Unreachable:
 		s.relays.failed(relay, attempt.RetryAfter)
 	default:

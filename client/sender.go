@@ -53,7 +53,8 @@ type Sender struct {
 	relays *backoffs[spec.ServerName] // unreachable, or asking for time
 	pairs  *backoffs[pair]            // of no use for a destination
 
-	// proofless don't know proofs of origin.
+	// Who doesn't know proofs of origin isn't to be filled with copies of what is
+	// passed on.
 	proofless *backoffs[spec.ServerName]
 
 	background chan struct{} // a token for each attempt in the background
@@ -80,7 +81,7 @@ func NewSender(config SenderConfig) (*Sender, error) {
 		config:     config,
 		relays:     newBackoffs[spec.ServerName](config.RelayBackoff),
 		pairs:      newBackoffs[pair](config.RelayBackoff),
-		proofless:  newBackoffs[spec.ServerName](Backoff{First: prooflessTime, Most: prooflessTime}),
+		proofless:  newBackoffs[spec.ServerName](Backoff{}),
 		background: make(chan struct{}, config.MaxBackground),
 	}
 	s.stop, s.cancel = context.WithCancel(context.Background())
@@ -133,13 +134,16 @@ func (s *Sender) Send(ctx context.Context, t Transaction) (Outcome, error) {
 // SendDirect tries the destination only, and reports whether it counts as
 // offline after that.
 func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt, offline bool) {
+	if wait := s.proofless.wait(t.Destination); t.Proof != nil && wait > 0 {
+		return notPassedOn(t.Destination, wait), s.config.Peers.Offline(t.Destination)
+	}
 	limited, cancel := context.WithTimeout(ctx, s.config.DirectTimeout)
 	defer cancel()
-	attempt = judge(t.Destination, s.unlessProofless(t.Destination, t, func() error {
-		return s.config.Caller.SendDirect(limited, t)
-	}))
+	attempt = judge(t.Destination, s.config.Caller.SendDirect(limited, t))
 	var err error
 	switch {
+	case s.noteProofless(attempt): // it answers, and only relays can help
+		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
 	case attempt.Verdict == Delivered || attempt.Verdict == Refused || attempt.RetryAfter > 0:
 		err = s.config.Peers.reached(ctx, t.Destination)
 	case ctx.Err() == nil: // else it's the caller that gave up
@@ -151,24 +155,13 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 	return attempt, offline
 }
 
-// prooflessTime is when a server that doesn't know proofs may have learnt it.
-const prooflessTime = 24 * time.Hour
-
-// unlessProofless makes an attempt. Servers that don't know proofs of origin
-// keep a copy of what is passed on to them each time, so these aren't asked again
-// for long, even if they are seen.
-func (s *Sender) unlessProofless(server spec.ServerName, t Transaction, attempt func() error) error {
-	if t.Proof == nil {
-		return attempt()
+// noteProofless notes whether a server doesn't know proofs of origin.
+func (s *Sender) noteProofless(a Attempt) bool {
+	if !errors.Is(a.Err, ErrNotPassedOn) {
+		return false
 	}
-	if s.proofless.wait(server) > 0 {
-		return ErrNotPassedOn
-	}
-	err := attempt()
-	if errors.Is(err, ErrNotPassedOn) {
-		s.proofless.failed(server, 0)
-	}
-	return err
+	s.proofless.failed(a.Server, prooflessFor)
+	return true
 }
 
 // sendError sums up an outcome that is no success.

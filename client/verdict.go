@@ -30,8 +30,8 @@ const (
 	Refused
 
 	// NoUse means that this relay is of no use for this destination as it is
-	// (401, 403, 404): off, or not for it. The transaction is as good as it
-	// was.
+	// (401, 403, 404, ErrNotPassedOn): off, or not for it. The transaction is
+	// as good as it was.
 	NoUse
 
 	// Later means that something answers and can't take it now (429, 5xx).
@@ -70,8 +70,7 @@ func judge(server spec.ServerName, err error) Attempt {
 	}
 	a.Verdict = Unreachable
 	if errors.Is(err, ErrNotPassedOn) {
-		a.Verdict = NoUse
-		return a
+		return notPassedOn(server, prooflessFor)
 	}
 	e, ok := errors.AsType[*wire.Error](err)
 	if !ok {
@@ -97,6 +96,15 @@ func judge(server spec.ServerName, err error) Attempt {
 		}
 	}
 	return a
+}
+
+// prooflessFor is how long nothing is passed on to a server that doesn't know
+// proofs of origin. It may learn it.
+const prooflessFor = 24 * time.Hour
+
+// notPassedOn is the outcome for a server that doesn't know proofs of origin.
+func notPassedOn(server spec.ServerName, retryAfter time.Duration) Attempt {
+	return Attempt{Server: server, Verdict: NoUse, Err: fmt.Errorf("client: %s: %w", server, ErrNotPassedOn), RetryAfter: retryAfter}
 }
 
 // An Outcome is what became of a transaction that was sent.
