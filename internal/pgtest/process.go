@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -115,28 +116,41 @@ func (p *process) kill() {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 	}
 	<-p.ended
+	for _, pid := range children { // a new server refuses to start beside them
+		for state, _ := status(pid); state != "" && state != "Z"; state, _ = status(pid) {
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 // children finds them where there is /proc. Elsewhere they end by themselves
 // when they notice.
 func (p *process) children() (pids []int) {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		stat, err := os.ReadFile(path)
-		if err != nil { // it has ended
+	paths, _ := filepath.Glob("/proc/[0-9]*")
+	for _, path := range paths {
+		pid, err := strconv.Atoi(filepath.Base(path))
+		if err != nil {
 			continue
 		}
-		pid, rest, _ := strings.Cut(string(stat), " ")
-		_, rest, _ = strings.Cut(rest, ") ")
-		fields := strings.Fields(rest)
-		if len(fields) < 2 || fields[1] != strconv.Itoa(p.command.Process.Pid) {
-			continue
-		}
-		if n, err := strconv.Atoi(pid); err == nil {
-			pids = append(pids, n)
+		if _, parent := status(pid); parent == strconv.Itoa(p.command.Process.Pid) {
+			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// status returns the state of a process and its parent, nothing if it is gone.
+func status(pid int) (state, parent string) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", ""
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return "", ""
+	}
+	return fields[0], fields[1]
 }
 
 func (p *process) interrupt() error {

@@ -113,6 +113,9 @@ func (l *load) write(writer int, random *rand.Rand) {
 				l.mu.Unlock()
 				break
 			}
+			if errors.Is(err, store.ErrClosed) { // the test has failed
+				return
+			}
 			if err == nil || errors.Is(err, store.ErrFull) {
 				l.t.Errorf("new mail was answered with %v, %v", stored, err)
 				return
@@ -159,7 +162,7 @@ func (l *load) fetch(i int) {
 		s := l.stores[n%len(l.stores)]
 		entries, err := s.Next(context.Background(), to, after, 50, math.MaxInt64)
 		switch {
-		case errors.Is(err, store.ErrEmpty) && ending:
+		case errors.Is(err, store.ErrEmpty) && ending, errors.Is(err, store.ErrClosed):
 			return
 		case err != nil:
 			time.Sleep(time.Millisecond)

@@ -65,26 +65,23 @@ func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]s
 }
 
 func (r *reader) notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
-	rows, err := r.pool.Query(ctx, r.schema.sql(notesSQL), []byte(after), []byte(prefix), limit)
-	if err != nil {
-		return nil, wrap("notes", err)
-	}
-	defer rows.Close()
 	notes := []store.Note{}
-	for rows.Next() {
-		var key []byte
-		var note store.Note
-		if err := rows.Scan(&key, &note.Value); err != nil {
-			return nil, wrap("notes", err)
+	err := r.query(ctx, "notes", func(rows pgx.Rows) error {
+		for rows.Next() {
+			var key []byte
+			var note store.Note
+			if err := rows.Scan(&key, &note.Value); err != nil {
+				return err
+			}
+			if note.Key = string(key); !strings.HasPrefix(note.Key, prefix) {
+				return nil
+			}
+			notes = append(notes, note)
 		}
-		note.Key = string(key)
-		if !strings.HasPrefix(note.Key, prefix) {
-			break
-		}
-		notes = append(notes, note)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, wrap("notes", err)
+		return nil
+	}, notesSQL, []byte(after), []byte(prefix), limit)
+	if err != nil {
+		return nil, err
 	}
 	return notes, nil
 }

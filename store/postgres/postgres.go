@@ -163,7 +163,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.reader = &reader{pool: s.pool, schema: s.schema(), passed: make(map[int64]struct{})}
-	s.writer = newWriter(s.pool, batchOptions{
+	s.writer = newWriter(s.reader, batchOptions{
 		schema: s.schema(), id: id, shard: mathrand.IntN(shards),
 		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
 	}, s.options.Logger, &s.waiting)

@@ -47,6 +47,18 @@ type damage struct {
 	err error
 }
 
+// query does one statement in one round trip. Scan reads the rows; it may leave
+// out the last ones and needn't ask for their error.
+func (r *reader) query(ctx context.Context, doing string, scan func(pgx.Rows) error, sql string, args ...any) error {
+	q := &pgx.Batch{}
+	q.Queue(byIndexSQL)
+	q.Queue(r.schema.sql(sql), args...).Query(scan)
+	if err := r.pool.SendBatch(ctx, q).Close(); err != nil {
+		return wrap(doing, err)
+	}
+	return nil
+}
+
 // next returns the entries that can be read, and those that can't among them.
 // It reads on where a page ends.
 func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
@@ -86,21 +98,19 @@ func (r *reader) page(ctx context.Context, q query) (entries []store.Entry, dama
 // scan reads entries with one query. The server leaves out what has more bytes
 // together than were asked for.
 func (r *reader) scan(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
-	rows, err := r.pool.Query(ctx, r.schema.sql(nextSQL), append(q.args(), q.bytes)...)
-	if err != nil {
-		return nil, nil, wrap("next", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		e, err := scanEntry(q.destination, rows)
-		if err != nil {
-			damaged = append(damaged, damage{e.ID, err})
-			continue
+	err = r.query(ctx, "next", func(rows pgx.Rows) error {
+		for rows.Next() {
+			e, err := scanEntry(q.destination, rows)
+			if err != nil {
+				damaged = append(damaged, damage{e.ID, err})
+				continue
+			}
+			entries = append(entries, e)
 		}
-		entries = append(entries, e)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, nil, wrap("next", err)
+		return nil
+	}, nextSQL, append(q.args(), q.bytes)...)
+	if err != nil {
+		return nil, nil, err
 	}
 	return entries, damaged, nil
 }
@@ -113,7 +123,7 @@ func (r *reader) scanEach(ctx context.Context, q query) (entries []store.Entry, 
 		return nil, nil, err
 	}
 	for _, id := range ids {
-		e, err := scanEntry(q.destination, r.pool.QueryRow(ctx, r.schema.sql(entrySQL), []byte(q.destination), id))
+		e, err := r.entry(ctx, q.destination, id)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows): // acknowledged meanwhile
 			continue
@@ -121,7 +131,7 @@ func (r *reader) scanEach(ctx context.Context, q query) (entries []store.Entry, 
 			damaged = append(damaged, damage{id, err})
 			continue
 		case err != nil:
-			return nil, nil, wrap("next", err)
+			return nil, nil, err
 		}
 		if q.bytes -= e.Size(); q.bytes < 0 && len(entries) > 0 {
 			break
@@ -131,17 +141,28 @@ func (r *reader) scanEach(ctx context.Context, q query) (entries []store.Entry, 
 	return entries, damaged, nil
 }
 
+func (r *reader) entry(ctx context.Context, destination spec.ServerName, id int64) (e store.Entry, err error) {
+	none := true
+	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
+		for rows.Next() {
+			none = false
+			e, err = scanEntry(destination, rows)
+		}
+		return err
+	}, entrySQL, []byte(destination), id)
+	if err == nil && none {
+		err = pgx.ErrNoRows
+	}
+	return e, err
+}
+
 // live returns IDs without reading the bodies of the entries.
-func (r *reader) live(ctx context.Context, q query) ([]int64, error) {
-	rows, err := r.pool.Query(ctx, r.schema.sql(liveSQL), q.args()...)
-	if err != nil {
-		return nil, wrap("next", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if err != nil {
-		return nil, wrap("next", err)
-	}
-	return ids, nil
+func (r *reader) live(ctx context.Context, q query) (ids []int64, err error) {
+	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
+		ids, err = pgx.AppendRows(ids, rows, pgx.RowTo[int64])
+		return err
+	}, liveSQL, q.args()...)
+	return ids, err
 }
 
 var errChecksum = errors.New("the row isn't what was written")
@@ -198,51 +219,4 @@ func (r *reader) any(ctx context.Context, destination spec.ServerName, after int
 		}
 	}
 	return store.ErrEmpty
-}
-
-func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
-	rows, err := r.pool.Query(ctx, r.schema.sql(destinationsSQL), []byte(after), limit)
-	if err != nil {
-		return nil, wrap("destinations", err)
-	}
-	names, err := pgx.AppendRows([]spec.ServerName{}, rows, rowToName)
-	if err != nil {
-		return nil, wrap("destinations", err)
-	}
-	return names, nil
-}
-
-func rowToName(row pgx.CollectableRow) (spec.ServerName, error) {
-	name, err := pgx.RowTo[[]byte](row)
-	return spec.ServerName(name), err
-}
-
-// expired returns destinations that have mail that has expired, those of the
-// oldest such mail.
-func expired(ctx context.Context, pool *pgxpool.Pool, s schema) ([]spec.ServerName, error) {
-	rows, err := pool.Query(ctx, s.sql(expiredSQL), time.Now().UnixMilli(), step)
-	if err != nil {
-		return nil, wrap("expired", err)
-	}
-	names, err := pgx.CollectRows(rows, rowToName)
-	if err != nil {
-		return nil, wrap("expired", err)
-	}
-	return names, nil
-}
-
-func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
-	statement, args := totalSQL, []any(nil)
-	if destination != "" {
-		statement, args = usageSQL, []any{[]byte(destination)}
-	}
-	var u store.Usage
-	err := r.pool.QueryRow(ctx, r.schema.sql(statement), args...).Scan(&u.Entries, &u.Bytes, &u.SetAside)
-	if errors.Is(err, pgx.ErrNoRows) { // no mailbox: nothing in it
-		return store.Usage{}, nil
-	}
-	if err != nil {
-		return store.Usage{}, wrap("usage", err)
-	}
-	return u, nil
 }

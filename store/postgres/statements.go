@@ -22,20 +22,27 @@ func (s schema) channel() string { return "relay mail in " + string(s) }
 
 // What a transaction that writes begins and ends with. It waits until its
 // commit is on the disk, doesn't wait for ever for another one, and is ended by
-// the server soon when its client has vanished. All that it looks for it finds
-// by an index: the server, whose statistics of tables that fill and empty are
-// never right, isn't asked for its opinion.
+// the server soon when its client has vanished.
 const (
 	beginSQL    = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
 	settingsSQL = `SELECT set_config('synchronous_commit',
 			CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
 		current_setting('fsync'),
 		concat(set_config('lock_timeout', '10s', true), set_config('statement_timeout', '0', true),
-			set_config('idle_in_transaction_session_timeout', '10s', true), set_config('enable_seqscan', 'off', true),
-			set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-			set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true))`
+			set_config('idle_in_transaction_session_timeout', '10s', true), ` + byIndex + `)`
 	commitSQL   = `COMMIT`
 	rollbackSQL = `ROLLBACK`
+)
+
+// byIndexSQL begins every other transaction. Whatever is looked for is found by
+// an index, in its order: the server, whose statistics of tables that fill and
+// empty are never right, isn't asked for its opinion. Without this it may read
+// the whole of a deep mailbox and sort it for one entry.
+const (
+	byIndexSQL = `SELECT concat(` + byIndex + `)`
+	byIndex    = `set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+		set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+		set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)`
 )
 
 // announceSQL is a transaction of its own, behind the commit, so that commits

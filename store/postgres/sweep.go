@@ -31,7 +31,7 @@ func (s *Store) sweepLoop(ctx context.Context) {
 // between.
 func (s *Store) sweepExpired(ctx context.Context) error {
 	for {
-		names, err := expired(ctx, s.pool, s.schema())
+		names, err := s.reader.expired(ctx)
 		if err != nil || len(names) == 0 {
 			return err
 		}
@@ -50,6 +50,9 @@ func (s *Store) sweepExpired(ctx context.Context) error {
 func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, err error) {
 	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 	err = pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, byIndexSQL); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, s.schema().sql(sql), args...)
 		n = tag.RowsAffected()
 		return err
@@ -72,20 +75,20 @@ func (s *Store) sweepGone(ctx context.Context) error {
 // Ack.
 func (s *Store) sweepMailboxes(ctx context.Context) error {
 	for after := int64(0); ; {
-		rows, err := s.pool.Query(ctx, s.schema().sql(emptyMailboxesSQL), after, step)
-		if err != nil {
-			return err
-		}
-		var id int64
-		var isEmpty bool
 		var empty []int64
-		tag, err := pgx.ForEachRow(rows, []any{&id, &isEmpty}, func() error {
-			after = id
-			if isEmpty {
-				empty = append(empty, id)
+		read := 0
+		err := s.reader.query(ctx, "empty mailboxes", func(rows pgx.Rows) error {
+			for ; rows.Next(); read++ {
+				var isEmpty bool
+				if err := rows.Scan(&after, &isEmpty); err != nil {
+					return err
+				}
+				if isEmpty {
+					empty = append(empty, after)
+				}
 			}
 			return nil
-		})
+		}, emptyMailboxesSQL, after, step)
 		if err != nil {
 			return err
 		}
@@ -94,7 +97,7 @@ func (s *Store) sweepMailboxes(ctx context.Context) error {
 				return err
 			}
 		}
-		if tag.RowsAffected() < step {
+		if read < step {
 			return nil
 		}
 	}

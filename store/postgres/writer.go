@@ -31,6 +31,7 @@ type job = group.Job[work]
 // process has for it, and beside the writers of other processes.
 type writer struct {
 	options batchOptions
+	reader  *reader
 	pool    *pgxpool.Pool
 	log     *slog.Logger
 	waiting *wake.Hub
@@ -39,8 +40,8 @@ type writer struct {
 	exact bool // the last batch found the store tight; only the goroutine uses it
 }
 
-func newWriter(pool *pgxpool.Pool, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
-	w := &writer{options: options, pool: pool, log: log, waiting: waiting}
+func newWriter(reader *reader, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
+	w := &writer{options: options, reader: reader, pool: reader.pool, log: log, waiting: waiting}
 	w.queue = group.New(w.commit, nil)
 	return w
 }
@@ -71,7 +72,7 @@ func overLimit(jobs []*job) (over []*job) {
 func (w *writer) expire() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
 	defer cancel()
-	names, err := expired(ctx, w.pool, w.options.schema)
+	names, err := w.reader.expired(ctx)
 	if err == nil && len(names) == 0 {
 		return false
 	}
