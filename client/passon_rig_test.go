@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,7 +130,7 @@ type passer struct {
 	sender  *client.Sender
 	outbox  *client.Outbox
 	server  *relay.Server
-	puts    int // that it got
+	puts    atomic.Int64 // that it got
 	stopped bool
 }
 
@@ -167,7 +168,7 @@ func (p *passer) start() {
 
 func (p *passer) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPut {
-		p.puts++
+		p.puts.Add(1)
 	}
 	p.server.ServeHTTP(w, r)
 }

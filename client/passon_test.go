@@ -86,7 +86,7 @@ func TestPassOnToRelay(t *testing.T) {
 		w.leave("12", own)
 		time.Sleep(time.Second)
 		require.Equal(t, 2, theirs.left())
-		require.Equal(t, 2, own.puts, "it leaves nothing with itself")
+		require.EqualValues(t, 2, own.puts.Load(), "it leaves nothing with itself")
 		require.Equal(t, 2, w.sync(theirs)[0].Handled)
 		require.Equal(t, []string{"fetched 1", "fetched 2"}, w.got())
 
@@ -128,7 +128,7 @@ func TestPassOnDoesNotGoRound(t *testing.T) {
 		w.leave("1", relays[0])
 		time.Sleep(24 * time.Hour)
 		for _, r := range relays {
-			require.Equal(t, 1, r.puts)
+			require.EqualValues(t, 1, r.puts.Load())
 			require.Equal(t, 1, r.left())
 		}
 		relays[0].stop() // any of them will do
@@ -245,7 +245,7 @@ func TestPassOnAfterRestart(t *testing.T) {
 		own.start()
 		w.leave("3", own)
 		time.Sleep(time.Hour)
-		require.Equal(t, 3, theirs.puts, "each once")
+		require.EqualValues(t, 3, theirs.puts.Load(), "each once")
 		own.stop()
 		w.b(true)
 		own.start()
