@@ -155,7 +155,10 @@ func (p *passer) start() {
 		require.NoError(p.w, err)
 		p.sender, err = client.NewSender(client.SenderConfig{Caller: caller, Peers: p.peers, Logger: config.Logger})
 		require.NoError(p.w, err)
-		p.outbox, err = client.OpenOutbox(p.w.Context(), client.OutboxConfig{Sender: p.sender, Store: p.kept, PassOn: p.passOn, Logger: config.Logger})
+		p.outbox, err = client.OpenOutbox(p.w.Context(), client.OutboxConfig{
+			Sender: p.sender, Store: p.kept, PassOn: p.passOn, Logger: config.Logger,
+			KeepRelayed: -1, // what others have stays here all the same
+		})
 		require.NoError(p.w, err)
 		config.Stored, config.Asked = p.outbox.Stored, p.outbox.Seen
 	}
