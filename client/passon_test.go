@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,9 +14,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -295,5 +298,27 @@ func TestPassOnBesideOrigin(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, caller.Send(w.Context(), nodeB, again), "b takes mail for itself")
 		require.Equal(t, []string{"handed 1"}, w.got())
+	})
+}
+
+// A node that only fetches doesn't take what is handed over, or it would lie in
+// its own mailbox, where it never looks.
+func TestPassOnToWhoOnlyFetches(t *testing.T) {
+	inPassWorld(t, func(w *passWorld) {
+		kept := memory.New(memory.Options{})
+		server, err := relay.New(relay.Config{ServerName: nodeB, Store: kept, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		w.net.Set(nodeB, testnet.Host{Handler: server})
+		own, theirs := w.passer("r1", everything), w.passer("r2", everything)
+		own.knows(theirs)
+		w.leave("12", own)
+		time.Sleep(time.Hour)
+		require.Equal(t, 2, own.left())
+		require.Equal(t, 2, theirs.left())
+		usage, err := kept.Usage(w.Context(), "")
+		require.NoError(t, err)
+		require.Zero(t, usage.Entries)
+		w.sync(own)
+		require.Equal(t, []string{"fetched 1", "fetched 2"}, w.got())
 	})
 }
