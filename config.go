@@ -115,8 +115,8 @@ type Config struct {
 	// Deliver takes mail for this server itself, which others pass on or leave
 	// here. An error means that it wasn't processed: unless it is a *wire.Error,
 	// the sender is told to come again. Nil: it goes into a mailbox like any
-	// other's. It may be called by many goroutines at once; see
-	// client.Receiver.Direct for one way to process it.
+	// other's, and what others pass on is refused. It may be called by many
+	// goroutines at once; see client.Receiver.Direct for one way to process it.
 	Deliver func(ctx context.Context, delivery Delivery) error
 
 	// Stored is told of destinations that got mail, Asked of servers that ask

@@ -38,9 +38,12 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 	if err != nil {
 		return answer{}, err
 	}
-	if f.config.Deliver != nil && f.config.isLocal(mail.Destination) {
+	switch local := f.config.isLocal(mail.Destination); {
+	case local && f.config.Deliver != nil:
 		err = f.config.Deliver(ctx, Delivery{mail.Origin, mail.TransactionID, mail.Body})
-	} else {
+	case local && passedOn: // whoever brings it takes a 200 for the end of it
+		err = wire.Forbidden("this server takes in nothing that is passed on to it")
+	default:
 		err = f.store(ctx, mail)
 	}
 	if err != nil {

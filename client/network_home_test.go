@@ -117,11 +117,13 @@ func (m *member) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{}`)
 }
 
-// newInlet makes what takes in what relays hand over.
-func (m *member) newInlet() *relay.Server {
-	inlet, err := relay.New(relay.Config{
-		ServerName: m.name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler), Deliver: m.deliver,
-	})
+// newInlet makes what relays hand over to.
+func (m *member) newInlet(takes bool) *relay.Server {
+	config := relay.Config{ServerName: m.name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
+	if takes {
+		config.Deliver = m.deliver
+	}
+	inlet, err := relay.New(config)
 	require.NoError(m.n, err)
 	return inlet
 }

@@ -26,7 +26,7 @@ type member struct {
 	*host
 	node   *testnet.Node
 	relays []spec.ServerName // which others may know
-	inlet  *relay.Server     // takes what relays hand over; or nil
+	inlet  *relay.Server     // takes or refuses what relays hand over; or nil
 	mail   *memory.Store     // its outbox and its notes
 	script *dice
 	home   homeserver
@@ -58,8 +58,8 @@ func (n *network) newMember(i int) *member {
 	m := &member{node: memberNodes[i], mail: memory.New(memory.Options{}), numbers: make(map[*member]int)}
 	m.host = n.newHost(m.node.ServerName, http.HandlerFunc(m.serve))
 	m.script = n.dice("script of " + string(m.name))
-	if n.passing && m.script.chance(75) {
-		m.inlet = m.newInlet()
+	if n.passing {
+		m.inlet = m.newInlet(m.script.chance(75))
 	}
 	m.home = homeserver{member: m, direct: make(map[mailKey]bool), ended: make(map[mailKey][]client.Result)}
 	caller, err := client.New(client.Config{Identity: m.node.SigningIdentity, Transport: m})

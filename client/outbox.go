@@ -41,8 +41,10 @@ type OutboxConfig struct {
 	// it here, to the destination's other relays. What was delivered leaves the
 	// mailbox. Mail without proof stays, and holds up what is behind it, until
 	// its destination fetches it. Mail for the relay itself stays, too; PassOn
-	// must be false for other names of it. Nothing can be enqueued. MaxAge and
-	// Limits don't count: the relay has its own. See Stored and Seen.
+	// must be false for other names of it. What other relays take stays, since the
+	// destination may fetch from this one only. Nothing can be enqueued.
+	// KeepRelayed, MaxAge and Limits don't count: the relay has limits of its
+	// own. See Stored and Seen.
 	PassOn func(destination spec.ServerName) bool
 
 	// Limits bound what Enqueue adds to the store.
@@ -370,8 +372,12 @@ func (o *Outbox) next(ctx context.Context, l *line, after int64) (store.Entry, e
 	}
 }
 
-// trim drops the oldest of what is kept, down to what may be.
+// trim drops the oldest of what is kept, down to what may be. A relay drops
+// nothing: who fetches from it needn't know the relays that it does.
 func (o *Outbox) trim(ctx context.Context, l *line) error {
+	if o.config.PassOn != nil {
+		return nil
+	}
 	usage, err := o.config.Store.Usage(ctx, l.destination)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,7 +130,7 @@ type passer struct {
 	sender  *client.Sender
 	outbox  *client.Outbox
 	server  *relay.Server
-	puts    int // that it got
+	puts    atomic.Int64 // that it got
 	stopped bool
 }
 
@@ -154,7 +155,10 @@ func (p *passer) start() {
 		require.NoError(p.w, err)
 		p.sender, err = client.NewSender(client.SenderConfig{Caller: caller, Peers: p.peers, Logger: config.Logger})
 		require.NoError(p.w, err)
-		p.outbox, err = client.OpenOutbox(p.w.Context(), client.OutboxConfig{Sender: p.sender, Store: p.kept, PassOn: p.passOn, Logger: config.Logger})
+		p.outbox, err = client.OpenOutbox(p.w.Context(), client.OutboxConfig{
+			Sender: p.sender, Store: p.kept, PassOn: p.passOn, Logger: config.Logger,
+			KeepRelayed: -1, // what others have stays here all the same
+		})
 		require.NoError(p.w, err)
 		config.Stored, config.Asked = p.outbox.Stored, p.outbox.Seen
 	}
@@ -167,7 +171,7 @@ func (p *passer) start() {
 
 func (p *passer) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPut {
-		p.puts++
+		p.puts.Add(1)
 	}
 	p.server.ServeHTTP(w, r)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,9 +14,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -86,7 +89,7 @@ func TestPassOnToRelay(t *testing.T) {
 		w.leave("12", own)
 		time.Sleep(time.Second)
 		require.Equal(t, 2, theirs.left())
-		require.Equal(t, 2, own.puts, "it leaves nothing with itself")
+		require.EqualValues(t, 2, own.puts.Load(), "it leaves nothing with itself")
 		require.Equal(t, 2, w.sync(theirs)[0].Handled)
 		require.Equal(t, []string{"fetched 1", "fetched 2"}, w.got())
 
@@ -128,7 +131,7 @@ func TestPassOnDoesNotGoRound(t *testing.T) {
 		w.leave("1", relays[0])
 		time.Sleep(24 * time.Hour)
 		for _, r := range relays {
-			require.Equal(t, 1, r.puts)
+			require.EqualValues(t, 1, r.puts.Load())
 			require.Equal(t, 1, r.left())
 		}
 		relays[0].stop() // any of them will do
@@ -245,7 +248,7 @@ func TestPassOnAfterRestart(t *testing.T) {
 		own.start()
 		w.leave("3", own)
 		time.Sleep(time.Hour)
-		require.Equal(t, 3, theirs.puts, "each once")
+		require.EqualValues(t, 3, theirs.puts.Load(), "each once")
 		own.stop()
 		w.b(true)
 		own.start()
@@ -295,5 +298,27 @@ func TestPassOnBesideOrigin(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, caller.Send(w.Context(), nodeB, again), "b takes mail for itself")
 		require.Equal(t, []string{"handed 1"}, w.got())
+	})
+}
+
+// A node that only fetches doesn't take what is handed over, or it would lie in
+// its own mailbox, where it never looks.
+func TestPassOnToWhoOnlyFetches(t *testing.T) {
+	inPassWorld(t, func(w *passWorld) {
+		kept := memory.New(memory.Options{})
+		server, err := relay.New(relay.Config{ServerName: nodeB, Store: kept, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		w.net.Set(nodeB, testnet.Host{Handler: server})
+		own, theirs := w.passer("r1", everything), w.passer("r2", everything)
+		own.knows(theirs)
+		w.leave("12", own)
+		time.Sleep(time.Hour)
+		require.Equal(t, 2, own.left())
+		require.Equal(t, 2, theirs.left())
+		usage, err := kept.Usage(w.Context(), "")
+		require.NoError(t, err)
+		require.Zero(t, usage.Entries)
+		w.sync(own)
+		require.Equal(t, []string{"fetched 1", "fetched 2"}, w.got())
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -60,6 +61,8 @@ func inProvenInbox(t *testing.T, change func(*client.ReceiverConfig), run func(*
 }
 
 func (p *provenInbox) handle(_ context.Context, got client.Received) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.received = append(p.received, got)
 	if p.handling != nil {
 		p.handling(got)
@@ -68,7 +71,20 @@ func (p *provenInbox) handle(_ context.Context, got client.Received) error {
 }
 
 func (p *provenInbox) reject(_ context.Context, got client.Received, why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.rejected, p.reasons = append(p.rejected, got), append(p.reasons, why)
+}
+
+// taken is what was handled, refused what was rejected, and why.
+func (p *provenInbox) taken() []client.Received   { return copied(p, &p.received) }
+func (p *provenInbox) refused() []client.Received { return copied(p, &p.rejected) }
+func (p *provenInbox) why() []error               { return copied(p, &p.reasons) }
+
+func copied[T any](p *provenInbox, list *[]T) []T {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(*list)
 }
 
 // sync returns what the relay gave.
@@ -81,7 +97,7 @@ func (p *provenInbox) left() int { return p.inbox.left(p.kept) }
 
 // statuses are those of what was handled.
 func (p *provenInbox) statuses() (s []client.ProofStatus) {
-	for _, got := range p.received {
+	for _, got := range p.taken() {
 		s = append(s, got.Proof)
 	}
 	return s
@@ -112,11 +128,21 @@ func (f *forger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // A keyBook is the keys of servers whose names are none: all have that of a.
 type keyBook struct {
-	known  map[spec.ServerName]bool
 	broken error
+
+	mu    sync.Mutex
+	known map[spec.ServerName]bool
+}
+
+func (k *keyBook) know(server spec.ServerName, known bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.known[server] = known
 }
 
 func (k *keyBook) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if k.broken != nil {
 		return nil, k.broken
 	}

@@ -29,7 +29,7 @@ func TestProven(t *testing.T) {
 			}
 		}
 		require.Equal(t, client.Drained{Relay: r1, Handled: 3}, p.sync())
-		for i, got := range p.received {
+		for i, got := range p.taken() {
 			require.Equal(t, client.Proven, got.Proof)
 			require.Equal(t, a.ServerName, got.Origin)
 			require.EqualValues(t, fmt.Sprint(i+1), got.TransactionID, "what the origin says, not the relay")
@@ -38,7 +38,7 @@ func TestProven(t *testing.T) {
 			require.Equal(t, a.ServerName, decoded.Origin)
 			require.Equal(t, []json.RawMessage{[]byte(fmt.Sprint(i + 1))}, decoded.PDUs)
 		}
-		require.Equal(t, `{"origin":"`+string(a.ServerName)+`","pdus":[2],"x":{"ü":1e2}}`, string(p.received[1].Body))
+		require.Equal(t, `{"origin":"`+string(a.ServerName)+`","pdus":[2],"x":{"ü":1e2}}`, string(p.taken()[1].Body))
 		require.Zero(t, p.left())
 	})
 }
@@ -55,11 +55,11 @@ func TestProofStatuses(t *testing.T) {
 				item.Proof = nil
 			}
 		}
-		p.handling = func(got client.Received) { p.keys.known["named"] = got.TransactionID == "3" }
+		p.handling = func(got client.Received) { p.keys.know("named", got.TransactionID == "3") }
 		require.NoError(t, p.sync().Err)
 		require.Equal(t, []client.ProofStatus{client.Proven, client.Unchecked, client.NoProof, client.Proven}, p.statuses())
-		require.EqualValues(t, "named", p.received[3].Origin)
-		require.Empty(t, p.rejected)
+		require.EqualValues(t, "named", p.taken()[3].Origin)
+		require.Empty(t, p.refused())
 	})
 	inProvenInbox(t, func(c *client.ReceiverConfig) { c.Keys = nil }, func(p *provenInbox) {
 		p.leave("1", 1, r1)
@@ -79,10 +79,10 @@ func TestProofIsRequired(t *testing.T) {
 			}
 		}
 		require.Equal(t, client.Drained{Relay: r1, Handled: 1, Rejected: 1}, p.sync())
-		require.Len(t, p.rejected, 1)
-		require.ErrorIs(t, p.reasons[0], client.ErrUnproven)
-		require.Equal(t, r1, p.rejected[0].Relay)
-		require.Contains(t, string(p.rejected[0].Body), `"pdus":[1]`)
+		require.Len(t, p.refused(), 1)
+		require.ErrorIs(t, p.why()[0], client.ErrUnproven)
+		require.Equal(t, r1, p.refused()[0].Relay)
+		require.Contains(t, string(p.refused()[0].Body), `"pdus":[1]`)
 		require.Zero(t, p.left(), "what is rejected is acknowledged")
 	})
 	deployed := &deployedRelay{name: r1, first: 1}
@@ -164,8 +164,8 @@ func TestProofsAgainstForgery(t *testing.T) {
 						}
 					}
 					require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync1())
-					require.ErrorIs(t, p.reasons[0], wire.ErrProof)
-					require.Empty(t, p.received)
+					require.ErrorIs(t, p.why()[0], wire.ErrProof)
+					require.Empty(t, p.taken())
 				})
 			}
 		})
@@ -191,7 +191,7 @@ func TestProofsAgainstForgeryWithoutOrigin(t *testing.T) {
 			p.leaveAs(a, nodeB, "1", `{"pdus":[1]}`)
 			p.forge = forge
 			require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
-			require.ErrorIs(t, p.reasons[0], wire.ErrProof)
+			require.ErrorIs(t, p.why()[0], wire.ErrProof)
 		})
 	}
 }
@@ -206,18 +206,18 @@ func TestProofsKeyPatience(t *testing.T) {
 		p.leave("3", 3, r1)
 		stop := p.run()
 		time.Sleep(client.DefaultKeyPatience / 2)
-		require.Len(t, p.received, 1)
+		require.Len(t, p.taken(), 1)
 		require.Equal(t, 2, p.left(), "what was before it is acknowledged")
-		p.keys.known["named"] = true
+		p.keys.know("named", true)
 		time.Sleep(client.DefaultMostBackoff)
 		require.Equal(t, []client.ProofStatus{client.Proven, client.Proven, client.Proven}, p.statuses())
-		require.EqualValues(t, "named", p.received[1].Origin)
+		require.EqualValues(t, "named", p.taken()[1].Origin)
 
 		// Whoever had a key gets all the patience again.
-		p.keys.known["named"] = false
+		p.keys.know("named", false)
 		p.leaveAs(named, nodeB, "4", `{"pdus":[4]}`)
 		time.Sleep(client.DefaultKeyPatience * 3 / 4)
-		require.Empty(t, p.rejected)
+		require.Empty(t, p.refused())
 		stop()
 	})
 	inProvenInbox(t, required, func(p *provenInbox) {
@@ -229,14 +229,14 @@ func TestProofsKeyPatience(t *testing.T) {
 		}
 		p.leave("1", 1, r1)
 		time.Sleep(client.DefaultKeyPatience - time.Second)
-		require.Empty(t, p.received)
-		require.Empty(t, p.rejected)
+		require.Empty(t, p.taken())
+		require.Empty(t, p.refused())
 		time.Sleep(client.DefaultMostBackoff + time.Second)
-		require.Len(t, p.rejected, 20, "all of them, or each would hold up the mailbox for an hour")
-		require.ErrorIs(t, p.reasons[0], client.ErrUnproven)
-		require.ErrorIs(t, p.reasons[0], wire.ErrNoKey)
-		require.Equal(t, client.Unchecked, p.rejected[0].Proof)
-		require.Len(t, p.received, 1)
+		require.Len(t, p.refused(), 20, "all of them, or each would hold up the mailbox for an hour")
+		require.ErrorIs(t, p.why()[0], client.ErrUnproven)
+		require.ErrorIs(t, p.why()[0], wire.ErrNoKey)
+		require.Equal(t, client.Unchecked, p.refused()[0].Proof)
+		require.Len(t, p.taken(), 1)
 		require.Zero(t, p.left())
 
 		// Later there is patience again.
@@ -244,9 +244,9 @@ func TestProofsKeyPatience(t *testing.T) {
 		p.leaveAs(named, nodeB, "99", `{"pdus":[99]}`)
 		time.Sleep(client.DefaultKeyPatience / 2)
 		require.Equal(t, 1, p.left())
-		p.keys.known["named"] = true
+		p.keys.know("named", true)
 		time.Sleep(client.DefaultMostBackoff)
-		require.Len(t, p.received, 2)
+		require.Len(t, p.taken(), 2)
 		stop()
 	})
 	// Who syncs once a day isn't held up for ever.
@@ -271,9 +271,10 @@ func TestProofsKeysBroken(t *testing.T) {
 				require.Equal(t, 2, p.left())
 				time.Sleep(2 * client.DefaultKeyPatience)
 			}
-			p.keys.broken, p.keys.known["named"] = nil, true
+			p.keys.broken = nil
+			p.keys.know("named", true)
 			require.Equal(t, client.Drained{Relay: r1, Handled: 2}, p.sync())
-			require.Empty(t, p.rejected)
+			require.Empty(t, p.refused())
 		})
 	}
 }
@@ -298,9 +299,9 @@ func TestProofsMaxAge(t *testing.T) {
 			p.forge = func(item *wire.Item) { item.Transaction, item.Proof = old.Body, old.Proof }
 			require.Equal(t, c.want, p.sync())
 			if c.want.Rejected > 0 {
-				require.ErrorIs(t, p.reasons[0], client.ErrTooOld)
-				require.Equal(t, client.Proven, p.rejected[0].Proof)
-				require.Equal(t, a.ServerName, p.rejected[0].Origin)
+				require.ErrorIs(t, p.why()[0], client.ErrTooOld)
+				require.Equal(t, client.Proven, p.refused()[0].Proof)
+				require.Equal(t, a.ServerName, p.refused()[0].Origin)
 				require.Zero(t, p.left())
 			}
 		})
@@ -326,10 +327,10 @@ func TestProofsRejectedOnce(t *testing.T) {
 		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
 		<-left
 		time.Sleep(time.Second)
-		require.Len(t, p.rejected, 1)
+		require.Len(t, p.refused(), 1)
 		p.leave("2", 2, r1)
 		time.Sleep(time.Second)
-		require.Len(t, p.rejected, 2)
+		require.Len(t, p.refused(), 2)
 		stop()
 	})
 }
