@@ -13,5 +13,12 @@ func (s *Server) Held() int64 {
 	return s.bodies.held
 }
 
+// HeldByAnswers is what answers hold of theirs.
+func (s *Server) HeldByAnswers() int64 {
+	s.answers.mu.Lock()
+	defer s.answers.mu.Unlock()
+	return s.answers.held
+}
+
 // Waiting is how many requests wait for mail.
 func (s *Server) Waiting() int { return s.waits.count() }

@@ -259,6 +259,10 @@ func FuzzCanonical(f *testing.F) {
 	for _, content := range signedContents {
 		f.Add([]byte(content))
 	}
+	for c := range 0x30 { // as it must be, or nearly
+		f.Add(fmt.Appendf(nil, `{"a":"\u%04x"}`, c))
+		f.Add(fmt.Appendf(nil, `{"a":"\u%04X\\u%04x\"\n"}`, c, c))
+	}
 	f.Fuzz(func(t *testing.T, content []byte) {
 		if !isCanonical(content) {
 			return
@@ -290,6 +294,9 @@ func TestCanonicalIsTaken(t *testing.T) {
 		`{}`: true, `{"a":{}}`: true, `{"a":"\"\\\b\f\n\r\t"}`: true, `{"a":1,"b":2}`: true, `{"a":-1.5e-3}`: true,
 		``: false, `[]`: false, `{`: false, `{}}`: false, `{"a":1,}`: false, `{"b":1,"a":2}`: false, `{"a":1,"a":1}`: false,
 		`{"a":01}`: false, `{"a":1.}`: false, `{"a":.5}`: false, `{"a":-}`: false, `{"a":1e}`: false, `{"a":+1}`: false,
+		`{"a":"\u0001\u0007\u000b\u000e\u001f"}`: true, `{"a":"\\u0020"}`: true, `{"a":"\u0008"}`: false, `{"a":"\u000a"}`: false,
+		`{"a":"\u000B"}`: false, `{"a":"\u0020"}`: false, `{"a":"\u002f"}`: false, `{"a":"\u00e9"}`: false, `{"a":"\u1001"}`: false,
+		`{"a":"\u001"}`: false, `{"a":"\U0001"}`: false, `{"a":"\u001g"}`: false, `{"\u0001":1}`: false,
 		`{"a":tru}`: false, `{"a":"`: false, `{"a":"\`: false, `{"a":"\q"}`: false, `{"a" :1}`: false, "{\"a\":\"\x01\"}": false,
 	} {
 		require.Equal(t, want, isCanonical([]byte(content)), content)

@@ -1,0 +1,254 @@
+package relay_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A quiet is a relay that is called without a network, for simulated time.
+type quiet struct {
+	testing.TB
+	server *relay.Server
+	a, b   *testnet.Node
+}
+
+// quietly runs a test in simulated time.
+func quietly(t *testing.T, change func(*relay.Config), run func(*quiet)) {
+	synctest.Test(t, func(t *testing.T) { run(newQuiet(t, change)) })
+}
+
+func newQuiet(t testing.TB, change func(*relay.Config)) *quiet {
+	config := relay.Config{ServerName: relayName, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
+	if change != nil {
+		change(&config)
+	}
+	server, err := relay.New(config)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, server.Close())
+		require.NoError(t, config.Store.Close())
+	})
+	return &quiet{t, server, testnet.NewNode("a"), testnet.NewNode("b")}
+}
+
+// An asked is a request that was made.
+type asked struct {
+	answer  *httptest.ResponseRecorder
+	took    time.Duration
+	goAway  func()
+	isThere chan struct{} // closed when the answer is
+}
+
+// ask makes a request, and returns when it is answered or waits.
+func (q *quiet) ask(node *testnet.Node, entry int64, query string) *asked {
+	a := q.start(node, entry, query)
+	synctest.Wait()
+	return a
+}
+
+func (q *quiet) start(node *testnet.Node, entry int64, query string) *asked {
+	q.Helper()
+	uri := wire.RelayTxnURI(testnet.User(node.ServerName)) + query
+	request, err := node.Request(http.MethodGet, relayName, uri, json.RawMessage(fmt.Sprintf(`{"entry_id":%d}`, entry)))
+	require.NoError(q, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &asked{answer: httptest.NewRecorder(), goAway: cancel, isThere: make(chan struct{})}
+	began := time.Now()
+	go func() {
+		defer close(a.isThere)
+		q.server.ServeHTTP(a.answer, request.WithContext(ctx))
+		a.took = time.Since(began)
+	}()
+	return a
+}
+
+func (q *quiet) put(to *testnet.Node, id string) {
+	q.Helper()
+	request, err := q.a.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/"+id+"/@user:"+string(to.ServerName), json.RawMessage(`{"pdus":[]}`))
+	require.NoError(q, err)
+	answer := httptest.NewRecorder()
+	q.server.ServeHTTP(answer, request)
+	require.Equal(q, http.StatusOK, answer.Code)
+}
+
+func (a *asked) waits() bool {
+	select {
+	case <-a.isThere:
+		return false
+	default:
+		return true
+	}
+}
+
+// requireEmpty waits for an answer without mail.
+func (a *asked) requireEmpty(t testing.TB, body string) {
+	t.Helper()
+	<-a.isThere
+	require.Equal(t, http.StatusOK, a.answer.Code, a.answer.Body)
+	require.Equal(t, body, a.answer.Body.String())
+}
+
+// requireMail waits for an answer with that transaction, and returns its entry.
+func (a *asked) requireMail(t testing.TB, id string) int64 {
+	t.Helper()
+	<-a.isThere
+	require.Equal(t, http.StatusOK, a.answer.Code, a.answer.Body)
+	entries := entriesOf(t, a.answer.Body.String())
+	require.Len(t, entries, 1)
+	require.EqualValues(t, id, entries[0].TransactionID)
+	return entries[0].EntryID
+}
+
+func TestWaitIsWoken(t *testing.T) {
+	quietly(t, nil, func(q *quiet) {
+		a := q.ask(q.b, 0, "?timeout=60000")
+		batch := q.ask(q.b, 0, "?timeout=60000&limit=5")
+		time.Sleep(10 * time.Second)
+		q.put(q.a, "another's")
+		synctest.Wait()
+		require.True(q, a.waits())
+		require.Equal(q, 2, q.server.Waiting())
+		require.Zero(q, q.server.Held())
+		require.Zero(q, q.server.HeldByAnswers())
+
+		q.put(q.b, "1")
+		entry := a.requireMail(q, "1")
+		require.Equal(q, entry, batch.requireMail(q, "1"))
+		require.Equal(q, 10*time.Second, a.took)
+		require.Zero(q, q.server.Waiting())
+
+		q.ask(q.b, 0, "?timeout=60000").requireMail(q, "1")
+		next := q.ask(q.b, entry, "?timeout=60000")
+		require.True(q, next.waits(), "the first is acknowledged")
+		q.put(q.b, "2")
+		second := next.requireMail(q, "2")
+
+		// What follows the second, which isn't acknowledged.
+		behind := q.ask(q.b, 0, fmt.Sprintf("?timeout=60000&after=%d", second))
+		require.True(q, behind.waits())
+		q.put(q.b, "3")
+		behind.requireMail(q, "3")
+	})
+}
+
+func TestWaitEnds(t *testing.T) {
+	quietly(t, func(c *relay.Config) { c.MaxWait = time.Minute }, func(q *quiet) {
+		for query, want := range map[string]time.Duration{
+			"": 0, "?timeout=0": 0, "?timeout=1": time.Millisecond, "?timeout=59000": 59 * time.Second,
+			"?timeout=60001": time.Minute, "?timeout=9223372036854775807": time.Minute,
+			fmt.Sprintf("?timeout=5000&after=%d", int64(1)<<60): 5 * time.Second,
+		} {
+			a := q.ask(q.b, 0, query)
+			a.requireEmpty(q, wire.EmptyAnswer)
+			require.Equal(q, want, a.took, query)
+		}
+		a := q.ask(q.b, 0, "?limit=1&timeout=1000")
+		a.requireEmpty(q, wire.EmptyBatch)
+		require.Equal(q, time.Second, a.took)
+	})
+}
+
+func TestWaitsOff(t *testing.T) {
+	for _, change := range []func(*relay.Config){
+		func(c *relay.Config) { c.MaxWait = -1 }, func(c *relay.Config) { c.MaxWaiting = -1 },
+	} {
+		quietly(t, change, func(q *quiet) {
+			a := q.ask(q.b, 0, "?timeout=1000")
+			a.requireEmpty(q, wire.EmptyAnswer)
+			require.Zero(q, a.took)
+		})
+	}
+}
+
+// Those over the bound are answered at once, and whoever goes makes room.
+func TestTooManyWaits(t *testing.T) {
+	quietly(t, func(c *relay.Config) { c.MaxWaiting = 3 }, func(q *quiet) {
+		var waiting []*asked
+		for i := range 3 {
+			waiting = append(waiting, q.ask(testnet.NewNode(fmt.Sprint(i)), 0, "?timeout=60000"))
+			require.True(q, waiting[i].waits())
+		}
+		q.ask(q.b, 0, "?timeout=60000").requireEmpty(q, wire.EmptyAnswer)
+		q.put(q.b, "1")
+		q.ask(q.b, 0, "?timeout=60000").requireMail(q, "1")
+
+		waiting[1].goAway()
+		<-waiting[1].isThere
+		require.NotEqual(q, http.StatusOK, waiting[1].answer.Code)
+		synctest.Wait()
+		require.Equal(q, 2, q.server.Waiting())
+		require.True(q, q.ask(q.a, 0, "?timeout=60000").waits())
+	})
+}
+
+func TestTooManyWaitsOfOne(t *testing.T) {
+	quietly(t, nil, func(q *quiet) {
+		var waiting []*asked
+		for range 16 {
+			waiting = append(waiting, q.ask(q.b, 0, "?timeout=60000"))
+		}
+		q.ask(q.b, 0, "?timeout=60000").requireEmpty(q, wire.EmptyAnswer)
+		require.True(q, q.ask(q.a, 0, "?timeout=60000").waits(), "another has its own")
+		q.put(q.b, "1")
+		for _, a := range waiting {
+			a.requireMail(q, "1")
+		}
+		require.Equal(q, 1, q.server.Waiting())
+	})
+}
+
+// Who waits is answered as if the time were over.
+func TestWaitsAreEnded(t *testing.T) {
+	for name, end := range map[string]func(*quiet){
+		"EndWaits":   func(q *quiet) { q.server.EndWaits() },
+		"SetEnabled": func(q *quiet) { q.server.SetEnabled(false) },
+		"Close":      func(q *quiet) { require.NoError(q, q.server.Close()) },
+	} {
+		quietly(t, nil, func(q *quiet) {
+			one, batch := q.ask(q.b, 0, "?timeout=60000"), q.ask(q.a, 0, "?timeout=60000&limit=3")
+			require.Equal(q, 2, q.server.Waiting())
+			time.Sleep(time.Second)
+			end(q)
+			one.requireEmpty(q, wire.EmptyAnswer)
+			batch.requireEmpty(q, wire.EmptyBatch)
+			require.Equal(q, time.Second, one.took, name)
+
+			q.server.SetEnabled(true)
+			again := q.ask(q.b, 0, "?timeout=1000")
+			<-again.isThere
+			switch name {
+			case "EndWaits":
+				require.Zero(q, again.took, "for good")
+			case "SetEnabled":
+				require.Equal(q, time.Second, again.took, "on again")
+			default:
+				require.Equal(q, http.StatusServiceUnavailable, again.answer.Code)
+			}
+		})
+	}
+}
+
+// A store that fails while somebody waits is a failure of ours.
+func TestWaitOnClosedStore(t *testing.T) {
+	var config relay.Config
+	quietly(t, func(c *relay.Config) { config = *c }, func(q *quiet) {
+		a := q.ask(q.b, 0, "?timeout=60000")
+		require.NoError(q, config.Store.Close())
+		<-a.isThere
+		requireError(q, http.StatusInternalServerError, "M_UNKNOWN", a.answer.Code, a.answer.Body.String())
+	})
+}

@@ -1,0 +1,175 @@
+package relay_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/wire"
+)
+
+const (
+	generous = 30 * time.Second // for what takes milliseconds
+	tick     = time.Millisecond
+)
+
+// newWaitingRig is a relay behind an http.Server, which start starts.
+func newWaitingRig(t *testing.T, start func(*httptest.Server)) (*quiet, *httptest.Server) {
+	q := newQuiet(t, nil)
+	web := httptest.NewUnstartedServer(q.server)
+	start(web)
+	t.Cleanup(web.Close)
+	t.Cleanup(q.server.EndWaits) // before that
+	return q, web
+}
+
+// over makes a request for b's mail over HTTP.
+func (q *quiet) over(ctx context.Context, web *httptest.Server, query string) (*http.Response, []byte, error) {
+	request, err := q.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(q.b.ServerName))+query, json.RawMessage(`{"entry_id":0}`))
+	if err != nil {
+		return nil, nil, err
+	}
+	at, err := url.Parse(web.URL)
+	if err != nil {
+		return nil, nil, err
+	}
+	request.URL.Scheme, request.URL.Host = at.Scheme, at.Host
+	response, err := web.Client().Do(request.WithContext(ctx))
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := io.ReadAll(response.Body)
+	return response, body, errorOf(err, response.Body.Close())
+}
+
+func errorOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A wait may be longer than what the http.Server grants a request, and the
+// connection is good for more after it.
+func TestWaitOutlastsDeadlines(t *testing.T) {
+	const granted = 200 * time.Millisecond
+	for name, start := range map[string]func(*httptest.Server){
+		"HTTP/1.1": (*httptest.Server).Start,
+		"HTTP/2.0": func(s *httptest.Server) { s.EnableHTTP2 = true; s.StartTLS() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			q, web := newWaitingRig(t, func(s *httptest.Server) {
+				s.Config.ReadTimeout, s.Config.WriteTimeout = granted, granted
+				start(s)
+			})
+			for i := range 2 {
+				timer := time.AfterFunc(4*granted, func() { q.put(q.b, fmt.Sprint(i)) })
+				response, body, err := q.over(t.Context(), web, "?timeout=60000&limit=3")
+				require.NoError(t, err)
+				require.Equal(t, name, response.Proto)
+				require.Equal(t, http.StatusOK, response.StatusCode)
+				entries := entriesOf(t, string(body))
+				require.Len(t, entries, 1)
+				require.False(t, timer.Stop())
+				_, body, err = q.over(t.Context(), web, "?timeout=1")
+				require.NoError(t, err)
+				require.Len(t, entriesOf(t, string(body)), 1)
+				request := q.ackAll(entries[0].EntryID)
+				require.Equal(t, http.StatusOK, request.Code)
+			}
+		})
+	}
+}
+
+func (q *quiet) ackAll(entry int64) *httptest.ResponseRecorder {
+	a := q.start(q.b, entry, "")
+	<-a.isThere
+	return a.answer
+}
+
+// A node that goes away while it waits frees its place.
+func TestWaiterGoesAway(t *testing.T) {
+	q, web := newWaitingRig(t, (*httptest.Server).Start)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() {
+		_, _, err := q.over(ctx, web, "?timeout=60000")
+		gone <- err
+	}()
+	require.Eventually(t, func() bool { return q.server.Waiting() == 1 }, generous, tick)
+	cancel()
+	require.ErrorIs(t, <-gone, context.Canceled)
+	require.Eventually(t, func() bool { return q.server.Waiting() == 0 }, generous, tick)
+}
+
+// As the comment of EndWaits says.
+func TestShutdownEndsWaits(t *testing.T) {
+	q, web := newWaitingRig(t, (*httptest.Server).Start)
+	web.Config.RegisterOnShutdown(q.server.EndWaits)
+	type result struct {
+		body []byte
+		err  error
+	}
+	got := make(chan result, 1)
+	go func() {
+		_, body, err := q.over(context.Background(), web, "?timeout=300000")
+		got <- result{body, err}
+	}()
+	require.Eventually(t, func() bool { return q.server.Waiting() == 1 }, generous, tick)
+	ctx, cancel := context.WithTimeout(t.Context(), generous)
+	defer cancel()
+	require.NoError(t, web.Config.Shutdown(ctx))
+	answer := <-got
+	require.NoError(t, answer.err)
+	require.Equal(t, wire.EmptyAnswer, string(answer.body))
+}
+
+// Many nodes are online and have no mail.
+func TestManyWaits(t *testing.T) {
+	const nodes, each = 1000, 10
+	q := newQuiet(t, nil)
+	var all []*asked
+	var last *testnet.Node
+	before := heap()
+	for i := range nodes {
+		last = testnet.NewNode(fmt.Sprint("n", i))
+		for range each {
+			all = append(all, q.start(last, 0, "?timeout=300000&limit=50"))
+		}
+	}
+	require.Eventually(t, func() bool { return q.server.Waiting() == nodes*each }, generous, tick)
+	t.Logf("%d bytes for one that waits, its recorder and request among them", (heap()-before)/(nodes*each))
+	require.Zero(t, q.server.Held())
+	require.Zero(t, q.server.HeldByAnswers())
+
+	q.put(last, "1")
+	for _, a := range all[len(all)-each:] {
+		a.requireMail(t, "1")
+	}
+	require.Equal(t, (nodes-1)*each, q.server.Waiting(), "nobody else was woken")
+	q.server.EndWaits()
+	for _, a := range all[:len(all)-each] {
+		a.requireEmpty(t, wire.EmptyBatch)
+	}
+	require.Zero(t, q.server.Waiting())
+}
+
+// heap is what is in use, stacks too.
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}

@@ -1,0 +1,87 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// FuzzCutProof: what WithProof puts in, CutProof takes out again and leaves the
+// rest as it was; and whatever it takes out of what strangers send, JSON stays
+// JSON.
+func FuzzCutProof(f *testing.F) {
+	p, r := signedProof(f, proofWithOrigin)
+	f.Add(r.Content, p.URI)
+	f.Add(WithProof(r.Content, p), `<>&"\`)
+	f.Add([]byte("\t{ \"relay_proof\" :\n{\"uri\":\"\"} , \"pdus\":[]}"), "")
+	f.Add([]byte(`{"pdus":[],"relay_proof": {} }`), "")
+	f.Add([]byte(`{"pdus":[],"relay\u005fproof":{},"x":"relay_proof"}`), "")
+	f.Add([]byte(`{"pdus":["relay_proof"],"relay_proof":{},"relay_proof":{}}`), "")
+	f.Add([]byte(`{"relay_proof":{}}`), "")
+	f.Fuzz(func(t *testing.T, body []byte, uri string) {
+		rest, _, has, err := CutProof(bytes.Clone(body))
+		switch {
+		case err != nil:
+			e, ok := errors.AsType[*Error](err)
+			require.True(t, ok)
+			require.Equal(t, 400, e.Status)
+		case !has:
+			require.Equal(t, string(body), string(rest))
+		case json.Valid(body):
+			require.True(t, json.Valid(rest), "%s", rest)
+			require.Less(t, len(rest), len(body))
+		}
+		if _, err := ReadContent(body); err != nil {
+			return // no transaction
+		}
+		proof := Proof{Relay: testRelay, URI: uri, Key: "ed25519:1", Signature: "AAAA"}
+		encoded, err := ReadProof(proof.JSON())
+		if err != nil {
+			return // too long
+		}
+		with := WithProof(body, proof)
+		require.True(t, json.Valid(with), "%s", with)
+		rest, got, has, err := CutProof(with)
+		require.NoError(t, err)
+		require.True(t, has)
+		require.Equal(t, encoded, got)
+		require.Equal(t, string(body), string(rest))
+	})
+}
+
+// FuzzCheckProof: whatever a relay makes of a proof and its transaction, it
+// proves nothing but what was signed.
+func FuzzCheckProof(f *testing.F) {
+	signed := make(map[string]bool)
+	for _, content := range []string{proofWithOrigin, proofWithout} {
+		p, r := signedProof(f, content)
+		signed[string(r.Content)] = true
+		f.Add(p.JSON(), r.Content)
+		f.Add(p.JSON(), WithOrigin(r.Content, testName))
+		f.Add(p.JSON(), bytes.ReplaceAll(r.Content, []byte("0.5"), []byte("-0.5")))
+		f.Add(p.JSON(), []byte(`{"edus\":1,\"x":[],"pdus":[]}`))
+	}
+	f.Fuzz(func(t *testing.T, encoded, transaction []byte) {
+		p, err := ReadProof(encoded)
+		if err != nil {
+			require.ErrorIs(t, err, ErrProof)
+			return
+		}
+		got, err := p.Check(context.Background(), HexKeys{}, transaction, proofTo)
+		asked, askedErr := p.Check(context.Background(), noShortcut{HexKeys{}}, transaction, proofTo)
+		require.Equal(t, err == nil, askedErr == nil, "%v, %v", err, askedErr)
+		require.Equal(t, got, asked)
+		if err != nil {
+			require.ErrorIs(t, err, ErrProof)
+			require.ErrorIs(t, askedErr, ErrProof)
+			return
+		}
+		require.Equal(t, testName, got.Origin)
+		require.EqualValues(t, proofID, got.TransactionID)
+		require.True(t, signed[string(got.Content)], "%s", got.Content)
+	})
+}
