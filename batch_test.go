@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -238,4 +239,31 @@ func TestBatchesAhead(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, count%7, usage.Entries, "the last batch isn't acknowledged")
 	require.Empty(t, r.batch(r.b, after, "?limit=7"))
+}
+
+// heldWriter notes what is held of the budget while an answer is sent.
+type heldWriter struct {
+	*httptest.ResponseRecorder
+	server *relay.Server
+	held   int64
+}
+
+func (h *heldWriter) Write(p []byte) (int, error) {
+	h.held = max(h.held, h.server.HeldByAnswers())
+	return h.ResponseRecorder.Write(p)
+}
+
+// A short answer to a request for much holds what it is, not what it might have
+// been.
+func TestShortBatchHoldsLittle(t *testing.T) {
+	r := newRig(t, nil)
+	r.fill(1, 300)
+	request, err := r.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(r.b.ServerName))+"?limit=50", json.RawMessage(`{"entry_id":0}`))
+	require.NoError(t, err)
+	w := &heldWriter{httptest.NewRecorder(), r.server, 0}
+	r.server.ServeHTTP(w, request)
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Positive(t, w.held)
+	require.LessOrEqual(t, w.held, int64(w.Body.Len()))
+	require.Zero(t, r.server.HeldByAnswers())
 }

@@ -321,3 +321,28 @@ func TestStoredAndAsked(t *testing.T) {
 	b := string(r.b.ServerName[:4])
 	require.Equal(t, []string{"stored " + b, "asked " + b}, told)
 }
+
+// What comes directly is handed out with its proof, however it was spelled.
+func TestProofOfDirectMail(t *testing.T) {
+	r := newRig(t, nil)
+	uri := wire.SendRelayURI("1", testnet.User(r.b.ServerName))
+	const content, spelled = `{"origin_server_ts":1,"pdus":[{"a":"é"}]}`, " { \"pdus\": [{\"a\":\"\\u00e9\"}], \"origin_server_ts\":1}\n"
+	request, err := r.a.Request(http.MethodPut, relayName, uri, json.RawMessage(content))
+	require.NoError(t, err)
+	request.Body, request.ContentLength, request.GetBody = io.NopCloser(strings.NewReader(spelled)), int64(len(spelled)), nil
+	status, body := r.do(request)
+	require.Equal(t, http.StatusOK, status, body)
+	got := r.batch(r.b, 0, "")
+	require.Len(t, got, 1)
+	proof, err := wire.ReadProof(got[0].Proof)
+	require.NoError(t, err)
+	require.Equal(t, r.a.ServerName, proof.Origin)
+	proven, err := proof.Check(t.Context(), relay.HexKeys{}, got[0].Transaction, r.b.ServerName)
+	require.NoError(t, err)
+	require.Equal(t, content, string(proven.Content))
+
+	// So it can be passed on to another.
+	status, body = r.put(r.a, "1", r.b.ServerName, string(wire.WithProof(proven.Content, proof)))
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body) // but for its age
+	require.Contains(t, body, "older")
+}

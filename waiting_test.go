@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
@@ -250,5 +251,17 @@ func TestWaitOnClosedStore(t *testing.T) {
 		require.NoError(q, config.Store.Close())
 		<-a.isThere
 		requireError(q, http.StatusInternalServerError, "M_UNKNOWN", a.answer.Code, a.answer.Body.String())
+	})
+}
+
+// A request that is just about to wait when relaying is switched off doesn't.
+func TestNoWaitOnceOff(t *testing.T) {
+	var server *relay.Server
+	off := func(c *relay.Config) { c.Asked = func(spec.ServerName) { server.SetEnabled(false) } }
+	quietly(t, off, func(q *quiet) {
+		server = q.server
+		a := q.ask(q.b, 0, "?timeout=60000")
+		a.requireEmpty(q, wire.EmptyAnswer)
+		require.Zero(q, a.took)
 	})
 }
