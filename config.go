@@ -114,8 +114,8 @@ type Config struct {
 
 	// Deliver takes mail for this server itself, which others pass on or leave
 	// here. An error means that it wasn't processed: unless it is a *wire.Error,
-	// the sender is told to come again. Nil: it goes into a mailbox like any
-	// other's. It may be called by many goroutines at once; see
+	// the sender is told to come again. Nil: what others leave here goes into a
+	// mailbox like any other's, and what they pass on is refused. It may be called by many goroutines at once; see
 	// client.Receiver.Direct for one way to process it.
 	Deliver func(ctx context.Context, delivery Delivery) error
 

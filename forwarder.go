@@ -29,6 +29,11 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 		return answer{}, err
 	}
 	mail, sent := store.Mail{Destination: route.Destination(), TransactionID: route.TransactionID}, wire.SentAnswer
+	deliver := f.config.Deliver != nil && f.config.isLocal(mail.Destination)
+	if passedOn && !deliver && f.config.isLocal(mail.Destination) {
+		// Who passes it on would be rid of it, and nobody asks us for our own.
+		return answer{}, wire.Forbidden("this server fetches its mail, and isn't handed it")
+	}
 	if passedOn {
 		sent = wire.ProvenAnswer
 		err = f.readPassedOn(ctx, &mail, passed{body: body, proof: proof, share: share})
@@ -38,7 +43,7 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 	if err != nil {
 		return answer{}, err
 	}
-	if f.config.Deliver != nil && f.config.isLocal(mail.Destination) {
+	if deliver {
 		err = f.config.Deliver(ctx, Delivery{mail.Origin, mail.TransactionID, mail.Body})
 	} else {
 		err = f.store(ctx, mail)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,9 +14,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -295,5 +298,21 @@ func TestPassOnBesideOrigin(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, caller.Send(w.Context(), nodeB, again), "b takes mail for itself")
 		require.Equal(t, []string{"handed 1"}, w.got())
+	})
+}
+
+// A node that is a relay too, and takes no mail for itself (no Config.Deliver),
+// isn't given any: it would lie in its own mailbox, which it never asks.
+func TestPassOnToNodeWithoutDeliver(t *testing.T) {
+	inPassWorld(t, func(w *passWorld) {
+		var err error
+		w.server, err = relay.New(relay.Config{ServerName: nodeB, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		w.b(true)
+		r := w.passer("r1", everything)
+		w.leave("123", r)
+		time.Sleep(time.Minute)
+		w.sync(r)
+		require.Equal(t, []string{"fetched 1", "fetched 2", "fetched 3"}, w.got())
 	})
 }
