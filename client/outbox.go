@@ -286,15 +286,14 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 		case attempt.Verdict == Refused && o.config.PassOn == nil: // else it may still be fetched
 			err = o.end(ctx, l, entry, ResultRefused, attempt.Err)
 		default:
-			l.failures++
-			l.directAt = time.Now().Add(o.config.Backoff.after(l.failures, attempt.RetryAfter))
+			l.failed(o.config.Backoff, attempt.RetryAfter)
 			t.offline = offline
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		l.failures, l.directAt = 0, time.Time{}
+		l.succeeded()
 	}
 	t.answers = true
 	return nil
