@@ -35,7 +35,7 @@ type line struct {
 	relayed  int64     // the newest entry that relays have, or have refused
 	refused  int64     // the newest entry that all relays have refused
 
-	relayFailures int // to leave the next entry at relays, in a row
+	relayFailures int // to leave entries at relays, since one was taken
 
 	seen         bool      // this turn's direct attempt is made since it was seen
 	seenFailures int       // such attempts in a row that failed
@@ -227,6 +227,14 @@ func (l *line) failed(b Backoff, asked time.Duration) {
 func (l *line) succeeded() {
 	l.failures, l.directAt = 0, time.Time{}
 	l.seenFailures, l.seenAt = 0, time.Time{}
+}
+
+// isSeen reports whether a line that is served should end its turn, since its
+// destination was seen meanwhile.
+func (s *lines) isSeen(l *line) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.news.seen && !l.seenAt.After(time.Now())
 }
 
 func (s *lines) tell() {

@@ -301,7 +301,10 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 
 // serveThroughRelays leaves at relays what none of them has yet.
 func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error {
-	for {
+	for range turnLength {
+		if o.lines.isSeen(l) {
+			break
+		}
 		entry, err := o.next(ctx, l, l.relayed)
 		if errors.Is(err, store.ErrEmpty) {
 			t.relayed = true
@@ -315,19 +318,31 @@ func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error
 		case err != nil:
 			return err
 		case relayed:
+			l.relayFailures = 0
 			o.notify(entry, ResultRelayed, nil)
-		case e == nil || e.RelaysRefused:
+		case e == nil || e.RelaysRefused || l.relayFailures >= relayPatience && e.refusedByRelay() && o.holdsUp(ctx, l, entry):
 			l.refused = entry.ID
 		default:
 			l.relayFailures++
 			t.retryRelays(o.config.Backoff.after(l.relayFailures, e.RetryAfter), e)
 			return nil
 		}
-		l.relayFailures = 0
 		if err := o.remember(ctx, l, entry.ID); err != nil {
 			return err
 		}
 	}
+	t.until = time.Now()
+	return nil
+}
+
+// relayPatience is how often relays that fail are tried in a row before a
+// transaction that another has refused doesn't hold up what is behind it.
+const relayPatience = 4
+
+// holdsUp reports whether there is anything behind an entry.
+func (o *Outbox) holdsUp(ctx context.Context, l *line, entry store.Entry) bool {
+	_, err := o.config.Store.Next(ctx, l.destination, entry.ID, 1, 1)
+	return err == nil
 }
 
 // leaveAtRelays reports whether a relay has taken an entry, and if not why; the
