@@ -37,6 +37,8 @@ type line struct {
 
 	relayFailures int // to leave entries at relays, since one was taken
 
+	troubles int // with the store, in a row
+
 	seen         bool      // this turn's direct attempt is made since it was seen
 	seenFailures int       // such attempts in a row that failed
 	seenAt       time.Time // from when on being seen is a reason for one

@@ -237,8 +237,12 @@ func (o *Outbox) serve(ctx context.Context, l *line) turn {
 	t, err := o.serveInTurn(ctx, l)
 	if err != nil && ctx.Err() == nil {
 		o.config.Logger.Warn("client: outbox", "destination", l.destination, "error", err)
-		t = turn{until: time.Now().Add(o.config.Backoff.after(1, 0))}
+		l.troubles++
+		t = turn{until: time.Now().Add(o.config.Backoff.after(l.troubles, 0))}
+		l.seenAt = t.until // or it would be sent again and again what can't be taken off
+		return t
 	}
+	l.troubles = 0
 	return t
 }
 
