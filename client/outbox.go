@@ -191,6 +191,13 @@ func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
 	if _, err := wire.UserAt(t.Destination); err != nil {
 		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
 	}
+	// Nobody would take these, and they would hold up what is behind them.
+	if t.ID == "" || len(t.ID) > wire.MaxTransactionIDBytes {
+		return fmt.Errorf("client: enqueue: a transaction ID of %d bytes", len(t.ID))
+	}
+	if content.HasOrigin && content.Origin != o.self {
+		return fmt.Errorf("client: enqueue %s: its origin is %q", t.ID, content.Origin)
+	}
 	_, err = o.config.Store.Put(ctx, store.Mail{
 		Destination: t.Destination, Origin: o.self, TransactionID: t.ID, Digest: content.Digest, Body: t.Body,
 		Proof: binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMilli())), // when it came
@@ -270,7 +277,7 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 		entry, err := o.next(ctx, l, 0)
 		if errors.Is(err, store.ErrEmpty) {
 			t.empty, t.answers = true, sent > 0
-			return o.forget(ctx, l)
+			return errors.Join(o.forget(ctx, l), o.config.Sender.config.Peers.forget(ctx, l.destination))
 		}
 		if err != nil {
 			return err
@@ -390,12 +397,8 @@ func (o *Outbox) next(ctx context.Context, l *line, after int64) (store.Entry, e
 
 // trim drops the oldest of what is kept, down to what may be.
 func (o *Outbox) trim(ctx context.Context, l *line) error {
-	usage, err := o.config.Store.Usage(ctx, l.destination)
-	if err != nil {
-		return err
-	}
-	for range usage.Entries - int64(o.config.KeepRelayed) {
-		entry, err := o.next(ctx, l, 0)
+	for {
+		entry, err := o.next(ctx, l, 0) // first, since it ends what is too old
 		if errors.Is(err, store.ErrEmpty) {
 			return nil
 		}
@@ -407,11 +410,14 @@ func (o *Outbox) trim(ctx context.Context, l *line) error {
 		if entry.ID > l.relayed || entry.ID <= l.refused {
 			return nil
 		}
+		usage, err := o.config.Store.Usage(ctx, l.destination)
+		if err != nil || usage.Entries <= int64(o.config.KeepRelayed) {
+			return err
+		}
 		if err := o.end(ctx, l, entry, ResultDropped, nil); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
 // end removes the oldest entry, and tells.
