@@ -96,11 +96,9 @@ func OpenSeen(ctx context.Context, notes store.Notes, most int) (*Seen, error) {
 	s.notes = notes
 	var read []*sighting
 	err := eachNote(ctx, notes, seenPrefix, func(note store.Note) error {
-		one, err := readSighting(note)
-		if err != nil {
-			return fmt.Errorf("note %q: %w", note.Key, err)
+		if one, err := readSighting(note); err == nil { // else it costs a copy, not the mail
+			read = append(read, one)
 		}
-		read = append(read, one)
 		return nil
 	})
 	if err != nil {
@@ -120,8 +118,8 @@ func readSighting(note store.Note) (*sighting, error) {
 		return nil, err
 	}
 	key, err := hex.DecodeString(strings.TrimPrefix(note.Key, seenPrefix))
-	if err != nil {
-		return nil, err
+	if err != nil || len(key) != len(one.key) {
+		return nil, fmt.Errorf("%q is no key of a Seen", note.Key)
 	}
 	copy(one.key[:], key)
 	return one, nil

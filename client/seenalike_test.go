@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 )
 
 // New transactions of the same content aren't dropped, whatever way they come.
@@ -40,4 +42,15 @@ func TestSeenManyAlike(t *testing.T) {
 		}
 		require.NoError(t, server.Close())
 	})
+}
+
+// A note that can't be read doesn't keep a node from its mail.
+func TestSeenDamagedNotes(t *testing.T) {
+	notes := memory.New(memory.Options{})
+	for key, value := range map[string]string{"zz": "{}", "00": "{}", "": "{}", "00112233445566778899aabbccddeeff": "{", "10112233445566778899aabbccddeeff": `{"n":"x"}`} {
+		require.NoError(t, notes.SetNotes(t.Context(), []store.Note{{Key: "seen/" + key, Value: []byte(value)}}))
+	}
+	_, err := client.OpenSeen(t.Context(), notes, 0)
+	require.NoError(t, err)
+	require.NoError(t, notes.Close())
 }
