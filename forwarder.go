@@ -29,6 +29,12 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 		return answer{}, err
 	}
 	mail, sent := store.Mail{Destination: route.Destination(), TransactionID: route.TransactionID}, wire.SentAnswer
+	local := f.config.isLocal(mail.Destination)
+	deliver := local && f.config.Deliver != nil
+	if passedOn && local && !deliver {
+		// Who passes it on would be rid of it, and nobody asks us for our own.
+		return answer{}, wire.Forbidden("this server fetches its mail, and isn't handed it")
+	}
 	if passedOn {
 		sent = wire.ProvenAnswer
 		err = f.readPassedOn(ctx, &mail, passed{body: body, proof: proof, share: share})
@@ -38,12 +44,9 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 	if err != nil {
 		return answer{}, err
 	}
-	switch local := f.config.isLocal(mail.Destination); {
-	case local && f.config.Deliver != nil:
+	if deliver {
 		err = f.config.Deliver(ctx, Delivery{mail.Origin, mail.TransactionID, mail.Body})
-	case local && passedOn: // whoever brings it takes a 200 for the end of it
-		err = wire.Forbidden("this server takes in nothing that is passed on to it")
-	default:
+	} else {
 		err = f.store(ctx, mail)
 	}
 	if err != nil {

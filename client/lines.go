@@ -3,6 +3,7 @@ package client
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,13 +35,19 @@ type line struct {
 	relayed  int64     // the newest entry that relays have, or have refused
 	refused  int64     // the newest entry that all relays have refused
 
-	relayFailures int // to leave the next entry at relays, in a row
+	relayFailures int // to leave entries at relays, since one was taken
+
+	troubles int // with the store, in a row
+
+	seen         bool      // this turn's direct attempt is made since it was seen
+	seenFailures int       // such attempts in a row that failed
+	seenAt       time.Time // from when on being seen is a reason for one
 
 	// The rest belongs to lines.
 	direct    bool  // this turn may begin with a direct attempt
 	answers   bool  // it answered last time, or was seen since
 	tried     bool  // it was tried at all, or counted as offline before
-	served    class // the queue it was taken from
+	queue     class // that it is in, or was taken from
 	relaysTry bool  // its relays took all there was: new transactions needn't wait
 	state     lineState
 	news      news // since it was last taken
@@ -137,16 +144,27 @@ func (s *lines) wakeUp(destination spec.ServerName, n news) {
 		s.all[destination] = l
 	}
 	l.news.fresh, l.news.seen, l.news.relays = l.news.fresh || n.fresh, l.news.seen || n.seen, l.news.relays || n.relays
-	l.answers = l.answers || n.seen
 	switch l.state {
 	case idle:
+		l.answers = l.answers || n.seen
 		s.makeReady(l)
 	case waits:
-		if n.seen || n.relays || l.relaysTry {
+		l.answers = l.answers || n.seen && l.seenFailures == 0
+		if n.relays || l.relaysTry || n.seen && l.mayTry(time.Now()) {
 			heap.Remove(&s.waiting, l.inHeap)
 			s.makeReady(l)
+		} else if n.seen && l.seenAt.Before(l.until) {
+			heap.Remove(&s.waiting, l.inHeap)
+			s.wait(l, l.seenAt)
 		}
-	case served, ready:
+	case ready:
+		if n.seen && l.seenFailures == 0 && !l.answers { // others needn't be tried before it
+			l.answers = true
+			queue := s.ready[l.queue]
+			s.ready[l.queue] = slices.DeleteFunc(queue, func(other *line) bool { return other == l })
+			s.makeReady(l)
+		}
+	case served:
 	}
 	s.tell()
 }
@@ -168,8 +186,8 @@ func (s *lines) remember(destination spec.ServerName) {
 
 func (s *lines) makeReady(l *line) {
 	l.state = ready
-	c := s.classOf(l)
-	s.ready[c] = append(s.ready[c], l)
+	l.queue = s.classOf(l)
+	s.ready[l.queue] = append(s.ready[l.queue], l)
 }
 
 func (s *lines) classOf(l *line) class {
@@ -186,7 +204,40 @@ func (s *lines) classOf(l *line) class {
 }
 
 // mayTry reports whether a direct attempt is due.
-func (l *line) mayTry(now time.Time) bool { return l.news.seen || !l.directAt.After(now) }
+func (l *line) mayTry(now time.Time) bool {
+	return !l.directAt.After(now) || l.news.seen && !l.seenAt.After(now)
+}
+
+// mostSeenPause bounds how long a destination that was seen isn't tried, if it
+// didn't take anything the last times that it was.
+const mostSeenPause = time.Minute
+
+// failed notes a direct attempt that failed. Two servers that are seen by each
+// other's attempts mustn't have each other tried without a pause.
+func (l *line) failed(b Backoff, asked time.Duration) {
+	now := time.Now()
+	l.failures++
+	l.directAt = now.Add(b.after(l.failures, asked))
+	if !l.seen {
+		l.seenFailures, l.seenAt = 0, time.Time{}
+		return
+	}
+	l.seenFailures++
+	l.seenAt = now.Add(min(mostSeenPause, b.after(l.seenFailures, 0)))
+}
+
+func (l *line) succeeded() {
+	l.failures, l.directAt = 0, time.Time{}
+	l.seenFailures, l.seenAt = 0, time.Time{}
+}
+
+// isSeen reports whether a line that is served should end its turn, since its
+// destination was seen meanwhile.
+func (s *lines) isSeen(l *line) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.news.seen && !l.seenAt.After(time.Now())
+}
 
 func (s *lines) tell() {
 	select {
@@ -250,10 +301,11 @@ func (s *lines) start(c class, now time.Time) *line {
 	s.ready[c][0] = nil
 	s.ready[c] = s.ready[c][1:]
 	s.busy[c]++
-	l.state, l.served = served, c
+	l.state = served
 	// A line of relaying is served as such, even if its time has come since.
 	l.direct = l.mayTry(now) && (c != relaying || l.news.seen)
-	l.news = news{}
+	l.seen = l.direct && l.news.seen
+	l.news = news{seen: l.news.seen && !l.direct} // else it was seen too early
 	return l
 }
 
@@ -261,8 +313,8 @@ func (s *lines) start(c class, now time.Time) *line {
 func (s *lines) done(l *line, t turn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.busy[l.served]--
-	l.answers, l.relaysTry = t.answers || l.news.seen, t.relayed
+	s.busy[l.queue]--
+	l.answers, l.relaysTry = t.answers || l.news.seen && l.seenFailures == 0, t.relayed
 	l.tried = true
 	switch {
 	case t.empty && !l.news.fresh:
@@ -270,8 +322,10 @@ func (s *lines) done(l *line, t turn) {
 		if l.answers {
 			s.remember(l.destination)
 		}
-	case t.empty || l.answers || l.news.relays || l.news.fresh && t.relayed:
+	case t.empty || t.answers || l.news.relays || l.news.fresh && t.relayed:
 		s.makeReady(l)
+	case l.news.seen && l.seenAt.Before(t.until):
+		s.wait(l, l.seenAt)
 	default:
 		s.wait(l, t.until)
 	}

@@ -28,6 +28,7 @@ type mailbox struct {
 	acked    int64 // the entry that was acknowledged last, for certain
 	batches  bool  // the relay knows them
 	noAfter  bool  // but doesn't mind what is to be skipped
+	stale    bool  // what it answered already had been dealt with
 }
 
 // A relayTurn is taken by whoever drains it.
@@ -49,7 +50,7 @@ func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire
 		return m
 	}
 	if first != nil && first.EntryID <= turn.last {
-		first = nil // somebody has dealt with it since it came
+		first, m.stale = nil, true // somebody has dealt with it since it came, or the relay repeats itself
 	}
 	m.Err = m.empty(ctx, first)
 	if m.last > 0 {

@@ -193,6 +193,13 @@ func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
 	if _, err := wire.UserAt(t.Destination); err != nil {
 		return fmt.Errorf("client: enqueue %s: %w", t.ID, err)
 	}
+	// Nobody would take these, and they would hold up what is behind them.
+	if t.ID == "" || len(t.ID) > wire.MaxTransactionIDBytes {
+		return fmt.Errorf("client: enqueue: a transaction ID of %d bytes", len(t.ID))
+	}
+	if content.HasOrigin && content.Origin != o.self {
+		return fmt.Errorf("client: enqueue %s: its origin is %q", t.ID, content.Origin)
+	}
 	_, err = o.config.Store.Put(ctx, store.Mail{
 		Destination: t.Destination, Origin: o.self, TransactionID: t.ID, Digest: content.Digest, Body: t.Body,
 		Proof: binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMilli())), // when it came
@@ -239,8 +246,12 @@ func (o *Outbox) serve(ctx context.Context, l *line) turn {
 	t, err := o.serveInTurn(ctx, l)
 	if err != nil && ctx.Err() == nil {
 		o.config.Logger.Warn("client: outbox", "destination", l.destination, "error", err)
-		t = turn{until: time.Now().Add(o.config.Backoff.after(1, 0))}
+		l.troubles++
+		t = turn{until: time.Now().Add(o.config.Backoff.after(l.troubles, 0))}
+		l.seenAt = t.until // or it would be sent again and again what can't be taken off
+		return t
 	}
+	l.troubles = 0
 	return t
 }
 
@@ -268,7 +279,7 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 		entry, err := o.next(ctx, l, 0)
 		if errors.Is(err, store.ErrEmpty) {
 			t.empty, t.answers = true, sent > 0
-			return o.forget(ctx, l)
+			return errors.Join(o.forget(ctx, l), o.config.Sender.config.Peers.forget(ctx, l.destination))
 		}
 		if err != nil {
 			return err
@@ -288,15 +299,14 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 		case attempt.Verdict == Refused && o.config.PassOn == nil: // else it may still be fetched
 			err = o.end(ctx, l, entry, ResultRefused, attempt.Err)
 		default:
-			l.failures++
-			l.directAt = time.Now().Add(o.config.Backoff.after(l.failures, attempt.RetryAfter))
+			l.failed(o.config.Backoff, attempt.RetryAfter)
 			t.offline = offline
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		l.failures, l.directAt = 0, time.Time{}
+		l.succeeded()
 	}
 	t.answers = true
 	return nil
@@ -304,7 +314,10 @@ func (o *Outbox) serveDirectly(ctx context.Context, l *line, t *turn) error {
 
 // serveThroughRelays leaves at relays what none of them has yet.
 func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error {
-	for {
+	for range turnLength {
+		if o.lines.isSeen(l) {
+			break
+		}
 		entry, err := o.next(ctx, l, l.relayed)
 		if errors.Is(err, store.ErrEmpty) {
 			t.relayed = true
@@ -318,19 +331,31 @@ func (o *Outbox) serveThroughRelays(ctx context.Context, l *line, t *turn) error
 		case err != nil:
 			return err
 		case relayed:
+			l.relayFailures = 0
 			o.notify(entry, ResultRelayed, nil)
-		case e == nil || e.RelaysRefused:
+		case e == nil || e.RelaysRefused || l.relayFailures >= relayPatience && e.refusedByRelay() && o.holdsUp(ctx, l, entry):
 			l.refused = entry.ID
 		default:
 			l.relayFailures++
 			t.retryRelays(o.config.Backoff.after(l.relayFailures, e.RetryAfter), e)
 			return nil
 		}
-		l.relayFailures = 0
 		if err := o.remember(ctx, l, entry.ID); err != nil {
 			return err
 		}
 	}
+	t.until = time.Now()
+	return nil
+}
+
+// relayPatience is how often relays that fail are tried in a row before a
+// transaction that another has refused doesn't hold up what is behind it.
+const relayPatience = 4
+
+// holdsUp reports whether there is anything behind an entry.
+func (o *Outbox) holdsUp(ctx context.Context, l *line, entry store.Entry) bool {
+	_, err := o.config.Store.Next(ctx, l.destination, entry.ID, 1, 1)
+	return err == nil
 }
 
 // leaveAtRelays reports whether a relay has taken an entry, and if not why; the
@@ -378,12 +403,8 @@ func (o *Outbox) trim(ctx context.Context, l *line) error {
 	if o.config.PassOn != nil {
 		return nil
 	}
-	usage, err := o.config.Store.Usage(ctx, l.destination)
-	if err != nil {
-		return err
-	}
-	for range usage.Entries - int64(o.config.KeepRelayed) {
-		entry, err := o.next(ctx, l, 0)
+	for {
+		entry, err := o.next(ctx, l, 0) // first, since it ends what is too old
 		if errors.Is(err, store.ErrEmpty) {
 			return nil
 		}
@@ -395,11 +416,14 @@ func (o *Outbox) trim(ctx context.Context, l *line) error {
 		if entry.ID > l.relayed || entry.ID <= l.refused {
 			return nil
 		}
+		usage, err := o.config.Store.Usage(ctx, l.destination)
+		if err != nil || usage.Entries <= int64(o.config.KeepRelayed) {
+			return err
+		}
 		if err := o.end(ctx, l, entry, ResultDropped, nil); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
 // end removes the oldest entry, and tells.

@@ -132,6 +132,19 @@ func (p *Peers) OfflineServers() []spec.ServerName {
 	return p.list(func(have *peer) bool { return have.Offline })
 }
 
+// forget has a server without relays no longer count as offline, for when
+// nothing waits for it: others can make up any number of them.
+func (p *Peers) forget(ctx context.Context, server spec.ServerName) error {
+	p.mu.RLock()
+	have := p.get(server)
+	keep := len(have.Relays) > 0 || !have.Offline && have.failures == 0
+	p.mu.RUnlock()
+	if keep {
+		return nil
+	}
+	return p.SetOffline(ctx, server, false)
+}
+
 // reached says that server has answered.
 func (p *Peers) reached(ctx context.Context, server spec.ServerName) error {
 	p.mu.RLock()

@@ -245,14 +245,24 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 	for ctx.Err() == nil {
 		woken := r.woken()
 		d := r.drain(ctx, relay, held)
-		held = nil
-		if d.Err == nil {
+		if d.Err == nil && d.stale {
+			d.Err = fmt.Errorf("client: %s answers entry %d again", relay, held.EntryID)
+		}
+		if d.Err == nil && held != nil {
 			failures = 0
 		}
+		held = nil
 		if d.Err == nil && d.batches && r.config.Wait > 0 {
+			asked := time.Now()
 			if held, d.Err = r.await(ctx, relay, woken); held != nil {
 				continue
 			}
+			if time.Since(asked) >= r.leastHeld() {
+				failures = 0 // what ends an answer that is held may be a proxy
+			}
+		}
+		if d.Err == nil {
+			failures = 0
 		}
 		wait := r.config.PollInterval*3/4 + rand.N(r.config.PollInterval/2+1)
 		if d.Err != nil {
@@ -271,6 +281,8 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 // leastWait is for relays that hold answers for less than they are asked to; one
 // that holds them for less than half of it is polled.
 const leastWait = 10 * time.Second
+
+func (r *Receiver) leastHeld() time.Duration { return min(r.config.Wait, leastWait) / 2 }
 
 // await has a relay hold its answers until there is mail, which it returns. It
 // returns nil when the node comes online, since its connections may be dead, and
@@ -297,7 +309,7 @@ func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-cha
 			return nil, err
 		case answer.EntriesQueued:
 			return &answer, nil
-		case time.Since(start) < min(r.config.Wait, leastWait)/2:
+		case time.Since(start) < r.leastHeld():
 			return nil, nil
 		}
 	}

@@ -53,10 +53,11 @@ type sighting struct {
 	Sequence int64                         `json:"s"`
 	Handled  int                           `json:"n"`           // how often
 	IDs      []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
+	Known    int                           `json:"k,omitempty"` // how many IDs there were
 	From     map[spec.ServerName]appearing `json:"f"`           // by relay; "": directly
 }
 
-// maxIDs bounds sighting.IDs. Those over it are taken for unknown.
+// maxIDs bounds sighting.IDs. One over it that comes again is taken for new.
 const maxIDs = 32
 
 // A source is where a transaction came from this time.
@@ -95,11 +96,9 @@ func OpenSeen(ctx context.Context, notes store.Notes, most int) (*Seen, error) {
 	s.notes = notes
 	var read []*sighting
 	err := eachNote(ctx, notes, seenPrefix, func(note store.Note) error {
-		one, err := readSighting(note)
-		if err != nil {
-			return fmt.Errorf("note %q: %w", note.Key, err)
+		if one, err := readSighting(note); err == nil { // else it costs a copy, not the mail
+			read = append(read, one)
 		}
-		read = append(read, one)
 		return nil
 	})
 	if err != nil {
@@ -119,8 +118,8 @@ func readSighting(note store.Note) (*sighting, error) {
 		return nil, err
 	}
 	key, err := hex.DecodeString(strings.TrimPrefix(note.Key, seenPrefix))
-	if err != nil {
-		return nil, err
+	if err != nil || len(key) != len(one.key) {
+		return nil, fmt.Errorf("%q is no key of a Seen", note.Key)
 	}
 	copy(one.key[:], key)
 	return one, nil
@@ -178,7 +177,7 @@ func (one *sighting) isNew(from source) bool {
 	switch {
 	case id != 0 && slices.Contains(one.IDs, id):
 		return false
-	case id != 0 && len(one.IDs) == one.Handled:
+	case id != 0 && max(one.Known, len(one.IDs)) == one.Handled:
 		return true
 	default: // one that was handled may be this
 		return one.From[from.relay].Count >= one.Handled
@@ -189,6 +188,7 @@ func (one *sighting) isNew(from source) bool {
 func (one *sighting) count(from source) {
 	one.From[from.relay] = appearing{one.From[from.relay].Count + 1, from.entry}
 	if id := from.idHash(); id != 0 && !slices.Contains(one.IDs, id) {
+		one.Known = max(one.Known, len(one.IDs)) + 1
 		one.IDs = append(one.IDs, id)
 		one.IDs = one.IDs[max(0, len(one.IDs)-maxIDs):]
 	}
@@ -219,7 +219,7 @@ func (s *Seen) look(key seenKey) sighting {
 	one := sighting{key: key, From: make(map[spec.ServerName]appearing)}
 	if e := s.known[key]; e != nil {
 		have := e.Value.(*sighting)
-		one.Handled, one.IDs = have.Handled, slices.Clone(have.IDs)
+		one.Handled, one.Known, one.IDs = have.Handled, have.Known, slices.Clone(have.IDs)
 		maps.Copy(one.From, have.From)
 	}
 	return one

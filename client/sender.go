@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
 )
 
 // Defaults of SenderConfig.
@@ -144,7 +146,7 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 	switch {
 	case s.noteProofless(attempt): // it answers, and only relays can help
 		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
-	case attempt.Verdict == Delivered || attempt.Verdict == Refused || attempt.RetryAfter > 0:
+	case attempt.Verdict == Delivered || attempt.Verdict == Refused || asksForTime(attempt):
 		err = s.config.Peers.reached(ctx, t.Destination)
 	case ctx.Err() == nil: // else it's the caller that gave up
 		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
@@ -153,6 +155,13 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 		s.config.Logger.Warn("client: who is offline could not be written down", "server", t.Destination, "error", err)
 	}
 	return attempt, offline
+}
+
+// asksForTime reports whether it is a homeserver that asks to be tried later, and
+// not a proxy in front of one that is down.
+func asksForTime(a Attempt) bool {
+	e, ok := errors.AsType[*wire.Error](a.Err)
+	return ok && a.RetryAfter > 0 && e.Code != ""
 }
 
 // noteProofless notes whether a server doesn't know proofs of origin.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,6 +145,11 @@ type SendError struct {
 
 	// RetryAfter is when a retry makes sense, unless Refused.
 	RetryAfter time.Duration
+}
+
+// refusedByRelay reports whether a relay has refused it for good.
+func (e *SendError) refusedByRelay() bool {
+	return slices.ContainsFunc(e.Outcome.Relays, func(a Attempt) bool { return a.Verdict == Refused })
 }
 
 // Error implements error.
