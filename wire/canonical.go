@@ -164,8 +164,8 @@ func (s *scanner) word(w string) bool {
 	return true
 }
 
-// number accepts every JSON number but those that begin with -0, which
-// gomatrixserverlib makes 0. It leaves fractions and exponents as they are.
+// number accepts every JSON number without -0 in it, which gomatrixserverlib
+// makes 0, at the beginning of an exponent too. It leaves others as they are.
 func (s *scanner) number() bool {
 	negative := s.accept('-')
 	switch c := s.peek(); {
@@ -183,8 +183,8 @@ func (s *scanner) number() bool {
 		return false
 	}
 	if s.accept('e') || s.accept('E') {
-		if !s.accept('+') {
-			s.accept('-')
+		if !s.accept('+') && s.accept('-') && s.peek() == '0' {
+			return false
 		}
 		return s.digits()
 	}
