@@ -1,0 +1,226 @@
+package jetstream
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// How much of the stream a batch is built on as it was read just now, and not
+// as the cache has it.
+type care int
+
+const (
+	trusting care = iota // nothing that the cache has
+	fresh                // all records
+	careful              // and whether mail is a copy, before it is put
+	certain              // and that is what the leader says, not any server
+)
+
+var (
+	// errMissing says that a job needs something that has to be read first.
+	errMissing = errors.New("not read yet")
+
+	// errFresh and errCareful say that a job needs a batch of that care.
+	errFresh   = errors.New("the cache isn't enough")
+	errCareful = errors.New("records aren't enough")
+
+	// errUnsure says that all has to be read anew.
+	errUnsure = errors.New("what was read doesn't fit together")
+)
+
+// emptyFor is how long the record of an empty mailbox is kept, and that of a
+// share of nothing. Others learn within that time that there is nothing left.
+const emptyFor = 24 * time.Hour
+
+// A batch is a commit under way: what its jobs have read and what they change.
+// It is built without waiting; what is missing is noted, read, and then the
+// jobs run again on a new one.
+type batch struct {
+	subjects   subjects
+	care       care
+	cache      *cache
+	read       map[string]message // from the leader, for this commit
+	missing    map[string]struct{}
+	maxMessage int
+	retention  time.Duration
+	now        int64
+
+	total  *record[total]
+	boxes  map[spec.ServerName]*record[box]
+	shares map[string]*record[counts]
+	pages  map[string]*record[[]meta]
+	keys   map[mailKey]struct{} // of the mail that is put or removed
+	out    []outgoing           // all that isn't a record
+}
+
+// A record is one that was read, and whether it was changed.
+type record[T any] struct {
+	seq     uint64
+	value   *T
+	changed bool
+}
+
+func newBatch(w *writer, c care, read map[string]message) *batch {
+	return &batch{
+		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
+		maxMessage: w.engine.maxMessage(), retention: w.options.Retention, now: now(),
+		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
+		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
+	}
+}
+
+// message returns what a subject has.
+func (b *batch) message(subject string, cached bool) (message, error) {
+	if m, ok := b.read[subject]; ok {
+		return m, nil
+	}
+	if cached && b.care == trusting {
+		if m, ok := b.cache.get(subject); ok {
+			return m, nil
+		}
+	}
+	b.missing[subject] = struct{}{}
+	return message{}, errMissing
+}
+
+// sure is for a job that finds nothing to do: that mustn't be said for what the
+// cache has.
+func (b *batch) sure() error {
+	if b.care == trusting {
+		return errFresh
+	}
+	return nil
+}
+
+// load reads a record once and keeps it for the rest of the batch.
+func load[K comparable, T any](b *batch, kept map[K]*record[T], key K, subject string, cached bool, decode func([]byte) (*T, error)) (*record[T], error) {
+	if r, ok := kept[key]; ok {
+		return r, nil
+	}
+	m, err := b.message(subject, cached)
+	if err != nil {
+		return nil, err
+	}
+	value, err := decode(m.data)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %s: %w", subject, err)
+	}
+	r := &record[T]{seq: m.seq, value: value}
+	kept[key] = r
+	return r, nil
+}
+
+// loadTotal comes before all jobs. While the total is missing they run with an
+// empty one, for what they are missing.
+func (b *batch) loadTotal() error {
+	m, err := b.message(b.subjects.total(), true)
+	if err != nil && !errors.Is(err, errMissing) {
+		return err
+	}
+	t, err := decodeTotal(m.data)
+	if err != nil {
+		return fmt.Errorf("jetstream: %s: %w", b.subjects.total(), err)
+	}
+	b.total = &record[total]{seq: m.seq, value: t}
+	return nil
+}
+
+// box returns the record of a mailbox; its value is nil if there is none.
+func (b *batch) box(destination spec.ServerName) (*record[box], error) {
+	return load(b, b.boxes, destination, b.subjects.box(destination), true, decodeBox)
+}
+
+func (b *batch) share(destination spec.ServerName, origin originHash) (*record[counts], error) {
+	subject := b.subjects.share(destination, origin)
+	return load(b, b.shares, subject, subject, true, decodeShare)
+}
+
+// page returns what a page lists, nil if it was dropped. Pages aren't cached:
+// one that is older than the record of the mailbox would go unnoticed.
+func (b *batch) page(destination spec.ServerName, first int64) (*record[[]meta], error) {
+	subject := b.subjects.page(destination, first)
+	return load(b, b.pages, subject, subject, false, func(data []byte) (*[]meta, error) {
+		metas, err := decodePage(data)
+		return &metas, err
+	})
+}
+
+// meta returns what a mailbox knows of an entry, nil if there is no such entry.
+// Whoever changes it marks the record as changed.
+func (b *batch) meta(destination spec.ServerName, r *record[box], id int64) (m *meta, changed *bool, err error) {
+	x := r.value
+	if id <= x.mark || id >= x.next() {
+		return nil, nil, nil
+	}
+	if id >= x.base {
+		return &x.tail[id-x.base], &r.changed, nil
+	}
+	first := x.pageOf(id)
+	page, err := b.page(destination, first)
+	if err != nil || id-first >= int64(len(*page.value)) {
+		return nil, nil, err
+	}
+	return &(*page.value)[id-first], &page.changed, nil
+}
+
+// count adds to the mailbox, the origin's share of it and the total.
+func (b *batch) count(x *record[box], share *record[counts], entries, bytes int64) {
+	for _, c := range []*counts{&x.value.counts, share.value, &b.total.value.counts} {
+		c.entries = max(0, c.entries+entries)
+		c.bytes = max(0, c.bytes+bytes)
+	}
+	x.changed, share.changed = true, true
+}
+
+// send adds a message that isn't a record.
+func (b *batch) send(o outgoing) { b.out = append(b.out, o) }
+
+// vanish removes what a subject has: what replaces it is itself removed soon.
+func (b *batch) vanish(subject string, after time.Duration) {
+	b.send(outgoing{subject: subject, ttl: max(after, time.Second)})
+}
+
+// size is about how many messages the batch has.
+func (b *batch) size() int {
+	return len(b.out) + len(b.boxes) + len(b.shares) + len(b.pages) + 1
+}
+
+// messages returns all that the batch changes, the total last; nothing if it
+// changes nothing.
+func (b *batch) messages() []outgoing {
+	out := b.out
+	for subject, p := range b.pages {
+		switch {
+		case !p.changed:
+		case len(*p.value) == 0:
+			out = append(out, outgoing{subject: subject, ttl: time.Second, checked: true, seq: p.seq})
+		default:
+			out = append(out, p.outgoing(subject, encodePage(*p.value), false))
+		}
+	}
+	for subject, s := range b.shares {
+		if s.changed {
+			out = append(out, s.outgoing(subject, encodeShare(s.value), *s.value == counts{}))
+		}
+	}
+	for destination, x := range b.boxes {
+		if x.changed {
+			out = append(out, x.outgoing(b.subjects.box(destination), x.value.encode(), x.value.holdsNothing()))
+		}
+	}
+	if len(out) > 0 {
+		out = append(out, b.total.outgoing(b.subjects.total(), b.total.value.encode(), false))
+	}
+	return out
+}
+
+func (r *record[T]) outgoing(subject string, data []byte, empty bool) outgoing {
+	o := outgoing{subject: subject, data: data, checked: true, seq: r.seq}
+	if empty {
+		o.ttl = emptyFor
+	}
+	return o
+}

@@ -1,0 +1,127 @@
+package jetstream
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/storetest"
+)
+
+func syncAlways(o *server.Options) { o.SyncAlways = true }
+
+// The servers of the benchmarks: as they are by default, and with every message
+// on the disk before it is acknowledged.
+var benchServers = []struct {
+	name   string
+	change func(*server.Options)
+}{{"sync=default", nil}, {"sync=always", syncAlways}}
+
+func BenchmarkStore(b *testing.B) {
+	for _, of := range benchServers {
+		b.Run(of.name, func(b *testing.B) {
+			storetest.Benchmark(b, func(tb testing.TB) storetest.Place {
+				s := startServer(tb, of.change)
+				return storetest.Place{Open: func(tb testing.TB, retention time.Duration) store.Store {
+					o := testOptions(s)
+					o.Retention = retention
+					return open(tb, o)
+				}}
+			})
+		})
+	}
+}
+
+// BenchmarkBare compares Puts with a client that publishes the same mail to a
+// stream of its own, in the same batches, on the same server at the same time
+// of day: ratio is how many mails the store takes while the client stores one.
+func BenchmarkBare(b *testing.B) {
+	for _, of := range benchServers {
+		for _, putters := range []int{1, 64} {
+			for _, spread := range []string{"one mailbox", "a mailbox each"} {
+				name := fmt.Sprintf("%s/putters=%d/%s", of.name, putters, spread)
+				b.Run(name, func(b *testing.B) { benchBare(b, of.change, putters, spread != "one mailbox") })
+			}
+		}
+	}
+}
+
+func benchBare(b *testing.B, change func(*server.Options), putters int, spread bool) {
+	srv := startServer(b, change)
+	s := open(b, testOptions(srv))
+	b.Cleanup(func() { require.NoError(b, s.Close()) })
+	_, err := s.engine.js.CreateStream(b.Context(), jetstream.StreamConfig{
+		Name: "BARE", Subjects: []string{"BARE.>"}, AllowAtomicPublish: true,
+	})
+	require.NoError(b, err)
+	var body [8 << 10]byte
+	_, _ = rand.Read(body[:])
+	var ours, bare time.Duration
+	total := 0
+	for b.Loop() { // by turns, so that both have the same machine
+		n := 20 * putters
+		ours += stopwatch(func() { benchPuts(b, s, body[:], n, putters, spread) })
+		bare += stopwatch(func() { benchPublish(b, s.engine, body[:], n, putters) })
+		total += n
+	}
+	b.ReportMetric(float64(total)/ours.Seconds(), "puts/s")
+	b.ReportMetric(float64(total)/bare.Seconds(), "bare/s")
+	b.ReportMetric(bare.Seconds()/ours.Seconds(), "ratio")
+}
+
+func stopwatch(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+var benchMade atomic.Int64
+
+func benchMail(body []byte, to spec.ServerName) store.Mail {
+	mail := store.Mail{Destination: to, Origin: "origin.example", Body: body}
+	mail.TransactionID = gomatrixserverlib.TransactionID(strconv.FormatInt(benchMade.Add(1), 10))
+	return mail
+}
+
+func benchPuts(b *testing.B, s *Store, body []byte, n, putters int, spread bool) {
+	var all sync.WaitGroup
+	for i := range putters {
+		to := spec.ServerName("one.example")
+		if spread {
+			to = spec.ServerName(fmt.Sprint("each", i, ".example"))
+		}
+		all.Go(func() {
+			for range n / putters {
+				if _, err := s.Put(b.Context(), benchMail(body, to), store.Limits{}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func benchPublish(b *testing.B, e *engine, body []byte, n, batch int) {
+	for range n / batch {
+		messages := make([]outgoing, batch)
+		for i := range messages {
+			mail := benchMail(body, "one.example")
+			data, err := messagesOf(&mail, 1, nonce{}, e.maxMessage())
+			require.NoError(b, err)
+			messages[i] = outgoing{subject: "BARE." + string(mail.TransactionID), data: data[0]}
+		}
+		_, err := e.publish(messages)
+		require.NoError(b, err)
+	}
+}

@@ -1,0 +1,172 @@
+package jetstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// commit does the first of the jobs, as many as fit into a batch, and returns
+// the others.
+func (w *writer) commit(jobs []*job) (others []*job) {
+	end := time.Now().Add(w.options.Timeout)
+	level := trusting
+	for attempt := 0; ; attempt++ {
+		b, n, err := w.prepare(jobs, level)
+		if err == nil {
+			jobs, others = jobs[:n], slices.Concat(jobs[n:], others)
+			err = w.publish(b)
+		}
+		if err == nil {
+			finish(jobs, nil)
+			return others
+		}
+		v := verdictOn(err)
+		switch {
+		case errors.Is(err, errFresh):
+			level = fresh
+			continue
+		case errors.Is(err, errCareful):
+			level = careful
+			continue
+		case errors.Is(err, errUnsure):
+			level = certain
+		case v == tooMany && w.maxMessages > 16:
+			w.maxMessages /= 2
+		case v == full && len(jobs) > 1:
+			w.commitEach(jobs)
+			return others
+		case v != again && v != conflict || time.Now().After(end):
+			finish(jobs, failure(err, v))
+			return others
+		}
+		level = min(level+1, certain)
+		_ = pause(context.Background(), attempt)
+	}
+}
+
+// commitEach tries the jobs one by one, as some may fit where others don't.
+func (w *writer) commitEach(jobs []*job) {
+	for _, j := range jobs {
+		w.commit([]*job{j})
+	}
+}
+
+func failure(err error, v verdict) error {
+	if v == full {
+		return fmt.Errorf("jetstream: commit: %w: %w", store.ErrFull, err)
+	}
+	return fmt.Errorf("jetstream: commit: %w", err)
+}
+
+func finish(jobs []*job, err error) {
+	for _, j := range jobs {
+		j.err = cmp.Or(err, j.err)
+		close(j.done)
+	}
+}
+
+// prepare runs jobs on a batch until nothing that they need is missing, and
+// returns it with the number of jobs that are in it. Jobs that fail are left
+// out, as are those whose caller has gone.
+func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
+	read := make(map[string]message)
+	for {
+		b := newBatch(w, c, read)
+		if err := b.loadTotal(); err != nil {
+			return nil, 0, err
+		}
+		n, err := w.runJobs(b, jobs)
+		if errors.Is(err, errMissing) {
+			if err := w.readMissing(b); err != nil {
+				return nil, 0, err
+			}
+			continue
+		}
+		if err == nil && n < len(jobs) {
+			jobs = jobs[:n]
+			continue
+		}
+		if errors.Is(err, errAgain) {
+			continue
+		}
+		return b, n, err
+	}
+}
+
+// errAgain says that a job has failed, and must not be in the batch.
+var errAgain = errors.New("without this job")
+
+func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
+	for i, j := range jobs {
+		if j.err != nil {
+			continue
+		}
+		if j.err = j.ctx.Err(); j.err != nil {
+			continue
+		}
+		switch e := j.run(b); {
+		case errors.Is(e, errMissing):
+		case errors.Is(e, errCareful), errors.Is(e, errFresh), errors.Is(e, errUnsure):
+			return 0, e
+		case e != nil:
+			j.err = e
+			return 0, errAgain
+		case b.size() > w.maxMessages && i > 0:
+			return i, nil
+		}
+	}
+	if len(b.missing) > 0 {
+		return 0, errMissing
+	}
+	return len(jobs), nil
+}
+
+// readMissing reads what the jobs of a batch need.
+func (w *writer) readMissing(b *batch) error {
+	var names []string
+	for subject := range b.missing {
+		names = append(names, subject)
+	}
+	messages, err := w.engine.lastEach(context.Background(), names, func(ctx context.Context, subject string) (message, error) {
+		if w.subjects.isMail(subject) && b.care < certain {
+			return w.engine.find(ctx, subject)
+		}
+		return w.engine.last(ctx, subject)
+	})
+	if err != nil {
+		return err
+	}
+	for i, subject := range names {
+		b.read[subject] = messages[i]
+	}
+	return nil
+}
+
+// publish commits the batch, and then lets the cache and those who wait know.
+func (w *writer) publish(b *batch) error {
+	messages := b.messages()
+	if len(messages) == 0 {
+		return nil
+	}
+	first, err := w.engine.publish(messages)
+	if err != nil {
+		return err
+	}
+	for i := range messages {
+		o := &messages[i]
+		if !w.subjects.isRecord(o.subject) {
+			continue
+		}
+		m := message{first + uint64(i), o.data}
+		if destination, isNew := w.cache.learn(o.subject, m); isNew {
+			w.waiting.Notify(destination)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package jetstream
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+func openTest(t *testing.T, change func(*Options)) *Store {
+	t.Helper()
+	o := testOptions(startServer(t, nil))
+	if change != nil {
+		change(&o)
+	}
+	s := open(t, o)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+func put(t *testing.T, s *Store, mail store.Mail) {
+	t.Helper()
+	stored, err := s.Put(t.Context(), mail, store.Limits{})
+	require.NoError(t, err)
+	require.True(t, stored)
+}
+
+func next(t *testing.T, s *Store, to spec.ServerName) []store.Entry {
+	t.Helper()
+	entries, err := s.Next(t.Context(), to, 0, 1000, 1<<30)
+	require.NoError(t, err)
+	return entries
+}
+
+// subjectsOf returns what the stream has, without the name of the stream.
+func subjectsOf(t *testing.T, s *Store) (names []string) {
+	t.Helper()
+	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
+	require.NoError(t, err)
+	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+	require.NoError(t, err)
+	for _, subject := range slices.Sorted(maps.Keys(info.State.Subjects)) {
+		names = append(names, strings.TrimPrefix(subject, s.options.Stream+"."))
+	}
+	return names
+}
+
+// Mail that is larger than a message of the server is kept in several.
+func TestSmallMessages(t *testing.T) {
+	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
+	s := open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	large := testMail("large")
+	large.Body = bytes.Repeat([]byte("0123456789"), 100_000)
+	large.Proof = bytes.Repeat([]byte("p"), 40_000)
+	put(t, s, testMail("small"))
+	put(t, s, large)
+	entries := next(t, s, "b.example")
+	require.Len(t, entries, 2)
+	require.True(t, bytes.Equal(large.Body, entries[1].Body))
+	require.True(t, bytes.Equal(large.Proof, entries[1].Proof))
+
+	larger := testMail("larger")
+	larger.Body = make([]byte, 8<<20)
+	_, err := s.Put(t.Context(), larger, store.Limits{})
+	require.ErrorContains(t, err, "too large")
+	require.NotErrorIs(t, err, store.ErrFull)
+
+	_, err = s.Ack(t.Context(), "b.example", entries[1].ID)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		return !slices.ContainsFunc(subjectsOf(t, s), func(name string) bool { return strings.HasPrefix(name, "part.") })
+	}, 10*time.Second, 100*time.Millisecond)
+}
+
+// A part of a mail that is missing makes it unreadable, as a whole.
+func TestMissingPart(t *testing.T) {
+	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
+	s := open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	large := testMail("large")
+	large.Body = make([]byte, 100_000)
+	put(t, s, large)
+	put(t, s, testMail("small"))
+	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(s.cache.subjects.part(keyOf(&large), 2))))
+	require.Len(t, next(t, s, "b.example"), 1)
+	usage, err := s.Usage(t.Context(), "b.example")
+	require.NoError(t, err)
+	small := testMail("small")
+	require.Equal(t, store.Usage{Entries: 1, Bytes: small.Size(), SetAside: 1}, usage)
+}
+
+// A server that has less than it should makes reading fail. To pass over what it
+// doesn't have would let the next Ack destroy it.
+func TestMissingPage(t *testing.T) {
+	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
+	for i := range 2*pageSize + 3 {
+		put(t, s, testMail(fmt.Sprint(i)))
+	}
+	entries := next(t, s, "b.example")
+	require.Len(t, entries, 2*pageSize+3)
+	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
+	require.NoError(t, err)
+	page := s.cache.subjects.page("b.example", entries[pageSize].ID)
+	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(page)))
+	_, err = s.Next(t.Context(), "b.example", 0, 1000, 1<<30)
+	require.ErrorIs(t, err, errNoPage)
+	some, err := s.Next(t.Context(), "b.example", 0, 10, 1<<30)
+	require.NoError(t, err)
+	require.Len(t, some, 10)
+}
+
+func TestServerBehind(t *testing.T) {
+	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
+	put(t, s, testMail("first"))
+	m, err := s.engine.last(t.Context(), s.cache.subjects.box("b.example"))
+	require.NoError(t, err)
+	s.cache.learn(s.cache.subjects.box("b.example"), message{m.seq + 1, m.data})
+	_, err = s.Next(t.Context(), "b.example", 0, 1, 0)
+	require.ErrorIs(t, err, errBehind)
+}
+
+// IDs and copies outlive a server that starts with an empty mailbox.
+func TestServerRestart(t *testing.T) {
+	dir := t.TempDir()
+	change := func(o *server.Options) { o.StoreDir = dir }
+	srv := startServer(t, change)
+	s := open(t, testOptions(srv))
+	put(t, s, testMail("first"))
+	first := next(t, s, "b.example")[0].ID
+	_, err := s.Ack(t.Context(), "b.example", first)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	srv.Shutdown()
+	srv.WaitForShutdown()
+
+	s = open(t, testOptions(startServer(t, change)))
+	defer func() { require.NoError(t, s.Close()) }()
+	stored, err := s.Put(t.Context(), testMail("first"), store.Limits{})
+	require.NoError(t, err)
+	require.False(t, stored)
+	put(t, s, testMail("second"))
+	require.Greater(t, next(t, s, "b.example")[0].ID, first)
+}
+
+// A mailbox that is new begins after all IDs that there were, whatever the
+// clock says.
+func TestIDsAndTheClock(t *testing.T) {
+	s := openTest(t, nil)
+	put(t, s, testMail("first"))
+	b := newBatch(s.writer, trusting, nil)
+	require.NoError(t, b.loadTotal())
+	top := b.total.value.top
+	require.Positive(t, top)
+	b.now = 1000
+	r := &record[box]{}
+	require.NoError(t, b.add("c.example", r, meta{}))
+	require.Equal(t, top+1, r.value.start)
+	require.Equal(t, top+1, b.total.value.top)
+}
+
+// What was acknowledged and what expired leaves nothing behind but the records
+// that say so, for as long as they are kept.
+func TestNothingIsLeft(t *testing.T) {
+	s := openTest(t, func(o *Options) { o.Retention = time.Second })
+	const n = 5 * pageSize
+	expires := time.Now().Add(1500 * time.Millisecond)
+	for i := range n {
+		mail := testMail(fmt.Sprint(i))
+		if i%2 == 0 {
+			mail.Expires = expires
+		}
+		put(t, s, mail)
+	}
+	last := next(t, s, "b.example")[n-1].ID
+	require.Eventually(t, func() bool {
+		usage, err := s.Usage(t.Context(), "b.example")
+		require.NoError(t, err)
+		return usage.Entries == n/2
+	}, 10*time.Second, 50*time.Millisecond)
+	require.Len(t, next(t, s, "b.example"), n/2)
+	removed, err := s.Ack(t.Context(), "b.example", last)
+	require.NoError(t, err)
+	require.Equal(t, n/2, removed)
+	require.Eventually(t, func() bool { return len(subjectsOf(t, s)) == 3 }, 10*time.Second, 100*time.Millisecond,
+		"more than a total, a box and a share")
+	usage, err := s.Usage(t.Context(), "")
+	require.NoError(t, err)
+	require.Zero(t, usage)
+}

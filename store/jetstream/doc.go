@@ -1,0 +1,97 @@
+// Package jetstream keeps mail in a stream of NATS JetStream: the store of
+// relays that run as several processes, on servers that keep several copies.
+// It needs NATS 2.12 or later.
+//
+// # What is in the stream
+//
+// There is one stream, so there is one order and one leader. Each of its
+// subjects has one message, and a new one replaces it:
+//
+//	RELAY.total              what the store holds, and the largest ID so far
+//	RELAY.box.NAME           a mailbox: what it holds, and its last entries
+//	RELAY.page.BOX.ID        the entries before those, 32 in each page
+//	RELAY.share.BOX.ORIGIN   what one origin has in a mailbox
+//	RELAY.mail.KEY           mail, by what makes it a copy of other mail
+//	RELAY.part.KEY.N         what of it didn't fit into one message
+//	RELAY.note.KEY           a note
+//
+// A mailbox counts its entries by itself: an ID is one more than the last, and a
+// mailbox that is new begins after all IDs that any other gave. So a mailbox is
+// read by looking up subjects, which costs the same however deep it is, and an
+// entry that is missing is noticed.
+//
+// # Writing
+//
+// Every change is one atomic batch of JetStream: all of its messages are stored
+// and become visible together, or none. Each record in it is accepted only if
+// its subject still has the message that the change was made from, and mail only
+// if its subject has none. That is what makes the limits exact, entries visible
+// in the order of their IDs and copies recognised, whoever writes at the same
+// time and however old what a process has read may be. The total is part of
+// every batch, so of two that are made at once one is refused, whole; it is then
+// made anew from what the leader of the stream has.
+//
+// A server that is alone completes a batch that it was killed in, and replicas
+// do so together. A single replica in a cluster doesn't (seen with NATS 2.15.2):
+// it may keep the beginning of a batch only. A Put that is repeated notices that
+// its mail is in no mailbox and stores it anew, but what was counted may stay
+// wrong. So a cluster should keep three replicas, which is the default.
+//
+// One goroutine in each process commits what has queued up while its last batch
+// was on its way, so that many calls share one acknowledgement. If that gets
+// lost with a server or a connection, the batch is repeated; the first one and
+// its repetition can't both succeed, and mail has the mark of its Put, so that
+// this knows whether it has stored it.
+//
+// # Copies
+//
+// When an entry is removed, its mail is replaced by an empty message that the
+// server drops after the retention; until then the subject isn't free. The
+// duplicate window of the stream isn't used: after a restart it knows only
+// messages that are still there.
+//
+// # Reading and waiting
+//
+// The record of a mailbox is read from the leader, mail from any server that has
+// it. A server that was cut off may for a moment believe that it still leads,
+// so nothing is passed over because one server doesn't have it: reading fails
+// instead, after Options.Timeout. An entry is set aside only by a batch that the
+// leader accepts if it can't read it either; its messages stay in the stream.
+//
+// A consumer in each process is told of every mailbox that changes. That wakes
+// who waits, and lists the destinations: those of another process are known a
+// moment after it has stored their mail.
+//
+// # Expiry
+//
+// Expired mail isn't returned, whatever the stream has. Each process removes it
+// now and then, up to 256 messages in a batch.
+//
+// # Durability
+//
+// Put returns nil once the leader has stored the batch and, if the stream has
+// replicas, a quorum has. By default a NATS server acknowledges before its disk
+// has the data, and brings it there every two minutes (sync_interval). So mail
+// survives the crash of any server process, and with three replicas, which is
+// the default in a cluster, the power cut of one machine. It doesn't survive a
+// power cut of one machine that keeps the stream alone, nor one of most machines
+// at once, unless their servers have "sync_interval: always". A single server
+// should.
+//
+// # Room
+//
+// Removing mail writes, too. A server or a stream that has reached a limit of
+// its own (max_file_store, max_bytes) refuses even that, and then only a higher
+// limit helps: keep store.Limits well below it. A mail takes about 400 bytes
+// besides its own, and until the retention is over after it's gone.
+//
+// # Bounds
+//
+// Mail may have as many bytes as 128 messages of the server's max_payload, at
+// most 1 MiB each; server names 512 bytes; a batch 900 messages, or fewer if the
+// server says so.
+//
+// What becomes of a block of which the disk has changed some bytes is up to the
+// server: it may give up all that it had after them. A record that can't be read
+// makes its mailbox fail until it's repaired.
+package jetstream

@@ -1,0 +1,234 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	// attemptTimeout is what one request gets before it is made again.
+	attemptTimeout = 3 * time.Second
+
+	// maxReads is how many requests to read one call has under way at once.
+	maxReads = 64
+
+	// maxPart bounds a message of mail, whatever the server allows; headroom is
+	// for the headers.
+	maxPart, headroom = 1 << 20, 2 << 10
+)
+
+// An engine speaks with the servers that keep one stream.
+type engine struct {
+	conn    *nats.Conn
+	js      jetstream.JetStream
+	stream  string
+	prefix  string        // of requests to JetStream
+	timeout time.Duration // for all attempts of a request together
+}
+
+// A message is what a subject holds; if it holds nothing, seq is 0.
+type message struct {
+	seq  uint64
+	data []byte
+}
+
+// maxMessage is how large the data of a message may be.
+func (e *engine) maxMessage() int { return int(min(e.conn.MaxPayload(), maxPart)) - headroom }
+
+// last reads the message of a subject from the leader of the stream, which has
+// applied all that was acknowledged.
+func (e *engine) last(ctx context.Context, subject string) (m message, err error) {
+	request, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return m, err
+	}
+	err = e.retry(ctx, func(ctx context.Context) error {
+		reply, err := e.conn.RequestWithContext(ctx, e.api("STREAM.MSG.GET"), request)
+		if err != nil {
+			return err
+		}
+		m, err = readLast(reply.Data)
+		return err
+	})
+	if err != nil {
+		return m, fmt.Errorf("jetstream: read %s: %w", subject, err)
+	}
+	return m, nil
+}
+
+func (e *engine) api(call string) string { return e.prefix + call + "." + e.stream }
+
+func readLast(reply []byte) (message, error) {
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Seq  uint64 `json:"seq"`
+			Data []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply, &answer); err != nil {
+		return message{}, err
+	}
+	if answer.Error != nil {
+		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return message{}, nil
+		}
+		return message{}, answer.Error
+	}
+	return message{answer.Message.Seq, answer.Message.Data}, nil
+}
+
+// lastOfAny reads the message of a subject from any server that has the stream.
+// It may be behind the leader, so what it doesn't have says nothing.
+func (e *engine) lastOfAny(ctx context.Context, subject string) (message, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	reply, err := e.conn.RequestWithContext(ctx, e.api("DIRECT.GET")+"."+subject, nil)
+	if err != nil {
+		return message{}, err
+	}
+	seq, err := strconv.ParseUint(reply.Header.Get(jetstream.SequenceHeader), 10, 64)
+	if err != nil { // a status such as 404
+		return message{}, nil
+	}
+	return message{seq, reply.Data}, nil
+}
+
+// find reads the message of a subject that, once it is there, only changes in
+// that it's no longer wanted: from any server, and from the leader if that
+// doesn't have it.
+func (e *engine) find(ctx context.Context, subject string) (message, error) {
+	if m, err := e.lastOfAny(ctx, subject); err == nil && m.seq != 0 {
+		return m, nil
+	}
+	return e.last(ctx, subject)
+}
+
+// lastEach reads the messages of several subjects, all at once.
+func (e *engine) lastEach(ctx context.Context, subjects []string, read func(context.Context, string) (message, error)) ([]message, error) {
+	messages, errs := make([]message, len(subjects)), make([]error, len(subjects))
+	var reading sync.WaitGroup
+	places := make(chan struct{}, maxReads)
+	for i, subject := range subjects {
+		places <- struct{}{}
+		reading.Go(func() {
+			defer func() { <-places }()
+			messages[i], errs[i] = read(ctx, subject)
+		})
+	}
+	reading.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return messages, nil
+}
+
+// retry tries until there is an answer, while the servers elect a leader or the
+// connection is being made anew, but not for ever.
+func (e *engine) retry(ctx context.Context, try func(context.Context) error) error {
+	end := time.Now().Add(e.timeout)
+	for attempt := 0; ; attempt++ {
+		tried, cancel := context.WithTimeout(ctx, attemptTimeout)
+		err := try(tried)
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case verdictOn(err) != again || time.Now().After(end):
+			return err
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for a moment that differs from what others wait, and is longer
+// after more attempts.
+func pause(ctx context.Context, attempt int) error {
+	longest := 4 * time.Millisecond << min(attempt, 6)
+	timer := time.NewTimer(rand.N(longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// An outgoing message replaces what its subject has.
+type outgoing struct {
+	subject string
+	data    []byte
+	ttl     time.Duration // 0: for ever
+	checked bool          // the subject must have seq, or nothing if that is 0
+	checks  string        // the subject for which that holds, if not this one
+	seq     uint64
+}
+
+// publish stores all messages or none, and returns the sequence of the first.
+// They become visible together. An error for which verdictOn says again leaves
+// it open whether they were stored, and they may be yet.
+func (e *engine) publish(messages []outgoing) (first uint64, err error) {
+	id := nuid.Next()
+	var reply *nats.Msg
+	for i := range messages {
+		msg := messages[i].msg(id, i+1)
+		if i < len(messages)-1 {
+			err = e.conn.PublishMsg(msg)
+		} else {
+			msg.Header.Set("Nats-Batch-Commit", "1")
+			reply, err = e.conn.RequestMsg(msg, attemptTimeout)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+		Seq   uint64              `json:"seq"`
+		Count int                 `json:"count"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return 0, err
+	}
+	if answer.Error != nil {
+		return 0, answer.Error
+	}
+	if answer.Count != len(messages) {
+		return 0, fmt.Errorf("%d of %d messages were stored", answer.Count, len(messages))
+	}
+	return answer.Seq - uint64(len(messages)) + 1, nil
+}
+
+func (o *outgoing) msg(batch string, n int) *nats.Msg {
+	msg := &nats.Msg{Subject: o.subject, Data: o.data, Header: nats.Header{
+		"Nats-Batch-Id":       {batch},
+		"Nats-Batch-Sequence": {strconv.Itoa(n)},
+	}}
+	if o.ttl > 0 {
+		seconds := (o.ttl + time.Second - 1) / time.Second // the unit of the server
+		msg.Header.Set(jetstream.MsgTTLHeader, strconv.FormatInt(int64(seconds), 10))
+	}
+	if o.checked {
+		msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(o.seq, 10))
+	}
+	if o.checks != "" {
+		msg.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, o.checks)
+	}
+	return msg
+}

@@ -1,0 +1,68 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/matrixrelay/relay/store/internal/wake"
+)
+
+// A follower is told by the servers of every change of a mailbox, by whomever,
+// so that this process knows which there are, and those who wait are woken.
+type follower struct {
+	consuming jetstream.ConsumeContext
+}
+
+// follow returns when the cache has all mailboxes that there were when it was
+// called. What is lost with a server is delivered anew by another one: the last
+// of each mailbox, which is all that counts.
+func follow(ctx context.Context, e *engine, c *cache, waiting *wake.Hub, log *slog.Logger) (*follower, error) {
+	consumer, err := e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{c.subjects.boxes(), c.subjects.total()},
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("follow: %w", err)
+	}
+	ready := make(chan struct{})
+	readyOnce := sync.OnceFunc(func() { close(ready) })
+	handle := func(m jetstream.Msg) {
+		about, err := m.Metadata()
+		if err != nil {
+			log.Warn("relay: a message of the stream has no metadata", "error", err)
+			return
+		}
+		if destination, isNew := c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()}); isNew {
+			waiting.Notify(destination)
+		}
+		if about.NumPending == 0 {
+			readyOnce()
+		}
+	}
+	// A server that is gone is noticed after two heartbeats.
+	consuming, err := consumer.Consume(handle, jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(time.Second),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			log.Debug("relay: following the stream", "error", err)
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("follow: %w", err)
+	}
+	f := &follower{consuming}
+	select {
+	case <-ready:
+		return f, nil
+	case <-ctx.Done():
+		f.stop()
+		return nil, fmt.Errorf("follow: %w", ctx.Err())
+	}
+}
+
+func (f *follower) stop() {
+	f.consuming.Stop()
+	<-f.consuming.Closed()
+}

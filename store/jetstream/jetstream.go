@@ -1,0 +1,228 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/wake"
+)
+
+// A Store is a store.Store in a stream. Make one with Open.
+type Store struct {
+	options  Options
+	engine   *engine
+	cache    *cache
+	reader   *reader
+	writer   *writer
+	follower *follower
+	waiting  wake.Hub
+	sweeping sync.Mutex // held during a sweep
+
+	closing   context.Context // ends when reading has to
+	stop      context.CancelFunc
+	sweeper   sync.WaitGroup
+	stopSweep context.CancelFunc
+	closeOnce sync.Once
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the stream, and makes it if there is none. It fails when ctx ends
+// before the servers have answered; the store itself doesn't depend on ctx.
+func Open(ctx context.Context, options Options) (*Store, error) {
+	s := &Store{options: options.withDefaults()}
+	s.closing, s.stop = context.WithCancel(context.Background())
+	if err := s.open(ctx); err != nil {
+		s.release()
+		return nil, fmt.Errorf("jetstream: open: %w", err)
+	}
+	sweeping, cancel := context.WithCancel(context.Background())
+	s.stopSweep = cancel
+	s.sweeper.Go(func() { s.sweepLoop(sweeping) })
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) (err error) {
+	o := s.options
+	if s.engine, err = newEngine(o); err != nil {
+		return err
+	}
+	if err := openStream(ctx, s.engine, o.Replicas, o.Logger); err != nil {
+		return err
+	}
+	s.cache = newCache(subjects(o.Stream))
+	if s.follower, err = follow(ctx, s.engine, s.cache, &s.waiting, o.Logger); err != nil {
+		return err
+	}
+	s.reader = &reader{engine: s.engine, subjects: s.cache.subjects, cache: s.cache}
+	s.writer = newWriter(o, s.engine, s.cache, &s.waiting)
+	return nil
+}
+
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
+		return false, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
+	}
+	put := putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+	_, _ = rand.Read(put.nonce[:]) // it never fails
+	err := s.writer.do(ctx, put.run, mail.Size())
+	if err == nil && put.refused != nil && s.makeRoom(ctx, put.refused) {
+		err = s.writer.do(ctx, put.run, mail.Size())
+	}
+	if err != nil {
+		return false, err
+	}
+	if put.orphan {
+		s.options.Logger.Warn("relay: mail was found in the stream, but in no mailbox, and is put anew",
+			"destination", mail.Destination, "transaction", mail.TransactionID)
+	}
+	return put.stored, put.refused
+}
+
+// Ack implements store.Store. A long row of entries is removed in steps, with
+// other writes in between.
+func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
+	for {
+		step := ackJob{destination: destination, id: id}
+		if err := s.writer.do(ctx, step.run, 0); err != nil {
+			return removed, err
+		}
+		removed += step.removed
+		if !step.more {
+			return removed, nil
+		}
+	}
+}
+
+// Next implements store.Store.
+func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.untilClosed(ctx)
+	defer cancel()
+	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
+	for attempt := 0; ; attempt++ {
+		entries, damaged, err := s.reader.next(ctx, q)
+		for _, d := range damaged {
+			if err == nil {
+				err = s.setAside(ctx, destination, d)
+			}
+		}
+		if err != nil {
+			return nil, s.closedOr(ctx, err)
+		}
+		if len(damaged) == 0 {
+			return entries, nil
+		}
+		// What comes after an entry must not be handed out before it's certain
+		// that it is to be passed over.
+		if err := pause(ctx, attempt); err != nil {
+			return nil, s.closedOr(ctx, err)
+		}
+	}
+}
+
+// setAside takes an entry out of its mailbox that couldn't be read. The leader
+// decides: if it was removed meanwhile, or came from a server that is behind,
+// nothing happens, and it's read again.
+func (s *Store) setAside(ctx context.Context, destination spec.ServerName, d damage) error {
+	job := setAsideJob{destination: destination, item: d.item, why: d.err}
+	if err := s.writer.do(ctx, job.run, 0); err != nil {
+		return fmt.Errorf("jetstream: entry %d can't be read (%w), nor set aside: %w", d.id, d.err, err)
+	}
+	if job.done {
+		s.options.Logger.Error("relay: an entry can't be read and is set aside",
+			"destination", destination, "entry", d.id, "error", d.err)
+	}
+	return nil
+}
+
+// Wait implements store.Store.
+func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int64) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	return s.waiting.Wait(ctx, destination, func() error {
+		ctx, cancel := s.untilClosed(ctx)
+		defer cancel()
+		return s.closedOr(ctx, s.reader.any(ctx, destination, max(after, 0)))
+	})
+}
+
+// Destinations implements store.Store. It answers from what this process knows,
+// which another process's Put reaches a moment later.
+func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	return s.cache.destinations(after, max(limit, 1)), nil
+}
+
+// Usage implements store.Store.
+func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
+	if err := s.usable(ctx); err != nil {
+		return store.Usage{}, err
+	}
+	ctx, cancel := s.untilClosed(ctx)
+	defer cancel()
+	usage, err := s.reader.usage(ctx, destination)
+	return usage, s.closedOr(ctx, err)
+}
+
+func (s *Store) usable(ctx context.Context) error {
+	if s.writer.isClosed() {
+		return store.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// untilClosed is ctx, but ends with the store, too.
+func (s *Store) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	unregister := context.AfterFunc(s.closing, func() { cancel(store.ErrClosed) })
+	return ctx, func() {
+		unregister()
+		cancel(nil)
+	}
+}
+
+// closedOr makes what a read met because the store was being closed say so.
+func (s *Store) closedOr(ctx context.Context, err error) error {
+	if err != nil && (s.closing.Err() != nil || errors.Is(context.Cause(ctx), store.ErrClosed)) {
+		return store.ErrClosed
+	}
+	return err
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		s.stopSweep()
+		s.sweeper.Wait()
+		s.release()
+	})
+	return nil
+}
+
+// release gives back what open took, as far as it got.
+func (s *Store) release() {
+	if s.writer != nil {
+		s.writer.close()
+	}
+	s.stop()
+	s.waiting.Close()
+	if s.follower != nil {
+		s.follower.stop()
+	}
+	if s.options.Conn == nil && s.engine != nil && s.engine.conn != nil {
+		s.engine.conn.Close()
+	}
+}

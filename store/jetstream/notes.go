@@ -1,0 +1,106 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+var _ store.Notes = (*Store)(nil)
+
+// SetNotes implements store.Notes. It takes up to 800 changes, and values that
+// fit into one message of the server.
+func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
+	const maxChanges = 800
+	size, most := int64(0), s.engine.maxMessage()
+	for _, note := range changes {
+		if len(note.Key) > maxName || len(note.Value) > most {
+			return fmt.Errorf("jetstream: a note has a key of %d and a value of %d bytes", len(note.Key), len(note.Value))
+		}
+		size += int64(len(note.Key) + len(note.Value))
+	}
+	if len(changes) > maxChanges {
+		return fmt.Errorf("jetstream: %d changes of notes at once", len(changes))
+	}
+	return s.writer.do(ctx, func(b *batch) error {
+		b.setNotes(changes)
+		return nil
+	}, size)
+}
+
+func (b *batch) setNotes(changes []store.Note) {
+	for _, note := range changes {
+		subject := b.subjects.note(note.Key)
+		if len(note.Value) == 0 {
+			b.vanish(subject, 0)
+		} else {
+			b.send(outgoing{subject: subject, data: note.Value})
+		}
+	}
+}
+
+// Notes implements store.Notes. It asks the server for the keys of all notes.
+func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.untilClosed(ctx)
+	defer cancel()
+	notes, err := s.readNotes(ctx, prefix, after, max(limit, 1))
+	return notes, s.closedOr(ctx, err)
+}
+
+func (s *Store) readNotes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
+	keys, err := s.noteKeys(ctx, prefix, after)
+	if err != nil {
+		return nil, err
+	}
+	notes := []store.Note{}
+	for len(keys) > 0 && len(notes) < limit {
+		page := keys[:min(limit-len(notes), len(keys), maxReads)]
+		keys = keys[len(page):]
+		var names []string
+		for _, key := range page {
+			names = append(names, s.cache.subjects.note(key))
+		}
+		values, err := s.engine.lastEach(ctx, names, s.engine.last)
+		if err != nil {
+			return nil, err
+		}
+		for i, key := range page {
+			if len(values[i].data) > 0 { // it isn't just being removed
+				notes = append(notes, store.Note{Key: key, Value: values[i].data})
+			}
+		}
+	}
+	return notes, nil
+}
+
+// noteKeys returns the keys that begin with prefix and come after one, sorted.
+func (s *Store) noteKeys(ctx context.Context, prefix, after string) (keys []string, err error) {
+	var info *jetstream.StreamInfo
+	err = s.engine.retry(ctx, func(ctx context.Context) error {
+		stream, err := s.engine.js.Stream(ctx, s.engine.stream)
+		if err != nil {
+			return err
+		}
+		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(s.cache.subjects.notes()))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: list notes: %w", err)
+	}
+	for subject := range info.State.Subjects {
+		key, ok := s.cache.subjects.name(subject)
+		if ok && key > after && strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys, nil
+}

@@ -1,0 +1,89 @@
+package jetstream
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Options of a Store. Either Conn or URL is needed; the rest has defaults.
+type Options struct {
+	// Conn is a connection that the store uses and doesn't close. It should
+	// reconnect for ever, and notice soon that a server is gone.
+	Conn *nats.Conn
+
+	// URL is where to connect to if there is no Conn, in the form that
+	// nats.Connect takes: several servers have commas between them.
+	URL string
+
+	// Stream is the name of the stream, and the first part of the subject of
+	// all that is in it. Default "RELAY".
+	Stream string
+
+	// Domain is the JetStream domain of the stream, if it isn't that of the
+	// server.
+	Domain string
+
+	// Replicas is how many servers keep the stream, if it has to be made.
+	// Default 3 if the server belongs to a cluster, and 1 if not.
+	Replicas int
+
+	// Retention is how long a transaction is remembered after it was
+	// acknowledged or expired, so that a copy is recognised, in whole seconds.
+	// Default 24 hours.
+	Retention time.Duration
+
+	// SweepInterval is about how often expired mail is removed from the stream.
+	// It is never handed out, whatever this is. Default one minute.
+	SweepInterval time.Duration
+
+	// Timeout is how long a call goes on trying while no server answers, or the
+	// servers have no leader. Default 30 seconds.
+	Timeout time.Duration
+
+	// Logger is told of entries that can't be read and of failures of the
+	// servers. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.Stream == "" {
+		o.Stream = "RELAY"
+	}
+	if o.Retention <= 0 {
+		o.Retention = 24 * time.Hour
+	}
+	if o.SweepInterval <= 0 {
+		o.SweepInterval = time.Minute
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+func newEngine(o Options) (*engine, error) {
+	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix}
+	var err error
+	if e.conn == nil {
+		e.conn, err = nats.Connect(o.URL, nats.Name("relay"), nats.MaxReconnects(-1),
+			nats.ReconnectWait(250*time.Millisecond), nats.ReconnectBufSize(-1), nats.Timeout(attemptTimeout),
+			nats.PingInterval(attemptTimeout), nats.MaxPingsOutstanding(2),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+				o.Logger.Warn("relay: the connection to NATS", "error", err)
+			}))
+		if err != nil {
+			return nil, err
+		}
+	}
+	if o.Domain != "" {
+		e.prefix = "$JS." + o.Domain + ".API."
+	}
+	e.js, err = jetstream.NewWithAPIPrefix(e.conn, e.prefix)
+	return e, err
+}

@@ -1,0 +1,249 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A reader reads mailboxes: the record of a mailbox from the leader of the
+// stream, and what it lists from wherever it is.
+//
+// A server that was cut off may answer as the leader that it was, with what it
+// had. So nothing is taken to be gone because one didn't have it: what is older
+// than this process knows is read again, and so is a mailbox of which a page is
+// missing that it should have.
+type reader struct {
+	engine   *engine
+	subjects subjects
+	cache    *cache
+}
+
+var (
+	errBehind = errors.New("the servers have less than they had before")
+	errNoPage = errors.New("a part of the mailbox is missing")
+)
+
+// box reads the record of a mailbox; it is nil if there is none.
+func (r *reader) box(ctx context.Context, destination spec.ServerName) (b *box, seq uint64, err error) {
+	known, _ := r.cache.summary(destination)
+	subject := r.subjects.box(destination)
+	m, err := r.lastSince(ctx, subject, known.seq)
+	if errors.Is(err, errBehind) && m.seq == 0 { // a record of nothing, which wasn't kept
+		r.cache.forget(destination, known)
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err = decodeBox(m.data)
+	if err != nil {
+		return nil, 0, fmt.Errorf("jetstream: %s: %w", subject, err)
+	}
+	return b, m.seq, nil
+}
+
+// lastSince reads a subject that had this sequence before.
+func (r *reader) lastSince(ctx context.Context, subject string, seq uint64) (m message, err error) {
+	err = r.untilSure(ctx, errBehind, func() error {
+		if m, err = r.engine.last(ctx, subject); err == nil && m.seq < seq {
+			return fmt.Errorf("jetstream: %s: %w", subject, errBehind)
+		}
+		return err
+	})
+	return m, err
+}
+
+// untilSure repeats what has failed with unsure, for as long as a server may
+// believe that it's the leader.
+func (r *reader) untilSure(ctx context.Context, unsure error, try func() error) error {
+	end := time.Now().Add(r.engine.timeout)
+	for attempt := 0; ; attempt++ {
+		err := try()
+		if !errors.Is(err, unsure) || time.Now().After(end) {
+			return err
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// An item is an entry as its mailbox lists it.
+type item struct {
+	id int64
+	meta
+}
+
+// each calls do for the entries of a mailbox from an ID on, in their order,
+// until it returns false. It reads more pages at once the longer it goes on.
+// After errNoPage, do was called for some entries, and the record of the mailbox
+// has to be read anew.
+func (r *reader) each(ctx context.Context, destination spec.ServerName, b *box, from int64, do func(item) bool) error {
+	id := max(from, b.mark+1)
+	for atOnce := 1; id < b.base; atOnce = min(2*atOnce, maxReads) {
+		var names []string
+		for first := b.pageOf(id); first < b.base && len(names) < atOnce; first += pageSize {
+			names = append(names, r.subjects.page(destination, first))
+		}
+		pages, err := r.engine.lastEach(ctx, names, r.engine.find)
+		if err != nil {
+			return err
+		}
+		for i := range pages {
+			metas, err := decodePage(pages[i].data)
+			if err != nil {
+				return fmt.Errorf("jetstream: %s: %w", names[i], err)
+			}
+			first := b.pageOf(id)
+			if len(metas) != pageSize { // it was dropped since, or the server is behind
+				return fmt.Errorf("jetstream: %s: %w", names[i], errNoPage)
+			}
+			for ; id < first+pageSize; id++ {
+				if !do(item{id, metas[id-first]}) {
+					return nil
+				}
+			}
+		}
+	}
+	for ; id < b.next(); id++ {
+		if !do(item{id, b.tail[id-b.base]}) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// A query is what Next was asked for.
+type query struct {
+	destination spec.ServerName
+	after       int64
+	entries     int
+	bytes       int64
+}
+
+// list returns the entries that answer a query, without their mail.
+func (r *reader) list(ctx context.Context, q query) (items []item, err error) {
+	err = r.untilSure(ctx, errNoPage, func() error {
+		b, _, err := r.box(ctx, q.destination)
+		items = nil
+		if err != nil || b == nil || q.after >= b.next() {
+			return err
+		}
+		at, size := now(), int64(0)
+		return r.each(ctx, q.destination, b, q.after+1, func(i item) bool {
+			if i.state != live || i.expired(at) {
+				return true
+			}
+			if size += i.size; len(items) > 0 && size > q.bytes {
+				return false
+			}
+			items = append(items, i)
+			return len(items) < q.entries
+		})
+	})
+	return items, err
+}
+
+// damage is an entry that can't be read.
+type damage struct {
+	item
+	err error
+}
+
+// next returns the entries that answer a query, and those among them that can't
+// be read. It returns store.ErrEmpty if there are neither.
+func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+	items, err := r.list(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(items) == 0 {
+		return nil, nil, store.ErrEmpty
+	}
+	mails, errs, err := r.mails(ctx, items)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range items {
+		if errs[i] != nil {
+			damaged = append(damaged, damage{items[i], errs[i]})
+			continue
+		}
+		entries = append(entries, store.Entry{ID: items[i].id, Mail: *mails[i]})
+	}
+	return entries, damaged, nil
+}
+
+// mails reads the mail of entries. Each has an error of its own if it isn't
+// what it should be, and err is that of reading at all.
+func (r *reader) mails(ctx context.Context, items []item) (mails []*store.Mail, errs []error, err error) {
+	var names []string
+	for _, i := range items {
+		names = append(names, r.subjects.messages(i)...)
+	}
+	messages, err := r.engine.lastEach(ctx, names, r.engine.find)
+	if err != nil {
+		return nil, nil, err
+	}
+	mails, errs = make([]*store.Mail, len(items)), make([]error, len(items))
+	for i, item := range items {
+		n := 1 + int(item.parts)
+		mails[i], errs[i] = check(item, messages[:n])
+		messages = messages[n:]
+	}
+	return mails, errs, nil
+}
+
+func check(i item, messages []message) (*store.Mail, error) {
+	var data [][]byte
+	for _, m := range messages {
+		data = append(data, m.data)
+	}
+	mail, err := mailOf(data)
+	if err == nil && keyOf(mail) != i.key {
+		err = errDamaged
+	}
+	return mail, err
+}
+
+// any returns nil if the destination has an entry after that ID, ErrEmpty if
+// not. It doesn't ask the server about a mailbox of which nothing is known: who
+// waits is woken when it is.
+func (r *reader) any(ctx context.Context, destination spec.ServerName, after int64) error {
+	s, ok := r.cache.summary(destination)
+	if !ok || s.next-1 <= after {
+		return store.ErrEmpty
+	}
+	items, err := r.list(ctx, query{destination: destination, after: after, entries: 1})
+	if err == nil && len(items) == 0 {
+		return store.ErrEmpty
+	}
+	return err
+}
+
+// usage reads what a mailbox, or without a destination the whole store, holds.
+func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
+	if destination == "" {
+		known, _ := r.cache.get(r.subjects.total())
+		m, err := r.lastSince(ctx, r.subjects.total(), known.seq)
+		if err != nil {
+			return store.Usage{}, err
+		}
+		t, err := decodeTotal(m.data)
+		if err != nil {
+			return store.Usage{}, fmt.Errorf("jetstream: %s: %w", r.subjects.total(), err)
+		}
+		return t.usage(), nil
+	}
+	b, _, err := r.box(ctx, destination)
+	if err != nil || b == nil {
+		return store.Usage{}, err
+	}
+	return b.usage(), nil
+}

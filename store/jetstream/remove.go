@@ -1,0 +1,195 @@
+package jetstream
+
+import (
+	"cmp"
+	"errors"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+const (
+	// removeStep bounds the messages of the entries that one batch removes.
+	removeStep = 256
+
+	// dropStep bounds the entries over which one batch moves a mailbox's mark.
+	dropStep = 64 * pageSize
+)
+
+// An ackJob acknowledges one step of entries; more says that there are others.
+type ackJob struct {
+	destination spec.ServerName
+	id          int64
+	removed     int
+	more        bool
+}
+
+func (a *ackJob) run(b *batch) error {
+	a.removed, a.more = 0, false // it may run again
+	x, err := b.box(a.destination)
+	if err != nil {
+		return err
+	}
+	if x.value == nil {
+		return b.sure()
+	}
+	m, _, err := b.meta(a.destination, x, a.id)
+	if err != nil {
+		return err
+	}
+	if m == nil || m.state == gone {
+		return b.sure()
+	}
+	last := min(a.id, x.value.mark+removeStep)
+	if err := b.needMetas(a.destination, x, x.value.mark+1, last); err != nil {
+		return err
+	}
+	r := remover{b: b, destination: a.destination, box: x}
+	for id := x.value.mark + 1; id <= last; id++ {
+		removed, err := r.remove(id)
+		if err != nil {
+			return err
+		}
+		if removed {
+			a.removed++
+		}
+		if last > id && r.messages >= removeStep {
+			last = id
+		}
+	}
+	a.more = last < a.id
+	return r.finish(last)
+}
+
+// needMetas makes sure that all pages are read that list these entries. That one
+// isn't there must be true of the leader, too.
+func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
+	for id := x.value.pageOf(from); id <= to && id < x.value.base; id += pageSize {
+		if p, e := b.page(destination, id); e != nil {
+			err = e
+		} else if len(*p.value) == 0 {
+			p.changed = true
+		}
+	}
+	return err
+}
+
+// A remover takes entries out of a mailbox.
+type remover struct {
+	b           *batch
+	destination spec.ServerName
+	box         *record[box]
+	messages    int
+	missing     error
+}
+
+// remove takes away an entry that is live or set aside, and leaves what
+// recognises a copy.
+func (r *remover) remove(id int64) (removed bool, err error) {
+	m, changed, err := r.b.meta(r.destination, r.box, id)
+	if err != nil || m == nil || m.state == gone {
+		return false, r.need(err)
+	}
+	share, err := r.b.share(r.destination, m.origin)
+	if err != nil {
+		return false, r.need(err)
+	}
+	if m.state == setAside { // what there is of it stays: it's no use to write to what can't be read
+		m.state, *changed = gone, true
+		r.box.value.aside = max(0, r.box.value.aside-1)
+		r.b.total.value.aside = max(0, r.b.total.value.aside-1)
+		r.box.changed = true
+		return true, nil
+	}
+	m.state, *changed = gone, true
+	r.b.count(r.box, share, -1, -m.size)
+	r.b.keys[m.key] = struct{}{}
+	r.b.vanish(r.b.subjects.mail(m.key), r.b.retention)
+	for part := range m.parts {
+		r.b.vanish(r.b.subjects.part(m.key, part+1), 0)
+	}
+	r.messages += 1 + int(m.parts)
+	return true, nil
+}
+
+// need notes that something is missing, which the others may be missing, too.
+func (r *remover) need(err error) error {
+	if errors.Is(err, errMissing) {
+		r.missing = err
+		return nil
+	}
+	return err
+}
+
+// finish forgets all entries up to an ID, which must be gone, and the pages
+// that list no others.
+func (r *remover) finish(mark int64) error {
+	if r.missing != nil {
+		return r.missing
+	}
+	x := r.box.value
+	if mark <= x.mark {
+		return nil
+	}
+	for first := x.pageOf(x.mark + 1); first < x.base && first+pageSize-1 <= mark; first += pageSize {
+		page, err := r.b.page(r.destination, first)
+		if err != nil {
+			return err
+		}
+		*page.value, page.changed = nil, true
+	}
+	x.mark, r.box.changed = mark, true
+	if x.holdsNothing() {
+		*x = box{start: x.next(), mark: x.next() - 1, base: x.next()}
+	}
+	return nil
+}
+
+// An expireJob removes entries whose time is over, as a walk through their
+// mailbox has found them, and then moves the mark over what is gone.
+type expireJob struct {
+	destination spec.ServerName
+	walk        walk
+	more        bool // there may be more to move over
+}
+
+func (e *expireJob) run(b *batch) error {
+	e.more = false // it may run again
+	x, err := b.box(e.destination)
+	if err != nil || x.value == nil {
+		return err
+	}
+	asWalked := e.walk.complete && e.walk.seq == x.seq && !x.changed
+	r := remover{b: b, destination: e.destination, box: x}
+	for _, id := range e.walk.expired {
+		if _, err := r.remove(id); err != nil {
+			return err
+		}
+	}
+	if asWalked && x.value.soonest != e.walk.soonest {
+		x.value.soonest, x.changed = e.walk.soonest, true
+	}
+	mark, err := e.head(b, x)
+	if err := cmp.Or(err, r.missing); err != nil {
+		return err
+	}
+	return r.finish(mark)
+}
+
+// head returns the last entry of those at the front of the mailbox that are
+// gone, or of as many of them as one batch forgets.
+func (e *expireJob) head(b *batch, x *record[box]) (mark int64, err error) {
+	mark = x.value.mark
+	last := min(mark+dropStep, e.walk.head-1, x.value.next()-1)
+	if err := b.needMetas(e.destination, x, mark+1, last); err != nil {
+		return mark, err
+	}
+	for mark < last {
+		m, _, err := b.meta(e.destination, x, mark+1)
+		if err != nil || m == nil || m.state != gone {
+			return mark, err
+		}
+		mark++
+	}
+	e.more = last == x.value.mark+dropStep
+	return mark, nil
+}

@@ -1,0 +1,105 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Metadata of the stream, by which it is recognised as ours.
+const (
+	versionKey   = "relay.version"
+	streamFormat = "1"
+)
+
+var (
+	errForeign = errors.New("there is a stream of that name that isn't a relay's")
+	errOldNATS = errors.New("the server knows no atomic batches: it must be NATS 2.12 or later")
+)
+
+// openStream makes the stream if there is none, and checks that it is what it
+// has to be.
+func openStream(ctx context.Context, e *engine, replicas int, log *slog.Logger) error {
+	config, err := existingStream(ctx, e)
+	if err == nil && config == nil {
+		config, err = makeStream(ctx, e, replicas)
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", e.stream, err)
+	}
+	switch {
+	case !config.AllowAtomicPublish:
+		return errOldNATS
+	case config.Metadata[versionKey] != streamFormat, config.MaxMsgsPerSubject != 1, !config.AllowMsgTTL, !config.AllowDirect:
+		return fmt.Errorf("stream %s: %w", e.stream, errForeign)
+	}
+	if config.Replicas == 1 && e.conn.ConnectedClusterName() != "" {
+		log.Warn("relay: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
+			"stream", e.stream)
+	}
+	return firstTotal(e)
+}
+
+// existingStream returns nil if there is no stream.
+func existingStream(ctx context.Context, e *engine) (config *jetstream.StreamConfig, err error) {
+	err = e.retry(ctx, func(ctx context.Context) error {
+		stream, err := e.js.Stream(ctx, e.stream)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil
+		}
+		if err == nil {
+			config = &stream.CachedInfo().Config
+		}
+		return err
+	})
+	return config, err
+}
+
+func makeStream(ctx context.Context, e *engine, replicas int) (config *jetstream.StreamConfig, err error) {
+	if replicas <= 0 {
+		replicas = 1
+		if e.conn.ConnectedClusterName() != "" {
+			replicas = 3
+		}
+	}
+	err = e.retry(ctx, func(ctx context.Context) error {
+		stream, err := e.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name:               e.stream,
+			Description:        "mail of a Matrix relay",
+			Subjects:           []string{subjects(e.stream).all()},
+			Storage:            jetstream.FileStorage,
+			Replicas:           replicas,
+			Discard:            jetstream.DiscardNew,
+			MaxMsgsPerSubject:  1,
+			AllowDirect:        true,
+			AllowMsgTTL:        true,
+			AllowAtomicPublish: true,
+			Metadata:           map[string]string{versionKey: streamFormat},
+		})
+		if err == nil {
+			config = &stream.CachedInfo().Config
+		}
+		return err
+	})
+	return config, err
+}
+
+// firstTotal makes the record of the whole store if there is none, so that a
+// stream always has a message for those who follow it.
+func firstTotal(e *engine) error {
+	subject := subjects(e.stream).total()
+	return e.retry(context.Background(), func(ctx context.Context) error {
+		m, err := e.last(ctx, subject)
+		if err != nil || m.seq != 0 {
+			return err
+		}
+		_, err = e.publish([]outgoing{{subject: subject, data: (&total{}).encode(), checked: true}})
+		if err != nil && verdictOn(err) == conflict { // another process has made it
+			return nil
+		}
+		return err
+	})
+}

@@ -1,0 +1,153 @@
+package jetstream
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/wake"
+)
+
+const (
+	// maxQueued is how many jobs may wait for the writer; the next blocks.
+	maxQueued = 1024
+
+	// A batch ends at whichever of these comes first. A server allows 1000
+	// messages in one, unless it is told otherwise.
+	maxBatchJobs     = 256
+	maxBatchBytes    = 8 << 20
+	maxBatchMessages = 900
+)
+
+// A writer is the one goroutine of this process that writes. It takes what has
+// queued up while the last commit was on its way and commits it together.
+type writer struct {
+	options  Options
+	engine   *engine
+	subjects subjects
+	cache    *cache
+	waiting  *wake.Hub
+
+	queue chan *job
+	ended chan struct{} // closed when the goroutine is gone
+
+	mu     sync.RWMutex // held for reading while a job is handed over
+	closed bool
+
+	// Only the goroutine uses what follows.
+	maxMessages int           // of a batch
+	lastJobs    int           // how many the last commit had,
+	lastTook    time.Duration // and how long it took
+}
+
+// A job is one piece of work that is committed with others. Its run changes a
+// batch, and may be called any number of times.
+type job struct {
+	ctx  context.Context
+	run  func(*batch) error
+	size int64
+	done chan struct{}
+	err  error
+}
+
+func newWriter(options Options, e *engine, c *cache, waiting *wake.Hub) *writer {
+	w := &writer{
+		options: options, engine: e, subjects: c.subjects, cache: c, waiting: waiting,
+		queue: make(chan *job, maxQueued), ended: make(chan struct{}),
+		maxMessages: maxBatchMessages,
+	}
+	go w.loop()
+	return w
+}
+
+// do runs the job in a commit, with whatever else is waiting, and returns when
+// that is acknowledged.
+func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
+	j := &job{ctx: ctx, run: run, size: size, done: make(chan struct{})}
+	if err := w.enqueue(j); err != nil {
+		return err
+	}
+	select {
+	case <-j.done:
+		return j.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *writer) enqueue(j *job) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.closed {
+		return store.ErrClosed
+	}
+	if err := j.ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case w.queue <- j:
+		return nil
+	case <-j.ctx.Done():
+		return j.ctx.Err()
+	}
+}
+
+func (w *writer) isClosed() bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.closed
+}
+
+// close waits for what was accepted.
+func (w *writer) close() {
+	w.mu.Lock()
+	if !w.closed {
+		w.closed = true
+		close(w.queue)
+	}
+	w.mu.Unlock()
+	<-w.ended
+}
+
+func (w *writer) loop() {
+	defer close(w.ended)
+	for first := range w.queue {
+		w.gather()
+		jobs := w.collect(first)
+		start := time.Now()
+		w.lastJobs = len(jobs)
+		for len(jobs) > 0 {
+			jobs = w.commit(jobs)
+		}
+		w.lastTook = time.Since(start)
+	}
+}
+
+// gather gives those whose last jobs were committed together the moment that
+// they need to come with the next ones: a small part of what a commit takes,
+// which costs less than a commit that some of them miss. Who comes alone isn't
+// kept waiting.
+func (w *writer) gather() {
+	const step = 50 * time.Microsecond
+	for waited := step; len(w.queue) < w.lastJobs-1 && waited < w.lastTook/8; waited += step {
+		time.Sleep(step)
+	}
+}
+
+// collect takes what has queued up.
+func (w *writer) collect(first *job) []*job {
+	jobs, size := []*job{first}, first.size
+	for len(jobs) < maxBatchJobs && size < maxBatchBytes {
+		select {
+		case j, ok := <-w.queue:
+			if !ok {
+				return jobs
+			}
+			jobs, size = append(jobs, j), size+j.size
+		default:
+			return jobs
+		}
+	}
+	return jobs
+}
