@@ -14,6 +14,7 @@
 //	RELAY.mail.KEY           mail, by what makes it a copy of other mail
 //	RELAY.part.KEY.N         what of it didn't fit into one message
 //	RELAY.note.KEY           a note
+//	RELAY.damage.BOX.ID.N    for a day: why an entry was set aside
 //
 // A mailbox counts its entries by itself: an ID is one more than the last, and a
 // mailbox that is new begins after all IDs that any other gave. So a mailbox is

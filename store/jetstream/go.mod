@@ -8,7 +8,7 @@ require (
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
 	github.com/nats-io/nuid v1.0.1
-	github.com/stretchr/testify v1.11.1
+	github.com/stretchr/testify v1.10.0
 )
 
 require (
