@@ -77,7 +77,7 @@ func (b *backoffs[K]) failed(key K, asked time.Duration) {
 	defer b.mu.Unlock()
 	f := b.keys[key]
 	if f == nil {
-		b.makeRoom()
+		makeRoom(b.keys, maxBackoffs)
 		f = &failure{}
 		b.keys[key] = f
 	}
@@ -91,11 +91,12 @@ func (b *backoffs[K]) succeeded(key K) {
 	delete(b.keys, key)
 }
 
-func (b *backoffs[K]) makeRoom() {
-	for key := range b.keys {
-		if len(b.keys) < maxBackoffs {
+// makeRoom makes room for one more among most, by forgetting any of them.
+func makeRoom[K comparable, V any](m map[K]V, most int) {
+	for key := range m {
+		if len(m) < most {
 			return
 		}
-		delete(b.keys, key)
+		delete(m, key)
 	}
 }

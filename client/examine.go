@@ -90,7 +90,7 @@ func (r *Receiver) examine(ctx context.Context, received *Received, encoded []by
 	if err != nil {
 		return err
 	}
-	r.withKey(keylessOf(received, proof))
+	r.withKey(keyless{received.Relay, proven.Origin})
 	received.Proof, received.Origin, received.TransactionID = Proven, proven.Origin, proven.TransactionID
 	received.Body = wire.WithOrigin(proven.Content, proven.Origin)
 	if r.config.MaxAge > 0 && time.Since(proven.Signed.Time()) > r.config.MaxAge {
@@ -143,11 +143,8 @@ func (r *Receiver) withoutKey(received *Received, who keyless, err error) error 
 		have.since = now
 	}
 	have.last, have.entry = now, received.EntryID
-	for some := range r.keyless {
-		if known || len(r.keyless) < maxKeyless {
-			break
-		}
-		delete(r.keyless, some)
+	if !known {
+		makeRoom(r.keyless, maxKeyless)
 	}
 	r.keyless[who] = have
 	if now.Sub(have.since) < r.config.KeyPatience {

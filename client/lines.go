@@ -175,12 +175,7 @@ const maxAnswered = 64 << 10
 // remember notes that a destination answers. When there are too many, it
 // forgets any of them.
 func (s *lines) remember(destination spec.ServerName) {
-	for name := range s.answered {
-		if len(s.answered) < maxAnswered {
-			break
-		}
-		delete(s.answered, name)
-	}
+	makeRoom(s.answered, maxAnswered)
 	s.answered[destination] = struct{}{}
 }
 

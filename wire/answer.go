@@ -42,7 +42,7 @@ func ReadEntryID(body []byte) (int64, error) {
 		return 0, BadRequest(spec.ErrorNotJSON, "the body isn't JSON")
 	}
 	var entry fclient.RelayEntry
-	if bytes.TrimLeft(body, " \t\r\n")[0] != '{' || json.Unmarshal(body, &entry) != nil {
+	if bytes.TrimLeft(body, space)[0] != '{' || json.Unmarshal(body, &entry) != nil {
 		return 0, BadRequest(spec.ErrorBadJSON, "the body must be an object whose entry_id is an integer")
 	}
 	if entry.EntryID < 0 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,6 +118,9 @@ type Proven struct {
 	// and other bytes than those that were signed can have the same one.
 	Content []byte
 
+	// Digest identifies the content: see Content.Digest.
+	Digest [sha256.Size]byte
+
 	// Signed is what the content gives as its origin_server_ts, 0 if nothing.
 	Signed spec.Timestamp
 }
@@ -153,7 +157,7 @@ func (p *Proof) read(transaction []byte, destination spec.ServerName) (proven Pr
 	if err != nil {
 		return proven, err
 	}
-	proven.Origin, proven.TransactionID = content.Origin, route.TransactionID
+	proven.Origin, proven.TransactionID, proven.Digest = content.Origin, route.TransactionID, content.Digest
 	if content.HasOrigin == (p.Origin != "") {
 		return proven, errors.New("the transaction and the proof must have one origin between them")
 	}

@@ -82,7 +82,9 @@ func TestProofProves(t *testing.T) {
 	for name, keys := range verifiers() {
 		for _, content := range []string{proofWithOrigin, proofWithout, `{"pdus":[]}`, `{"origin_server_ts":null,"pdus":null}`} {
 			p, r := signedProof(t, content)
-			want := Proven{Origin: testName, TransactionID: proofID, Content: r.Content}
+			signed, err := ReadContent(r.Content)
+			require.NoError(t, err)
+			want := Proven{Origin: testName, TransactionID: proofID, Content: r.Content, Digest: signed.Digest}
 			if strings.Contains(content, "1766620800000") {
 				want.Signed = 1766620800000
 			}
