@@ -17,14 +17,6 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// inMemory as the database keeps mail in memory only.
-const inMemory = "memory:"
-
-// isPostgres reports whether the database is a PostgreSQL server.
-func isPostgres(db string) bool {
-	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
-}
-
 const usage = `usage: standalone -name SERVERNAME [options]
        standalone -signing-key FILE [options]
 
@@ -56,6 +48,8 @@ type options struct {
 	metrics string
 	name    string
 	db      string
+	creds   string // for NATS
+	nats    string // the configuration of a server to run
 	cert    string
 	key     string
 	keys    string
@@ -75,7 +69,10 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for\n(required, unless with -signing-key the key is to be its name)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
-		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in the PostgreSQL\ndatabase at a postgres:// URL, which several relays can share")
+		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in what several relays\ncan share: the PostgreSQL database at a postgres:// URL, or the NATS\nservers at nats:// or tls:// URLs with commas between them")
+	f.StringVar(&o.creds, "nats-creds", "", "the credentials for -db nats://, a `FILE` with a JWT and a key")
+	f.StringVar(&o.nats, "nats-server", "", "run a NATS server with this configuration `FILE`, too, for -db nats://;\n"+
+		"it has every message on the disk before it acknowledges it, unless\nthe file has a sync_interval")
 	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
 	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
 	f.Var(&o.actsFor, "for", "take mail for these destinations only: a `LIST` of server names with\ncommas between them (default everyone)")
@@ -144,6 +141,8 @@ func (o *options) check() error {
 		return fmt.Errorf("-name: %q is not a server name", o.name)
 	case o.db == "":
 		return errors.New("-db is empty")
+	case (o.creds != "" || o.nats != "") && !isNATS(o.db):
+		return errors.New("-nats-creds and -nats-server need -db nats://HOST:PORT")
 	case (o.cert == "") != (o.key == ""):
 		return errors.New("-tls-cert and -tls-key need each other")
 	case !slices.Contains([]string{keysNone, keysPublic, keysAny}, o.keys):

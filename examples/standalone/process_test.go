@@ -76,14 +76,19 @@ func start(t testing.TB, args ...string) *program {
 func startIn(t testing.TB, directory string, args ...string) *program {
 	t.Helper()
 	p := launch(t, directory, args...)
+	p.waitReady()
+	return p
+}
+
+func (p *program) waitReady() {
+	p.t.Helper()
 	select {
 	case <-p.ready:
 	case <-p.ended:
-		t.Fatalf("the program ended:\n%s", p.logged())
+		p.t.Fatalf("the program ended:\n%s", p.logged())
 	case <-time.After(30 * time.Second):
-		t.Fatalf("the program doesn't listen:\n%s", p.logged())
+		p.t.Fatalf("the program doesn't listen:\n%s", p.logged())
 	}
-	return p
 }
 
 // launch runs the program and doesn't wait for it.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -16,10 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/memory"
-	"github.com/matrixrelay/relay/store/postgres"
-	"github.com/matrixrelay/relay/store/sqlite"
 )
 
 // What connections get. None of them bounds a body that keeps moving: see
@@ -39,7 +34,14 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	mail, err := openStore(ctx, o.db, log)
+	if o.nats != "" {
+		nats, err := startNATS(ctx, o.nats, log)
+		if err != nil {
+			return err
+		}
+		defer nats.stop()
+	}
+	mail, err := openStore(ctx, o.db, o.creds, log)
 	if err != nil {
 		return err
 	}
@@ -88,26 +90,6 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 	}
 	log.Info("listening", append(listening, "metrics", metrics.address())...)
 	return serveBoth(ctx, web, metrics)
-}
-
-func openStore(ctx context.Context, db string, log *slog.Logger) (store.Store, error) {
-	switch {
-	case db == inMemory:
-		return memory.New(memory.Options{}), nil
-	case isPostgres(db):
-		return postgres.Open(ctx, postgres.Options{ConnString: db, Logger: log})
-	default:
-		return sqlite.Open(db, sqlite.Options{Logger: log})
-	}
-}
-
-// shownDB is the database without a password.
-func shownDB(db string) string {
-	if u, err := url.Parse(db); isPostgres(db) && err == nil {
-		u.RawQuery = "" // a password may be there, too
-		return u.Redacted()
-	}
-	return db
 }
 
 // A webServer is an http.Server and the listener that it has.

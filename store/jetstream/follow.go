@@ -22,10 +22,7 @@ type follower struct {
 // called. What is lost with a server is delivered anew by another one: the last
 // of each mailbox, which is all that counts.
 func follow(ctx context.Context, e *engine, c *cache, waiting *wake.Hub, log *slog.Logger) (*follower, error) {
-	consumer, err := e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{c.subjects.boxes(), c.subjects.total()},
-		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
-	})
+	consumer, err := makeConsumer(ctx, e, c.subjects)
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
 	}
@@ -60,6 +57,18 @@ func follow(ctx context.Context, e *engine, c *cache, waiting *wake.Hub, log *sl
 		f.stop()
 		return nil, fmt.Errorf("follow: %w", ctx.Err())
 	}
+}
+
+// makeConsumer waits for the servers, which may have no leader yet.
+func makeConsumer(ctx context.Context, e *engine, of subjects) (consumer jetstream.Consumer, err error) {
+	err = e.retry(ctx, func(ctx context.Context) error {
+		consumer, err = e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{of.boxes(), of.total()},
+			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		})
+		return err
+	})
+	return consumer, err
 }
 
 func (f *follower) stop() {

@@ -18,6 +18,9 @@ type Options struct {
 	// nats.Connect takes: several servers have commas between them.
 	URL string
 
+	// Connect are more options for connecting to URL, such as credentials.
+	Connect []nats.Option
+
 	// Stream is the name of the stream, and the first part of the subject of
 	// all that is in it. Default "RELAY".
 	Stream string
@@ -71,12 +74,7 @@ func newEngine(o Options) (*engine, error) {
 	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix}
 	var err error
 	if e.conn == nil {
-		e.conn, err = nats.Connect(o.URL, nats.Name("relay"), nats.MaxReconnects(-1),
-			nats.ReconnectWait(250*time.Millisecond), nats.ReconnectBufSize(-1), nats.Timeout(attemptTimeout),
-			nats.PingInterval(attemptTimeout), nats.MaxPingsOutstanding(2),
-			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-				o.Logger.Warn("relay: the connection to NATS", "error", err)
-			}))
+		e.conn, err = nats.Connect(o.URL, append(o.reconnecting(), o.Connect...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -86,4 +84,16 @@ func newEngine(o Options) (*engine, error) {
 	}
 	e.js, err = jetstream.NewWithAPIPrefix(e.conn, e.prefix)
 	return e, err
+}
+
+// reconnecting makes a connection last for ever, and a lost one be noticed soon.
+func (o Options) reconnecting() []nats.Option {
+	return []nats.Option{
+		nats.Name("relay"), nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectBufSize(-1), nats.Timeout(attemptTimeout),
+		nats.PingInterval(attemptTimeout), nats.MaxPingsOutstanding(2),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			o.Logger.Warn("relay: the connection to NATS", "error", err)
+		}),
+	}
 }
