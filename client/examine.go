@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -35,7 +36,7 @@ var (
 // take deals with one transaction. It succeeds if that may be acknowledged.
 func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) error {
 	received := Received{Relay: d.Relay, EntryID: answer.EntryID, TransactionID: answer.TransactionID, Body: answer.Transaction}
-	why := r.examine(ctx, &received, answer.Proof)
+	digest, why := r.examine(ctx, &received, answer.Proof)
 	if errors.Is(why, wire.ErrProof) || errors.Is(why, ErrUnproven) || errors.Is(why, ErrTooOld) {
 		d.Rejected++
 		r.config.Logger.Warn("client: a transaction is rejected", "relay", d.Relay, "entry", answer.EntryID, "error", why)
@@ -47,15 +48,17 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) err
 	if why != nil {
 		return why
 	}
-	content, err := wire.ReadContent(received.Body)
-	if err != nil {
-		d.Unreadable++
-		r.config.Logger.Warn("client: a transaction can't be read and is passed over", "relay", d.Relay, "entry", answer.EntryID, "error", err)
-		return nil
+	if received.Proof != Proven { // else it was read to check that
+		content, err := wire.ReadContent(received.Body)
+		if err != nil {
+			d.Unreadable++
+			r.config.Logger.Warn("client: a transaction can't be read and is passed over", "relay", d.Relay, "entry", answer.EntryID, "error", err)
+			return nil
+		}
+		received.Origin, digest = content.Origin, content.Digest
 	}
-	received.Origin = content.Origin
 	from := source{relay: d.Relay, entry: received.EntryID, id: received.TransactionID}
-	handled, err := r.config.Seen.once(ctx, seenKeyOf(content.Origin, content.Digest), from, func() error {
+	handled, err := r.config.Seen.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
 		return r.config.Handle(ctx, received)
 	})
 	switch {
@@ -69,34 +72,35 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) err
 	return nil
 }
 
-// examine checks the proof, and takes over what it proves. It returns why the
-// transaction is to be rejected; any other error is that of finding out.
-func (r *Receiver) examine(ctx context.Context, received *Received, encoded []byte) error {
+// examine checks the proof, and takes over what it proves. The digest is that of
+// what is Proven. It returns why the transaction is to be rejected; any other
+// error is that of finding out.
+func (r *Receiver) examine(ctx context.Context, received *Received, encoded []byte) (digest [sha256.Size]byte, why error) {
 	if r.config.Keys == nil {
-		return nil
+		return digest, nil
 	}
 	if len(encoded) == 0 {
-		return r.unproven()
+		return digest, r.unproven()
 	}
 	proof, err := wire.ReadProof(encoded)
 	if err != nil {
-		return err
+		return digest, err
 	}
 	proven, err := proof.Check(ctx, r.config.Keys, received.Body, r.self)
 	if errors.Is(err, wire.ErrNoKey) {
 		received.Proof = Unchecked
-		return r.withoutKey(received, keylessOf(received, proof), err)
+		return digest, r.withoutKey(received, keylessOf(received, proof), err)
 	}
 	if err != nil {
-		return err
+		return digest, err
 	}
 	r.withKey(keyless{received.Relay, proven.Origin})
 	received.Proof, received.Origin, received.TransactionID = Proven, proven.Origin, proven.TransactionID
 	received.Body = wire.WithOrigin(proven.Content, proven.Origin)
 	if r.config.MaxAge > 0 && time.Since(proven.Signed.Time()) > r.config.MaxAge {
-		return fmt.Errorf("%w: it was signed at %v", ErrTooOld, proven.Signed.Time().UTC())
+		return digest, fmt.Errorf("%w: it was signed at %v", ErrTooOld, proven.Signed.Time().UTC())
 	}
-	return nil
+	return proven.Digest, nil
 }
 
 func (r *Receiver) unproven() error {
