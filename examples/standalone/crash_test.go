@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,29 +35,15 @@ func TestKill(t *testing.T) {
 	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 3))
 	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
 	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
-	c := newCrash(t, uint64(seed))
+	c := newCrash(t, uint64(seed), []string{"-db", database(t)})
 	for range rounds {
 		c.maybeKillAtStart()
-		c.restart()
-		for _, to := range c.to {
-			switch c.random.IntN(4) {
-			case 0: // left for later rounds
-			case 1:
-				c.fetch(to, 1+c.random.IntN(5))
-			default:
-				c.fetch(to, math.MaxInt)
-			}
-		}
-		c.killUnderLoad()
+		c.restart(0)
+		c.fetchSome()
+		c.underLoad(func() { c.relays[0].kill() })
 	}
-	c.restart()
-	for _, to := range c.to {
-		c.fetch(to, math.MaxInt)
-	}
-	c.relay.stop()
-	sent, answered, more := c.ledger.count()
-	t.Logf("%d sent, %d answered, %d arrived without an answer", sent, answered, more)
-	require.NotZero(t, answered)
+	c.restart(0)
+	c.finish()
 }
 
 func fromEnvironment(t *testing.T, name string, otherwise int64) int64 {
@@ -69,22 +56,27 @@ func fromEnvironment(t *testing.T, name string, otherwise int64) int64 {
 	return n
 }
 
-// A crash is a test under way.
+// A crash is a test under way, with one relay or several on one database.
 type crash struct {
-	t       *testing.T
-	random  *rand.Rand
-	db      string
-	ledger  *ledger
-	senders []*sender
-	to      []*testnet.Node
+	t         *testing.T
+	random    *rand.Rand
+	arguments [][]string // of each relay
+	ledger    *ledger
+	senders   []*sender
+	to        []*testnet.Node
 
-	relay   *program
-	network *testnet.Network
-	killed  *atomic.Bool // is set before the program is killed
+	relays []*program
+	roads  []atomic.Pointer[testnet.Network] // to each relay
+
+	failing atomic.Bool // something was or will be killed, so requests may fail
+	over    atomic.Bool // nodes are to stop
 }
 
-func newCrash(t *testing.T, seed uint64) *crash {
-	c := &crash{t: t, random: rand.New(rand.NewPCG(seed, 0)), db: database(t), ledger: newLedger()}
+func newCrash(t *testing.T, seed uint64, arguments ...[]string) *crash {
+	c := &crash{
+		t: t, random: rand.New(rand.NewPCG(seed, 0)), ledger: newLedger(), arguments: arguments,
+		relays: make([]*program, len(arguments)), roads: make([]atomic.Pointer[testnet.Network], len(arguments)),
+	}
 	for i := range crashDestinations {
 		c.to = append(c.to, testnet.NewNode(fmt.Sprintf("to %d", i)))
 	}
@@ -96,52 +88,100 @@ func newCrash(t *testing.T, seed uint64) *crash {
 	return c
 }
 
-func (c *crash) restart() {
-	c.relay = start(c.t, "-db", c.db)
-	c.network, c.killed = c.relay.network(), new(atomic.Bool)
+// restart starts some of the relays, all at once, since they may need each other.
+func (c *crash) restart(which ...int) {
+	for _, i := range which {
+		c.relays[i] = c.launch(i)
+	}
+	for _, i := range which {
+		c.relays[i].waitReady()
+		c.roads[i].Store(c.relays[i].network())
+	}
 }
+
+func (c *crash) launch(i int) *program {
+	return launch(c.t, "", append([]string{"-listen", "127.0.0.1:0", "-name", string(relayName)}, c.arguments[i]...)...)
+}
+
+// road leads to any of the relays.
+func (c *crash) road() *testnet.Network { return c.roads[rand.IntN(len(c.roads))].Load() }
 
 // maybeKillAtStart kills the program now and then while it opens the file.
 func (c *crash) maybeKillAtStart() {
 	if c.random.IntN(3) > 0 {
 		return
 	}
-	p := launch(c.t, "", "-listen", "127.0.0.1:0", "-name", string(relayName), "-db", c.db)
+	p := c.launch(0)
 	time.Sleep(time.Duration(c.random.IntN(80)) * time.Millisecond)
 	p.kill()
 }
 
-// killUnderLoad has all nodes send, and some fetch, and kills the program.
-func (c *crash) killUnderLoad() {
+// fetchSome fetches all for some nodes, and a little or nothing for others.
+func (c *crash) fetchSome() {
+	for _, to := range c.to {
+		switch c.random.IntN(4) {
+		case 0: // left for later rounds
+		case 1:
+			c.fetch(to, 1+c.random.IntN(5))
+		default:
+			c.fetch(to, math.MaxInt)
+		}
+	}
+}
+
+// finish fetches everything, and stops the relays.
+func (c *crash) finish() {
+	for _, to := range c.to {
+		c.fetch(to, math.MaxInt)
+	}
+	for _, relay := range c.relays {
+		relay.signal(syscall.SIGTERM) // all at once: the last can't do without the others
+	}
+	for _, relay := range c.relays {
+		require.Equal(c.t, 0, relay.status(), relay.logged())
+	}
+	sent, answered, more := c.ledger.count()
+	c.t.Logf("%d sent, %d answered, %d arrived without an answer", sent, answered, more)
+	require.NotZero(c.t, answered)
+}
+
+// underLoad has all nodes send, and some fetch, while something goes wrong.
+func (c *crash) underLoad(fault func()) {
 	var nodes sync.WaitGroup
 	for _, s := range c.senders {
 		nodes.Go(func() { c.send(s) })
 	}
 	for i := range c.random.IntN(2 * len(c.to)) { // some twice at once, as deployed nodes do
 		nodes.Go(func() {
-			for !c.killed.Load() {
+			for !c.over.Load() {
 				c.fetch(c.to[i/2], math.MaxInt)
 			}
 		})
 	}
 	time.Sleep(time.Duration(20+c.random.IntN(600)) * time.Millisecond)
-	c.killed.Store(true)
-	c.relay.kill()
+	c.failing.Store(true)
+	fault()
+	c.over.Store(true)
 	nodes.Wait()
-	c.network.CloseIdleConnections()
+	for i := range c.roads {
+		c.roads[i].Load().CloseIdleConnections()
+	}
+	c.failing.Store(false)
+	c.over.Store(false)
 }
 
-// send sends one transaction after the other until the program is killed.
+// send sends one transaction after the other.
 func (c *crash) send(s *sender) {
-	for !c.killed.Load() {
+	for !c.over.Load() {
 		l := c.ledger.begin(s.next(c.to))
-		err := put(c.t, c.network, s.Node, l.Transaction)
+		err := put(c.t, c.road(), s.Node, l.Transaction)
 		switch {
 		case err == nil:
 			c.ledger.answer(l)
 			s.answered = append(s.answered, l)
-		case c.killed.Load():
+		case c.failing.Load():
 			s.unanswered = append(s.unanswered, l)
+			time.Sleep(time.Millisecond) // nobody may be there
 		default:
 			c.t.Errorf("%s: %v", l.TransactionID, err)
 			return
@@ -154,8 +194,8 @@ func (c *crash) fetch(to *testnet.Node, most int) {
 	var last int64
 	for range most {
 		now := c.ledger.acknowledge(to.ServerName, last)
-		answer, err := get(c.t, c.network, to, last)
-		if err != nil && c.killed.Load() {
+		answer, err := get(c.t, c.road(), to, last)
+		if err != nil && c.failing.Load() {
 			return
 		}
 		if err == nil && !answer.EntriesQueued {

@@ -33,6 +33,18 @@ func natsNode(t *testing.T, client, n int, routes []int) (file string) {
 	return file
 }
 
+// natsCluster returns the arguments of three relays that have the servers of
+// their database in them.
+func natsCluster(t *testing.T) (arguments [][]string) {
+	ports := freePorts(t, 6)
+	for i := range 3 {
+		arguments = append(arguments, []string{
+			"-nats-server", natsNode(t, ports[i], i, ports[3:]), "-db", fmt.Sprintf("nats://me:secret@127.0.0.1:%d", ports[i]),
+		})
+	}
+	return arguments
+}
+
 func freePorts(t *testing.T, n int) (ports []int) {
 	t.Helper()
 	for range n {
@@ -47,12 +59,10 @@ func freePorts(t *testing.T, n int) (ports []int) {
 // TestNATS has three programs that are also the three servers that they keep
 // mail in: what one takes in another hands out, and any of them may be killed.
 func TestNATS(t *testing.T) {
-	ports := freePorts(t, 6)
-	var arguments [3][]string
+	arguments := natsCluster(t)
 	var programs [3]*program
 	for i := range programs {
-		arguments[i] = []string{"-listen", "127.0.0.1:0", "-name", string(relayName),
-			"-nats-server", natsNode(t, ports[i], i, ports[3:]), "-db", fmt.Sprintf("nats://me:secret@127.0.0.1:%d", ports[i])}
+		arguments[i] = append(arguments[i], "-listen", "127.0.0.1:0", "-name", string(relayName))
 		programs[i] = launch(t, "", arguments[i]...) // each waits for another
 	}
 	for _, p := range programs {
