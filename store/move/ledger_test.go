@@ -42,7 +42,7 @@ func mailOf(to spec.ServerName, n int) store.Mail {
 	return store.Mail{
 		Destination: to, Origin: "origin", TransactionID: gomatrixserverlib.TransactionID(name),
 		Digest: sha256.Sum256([]byte(name)), Body: []byte("body of " + name), Proof: []byte("proof of " + name),
-		Expires: time.Now().Add(time.Hour).Truncate(time.Millisecond),
+		Expires: time.Now().Add(40 * day).Truncate(time.Millisecond),
 	}
 }
 
