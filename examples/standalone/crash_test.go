@@ -74,6 +74,7 @@ type crash struct {
 	t       *testing.T
 	random  *rand.Rand
 	db      string
+	options []string // besides
 	ledger  *ledger
 	senders []*sender
 	to      []*testnet.Node
@@ -97,7 +98,7 @@ func newCrash(t *testing.T, seed uint64) *crash {
 }
 
 func (c *crash) restart() {
-	c.relay = start(c.t, "-db", c.db)
+	c.relay = start(c.t, append([]string{"-db", c.db}, c.options...)...)
 	c.network, c.killed = c.relay.network(), new(atomic.Bool)
 }
 

@@ -56,6 +56,7 @@ type options struct {
 	metrics string
 	name    string
 	db      string
+	moving  moving
 	cert    string
 	key     string
 	keys    string
@@ -76,6 +77,7 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
 		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in the PostgreSQL\ndatabase at a postgres:// URL, which several relays can share")
+	o.moving.flags(f)
 	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
 	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
 	f.Var(&o.actsFor, "for", "take mail for these destinations only: a `LIST` of server names with\ncommas between them (default everyone)")
@@ -155,7 +157,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("-max-in-flight is less than -max-body")
 	}
-	return o.pass.check(o.signingKey)
+	return errors.Join(o.moving.check(o.db), o.pass.check(o.signingKey))
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.

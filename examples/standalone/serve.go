@@ -39,7 +39,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	mail, err := openStore(ctx, o.db, log)
+	mail, err := o.moving.open(ctx, o.db, log)
 	if err != nil {
 		return err
 	}

@@ -64,8 +64,8 @@
 // A store remembers what was moved away from it as it remembers what was
 // acknowledged, and would take it for copies if it came back. So Open refuses
 // with ErrTooSoon to move into a store that mail was moved out of, or may have
-// been, less than Options.Retention ago. A store without notes can't tell: don't
-// do it then.
+// been, less than Options.Retention ago. It also refuses to move a store into
+// itself. A store without notes can't tell: don't do either then.
 //
 // # Several processes
 //
@@ -97,9 +97,14 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// ErrTooSoon is why Open refuses to move mail into a store that would take it
-// for copies.
-var ErrTooSoon = errors.New("move: mail was moved out of this store too recently")
+// Why Open refuses to move mail that the new store would take for copies.
+var (
+	// ErrTooSoon says that mail was moved out of it: see the package comment.
+	ErrTooSoon = errors.New("mail was moved out of the new store too recently")
+
+	// ErrSame says that it is the old store, by another name.
+	ErrSame = errors.New("both are the same store")
+)
 
 // A Store is two stores, of which one is moved into the other. Make one with
 // Open.

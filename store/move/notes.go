@@ -20,6 +20,7 @@ const (
 	ownNotes  = "relay.move/"
 	leftNote  = ownNotes + "left"
 	takenNote = ownNotes + "taken"
+	sameNote  = ownNotes + "same" // is there for a moment
 
 	// outboxNotes are what client.Outbox notes: IDs, which change.
 	outboxNotes = "outbox/"
@@ -78,6 +79,11 @@ func (s *Store) begin(ctx context.Context) error {
 	if !fromNotes {
 		return nil
 	}
+	if toNotes {
+		if err := areTwo(ctx, from, to); err != nil {
+			return err
+		}
+	}
 	left, err := readNote(ctx, from, leftNote)
 	if err != nil {
 		return err
@@ -96,6 +102,20 @@ func (s *Store) begin(ctx context.Context) error {
 		}
 	}
 	return s.marks.write(ctx, s.from)
+}
+
+// areTwo fails if both are the same store, whose mail would all be taken for
+// copies: what is noted in one must not be in the other.
+func areTwo(ctx context.Context, from, to store.Notes) error {
+	mark := rand.Text()
+	if err := to.SetNotes(ctx, []store.Note{{Key: sameNote, Value: []byte(mark)}}); err != nil {
+		return err
+	}
+	seen, err := readNote(ctx, from, sameNote)
+	if err == nil && seen == mark {
+		err = ErrSame
+	}
+	return errors.Join(err, to.SetNotes(ctx, []store.Note{{Key: sameNote}}))
 }
 
 // mayTake fails while a store may remember mail that was moved out of it.

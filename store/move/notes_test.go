@@ -120,6 +120,19 @@ func TestWayBack(t *testing.T) {
 	})
 }
 
+// A store isn't moved into itself, whatever names it has.
+func TestSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := pair()
+		closeAfter(t, s)
+		keep(t, s, mailOf("a", 1))
+		_, err := Open(t.Context(), leaveOpen(s), leaveOpen(s), Options{Logger: quiet})
+		require.ErrorIs(t, err, ErrSame)
+		numbers(t, s, "a", 1)
+		require.Empty(t, noted(t, s))
+	})
+}
+
 // Without notes there is no guard, and mail moves all the same.
 func TestNoNotes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
