@@ -55,9 +55,19 @@ func (s *Store) moveChunk(ctx context.Context, destination spec.ServerName) (mov
 	return moved, err
 }
 
-// putAll puts entries into the new store, one after the other: Puts at once have
-// no order.
+// putAll puts entries into the new store, all with one commit if it can do that
+// and nothing is wrong with any of them, or one after the other: Puts at once
+// have no order.
 func (s *Store) putAll(ctx context.Context, entries []store.Entry) (moved int, err error) {
+	if batches, ok := s.to.(store.Batches); ok {
+		mails := make([]store.Mail, len(entries))
+		for i := range entries {
+			mails[i] = entries[i].Mail
+		}
+		if batches.PutAll(ctx, mails) == nil {
+			return len(entries), nil
+		}
+	}
 	for i := range entries {
 		if _, err := s.to.Put(ctx, entries[i].Mail, store.Limits{}); err != nil {
 			return i, fmt.Errorf("move: put mail for %s: %w", entries[i].Destination, err)

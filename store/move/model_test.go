@@ -49,6 +49,17 @@ func (f flaky) Put(ctx context.Context, mail store.Mail, limits store.Limits) (b
 	return stored, err
 }
 
+func (f flaky) PutAll(ctx context.Context, mails []store.Mail) error {
+	if f.fails() {
+		return errFlaky
+	}
+	err := f.Store.(store.Batches).PutAll(ctx, mails)
+	if f.fails() {
+		return errFlaky
+	}
+	return err
+}
+
 func (f flaky) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
 	if f.fails() {
 		return nil, errFlaky
