@@ -24,12 +24,12 @@ func (m *moving) flags(f *flag.FlagSet) {
 }
 
 func (m *moving) check(db string) error {
-	switch {
-	case m.from == "":
+	switch m.from {
+	case "":
 		return nil
-	case m.from == inMemory:
+	case inMemory:
 		return errors.New("-move-from: there is nothing in memory")
-	case m.from == db:
+	case db:
 		return errors.New("-move-from and -db are the same database")
 	}
 	return nil

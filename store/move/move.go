@@ -8,8 +8,8 @@
 // # How mail gets over
 //
 // A goroutine takes the mail of each destination, oldest first and some entries
-// at a time, puts it into the new store and acknowledges it in the old one when
-// the new one has it. After a crash between the two it puts the same mail again,
+// at a time (with one commit, if the new store is store.Batches), puts it into
+// the new store and acknowledges it in the old one when the new one has it. After a crash between the two it puts the same mail again,
 // which the new store takes for the copy that it is. So nothing is lost, and
 // nothing is there twice.
 //
@@ -120,6 +120,7 @@ type Store struct {
 
 	done      chan struct{}
 	forgotten atomic.Bool // the old store isn't asked for copies any more
+	warnOnce  sync.Once
 
 	stop  context.CancelFunc
 	mover sync.WaitGroup
@@ -134,8 +135,8 @@ var (
 )
 
 // Open copies the notes, which ctx is for, and starts to move the mail. Nobody
-// else may use from then on. If it fails, both stores are still the caller's to
-// close; after that Close does it.
+// else may use the old store from then on. If Open fails, both stores are still
+// the caller's to close; otherwise Close closes them.
 func Open(ctx context.Context, from, to store.Store, options Options) (*Store, error) {
 	s := newStore(from, to, options)
 	if err := s.begin(ctx); err != nil {

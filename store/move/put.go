@@ -76,7 +76,9 @@ func (s *Store) remembers(ctx context.Context, mail store.Mail) (bool, error) {
 	if err == nil || !over || ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
 		return known, err
 	}
-	s.options.Logger.Warn("relay: the old store doesn't say whether it knows mail, which is taken as new", "error", err)
+	s.warnOnce.Do(func() {
+		s.options.Logger.Warn("relay: the old store fails, so copies of what was fetched before the move may be taken as new", "error", err)
+	})
 	return false, nil
 }
 
