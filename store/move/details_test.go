@@ -135,6 +135,20 @@ func TestOldStoreFailsAfterwards(t *testing.T) {
 	})
 }
 
+// A Put that was given up may reach the old store when that is done with. Then
+// the mail is there when the Put is repeated.
+func TestLatePut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		s := done(t, from, to, day)
+		closeAfter(t, s)
+		<-s.(*Store).Done()
+		keep(t, from, mailOf("a", 1))
+		isCopy(t, s, mailOf("a", 1))
+		numbers(t, to, "a", 1)
+	})
+}
+
 // Mail may expire in the old store, in the new one or on its way.
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -33,8 +33,12 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 			return s.putBeside(ctx, s.from, s.to, mail, limits)
 		}
 	}
-	if known, err := s.remembers(ctx, mail); known || err != nil {
+	known, err := s.remembers(ctx, mail)
+	if err != nil {
 		return false, err
+	}
+	if known {
+		return false, s.moveLate(ctx, mail.Destination)
 	}
 	if s.detours.over.Load() {
 		return s.to.Put(ctx, mail, limits)
@@ -80,6 +84,25 @@ func (s *Store) remembers(ctx context.Context, mail store.Mail) (bool, error) {
 		s.options.Logger.Warn("relay: the old store fails, so copies of what was fetched before the move may be taken as new", "error", err)
 	})
 	return false, nil
+}
+
+// moveLate moves what a Put that had failed, or was given up, has stored in the
+// old store after all, maybe when the move had ended. Its repetition is taken for
+// a copy, so that it must not stay there.
+func (s *Store) moveLate(ctx context.Context, destination spec.ServerName) error {
+	for {
+		waiting, err := s.isWaiting(ctx, destination)
+		if err != nil || !waiting {
+			return err
+		}
+		_, err = s.moveChunk(ctx, destination)
+		if errors.Is(err, store.ErrEmpty) { // what was counted has expired
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // isKnown reports whether a store has, or remembers, mail: it recognises a copy
