@@ -76,7 +76,7 @@ func (s *Store) putAll(ctx context.Context, entries []store.Entry) (moved int, e
 	return len(entries), nil
 }
 
-// lanes has the mail of each destination moved by one goroutine at a time.
+// lanes has one goroutine at a time do something for a destination.
 type lanes struct {
 	mu sync.Mutex
 	of map[spec.ServerName]*lane
@@ -84,10 +84,10 @@ type lanes struct {
 
 type lane struct {
 	users int
-	taken chan struct{} // has one element while somebody moves
+	taken chan struct{} // has one element while somebody does it
 }
 
-// enter waits until nobody else moves the mail of destination, which is so until
+// enter waits until nobody else is in the lane of destination, which is so until
 // leave is called.
 func (l *lanes) enter(ctx context.Context, destination spec.ServerName) (leave func(), err error) {
 	one := l.join(destination)
@@ -151,14 +151,14 @@ func (h *holds) begin(destination spec.ServerName) (end func()) {
 	}
 }
 
-// wait returns when Puts of destination aren't held any more, or have been for
-// long enough, and whether that was so at all.
-func (h *holds) wait(ctx context.Context, destination spec.ServerName) (held bool, err error) {
+// wait returns when Puts of destination aren't held, or this one has been for
+// long enough.
+func (h *holds) wait(ctx context.Context, destination spec.ServerName) error {
 	h.mu.Lock()
 	over := h.of[destination]
 	h.mu.Unlock()
 	if over == nil {
-		return false, nil
+		return nil
 	}
 	timer := time.NewTimer(holdTime)
 	defer timer.Stop()
@@ -166,7 +166,7 @@ func (h *holds) wait(ctx context.Context, destination spec.ServerName) (held boo
 	case <-over:
 	case <-timer.C:
 	case <-ctx.Done():
-		return true, ctx.Err()
+		return ctx.Err()
 	}
-	return true, nil
+	return nil
 }

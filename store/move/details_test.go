@@ -218,21 +218,28 @@ func TestHeldPuts(t *testing.T) {
 	})
 }
 
-// The move doesn't end while mail is on its way into the old store.
+// The move doesn't end while mail is on its way into the old store, and what
+// comes behind that goes there, too.
 func TestDetoursEnd(t *testing.T) {
 	var d detours
-	require.True(t, d.begin())
+	require.False(t, d.begin("a", false))
+	require.True(t, d.begin("a", true))
+	require.True(t, d.begin("a", false))
+	require.False(t, d.begin("b", false))
 	begun, idle := d.count()
 	require.False(t, idle)
 	require.False(t, d.finish(begun))
-	d.end()
-	require.True(t, d.begin())
-	d.end()
+	d.end("a")
+	require.True(t, d.any("a"))
+	d.end("a")
+	require.False(t, d.any("a"))
+	require.True(t, d.begin("a", true))
+	d.end("a")
 	require.False(t, d.finish(begun), "there was another one meanwhile")
 	begun, idle = d.count()
 	require.True(t, idle)
 	require.True(t, d.finish(begun))
-	require.False(t, d.begin())
+	require.False(t, d.begin("a", true))
 }
 
 // Both stores are full together.

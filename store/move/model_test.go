@@ -39,6 +39,9 @@ func newFlaky(s store.Store, often float64) flaky { return flaky{s, s.(store.Not
 func (f flaky) fails() bool { return rand.Float64() < f.often }
 
 func (f flaky) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if limits.Bytes == 1 { // the question for a copy, whose failure makes one at the end of the move
+		return f.Store.Put(ctx, mail, limits)
+	}
 	if f.fails() {
 		return false, errFlaky
 	}

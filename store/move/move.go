@@ -32,6 +32,7 @@
 // move. So until Options.Retention is over after Done, Put first asks the old
 // store whether it knows the mail, which costs about what a Put costs there. Who
 // stops using the old store before that may get a copy of such mail once more.
+// So may who has an old store that fails after Done: mail isn't refused for that.
 //
 // # IDs
 //
@@ -112,7 +113,8 @@ type Store struct {
 	from, to store.Store
 	options  Options
 
-	lanes   lanes
+	lanes   lanes // who moves
+	looks   lanes // who looks where new mail goes
 	holds   holds
 	slots   chan struct{} // who moves a chunk has one
 	detours detours

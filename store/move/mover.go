@@ -25,6 +25,7 @@ const (
 	// roundPause is between two looks at all destinations, firstRetry and
 	// mostRetry after a failure.
 	roundPause = 250 * time.Millisecond
+	shortPause = 10 * time.Millisecond // for what is on its way into the old store
 	firstRetry = time.Second
 	mostRetry  = time.Minute
 
@@ -124,16 +125,20 @@ func (s *Store) moveAll(ctx context.Context, destination spec.ServerName) error 
 	held := false
 	for left := usage.Entries; ; {
 		moved, err := s.moveChunk(ctx, destination)
-		if errors.Is(err, store.ErrEmpty) {
+		empty := errors.Is(err, store.ErrEmpty)
+		if empty && !s.detours.any(destination) {
 			return nil
 		}
-		if err != nil {
+		if err != nil && !empty {
 			return err
 		}
 		// As much as there was is moved, and there may be more by now.
-		if left -= int64(moved); left <= 0 && !held {
+		if left -= int64(moved); !held && (empty || left <= 0) {
 			held = true
 			defer s.holds.begin(destination)()
+		}
+		if empty && !sleep(ctx, shortPause) {
+			return ctx.Err()
 		}
 	}
 }

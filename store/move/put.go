@@ -29,7 +29,7 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 			return false, err
 		}
 		if detour {
-			defer s.detours.end()
+			defer s.detours.end(mail.Destination)
 			return s.putBeside(ctx, s.from, s.to, mail, limits)
 		}
 	}
@@ -47,22 +47,23 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 }
 
 // detour reports whether new mail must go to the old store to stay behind what
-// is there, and has it counted as on its way then.
+// is there, or is on its way there, and has it counted as on its way then. Once
+// it says no, it does so for that destination ever after, which is why only one
+// at a time may look.
 func (s *Store) detour(ctx context.Context, destination spec.ServerName) (bool, error) {
-	waiting, err := s.isWaiting(ctx, destination)
-	if err != nil || !waiting {
+	if err := s.holds.wait(ctx, destination); err != nil {
 		return false, err
 	}
-	held, err := s.holds.wait(ctx, destination)
+	leave, err := s.looks.enter(ctx, destination)
 	if err != nil {
 		return false, err
 	}
-	if held {
-		if waiting, err = s.isWaiting(ctx, destination); err != nil || !waiting {
-			return false, err
-		}
+	defer leave()
+	waiting, err := s.isWaiting(ctx, destination)
+	if err != nil {
+		return false, err
 	}
-	return s.detours.begin(), nil
+	return s.detours.begin(destination, waiting), nil
 }
 
 // isWaiting reports whether the old store has mail of destination. Mail that
@@ -172,40 +173,53 @@ type detours struct {
 	over atomic.Bool // there are no more
 
 	mu    sync.Mutex
-	under int    // are on their way
-	begun uint64 // were on their way ever
+	under map[spec.ServerName]int // are on their way
+	begun uint64                  // were on their way ever
 }
 
-// begin counts one; it reports false if there must be no more.
-func (d *detours) begin() bool {
+// begin counts one, if the old store has mail of the destination, or will have.
+// It reports false if not, or if there must be no more.
+func (d *detours) begin(destination spec.ServerName, waiting bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.over.Load() {
+	if d.over.Load() || !waiting && d.under[destination] == 0 {
 		return false
 	}
-	d.under++
+	if d.under == nil {
+		d.under = make(map[spec.ServerName]int)
+	}
+	d.under[destination]++
 	d.begun++
 	return true
 }
 
-func (d *detours) end() {
+func (d *detours) end(destination spec.ServerName) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.under--
+	if d.under[destination]--; d.under[destination] == 0 {
+		delete(d.under, destination)
+	}
+}
+
+// any reports whether one for that destination is on its way.
+func (d *detours) any(destination spec.ServerName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.under[destination] > 0
 }
 
 // count returns how many there were ever, and whether none is on its way.
 func (d *detours) count() (begun uint64, idle bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.begun, d.under == 0
+	return d.begun, len(d.under) == 0
 }
 
 // finish ends them, unless there were others since the count.
 func (d *detours) finish(begun uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.under > 0 || d.begun != begun {
+	if len(d.under) > 0 || d.begun != begun {
 		return false
 	}
 	d.over.Store(true)
