@@ -22,10 +22,8 @@ import (
 // where mail comes into the old store all the time and is moved by those who
 // read it.
 func TestStore(t *testing.T) {
-	t.Run("done, memory", func(t *testing.T) { storetest.Run(t, memoryPlace(done)) })
-	t.Run("done, sqlite", func(t *testing.T) { storetest.Run(t, sqlitePlace(done)) })
-	t.Run("under way, memory", func(t *testing.T) { storetest.Run(t, memoryPlace(underWay)) })
-	t.Run("under way, sqlite", func(t *testing.T) { storetest.Run(t, sqlitePlace(underWay)) })
+	t.Run("done", func(t *testing.T) { storetest.Run(t, memoryPlace(done)) })
+	t.Run("under way", func(t *testing.T) { storetest.Run(t, sqlitePlace(underWay)) })
 }
 
 // done opens the two as anybody would.
