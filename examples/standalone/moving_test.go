@@ -40,9 +40,15 @@ func testMove(t *testing.T, to string) {
 
 	from := c.db
 	c.db, c.options = to, []string{"-move-from", from}
+	onTheWay := 0
 	for range rounds {
-		c.restart()
-		c.killUnderLoad()
+		for _, kill := range []func(){c.killSoon, c.killUnderLoad} {
+			c.restart()
+			kill()
+			if !strings.Contains(c.relay.logged(), moved) {
+				onTheWay++
+			}
+		}
 	}
 	c.restart()
 	c.fetch(c.to[0], math.MaxInt)
@@ -58,7 +64,13 @@ func testMove(t *testing.T, to string) {
 	}
 	c.relay.stop()
 	sent, answered, more := c.ledger.count()
-	t.Logf("%d sent, %d answered, %d arrived without an answer", sent, answered, more)
+	t.Logf("%d sent, %d answered, %d arrived without an answer; killed %d times on the way", sent, answered, more, onTheWay)
+}
+
+// killSoon kills the program when it hasn't got far.
+func (c *crash) killSoon() {
+	time.Sleep(time.Duration(c.random.IntN(150)) * time.Millisecond)
+	c.relay.kill()
 }
 
 // fill has every sender send so many transactions.
