@@ -45,11 +45,12 @@
 // # What is counted
 //
 // Usage is the sum of both stores, where what is on its way may be counted
-// twice. A mailbox and the whole store may go over their limits by what is moved
-// at that moment (1,024 entries or 64 MiB at most, apart from single entries
-// that are larger) and by Puts that go to different stores at once. What one
-// origin may have is counted in each store by itself, so that it can reach twice
-// its limit while its mailbox is moved.
+// twice: up to 64 entries or 4 MiB of a mailbox, 1,024 or 64 MiB in all. Limits
+// are exact where everything is in one store. Otherwise a mailbox and the whole
+// store may go over theirs by what is moved while a Put is under way, and by Puts
+// that go to different stores at once. What one origin may have is counted in
+// each store by itself, so that it can reach twice its limit while its mailbox is
+// moved.
 //
 // # Notes
 //
