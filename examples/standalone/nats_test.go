@@ -105,6 +105,12 @@ func TestNATSAlone(t *testing.T) {
 	p.stop()
 }
 
+// TestMoveToNATS does what TestMove does.
+func TestMoveToNATS(t *testing.T) {
+	port := freePorts(t, 1)[0]
+	testMove(t, "-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port))
+}
+
 func TestNATSFails(t *testing.T) {
 	noJetStream := filepath.Join(t.TempDir(), "nats.conf")
 	require.NoError(t, os.WriteFile(noJetStream, []byte("listen: \"127.0.0.1:-1\"\n"), 0o600))
@@ -122,7 +128,7 @@ func TestNATSFails(t *testing.T) {
 		{"nonexistent", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", "/nonexistent"}},
 		{"doesn't enable jetstream", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", noJetStream}},
 		{"address already in use", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", natsNode(t, port, 0, nil)}},
-		{"-nats-server need -db nats", 2, []string{"-nats-server", noJetStream}},
+		{"need a nats:// database", 2, []string{"-nats-server", noJetStream}},
 	} {
 		status, _, stderr := runToEnd(t, append([]string{"-name", "relay", "-listen", "127.0.0.1:0"}, of.arguments...)...)
 		require.Equal(t, of.status, status, stderr)

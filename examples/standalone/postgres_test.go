@@ -56,3 +56,8 @@ func TestPostgresFails(t *testing.T) {
 	require.Contains(t, stderr, "postgres: open")
 	require.NotContains(t, stderr, "secret")
 }
+
+// TestMoveToPostgres is TestMove for those who outgrow one machine.
+func TestMoveToPostgres(t *testing.T) {
+	testMove(t, "-db", pgtest.New(t).Database(t))
+}

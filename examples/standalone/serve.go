@@ -41,7 +41,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 		}
 		defer nats.stop()
 	}
-	mail, err := openStore(ctx, o.db, o.creds, log)
+	mail, err := o.moving.open(ctx, o.db, o.creds, log)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,10 @@ type Store struct {
 	notes     map[string][]byte
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store   = (*Store)(nil)
+	_ store.Batches = (*Store)(nil)
+)
 
 // New returns an empty Store.
 func New(options Options) *Store {
@@ -81,6 +84,16 @@ func (s *Store) put(ctx context.Context, mail store.Mail, limits store.Limits) (
 	}
 	s.add(mail)
 	return true, nil
+}
+
+// PutAll implements store.Batches.
+func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
+	for _, mail := range mails {
+		if _, err := s.Put(ctx, mail, store.Limits{}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Next implements store.Store.

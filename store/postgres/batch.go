@@ -102,8 +102,11 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 		for _, name := range w.touches() {
 			locked[name] = struct{}{}
 		}
-		if p, ok := w.(*put); ok {
-			puts.add(p)
+		switch w := w.(type) {
+		case *put:
+			puts.add(w)
+		case *putAll:
+			w.eachOf(puts.add)
 		}
 	}
 	q := &pgx.Batch{}

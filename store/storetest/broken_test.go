@@ -56,6 +56,7 @@ var brokenStores = []broken{
 	{"never expires", "expiry/expired_before_Put", func(s store.Store) store.Store { return neverExpires{s} }},
 	{"sorts by a locale", "destinations/pages", func(s store.Store) store.Store { return sortsByLocale{s} }},
 	{"shows what is damaged", "damage/the_first_entry", func(s store.Store) store.Store { return showsDamage{s.(*handle)} }},
+	{"puts batches backwards", "batches/in_order,_and_whole", func(s store.Store) store.Store { return putsBackwards{s} }},
 	{"has nothing wrong", "", func(s store.Store) store.Store { return s }},
 }
 
@@ -300,4 +301,16 @@ type showsDamage struct{ *handle }
 
 func (s showsDamage) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
 	return s.mail.Next(ctx, to, after, maxEntries, maxBytes)
+}
+
+// putsBackwards mixes up the order of a batch.
+type putsBackwards struct{ store.Store }
+
+func (s putsBackwards) PutAll(ctx context.Context, mails []store.Mail) error {
+	for _, mail := range slices.Backward(mails) {
+		if _, err := s.Put(ctx, mail, store.Limits{}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

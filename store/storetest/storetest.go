@@ -110,6 +110,7 @@ var groups = []group{
 	{name: "reopen, forgetting", tests: reopenForgettingTests, needs: Place.reopens, retention: shortRetention},
 	{name: "damage", tests: damageTests, needs: Place.damages},
 	{name: "notes", tests: notesTests},
+	{name: "batches", tests: batchTests},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/testnet"
+)
+
+// moved is what the log says then.
+const moved = "all mail is moved"
+
+// TestMove fills a relay, restarts it with another database, and has its mail
+// moved under load while it is killed again and again. Everything that was
+// answered with 200 arrives once and in order. RELAY_CRASH_ROUNDS and
+// RELAY_CRASH_SEED are as for TestKill.
+func TestMove(t *testing.T) {
+	testMove(t, "-db", filepath.Join(t.TempDir(), "new.db"))
+}
+
+func testMove(t *testing.T, to ...string) {
+	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 3))
+	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
+	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
+	from := database(t)
+	c := newCrash(t, uint64(seed), []string{"-db", from})
+	c.restart(0)
+	c.fill(100)
+	for _, node := range c.to[:2] { // these have fetched everything before
+		c.fetch(node, math.MaxInt)
+	}
+	c.fill(50)
+	c.relays[0].stop()
+
+	c.arguments[0] = append(to, "-move-from", from)
+	onTheWay := 0
+	for range rounds {
+		for _, kill := range []func(){c.killSoon, func() { c.underLoad(c.relays[0].kill) }} {
+			c.restart(0)
+			kill()
+			if !strings.Contains(c.relays[0].logged(), moved) {
+				onTheWay++
+			}
+		}
+	}
+	c.restart(0)
+	c.fetch(c.to[0], math.MaxInt)
+	require.Eventually(t, func() bool { return strings.Contains(c.relays[0].logged(), moved) }, time.Minute, 10*time.Millisecond, c.relays[0].logged())
+	c.fill(10)
+	c.fetch(c.to[1], math.MaxInt)
+	c.relays[0].stop()
+
+	c.arguments[0] = to
+	c.restart(0)
+	c.finish()
+	t.Logf("killed %d times on the way", onTheWay)
+}
+
+// killSoon kills the program when it hasn't got far.
+func (c *crash) killSoon() {
+	time.Sleep(time.Duration(c.random.IntN(150)) * time.Millisecond)
+	c.relays[0].kill()
+}
+
+// fill has every sender send so many transactions.
+func (c *crash) fill(each int) {
+	var nodes sync.WaitGroup
+	for _, s := range c.senders {
+		nodes.Go(func() {
+			for range each {
+				l := c.ledger.begin(s.next(c.to))
+				if err := put(c.t, c.road(), s.Node, l.Transaction); err != nil {
+					c.t.Errorf("%s: %v", l.TransactionID, err)
+					return
+				}
+				c.ledger.answer(l)
+				s.answered = append(s.answered, l)
+			}
+		})
+	}
+	nodes.Wait()
+}
+
+func TestMoveOptions(t *testing.T) {
+	there := database(t)
+	for want, args := range map[string][]string{
+		"are the same":   {"-db", there, "-move-from", there},
+		"nothing in mem": {"-db", there, "-move-from", inMemory},
+	} {
+		status, _, stderr := runToEnd(t, append([]string{"-name", "relay"}, args...)...)
+		require.Equal(t, 2, status)
+		require.Contains(t, stderr, want)
+	}
+	status, _, stderr := runToEnd(t, "-name", "relay", "-listen", "127.0.0.1:0", "-db", there, "-move-from", "missing.db")
+	require.Equal(t, 1, status)
+	require.Contains(t, stderr, "-move-from")
+}
+
+// The way back is refused for as long as it would lose mail.
+func TestMoveBackTooSoon(t *testing.T) {
+	from, to := database(t), database(t)
+	first := start(t, "-db", from)
+	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	require.NoError(t, put(t, first.network(), a, a.Transaction(b.ServerName, "t1", 1, 500)))
+	first.stop()
+	second := start(t, "-db", to, "-move-from", from)
+	require.Eventually(t, func() bool { return strings.Contains(second.logged(), moved) }, time.Minute, 10*time.Millisecond)
+	second.stop()
+	status, _, stderr := runToEnd(t, "-name", "relay", "-listen", "127.0.0.1:0", "-db", from, "-move-from", to)
+	require.Equal(t, 1, status)
+	require.Contains(t, stderr, "too recently")
+}

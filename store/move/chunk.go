@@ -1,0 +1,172 @@
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+const (
+	// chunkEntries and chunkBytes are what is moved between two
+	// acknowledgements. Of a destination there is one chunk at a time.
+	chunkEntries = 64
+	chunkBytes   = 4 << 20
+
+	// maxChunks is how many are in memory at once; others wait.
+	maxChunks = 16
+)
+
+// moveChunk moves the oldest mail of a destination and returns how much that
+// was. It returns store.ErrEmpty if the old store has none.
+func (s *Store) moveChunk(ctx context.Context, destination spec.ServerName) (moved int, err error) {
+	leave, err := s.lanes.enter(ctx, destination)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	entries, err := s.from.Next(ctx, destination, 0, chunkEntries, chunkBytes)
+	if err != nil {
+		return 0, fmt.Errorf("move: read mail of %s: %w", destination, err)
+	}
+	moved, err = s.putAll(ctx, entries)
+	if moved == 0 {
+		return 0, err
+	}
+	if err := s.marks.refresh(ctx, s.from); err != nil {
+		return 0, err
+	}
+	// What is over is acknowledged even if the rest failed, so that a store that
+	// fails now and then gets on.
+	if _, ackErr := s.from.Ack(ctx, destination, entries[moved-1].ID); ackErr != nil {
+		return 0, errors.Join(err, fmt.Errorf("move: acknowledge mail of %s: %w", destination, ackErr))
+	}
+	return moved, err
+}
+
+// putAll puts entries into the new store, all with one commit if it can do that
+// and nothing is wrong with any of them, or one after the other: Puts at once
+// have no order.
+func (s *Store) putAll(ctx context.Context, entries []store.Entry) (moved int, err error) {
+	if batches, ok := s.to.(store.Batches); ok {
+		mails := make([]store.Mail, len(entries))
+		for i := range entries {
+			mails[i] = entries[i].Mail
+		}
+		if batches.PutAll(ctx, mails) == nil {
+			return len(entries), nil
+		}
+	}
+	for i := range entries {
+		if _, err := s.to.Put(ctx, entries[i].Mail, store.Limits{}); err != nil {
+			return i, fmt.Errorf("move: put mail for %s: %w", entries[i].Destination, err)
+		}
+	}
+	return len(entries), nil
+}
+
+// lanes has one goroutine at a time do something for a destination.
+type lanes struct {
+	mu sync.Mutex
+	of map[spec.ServerName]*lane
+}
+
+type lane struct {
+	users int
+	taken chan struct{} // has one element while somebody does it
+}
+
+// enter waits until nobody else is in the lane of destination, which is so until
+// leave is called.
+func (l *lanes) enter(ctx context.Context, destination spec.ServerName) (leave func(), err error) {
+	one := l.join(destination)
+	select {
+	case one.taken <- struct{}{}:
+		return func() {
+			<-one.taken
+			l.part(destination, one)
+		}, nil
+	case <-ctx.Done():
+		l.part(destination, one)
+		return nil, ctx.Err()
+	}
+}
+
+func (l *lanes) join(destination spec.ServerName) *lane {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.of[destination]
+	if one == nil {
+		one = &lane{taken: make(chan struct{}, 1)}
+		if l.of == nil {
+			l.of = make(map[spec.ServerName]*lane)
+		}
+		l.of[destination] = one
+	}
+	one.users++
+	return one
+}
+
+func (l *lanes) part(destination spec.ServerName, one *lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if one.users--; one.users == 0 {
+		delete(l.of, destination)
+	}
+}
+
+// holds knows the destinations whose Puts are held, because they come faster
+// than they are moved.
+type holds struct {
+	mu sync.Mutex
+	of map[spec.ServerName]chan struct{}
+}
+
+// begin holds the Puts of destination until the function that it returns is
+// called. One goroutine at a time may do so for a destination.
+func (h *holds) begin(destination spec.ServerName) (end func()) {
+	over := make(chan struct{})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of == nil {
+		h.of = make(map[spec.ServerName]chan struct{})
+	}
+	h.of[destination] = over
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.of, destination)
+		close(over)
+	}
+}
+
+// wait returns when Puts of destination aren't held, or this one has been for
+// long enough.
+func (h *holds) wait(ctx context.Context, destination spec.ServerName) error {
+	h.mu.Lock()
+	over := h.of[destination]
+	h.mu.Unlock()
+	if over == nil {
+		return nil
+	}
+	timer := time.NewTimer(holdTime)
+	defer timer.Stop()
+	select {
+	case <-over:
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+const (
+	// workers is how many destinations the mover moves at once. It leaves chunks
+	// to those who wait for their mail.
+	workers = maxChunks / 2
+
+	// roundPage is how many destinations the mover looks up at a time, and tries
+	// before it waits after a failure.
+	roundPage = 64
+
+	// roundPause is between two looks at all destinations, firstRetry and
+	// mostRetry after a failure.
+	roundPause = 250 * time.Millisecond
+	shortPause = 10 * time.Millisecond // for what is on its way into the old store
+	firstRetry = time.Second
+	mostRetry  = time.Minute
+
+	// progressEvery is how often the log says what is left.
+	progressEvery = 30 * time.Second
+)
+
+// run moves everything, and then waits until the old store has nothing left to
+// remember.
+func (s *Store) run(ctx context.Context) {
+	log := s.options.Logger
+	log.Info("relay: moving all mail to the new store")
+	if !s.moveEverything(ctx) {
+		return
+	}
+	if err := s.marks.write(ctx, s.from); err != nil {
+		log.Warn("relay: the end of the move can't be noted in the old store", "error", err)
+	}
+	close(s.done)
+	log.Info("relay: all mail is moved; the old store is only asked for copies of what was fetched before", "for", s.options.Retention)
+	if sleep(ctx, s.options.Retention) {
+		s.forgotten.Store(true)
+		log.Info("relay: the old store is not needed any more")
+	}
+}
+
+// moveEverything returns true when all mail is in the new store, and false when
+// ctx has ended.
+func (s *Store) moveEverything(ctx context.Context) bool {
+	after, failures, said := spec.ServerName(""), 0, time.Now()
+	for {
+		last, err := s.movePage(ctx, after)
+		if after = last; err == nil && last == "" {
+			var over bool
+			if over, err = s.finish(ctx); over {
+				return true
+			}
+		}
+		pause := time.Duration(0)
+		if err != nil {
+			failures++
+			pause = retryAfter(failures)
+			s.tell(ctx, err, pause)
+		} else if failures = 0; last == "" {
+			pause = roundPause
+		}
+		if time.Since(said) > progressEvery {
+			s.progress(ctx)
+			said = time.Now()
+		}
+		if !sleep(ctx, pause) {
+			return false
+		}
+	}
+}
+
+// movePage moves the mail of the next destinations and returns the last of them,
+// which is empty after all of them. One that fails holds up no other.
+func (s *Store) movePage(ctx context.Context, after spec.ServerName) (last spec.ServerName, err error) {
+	names, err := s.from.Destinations(ctx, after, roundPage)
+	if err != nil || len(names) == 0 {
+		return "", err
+	}
+	var (
+		todo    = make(chan spec.ServerName)
+		errs    = make([]error, workers)
+		working sync.WaitGroup
+	)
+	for i := range workers {
+		working.Go(func() {
+			for name := range todo {
+				if err := s.moveAll(ctx, name); err != nil {
+					errs[i] = err // one of them is enough
+				}
+			}
+		})
+	}
+	for _, name := range names {
+		todo <- name
+	}
+	close(todo)
+	working.Wait()
+	for _, one := range errs {
+		if err == nil {
+			err = one
+		}
+	}
+	return names[len(names)-1], err
+}
+
+// moveAll moves the mail of a destination, with what comes in meanwhile.
+func (s *Store) moveAll(ctx context.Context, destination spec.ServerName) error {
+	usage, err := s.from.Usage(ctx, destination)
+	if err != nil {
+		return fmt.Errorf("move: usage of %s: %w", destination, err)
+	}
+	held := false
+	for left := usage.Entries; ; {
+		moved, err := s.moveChunk(ctx, destination)
+		empty := errors.Is(err, store.ErrEmpty)
+		if empty && !s.detours.any(destination) {
+			return nil
+		}
+		if err != nil && !empty {
+			return err
+		}
+		// As much as there was is moved, and there may be more by now.
+		if left -= int64(moved); !held && (empty || left <= 0) {
+			held = true
+			defer s.holds.begin(destination)()
+		}
+		if empty && !sleep(ctx, shortPause) {
+			return ctx.Err()
+		}
+	}
+}
+
+// finish ends the move if the old store is empty, also of what is on its way
+// there.
+func (s *Store) finish(ctx context.Context) (over bool, err error) {
+	begun, idle := s.detours.count()
+	if !idle {
+		return false, nil
+	}
+	after := spec.ServerName("")
+	for {
+		names, err := s.from.Destinations(ctx, after, roundPage)
+		if err != nil {
+			return false, err
+		}
+		if len(names) == 0 {
+			return s.detours.finish(begun), nil
+		}
+		for _, name := range names { // they are listed for what has expired, if they are empty
+			if _, err := s.from.Next(ctx, name, 0, 1, 0); !errors.Is(err, store.ErrEmpty) {
+				return false, err
+			}
+		}
+		after = names[len(names)-1]
+	}
+}
+
+func (s *Store) tell(ctx context.Context, err error, pause time.Duration) {
+	if ctx.Err() == nil {
+		s.options.Logger.Warn("relay: moving mail failed and is tried again", "error", err, "after", pause)
+	}
+}
+
+func (s *Store) progress(ctx context.Context) {
+	if usage, err := s.from.Usage(ctx, ""); err == nil {
+		s.options.Logger.Info("relay: moving mail", "entries_left", usage.Entries, "bytes_left", usage.Bytes)
+	}
+}
+
+// retryAfter is how long to wait after that many failures in a row.
+func retryAfter(failures int) time.Duration {
+	wait := mostRetry
+	if shift := failures - 1; shift < 16 {
+		wait = min(mostRetry, firstRetry<<shift)
+	}
+	return wait - time.Duration(rand.Int64N(int64(wait)/2))
+}
+
+// sleep returns false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}

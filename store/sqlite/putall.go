@@ -1,0 +1,45 @@
+package sqlite
+
+import (
+	"context"
+	"slices"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+var _ store.Batches = (*Store)(nil)
+
+// PutAll implements store.Batches. All are stored, or none.
+func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
+	size := int64(0)
+	for i := range mails {
+		size += mails[i].Size()
+	}
+	job := putAllJob{mails: slices.Clone(mails)}
+	if err := s.writer.do(ctx, job.run, size); err != nil {
+		return err
+	}
+	return job.refused
+}
+
+// A putAllJob stores mails in their order.
+type putAllJob struct {
+	mails   []store.Mail
+	refused error
+}
+
+// run stops at the first that is refused, for which the disk has no room: there
+// is none for the others either.
+func (p *putAllJob) run(b *batch) error {
+	p.refused = nil // it may run again
+	for _, mail := range p.mails {
+		one := putJob{mail: mail}
+		if err := one.run(b); err != nil {
+			return err
+		}
+		if p.refused = one.refused; p.refused != nil {
+			return nil
+		}
+	}
+	return nil
+}
