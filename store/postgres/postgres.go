@@ -159,12 +159,13 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.listener, err = newListener(s, id); err != nil {
 		return err
 	}
-	if err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync); err != nil {
+	server, err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync)
+	if err != nil {
 		return err
 	}
-	s.reader = &reader{pool: s.pool, schema: s.schema(), passed: make(map[int64]struct{})}
-	s.writer = newWriter(s.reader, batchOptions{
-		schema: s.schema(), id: id, shard: mathrand.IntN(shards),
+	s.reader = newReader(s.pool, s.schema(), int(s.pool.Config().MaxConns)-1) // one is for the writer
+	s.writer = newWriter(s.pool, server, batchOptions{
+		schema: s.schema(), id: id, pickShard: func() int { return mathrand.IntN(shards) },
 		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
 	}, s.options.Logger, &s.waiting)
 	return nil
@@ -182,6 +183,7 @@ func connect(ctx context.Context, connString string) (*pgxpool.Pool, error) {
 		// connection, and parameters go as they are, not as text.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
+	config.ConnConfig.OnNotice = noteWarning
 	return pgxpool.NewWithConfig(ctx, config)
 }
 

@@ -24,9 +24,14 @@ const page = 256
 type reader struct {
 	pool   *pgxpool.Pool
 	schema schema
+	turns  chan struct{} // full while as many read as may
 
 	mu     sync.Mutex
 	passed map[int64]struct{} // entries that are set aside, or should be
+}
+
+func newReader(pool *pgxpool.Pool, schema schema, atOnce int) *reader {
+	return &reader{pool: pool, schema: schema, turns: make(chan struct{}, max(atOnce, 1)), passed: make(map[int64]struct{})}
 }
 
 // A query is what Next was asked for.
@@ -50,6 +55,14 @@ type damage struct {
 // query does one statement in one round trip. Scan reads the rows; it may leave
 // out the last ones and needn't ask for their error.
 func (r *reader) query(ctx context.Context, doing string, scan func(pgx.Rows) error, sql string, args ...any) error {
+	select {
+	case r.turns <- struct{}{}:
+		defer func() { <-r.turns }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTime) // Close waits for it
+	defer cancel()
 	q := &pgx.Batch{}
 	q.Queue(byIndexSQL)
 	q.Queue(r.schema.sql(sql), args...).Query(scan)
