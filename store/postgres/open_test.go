@@ -154,6 +154,21 @@ func TestExecModes(t *testing.T) {
 	}
 }
 
+// Statements are prepared unless there is a pooler in between.
+func TestExecModeOfItsOwn(t *testing.T) {
+	server := pgtest.Shared(t)
+	options := fresh(t)
+	direct := open(t, options)
+	require.Equal(t, "cache_statement", modeName(direct.pool))
+	require.NoError(t, direct.Close())
+	for _, mode := range []string{"transaction", "session"} {
+		options.ConnString = server.Bouncer(t, mode)(fresh(t).ConnString)
+		pooled := open(t, options)
+		require.Equal(t, "cache_describe", modeName(pooled.pool))
+		require.NoError(t, pooled.Close())
+	}
+}
+
 func modeName(pool *pgxpool.Pool) string {
 	return strings.ReplaceAll(pool.Config().ConnConfig.DefaultQueryExecMode.String(), " ", "_")
 }

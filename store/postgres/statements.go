@@ -87,7 +87,8 @@ const (
 	countSharesSQL = `INSERT INTO {s}.share (mailbox, origin, entries, bytes)
 		SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[])
 		ON CONFLICT (mailbox, origin) DO UPDATE SET entries = share.entries + excluded.entries, bytes = share.bytes + excluded.bytes`
-	dropSharesSQL = `DELETE FROM {s}.share WHERE (mailbox, origin) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[])) AND entries = 0`
+	dropSharesSQL = `DELETE FROM {s}.share WHERE ctid = ANY(ARRAY(SELECT s.ctid FROM unnest($1::bigint[], $2::bytea[]) d(mailbox, origin), LATERAL
+		(SELECT ctid FROM {s}.share WHERE mailbox = d.mailbox AND origin = d.origin AND entries = 0 LIMIT 1) s))`
 )
 
 // The whole store: see total.go.
