@@ -17,6 +17,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/pgtest"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 )
 
 func TestOpenAtOnce(t *testing.T) {
@@ -219,7 +220,7 @@ func life(t *testing.T, s *Store) {
 	entries, err = s.Next(t.Context(), "b", 0, 1000, math.MaxInt64)
 	require.NoError(t, err)
 	require.Len(t, entries, 300)
-	s.setAside(t.Context(), "b", damage{entries[0].ID, errChecksum})
+	s.past.Pass(t.Context(), "b", aside.Damage{ID: entries[0].ID, Err: errChecksum})
 	removed, err := s.Ack(t.Context(), "b", entries[299].ID)
 	require.NoError(t, err)
 	require.Equal(t, 299, removed)

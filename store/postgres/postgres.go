@@ -61,8 +61,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -128,6 +130,7 @@ type Store struct {
 	options  Options
 	pool     *pgxpool.Pool
 	reader   *reader
+	past     aside.Reader // past what is damaged
 	writer   *writer
 	listener *listener
 	waiting  wake.Hub
@@ -180,6 +183,12 @@ func (s *Store) open(ctx context.Context) (err error) {
 		schema: s.schema(), id: id, pickShard: func() int { return mathrand.IntN(shards) },
 		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
 	}, s.options.Logger, &s.waiting)
+	s.past = aside.Reader{
+		Read: s.reader.next, Live: s.reader.live, IsDamage: isDamage, Log: s.options.Logger,
+		SetAside: func(ctx context.Context, destination spec.ServerName, id int64) error {
+			return s.writer.queue.Do(ctx, &settingAside{destination, id}, 0)
+		},
+	}
 	return nil
 }
 

@@ -33,9 +33,9 @@ const severalTurn = 2000
 // in processes of their own, with one; all take turns in the same run. The ratio
 // is that of the rates.
 func BenchmarkSeveral(b *testing.B) {
-	for _, destinations := range []int{1, 64} {
-		b.Run(fmt.Sprint("destinations=", destinations), func(b *testing.B) {
-			p := putting{Options: fresh(b), Destinations: destinations}
+	for name, p := range map[string]putting{"one-mailbox": {Destinations: 1}, "64-mailboxes": {Destinations: 64}, "64-each": {Destinations: 64, Apart: true}} {
+		b.Run(name, func(b *testing.B) {
+			p.Options = fresh(b)
 			kinds := []struct {
 				name string
 				puts func(n int)
@@ -65,6 +65,7 @@ func BenchmarkSeveral(b *testing.B) {
 type putting struct {
 	Options      Options
 	Destinations int
+	Apart        bool // each store has its own
 }
 
 // stores returns what puts n mails through that many stores.
@@ -95,6 +96,9 @@ func (p putting) put(n, putters int, stores ...*Store) error {
 				m := mail(number)
 				m.Origin = spec.ServerName(fmt.Sprint("process ", os.Getpid()))
 				m.Destination, m.Body = spec.ServerName(fmt.Sprint("d", number%p.Destinations)), body
+				if p.Apart {
+					m.Destination += spec.ServerName(fmt.Sprint(" of ", os.Getpid(), " ", i%len(stores)))
+				}
 				if _, err := stores[i%len(stores)].Put(context.Background(), m, limits); err != nil {
 					errs <- err
 					return
@@ -112,7 +116,8 @@ const severalVariable = "RELAY_SEVERAL"
 
 // processes returns what puts n mails through stores in as many processes.
 func (p putting) processes(b *testing.B, count int) func(n int) {
-	said, err := json.Marshal(putting{Options{ConnString: p.Options.ConnString, Schema: p.Options.Schema}, p.Destinations})
+	p.Options = Options{ConnString: p.Options.ConnString, Schema: p.Options.Schema}
+	said, err := json.Marshal(p)
 	require.NoError(b, err)
 	var all []child
 	for range count {
