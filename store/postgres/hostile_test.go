@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
@@ -54,6 +55,29 @@ func TestCanceledCommit(t *testing.T) {
 	stored, err := s.Put(t.Context(), mail(1), store.Limits{})
 	require.NoError(t, err, "now there is nobody to wait for")
 	require.False(t, stored, "it was there")
+}
+
+// The largest bodies that a relay takes fit, also when they come together.
+func TestLargeBodies(t *testing.T) {
+	s := open(t, fresh(t))
+	defer func() { require.NoError(t, s.Close()) }()
+	const count, size = 4, 10 << 20
+	puts := make([]func(), count)
+	for n := range puts {
+		puts[n] = func() {
+			_, err := s.Put(context.Background(), large(n, size), store.Limits{StoreBytes: 1 << 40})
+			assert.NoError(t, err)
+		}
+	}
+	together(t, s, puts...)
+	after := int64(0)
+	for range count {
+		entries, err := s.Next(t.Context(), "b", after, count, size+1)
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+		require.Equal(t, bodyOf(entries[0].Digest, size), entries[0].Body)
+		after = entries[0].ID
+	}
 }
 
 // Somebody who may make functions where ours are looked for isn't called.

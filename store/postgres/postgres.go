@@ -33,6 +33,13 @@
 // when it is nearly full. Each process looks at its own clock to see what has
 // expired, and all should have the same Retention.
 //
+// # Other transactions
+//
+// Counts are rows that every Put and Ack changes. PostgreSQL can't clean up
+// behind them while a transaction of the same database is open that began
+// before, such as a dump: the store becomes slower by and by until it ends. A
+// database of its own keeps out those of other programs.
+//
 // # Waiting
 //
 // One connection listens for what other processes put (LISTEN). When it is
