@@ -79,6 +79,7 @@ func New(tb testing.TB) *Server {
 // of PostgreSQL are, for another version than the newest that is installed.
 const Programs = "RELAY_POSTGRES"
 
+// programs returns where PostgreSQL is.
 func programs(tb testing.TB) string {
 	tb.Helper()
 	if dir := os.Getenv(Programs); dir != "" {
