@@ -75,9 +75,16 @@ func New(tb testing.TB) *Server {
 	return s
 }
 
-// programs returns where the newest PostgreSQL is.
+// Programs is the environment variable that says in which directory the programs
+// of PostgreSQL are, for another version than the newest that is installed.
+const Programs = "RELAY_POSTGRES"
+
+// programs returns where PostgreSQL is.
 func programs(tb testing.TB) string {
 	tb.Helper()
+	if dir := os.Getenv(Programs); dir != "" {
+		return dir
+	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres") // Debian doesn't put it in the path
 	require.NoError(tb, err)
 	if len(found) > 0 {

@@ -28,6 +28,8 @@ type batch struct {
 	forget int64 // when copies of what is removed now are forgotten
 	exact  bool  // holds the lock of the whole store
 	noRoom bool  // the disk has none for more mail
+	shard  int   // where it is counted
+	server string
 
 	mailboxes map[spec.ServerName]*mailbox
 	byID      map[int64]*mailbox
@@ -47,8 +49,8 @@ type batch struct {
 // batchOptions are the same for all batches of a writer.
 type batchOptions struct {
 	schema       schema
-	id           string // names the writer to those who listen
-	shard        int
+	id           string     // names the writer to those who listen
+	pickShard    func() int // where the next batch is counted
 	retention    time.Duration
 	allowNoFsync bool
 }
@@ -58,7 +60,7 @@ func newBatch(o batchOptions) *batch {
 	return &batch{
 		batchOptions: o, now: now.UnixMilli(), forget: now.Add(o.retention).UnixMilli(),
 		mailboxes: make(map[spec.ServerName]*mailbox), byID: make(map[int64]*mailbox),
-		known: make(map[seal.Key]int64), notes: make(map[string][]byte), woken: make(map[spec.ServerName]struct{}),
+		shard: o.pickShard(), known: make(map[seal.Key]int64), notes: make(map[string][]byte), woken: make(map[spec.ServerName]struct{}),
 	}
 }
 
@@ -76,6 +78,13 @@ type work interface {
 
 // errMoved says that a mailbox was dropped while the batch waited for it.
 var errMoved = errors.New("the mailbox was removed meanwhile")
+
+// errOther says that the server isn't the one that was written to before.
+var errOther = errors.New("another server, or the same started again")
+
+// errWarned says that the server has committed, but not where it should: who
+// cancels a commit that waits for a standby gets a warning for an answer.
+var errWarned = errors.New("the server warns that it may have committed without its standbys")
 
 // run does the works in a transaction on this connection. Committed reports
 // that they were committed for certain; without it and without an answer of the
@@ -111,7 +120,11 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	}
 	q := &pgx.Batch{}
 	q.Queue(beginSQL)
-	q.Queue(settingsSQL).QueryRow(func(row pgx.Row) error { return checkSettings(row, b.allowNoFsync) })
+	server := ""
+	q.Queue(settingsSQL).QueryRow(func(row pgx.Row) (err error) {
+		server, err = checkSettings(row, b.allowNoFsync)
+		return err
+	})
 	b.lock(q, slices.Sorted(maps.Keys(locked)), puts)
 	for _, w := range works {
 		w.ask(b, q)
@@ -119,6 +132,9 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	b.askForPuts(q, puts)
 	if err := conn.SendBatch(ctx, q).Close(); err != nil {
 		return err
+	}
+	if server != b.server {
+		return errOther
 	}
 	for name := range puts.destinations {
 		if b.mailboxes[name] == nil {
@@ -158,12 +174,17 @@ func (b *batch) finish(ctx context.Context, conn *pgx.Conn) (committed bool, err
 	b.queueCounts(q)
 	b.queueNotes(q)
 	q.Queue(commitSQL).Exec(func(tag pgconn.CommandTag) error {
-		if committed = tag.String() == "COMMIT"; !committed {
+		if tag.String() != "COMMIT" {
 			return fmt.Errorf("the server answers %s to a commit", tag)
 		}
+		if hasWarned(conn) {
+			return errWarned
+		}
+		committed = true
 		return nil
 	})
 	b.queueAnnouncements(q)
+	forgetWarnings(conn)
 	return committed, conn.SendBatch(ctx, q).Close()
 }
 

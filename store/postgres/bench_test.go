@@ -142,3 +142,55 @@ func BenchmarkNextDepth(b *testing.B) {
 	}
 	b.ReportMetric(took[1].Seconds()/took[0].Seconds(), "deep/shallow")
 }
+
+// BenchmarkManyDead compares a mailbox through which 200,000 entries have gone,
+// with nobody cleaning up behind them, with a new one; both take turns in the
+// same run.
+func BenchmarkManyDead(b *testing.B) {
+	const gone, atOnce = 200_000, 1000
+	stores := [2]*Store{}
+	var next atomic.Int64
+	put := func(s *Store) func(n int) error {
+		return func(n int) error {
+			_, err := s.Put(context.Background(), mail(n), store.Limits{})
+			return err
+		}
+	}
+	fetch := func(s *Store, n int) int64 {
+		entries, err := s.Next(b.Context(), "b", 0, n, 1<<40)
+		require.NoError(b, err)
+		require.Len(b, entries, n)
+		return entries[n-1].ID
+	}
+	acknowledge := func(s *Store, id int64) {
+		_, err := s.Ack(b.Context(), "b", id)
+		require.NoError(b, err)
+	}
+	for i := range stores {
+		options := fresh(b)
+		stores[i] = open(b, options)
+		defer func() { require.NoError(b, stores[i].Close()) }()
+		for _, table := range []string{"entry", "gone", "mailbox", "share", "total"} {
+			execute(b, options, `ALTER TABLE {s}.`+table+` SET (autovacuum_enabled = off)`)
+		}
+	}
+	for range gone / atOnce {
+		many(b, atOnce, &next, put(stores[0]))
+		acknowledge(stores[0], fetch(stores[0], atOnce))
+	}
+	var took [2][2]time.Duration
+	b.ResetTimer()
+	for range b.N {
+		for i, s := range stores {
+			require.NoError(b, put(s)(int(next.Add(1))))
+			start := time.Now()
+			id := fetch(s, 1)
+			took[0][i] += time.Since(start)
+			start = time.Now()
+			acknowledge(s, id)
+			took[1][i] += time.Since(start)
+		}
+	}
+	b.ReportMetric(took[0][0].Seconds()/took[0][1].Seconds(), "worn/new-next")
+	b.ReportMetric(took[1][0].Seconds()/took[1][1].Seconds(), "worn/new-ack")
+}

@@ -6,6 +6,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 )
 
 // Put implements store.Store.
@@ -38,39 +39,9 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	if err := s.usable(ctx); err != nil {
 		return nil, err
 	}
-	q := query{destination: destination, after: after, entries: max(maxEntries, 1), bytes: maxBytes}
-	for {
-		entries, damaged, err := s.reader.next(ctx, q)
-		if err != nil {
-			return nil, s.closedOr(ctx, err)
-		}
-		for _, d := range damaged {
-			s.setAside(ctx, destination, d)
-		}
-		if len(entries) > 0 {
-			return entries, nil
-		}
-		if len(damaged) == 0 {
-			return nil, store.ErrEmpty
-		}
-		q.after = damaged[len(damaged)-1].id
-	}
-}
-
-// setAside takes an entry out of its mailbox. If even that can't be written,
-// the reader passes over it for as long as the store is open.
-func (s *Store) setAside(ctx context.Context, destination spec.ServerName, d damage) {
-	if !s.reader.passOver(d.id) {
-		return
-	}
-	log := s.options.Logger.With("destination", destination, "entry", d.id)
-	log.Error("relay: an entry can't be read and is set aside", "error", d.err)
-	if err := s.writer.queue.Do(context.WithoutCancel(ctx), &settingAside{destination, d.id}, 0); err != nil {
-		log.Error("relay: setting an entry aside failed", "error", err)
-		if !isDamage(err) {
-			s.reader.lookAgain(d.id)
-		}
-	}
+	q := aside.Query{Destination: destination, After: after, Entries: max(maxEntries, 1), Bytes: maxBytes}
+	entries, err := s.past.Next(ctx, q)
+	return entries, s.closedOr(ctx, err)
 }
 
 // Wait implements store.Store.
@@ -79,7 +50,7 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 		return err
 	}
 	return s.waiting.Wait(ctx, wakeName(destination), func() error {
-		return s.closedOr(ctx, s.reader.any(ctx, destination, after))
+		return s.closedOr(ctx, s.past.Any(ctx, destination, after))
 	})
 }
 

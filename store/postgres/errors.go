@@ -30,10 +30,13 @@ func isDiskFull(err error) bool { return code(err) == "53100" }
 
 // isPassing reports whether a transaction may succeed if it is tried again: the
 // server ended it for the sake of another one or because it stops, or didn't
-// answer.
+// answer, or isn't the one that writes.
 func isPassing(err error) bool {
 	if errors.Is(err, errCommit) || errors.Is(err, errFsync) {
 		return false
+	}
+	if isStandby(err) {
+		return true
 	}
 	switch state := code(err); state {
 	case "": // the connection, or one of our own errors
@@ -41,7 +44,7 @@ func isPassing(err error) bool {
 	case "40001", // serialization failure
 		"40P01",                   // deadlock
 		"55P03",                   // lock timeout
-		"25P03",                   // idle for too long in a transaction
+		"25P03", "25P04", "57P05", // idle, or in a transaction, for too long
 		"53300",                   // too many connections
 		"57014",                   // canceled
 		"57P01", "57P02", "57P03": // stops, crashed, starts
@@ -51,15 +54,18 @@ func isPassing(err error) bool {
 	}
 }
 
+// isStandby reports that the connection leads to a server that only repeats
+// what another one does, or that a plan that it keeps is out of date: it is no
+// use, and another may be better.
+func isStandby(err error) bool { return code(err) == "0A000" || code(err) == "25006" }
+
 // isRefusal reports whether the server refuses what it was told, which may be
 // the fault of one part of it: a value that is too large, for example.
 func isRefusal(err error) bool {
-	switch state := code(err); {
-	case state == "" || isDiskFull(err) || isPassing(err):
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return false
-	default:
-		return true
 	}
+	return code(err) != "" && !isDiskFull(err) && !isPassing(err)
 }
 
 // isDamage reports whether the server can't read what it has written.

@@ -42,13 +42,42 @@ func TestPlans(t *testing.T) {
 	}
 	t.Run("what the tables were when they were empty", func(t *testing.T) {
 		execute(t, options, `ANALYZE {s}.mailbox, {s}.share, {s}.entry, {s}.gone, {s}.note, {s}.total`)
+		kept := keepPlans(t, s)
 		fill(t, options)
-		testPlans(t, s)
+		testPlans(t, s, s.explain)
+		testPlans(t, s, kept)
 	})
 	t.Run("what they are", func(t *testing.T) {
 		execute(t, options, `ANALYZE {s}.mailbox, {s}.share, {s}.entry, {s}.gone, {s}.note, {s}.total`)
-		testPlans(t, s)
+		testPlans(t, s, s.explain)
 	})
+}
+
+// keepPlans has the server prepare the statements and make plans for them that
+// it keeps. What it returns shows how it then goes about them.
+func keepPlans(t *testing.T, s *Store) func(tb testing.TB, sql string, args ...any) string {
+	conn, prepared := dial(t, s.options.ConnString), make(map[string]string)
+	_, err := conn.Exec(t.Context(), `SET plan_cache_mode = force_generic_plan`)
+	require.NoError(t, err)
+	execute := func(tb testing.TB, explain, sql string, args ...any) string {
+		values := make([]string, len(args))
+		for i := range args {
+			values[i] = fmt.Sprint("$", i+1)
+		}
+		call := explain + prepared[sql] + "(" + strings.Join(values, ", ") + ")"
+		return undone(tb, conn, call, append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...)
+	}
+	for i, q := range questions(1) {
+		if prepared[q.sql] == "" {
+			prepared[q.sql] = fmt.Sprint("kept", i)
+			_, err := conn.Exec(t.Context(), "PREPARE "+prepared[q.sql]+" AS "+s.schema().sql(q.sql))
+			require.NoError(t, err)
+			execute(t, `EXPLAIN EXECUTE `, q.sql, q.args...)
+		}
+	}
+	return func(tb testing.TB, sql string, args ...any) string {
+		return execute(tb, `EXPLAIN (ANALYZE, BUFFERS) EXECUTE `, sql, args...)
+	}
 }
 
 func fill(t *testing.T, options Options) {
@@ -61,20 +90,35 @@ func fill(t *testing.T, options Options) {
 	}
 }
 
-func testPlans(t *testing.T, s *Store) {
+func testPlans(t *testing.T, s *Store, explain func(tb testing.TB, sql string, args ...any) string) {
+	for _, q := range questions(s.firstID(t, "d0")) {
+		t.Run(q.name, func(t *testing.T) {
+			plan := explain(t, q.sql, q.args...)
+			require.NotRegexp(t, `Seq Scan on (mailbox|share|entry|gone|note)`, plan)
+			require.LessOrEqual(t, blocks(t, plan), 20+14*q.rows, "blocks that it looked at:\n%s", plan)
+		})
+	}
+}
+
+// A question is a statement, and how many rows it is about, which its cost may
+// depend on.
+type question struct {
+	rows      int
+	name, sql string
+	args      []any
+}
+
+// questions are about the rows that fill makes, of which the deep mailbox
+// begins with that ID.
+func questions(first int64) []question {
 	now := time.Now().UnixMilli()
 	names, origins, keys, ids := make([][]byte, 256), make([][]byte, 256), make([][]byte, 256), make([]int64, 256)
 	for i := range names {
 		names[i], origins[i], ids[i] = fmt.Append(nil, "d", i), fmt.Append(nil, "o", i%10), int64(i+1)
 		keys[i] = fmt.Appendf(nil, "a new key %06d", i)
 	}
-	deep, shallow, first := names[0], names[1], s.firstID(t, "d0")
-	middle := first + 50_000
-	for _, q := range []struct {
-		rows      int // how many the statement is about, which its cost may depend on
-		name, sql string
-		args      []any
-	}{
+	deep, shallow, middle := names[0], names[1], first+50_000
+	return []question{
 		{256, "new mailboxes", newMailboxesSQL, []any{names}},
 		{1, "lock one mailbox", lockMailboxesSQL, []any{[][]byte{deep}}},
 		{256, "lock mailboxes", lockMailboxesSQL, []any{names}},
@@ -105,12 +149,6 @@ func testPlans(t *testing.T, s *Store) {
 		{256, "set notes", setNotesSQL, []any{keys, keys}},
 		{256, "drop notes", dropNotesSQL, []any{keys}},
 		{100, "notes", notesSQL, []any{[]byte("n5"), []byte("n"), 100}},
-	} {
-		t.Run(q.name, func(t *testing.T) {
-			plan := explain(t, s, q.sql, q.args...)
-			require.NotRegexp(t, `Seq Scan on (mailbox|share|entry|gone|note)`, plan)
-			require.LessOrEqual(t, blocks(t, plan), 20+14*q.rows, "blocks that it looked at:\n%s", plan)
-		})
 	}
 }
 
@@ -127,7 +165,7 @@ func TestNextBehindTheDead(t *testing.T) {
 	removed, err := s.Ack(t.Context(), "b", entries[2899].ID)
 	require.NoError(t, err)
 	require.Equal(t, 2900, removed)
-	plan := explain(t, s, nextSQL, []byte("b"), 0, time.Now().UnixMilli(), 1, 1<<20)
+	plan := s.explain(t, nextSQL, []byte("b"), 0, time.Now().UnixMilli(), 1, 1<<20)
 	require.LessOrEqual(t, blocks(t, plan), 20, plan)
 	left, err := s.Next(t.Context(), "b", 0, 3000, math.MaxInt64)
 	require.NoError(t, err)
@@ -144,14 +182,22 @@ func (s *Store) firstID(tb testing.TB, destination string) (id int64) {
 }
 
 // explain does a statement, undoes it and returns the plan.
-func explain(tb testing.TB, s *Store, sql string, args ...any) string {
+func (s *Store) explain(tb testing.TB, sql string, args ...any) string {
 	tb.Helper()
-	tx, err := s.pool.Begin(tb.Context())
+	conn, err := s.pool.Acquire(tb.Context())
+	require.NoError(tb, err)
+	defer conn.Release()
+	return undone(tb, conn.Conn(), `EXPLAIN (ANALYZE, BUFFERS) `+s.schema().sql(sql), args...)
+}
+
+func undone(tb testing.TB, conn *pgx.Conn, sql string, args ...any) string {
+	tb.Helper()
+	tx, err := conn.Begin(tb.Context())
 	require.NoError(tb, err)
 	_, err = tx.Exec(tb.Context(), byIndexSQL)
 	require.NoError(tb, err)
 	defer func() { require.NoError(tb, tx.Rollback(tb.Context())) }()
-	rows, err := tx.Query(tb.Context(), `EXPLAIN (ANALYZE, BUFFERS) `+s.schema().sql(sql), args...)
+	rows, err := tx.Query(tb.Context(), sql, args...)
 	require.NoError(tb, err)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(tb, err)

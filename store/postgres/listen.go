@@ -196,7 +196,7 @@ func (l *listener) test(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	said := "test " + newID()
-	if _, err := l.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, l.channel, said); err != nil {
+	if _, err := l.pool.Exec(ctx, `SELECT pg_catalog.pg_notify($1, $2)`, l.channel, said); err != nil {
 		return err
 	}
 	for {

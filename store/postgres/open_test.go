@@ -17,6 +17,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/pgtest"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 )
 
 func TestOpenAtOnce(t *testing.T) {
@@ -154,6 +155,21 @@ func TestExecModes(t *testing.T) {
 	}
 }
 
+// Statements are prepared unless there is a pooler in between.
+func TestExecModeOfItsOwn(t *testing.T) {
+	server := pgtest.Shared(t)
+	options := fresh(t)
+	direct := open(t, options)
+	require.Equal(t, "cache_statement", modeName(direct.pool))
+	require.NoError(t, direct.Close())
+	for _, mode := range []string{"transaction", "session"} {
+		options.ConnString = server.Bouncer(t, mode)(fresh(t).ConnString)
+		pooled := open(t, options)
+		require.Equal(t, "cache_describe", modeName(pooled.pool))
+		require.NoError(t, pooled.Close())
+	}
+}
+
 func modeName(pool *pgxpool.Pool) string {
 	return strings.ReplaceAll(pool.Config().ConnConfig.DefaultQueryExecMode.String(), " ", "_")
 }
@@ -204,7 +220,7 @@ func life(t *testing.T, s *Store) {
 	entries, err = s.Next(t.Context(), "b", 0, 1000, math.MaxInt64)
 	require.NoError(t, err)
 	require.Len(t, entries, 300)
-	s.setAside(t.Context(), "b", damage{entries[0].ID, errChecksum})
+	s.past.Pass(t.Context(), "b", aside.Damage{ID: entries[0].ID, Err: errChecksum})
 	removed, err := s.Ack(t.Context(), "b", entries[299].ID)
 	require.NoError(t, err)
 	require.Equal(t, 299, removed)

@@ -12,8 +12,18 @@
 // When the connection is lost in the middle of a commit, nobody knows whether
 // it happened. The transaction is then tried again, which finds out; if that
 // doesn't succeed in a few seconds, Put gives an error that is neither nil nor
-// store.ErrFull. A full disk is store.ErrFull. A standby that takes over must
-// have been a synchronous one, or mail that it didn't have yet is lost.
+// store.ErrFull. A full disk is store.ErrFull.
+//
+// A standby that takes over must have been a synchronous one, or mail that it
+// didn't have yet is lost; IDs are not given again in either case. While a
+// commit waits for a standby its mailboxes are locked. Whoever cancels that
+// makes the mail visible before it is safe, but Put doesn't take it for stored.
+//
+// # Logs of the server
+//
+// A server that is told to log statements logs the mail with them, unless
+// log_parameter_max_length is 0. With default_query_exec_mode=simple_protocol
+// it may do so with any statement that fails.
 //
 // # Several processes
 //
@@ -22,6 +32,13 @@
 // writes. Limits of the whole store make processes wait for each other only
 // when it is nearly full. Each process looks at its own clock to see what has
 // expired, and all should have the same Retention.
+//
+// # Other transactions
+//
+// Counts are rows that every Put and Ack changes. PostgreSQL can't clean up
+// behind them while a transaction of the same database is open that began
+// before, such as a dump: the store becomes slower by and by until it ends. A
+// database of its own keeps out those of other programs.
 //
 // # Waiting
 //
@@ -50,10 +67,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -61,13 +79,16 @@ import (
 // and so on) and gives the defaults.
 type Options struct {
 	// ConnString says where the server is, as a URL or as key=value pairs, with
-	// pgx's parameters for the pool. The statements aren't prepared, so that a
-	// pooler may be in between, unless it has a default_query_exec_mode.
+	// pgx's parameters for the pool. With several hosts and target_session_attrs
+	// =read-write the store finds the one that has taken over. Unless there is a
+	// default_query_exec_mode, statements are prepared when no pooler is in
+	// between.
 	ConnString string
 
 	// Pool is used instead of ConnString if it isn't nil. Close leaves it open.
 	// Behind a pooler its DefaultQueryExecMode must be one that prepares no
-	// statements, such as pgx.QueryExecModeCacheDescribe.
+	// statements, such as pgx.QueryExecModeCacheDescribe. A commit that was told
+	// not to wait for a standby (see Durability) then goes unnoticed.
 	Pool *pgxpool.Pool
 
 	// ListenString says how to connect for listening, past a pooler. Default:
@@ -116,6 +137,7 @@ type Store struct {
 	options  Options
 	pool     *pgxpool.Pool
 	reader   *reader
+	past     aside.Reader // past what is damaged
 	writer   *writer
 	listener *listener
 	waiting  wake.Hub
@@ -159,31 +181,25 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.listener, err = newListener(s, id); err != nil {
 		return err
 	}
-	if err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync); err != nil {
+	server, err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync)
+	if err != nil {
 		return err
 	}
-	s.reader = &reader{pool: s.pool, schema: s.schema(), passed: make(map[int64]struct{})}
-	s.writer = newWriter(s.reader, batchOptions{
-		schema: s.schema(), id: id, shard: mathrand.IntN(shards),
+	s.reader = newReader(s.pool, s.schema(), int(s.pool.Config().MaxConns)-1) // one is for the writer
+	s.writer = newWriter(s.pool, server, batchOptions{
+		schema: s.schema(), id: id, pickShard: func() int { return mathrand.IntN(shards) },
 		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
 	}, s.options.Logger, &s.waiting)
+	s.past = aside.Reader{
+		Read: s.reader.next, Live: s.reader.live, IsDamage: isDamage, Log: s.options.Logger,
+		SetAside: func(ctx context.Context, destination spec.ServerName, id int64) error {
+			return s.writer.queue.Do(ctx, &settingAside{destination, id}, 0)
+		},
+	}
 	return nil
 }
 
 func (s *Store) schema() schema { return schema(s.options.Schema) }
-
-func connect(ctx context.Context, connString string) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(connString)
-	if err != nil {
-		return nil, err
-	}
-	if !strings.Contains(connString, "default_query_exec_mode") {
-		// Descriptions are remembered, not statements: they hold on any
-		// connection, and parameters go as they are, not as text.
-		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	}
-	return pgxpool.NewWithConfig(ctx, config)
-}
 
 // newID names a Store to others that share the database.
 func newID() string {

@@ -24,6 +24,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if said := os.Getenv(severalVariable); said != "" {
+		if err := severalProcess(said); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	pgtest.StopShared()
 	os.Exit(code)

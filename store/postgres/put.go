@@ -37,9 +37,9 @@ func (p *put) ask(*batch, *pgx.Batch) {} // see putQuestions
 func (p *put) decide(b *batch) error {
 	p.stored, p.refused, p.overLimit = false, nil, false // it may run again
 	if id, known := b.known[p.key]; known {
-		if p.stored = slices.Contains(p.given, id); p.stored {
-			b.woken[p.mail.Destination] = struct{}{}
-		}
+		p.stored = slices.Contains(p.given, id)
+		// Whoever put it first may not have learnt that, and have told nobody.
+		b.woken[p.mail.Destination] = struct{}{}
 		return nil
 	}
 	m := b.mailboxes[p.mail.Destination]

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"maps"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
@@ -24,32 +23,28 @@ const page = 256
 type reader struct {
 	pool   *pgxpool.Pool
 	schema schema
-
-	mu     sync.Mutex
-	passed map[int64]struct{} // entries that are set aside, or should be
+	turns  chan struct{} // full while as many read as may
 }
 
-// A query is what Next was asked for.
-type query struct {
-	destination spec.ServerName
-	after       int64
-	entries     int
-	bytes       int64
+func newReader(pool *pgxpool.Pool, schema schema, atOnce int) *reader {
+	return &reader{pool: pool, schema: schema, turns: make(chan struct{}, max(atOnce, 1))}
 }
 
-func (q query) args() []any {
-	return []any{[]byte(q.destination), q.after, time.Now().UnixMilli(), q.entries}
-}
-
-// damage is an entry that can't be read.
-type damage struct {
-	id  int64
-	err error
+func args(q aside.Query) []any {
+	return []any{[]byte(q.Destination), q.After, time.Now().UnixMilli(), q.Entries}
 }
 
 // query does one statement in one round trip. Scan reads the rows; it may leave
 // out the last ones and needn't ask for their error.
 func (r *reader) query(ctx context.Context, doing string, scan func(pgx.Rows) error, sql string, args ...any) error {
+	select {
+	case r.turns <- struct{}{}:
+		defer func() { <-r.turns }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTime) // Close waits for it
+	defer cancel()
 	q := &pgx.Batch{}
 	q.Queue(byIndexSQL)
 	q.Queue(r.schema.sql(sql), args...).Query(scan)
@@ -61,33 +56,33 @@ func (r *reader) query(ctx context.Context, doing string, scan func(pgx.Rows) er
 
 // next returns the entries that can be read, and those that can't among them.
 // It reads on where a page ends.
-func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+func (r *reader) next(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	for more := true; more; {
 		part := q
-		part.entries = min(q.entries, page)
+		part.Entries = min(q.Entries, page)
 		found, bad, err := r.page(ctx, part)
 		if err != nil {
 			return nil, nil, err
 		}
 		read := len(found) + len(bad)
-		more = read == part.entries && q.entries > read
+		more = read == part.Entries && q.Entries > read
 		damaged = append(damaged, bad...)
 		for _, e := range found {
-			q.after = max(q.after, e.ID)
-			if q.bytes -= e.Size(); q.bytes < 0 && len(entries) > 0 {
+			q.After = max(q.After, e.ID)
+			if q.Bytes -= e.Size(); q.Bytes < 0 && len(entries) > 0 {
 				return entries, damaged, nil
 			}
 			entries = append(entries, e)
 		}
 		for _, d := range bad {
-			q.after = max(q.after, d.id)
+			q.After = max(q.After, d.ID)
 		}
-		q.entries -= read
+		q.Entries -= read
 	}
 	return entries, damaged, nil
 }
 
-func (r *reader) page(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+func (r *reader) page(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	entries, damaged, err = r.scan(ctx, q)
 	if isDamage(err) {
 		return r.scanEach(ctx, q)
@@ -97,18 +92,18 @@ func (r *reader) page(ctx context.Context, q query) (entries []store.Entry, dama
 
 // scan reads entries with one query. The server leaves out what has more bytes
 // together than were asked for.
-func (r *reader) scan(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+func (r *reader) scan(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	err = r.query(ctx, "next", func(rows pgx.Rows) error {
 		for rows.Next() {
-			e, err := scanEntry(q.destination, rows)
+			e, err := scanEntry(q.Destination, rows)
 			if err != nil {
-				damaged = append(damaged, damage{e.ID, err})
+				damaged = append(damaged, aside.Damage{ID: e.ID, Err: err})
 				continue
 			}
 			entries = append(entries, e)
 		}
 		return nil
-	}, nextSQL, append(q.args(), q.bytes)...)
+	}, nextSQL, append(args(q), q.Bytes)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -117,23 +112,23 @@ func (r *reader) scan(ctx context.Context, q query) (entries []store.Entry, dama
 
 // scanEach reads entries one at a time, to find out which of them the server
 // can't read.
-func (r *reader) scanEach(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+func (r *reader) scanEach(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	ids, err := r.live(ctx, q)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, id := range ids {
-		e, err := r.entry(ctx, q.destination, id)
+		e, err := r.entry(ctx, q.Destination, id)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows): // acknowledged meanwhile
 			continue
 		case errors.Is(err, errChecksum), isDamage(err):
-			damaged = append(damaged, damage{id, err})
+			damaged = append(damaged, aside.Damage{ID: id, Err: err})
 			continue
 		case err != nil:
 			return nil, nil, err
 		}
-		if q.bytes -= e.Size(); q.bytes < 0 && len(entries) > 0 {
+		if q.Bytes -= e.Size(); q.Bytes < 0 && len(entries) > 0 {
 			break
 		}
 		entries = append(entries, e)
@@ -157,11 +152,11 @@ func (r *reader) entry(ctx context.Context, destination spec.ServerName, id int6
 }
 
 // live returns IDs without reading the bodies of the entries.
-func (r *reader) live(ctx context.Context, q query) (ids []int64, err error) {
+func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err error) {
 	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
 		ids, err = pgx.AppendRows(ids, rows, pgx.RowTo[int64])
 		return err
-	}, liveSQL, q.args()...)
+	}, liveSQL, args(q)...)
 	return ids, err
 }
 
@@ -184,39 +179,4 @@ func scanEntry(destination spec.ServerName, row pgx.Row) (store.Entry, error) {
 	}
 	e.Expires = seal.Expires(until)
 	return e, nil
-}
-
-// passOver makes sure that an entry isn't waited for, and reports whether it
-// is new that it can't be read.
-func (r *reader) passOver(id int64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, known := r.passed[id]
-	r.passed[id] = struct{}{}
-	return !known
-}
-
-// lookAgain undoes passOver.
-func (r *reader) lookAgain(id int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.passed, id)
-}
-
-// any returns nil if the destination has an entry after that ID, ErrEmpty if
-// not.
-func (r *reader) any(ctx context.Context, destination spec.ServerName, after int64) error {
-	r.mu.Lock()
-	passed := maps.Clone(r.passed)
-	r.mu.Unlock()
-	ids, err := r.live(ctx, query{destination: destination, after: after, entries: len(passed) + 1})
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if _, ok := passed[id]; !ok {
-			return nil
-		}
-	}
-	return store.ErrEmpty
 }

@@ -74,16 +74,10 @@ CREATE TABLE {s}.note (    -- what an embedder's own parts remember
 );
 `}
 
-// migrate brings the tables to the newest version. All of it is one
-// transaction, which others that open the store wait for.
-func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync bool) error {
-	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-		if err := checkSettings(tx.QueryRow(ctx, settingsSQL), allowNoFsync); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, s.lock()); err != nil {
-			return err
-		}
+// migrate brings the tables to the newest version. It returns what the server
+// is known by.
+func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync bool) (server string, err error) {
+	return s.alone(ctx, pool, allowNoFsync, func(tx pgx.Tx) error {
 		version, err := s.version(ctx, tx)
 		if err != nil {
 			return err
@@ -96,10 +90,30 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync boo
 				return fmt.Errorf("migrate to version %d: %w", version+1, err)
 			}
 		}
-		// A database that was restored may have given out larger IDs before.
-		_, err = tx.Exec(ctx, s.sql(`SELECT setval('{'s}.entry_id', $1) FROM {s}.entry_id WHERE last_value < $1`), store.FirstID(time.Now()))
+		return nil
+	})
+}
+
+var txOptions = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
+
+// alone does something in a transaction that others wait for, and makes sure
+// that the IDs go on behind all that was given: the server may have been
+// restored, or have taken over from one that was further.
+func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, allowNoFsync bool, do func(pgx.Tx) error) (server string, err error) {
+	err = pgx.BeginTxFunc(ctx, pool, txOptions, func(tx pgx.Tx) error {
+		if server, err = checkSettings(tx.QueryRow(ctx, settingsSQL), allowNoFsync); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, lockSchemaSQL, s.lock()); err != nil {
+			return err
+		}
+		if err := do(tx); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, s.sql(raiseIDsSQL), store.FirstID(time.Now()))
 		return err
 	})
+	return server, err
 }
 
 // lock is the advisory lock of those who change the tables.
@@ -150,17 +164,18 @@ var (
 	errFsync  = errors.New("the server doesn't wait for the disk: fsync is off")
 )
 
-// checkSettings reads what settingsSQL answers.
-func checkSettings(row pgx.Row, allowNoFsync bool) error {
+// checkSettings reads what settingsSQL answers, and returns what the server is
+// known by.
+func checkSettings(row pgx.Row, allowNoFsync bool) (server string, err error) {
 	var commit, fsync, other string
-	if err := row.Scan(&commit, &fsync, &other); err != nil {
-		return err
+	if err := row.Scan(&commit, &fsync, &server, &other); err != nil {
+		return "", err
 	}
 	if commit != "on" && commit != "remote_apply" {
-		return errCommit
+		return "", errCommit
 	}
 	if fsync != "on" && !allowNoFsync {
-		return errFsync
+		return "", errFsync
 	}
-	return nil
+	return server, nil
 }

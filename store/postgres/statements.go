@@ -22,14 +22,16 @@ func (s schema) channel() string { return "relay mail in " + string(s) }
 
 // What a transaction that writes begins and ends with. It waits until its
 // commit is on the disk, doesn't wait for ever for another one, and is ended by
-// the server soon when its client has vanished.
+// the server soon when its client has vanished. A server that has started since
+// is known by another time.
 const (
 	beginSQL    = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
-	settingsSQL = `SELECT set_config('synchronous_commit',
-			CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
-		current_setting('fsync'),
-		concat(set_config('lock_timeout', '10s', true), set_config('statement_timeout', '0', true),
-			set_config('idle_in_transaction_session_timeout', '10s', true), ` + byIndex + `)`
+	settingsSQL = `SELECT pg_catalog.set_config('synchronous_commit',
+			CASE pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+		pg_catalog.current_setting('fsync'), pg_catalog.pg_postmaster_start_time()::pg_catalog.text,
+		pg_catalog.concat(pg_catalog.set_config('lock_timeout', '10s', true), pg_catalog.set_config('statement_timeout', '0', true),
+			pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true),
+			pg_catalog.set_config('client_min_messages', 'warning', true), ` + byIndex + `)`
 	commitSQL   = `COMMIT`
 	rollbackSQL = `ROLLBACK`
 )
@@ -37,18 +39,28 @@ const (
 // byIndexSQL begins every other transaction. Whatever is looked for is found by
 // an index, in its order: the server, whose statistics of tables that fill and
 // empty are never right, isn't asked for its opinion. Without this it may read
-// the whole of a deep mailbox and sort it for one entry.
+// the whole of a deep mailbox and sort it for one entry. Behind it functions are
+// the server's own, whatever somebody else has put into the search path.
 const (
-	byIndexSQL = `SELECT concat(` + byIndex + `)`
-	byIndex    = `set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-		set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-		set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)`
+	byIndexSQL = `SELECT pg_catalog.concat(` + byIndex + `)`
+	byIndex    = `pg_catalog.set_config('search_path', 'pg_catalog', true),
+		pg_catalog.set_config('enable_seqscan', 'off', true), pg_catalog.set_config('enable_bitmapscan', 'off', true),
+		pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true),
+		pg_catalog.set_config('max_parallel_workers_per_gather', '0', true), pg_catalog.set_config('jit', 'off', true)`
 )
 
 // announceSQL is a transaction of its own, behind the commit, so that commits
 // don't queue for the lock that the server takes for notifications. It needn't
 // reach the disk: a server that has crashed has nobody listening.
-const announceSQL = `SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`
+const announceSQL = `SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2)`
+
+// What is done when a store is opened, and on another server than before.
+const (
+	lockSchemaSQL = `SELECT pg_advisory_xact_lock($1)`
+	// The server before may have been further than this one knows, and the
+	// clocks need not agree: hence the million.
+	raiseIDsSQL = `SELECT setval('{'s}.entry_id', greatest($1::bigint, last_value + CASE WHEN is_called THEN 1000000 ELSE 0 END)) FROM {s}.entry_id`
+)
 
 // Mailboxes. Who holds the lock of one is alone in giving out its IDs, in
 // adding to it and in taking from it.
@@ -75,7 +87,8 @@ const (
 	countSharesSQL = `INSERT INTO {s}.share (mailbox, origin, entries, bytes)
 		SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[])
 		ON CONFLICT (mailbox, origin) DO UPDATE SET entries = share.entries + excluded.entries, bytes = share.bytes + excluded.bytes`
-	dropSharesSQL = `DELETE FROM {s}.share WHERE (mailbox, origin) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[])) AND entries = 0`
+	dropSharesSQL = `DELETE FROM {s}.share WHERE ctid = ANY(ARRAY(SELECT s.ctid FROM unnest($1::bigint[], $2::bytea[]) d(mailbox, origin), LATERAL
+		(SELECT ctid FROM {s}.share WHERE mailbox = d.mailbox AND origin = d.origin AND entries = 0 LIMIT 1) s))`
 )
 
 // The whole store: see total.go.

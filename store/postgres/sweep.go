@@ -48,8 +48,7 @@ func (s *Store) sweepExpired(ctx context.Context) error {
 // sweep does one statement in a transaction, and returns how many rows that
 // were. It counts nothing, so it needs no lock.
 func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, err error) {
-	options := pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
-	err = pgx.BeginTxFunc(ctx, s.pool, options, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, s.pool, txOptions, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, byIndexSQL); err != nil {
 			return err
 		}

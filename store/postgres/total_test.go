@@ -25,7 +25,7 @@ func TestTotalAtOnce(t *testing.T) {
 	var stores []*Store
 	for i := range 4 {
 		s := open(t, options)
-		s.writer.options.shard = []int{0, 0, 1, 15}[i]
+		s.writer.options.pickShard = func() int { return []int{0, 0, 1, 15}[i] }
 		stores = append(stores, s)
 		defer func() { require.NoError(t, s.Close()) }()
 	}
@@ -104,7 +104,7 @@ func TestShards(t *testing.T) {
 	stores := make([]*Store, 3)
 	for i := range stores {
 		stores[i] = open(t, options)
-		stores[i].writer.options.shard = min(i, 1) // the second and the third have the same
+		stores[i].writer.options.pickShard = func() int { return min(i, 1) } // the second and the third have the same
 		defer func() { require.NoError(t, stores[i].Close()) }()
 	}
 	put := func(i int, more ...work) (done chan error) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matrixrelay/relay/store/internal/group"
@@ -21,7 +22,8 @@ const (
 	pause    = 20 * time.Millisecond
 
 	// attemptTime bounds each, so that a connection that says nothing is given
-	// up. It is longer than the server waits for locks.
+	// up, and after it there is no other. It is longer than the server waits for
+	// locks.
 	attemptTime = 30 * time.Second
 )
 
@@ -37,11 +39,15 @@ type writer struct {
 	waiting *wake.Hub
 	queue   *group.Queue[work]
 
-	exact bool // the last batch found the store tight; only the goroutine uses it
+	// Only the goroutine uses these.
+	server string // that was written to last
+	exact  bool   // the last batch found the store tight
 }
 
-func newWriter(reader *reader, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
-	w := &writer{options: options, reader: reader, pool: reader.pool, log: log, waiting: waiting}
+func newWriter(pool *pgxpool.Pool, server string, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
+	w := &writer{
+		options: options, reader: newReader(pool, options.schema, 1), pool: pool, log: log, waiting: waiting, server: server,
+	}
 	w.queue = group.New(w.commit, nil)
 	return w
 }
@@ -100,13 +106,25 @@ func (w *writer) attempt(jobs []*job) {
 		err = w.transact(works, true)
 	}
 	if isRefusal(err) && len(works) > 1 {
-		for _, j := range jobs {
-			j.Err = cmp.Or(j.Err, w.transact([]work{j.Work}, false))
-		}
+		w.attemptEach(jobs)
 		return
 	}
 	for _, j := range jobs {
 		j.Err = cmp.Or(j.Err, err)
+	}
+}
+
+// attemptEach runs each job in a transaction of its own, as long as the server
+// is there.
+func (w *writer) attemptEach(jobs []*job) {
+	var gone error
+	for _, j := range jobs {
+		if j.Err = cmp.Or(j.Err, gone); j.Err != nil {
+			continue
+		}
+		if j.Err = w.transact([]work{j.Work}, false); j.Err != nil && !isRefusal(j.Err) && !isDiskFull(j.Err) {
+			gone = j.Err
+		}
 	}
 }
 
@@ -118,9 +136,10 @@ func (w *writer) transact(works []work, noRoom bool) (err error) {
 	if len(works) == 0 {
 		return nil
 	}
+	start := time.Now()
 	for n, wait := 1, pause; ; n, wait = n+1, 4*wait {
 		b := newBatch(w.options)
-		b.exact, b.noRoom = w.exact, noRoom
+		b.exact, b.noRoom, b.server = w.exact, noRoom, w.server
 		err = w.run(b, works)
 		if err == nil {
 			if b.knowsTotal {
@@ -131,14 +150,30 @@ func (w *writer) transact(works []work, noRoom bool) (err error) {
 			}
 			return nil
 		}
-		if errors.Is(err, errTight) {
-			w.exact, wait = true, 0
+		tight, other := errors.Is(err, errTight), errors.Is(err, errOther)
+		w.exact = w.exact || tight
+		if other {
+			err = cmp.Or(w.meet(), err)
 		}
-		if n == attempts || !isPassing(err) {
+		if n == attempts || !isPassing(err) || time.Since(start) > attemptTime {
 			return wrap("write", err)
 		}
-		time.Sleep(wait)
+		if !tight && !errors.Is(err, errOther) {
+			time.Sleep(wait)
+		}
 	}
+}
+
+// meet prepares a server for being written to. One that took over from another
+// must give no IDs that the other has given.
+func (w *writer) meet() error {
+	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
+	defer cancel()
+	server, err := w.options.schema.alone(ctx, w.pool, w.options.allowNoFsync, func(pgx.Tx) error { return nil })
+	if err == nil {
+		w.server = server
+	}
+	return err
 }
 
 // run is one attempt.
@@ -153,10 +188,24 @@ func (w *writer) run(b *batch, works []work) error {
 	committed, err := b.run(ctx, conn.Conn(), works)
 	switch {
 	case committed && err != nil:
-		w.log.Warn("relay: telling other processes of new mail failed", "error", err)
+		w.announce(b)
 		return nil
-	case errors.Is(err, errTight), errors.Is(err, errMoved):
+	case errors.Is(err, errTight), errors.Is(err, errMoved), errors.Is(err, errOther):
 		_, _ = conn.Exec(ctx, rollbackSQL) // without it the connection is closed, which does the same
+	case isStandby(err):
+		_ = conn.Conn().Close(ctx) // the next may lead elsewhere
 	}
 	return err
+}
+
+// announce tells other processes of new mail, if the connection was lost before
+// they were told.
+func (w *writer) announce(b *batch) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
+	defer cancel()
+	q := &pgx.Batch{}
+	b.queueAnnouncements(q)
+	if err := w.pool.SendBatch(ctx, q).Close(); err != nil {
+		w.log.Warn("relay: telling other processes of new mail failed", "error", err)
+	}
 }

@@ -5,12 +5,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"maps"
-	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
@@ -23,9 +22,6 @@ type reader struct {
 	conns  chan *readConn
 	opened int
 	closed chan struct{}
-
-	mu     sync.Mutex
-	passed map[int64]struct{} // entries that are set aside, or should be
 }
 
 // A readConn is a connection and what is read on it. A read is short and isn't
@@ -43,7 +39,7 @@ const liveAfter = ` FROM entry INDEXED BY entry_live
 	ORDER BY id LIMIT ?`
 
 func newReader(ctx context.Context, db *sql.DB) (*reader, error) {
-	r := &reader{conns: make(chan *readConn, maxReaders), closed: make(chan struct{}), passed: make(map[int64]struct{})}
+	r := &reader{conns: make(chan *readConn, maxReaders), closed: make(chan struct{})}
 	for range maxReaders {
 		c, err := newReadConn(ctx, db)
 		if err != nil {
@@ -116,22 +112,8 @@ func (r *reader) with(ctx context.Context, f func(*readConn) error) error {
 	}
 }
 
-// A query is what Next was asked for.
-type query struct {
-	destination spec.ServerName
-	after       int64
-	entries     int
-	bytes       int64
-}
-
-// damage is an entry that can't be read.
-type damage struct {
-	id  int64
-	err error
-}
-
 // next returns the entries that can be read, and those that can't among them.
-func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, damaged []damage, err error) {
+func (r *reader) next(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	err = r.with(ctx, func(c *readConn) error {
 		entries, damaged, err = c.scan(q)
 		if _, ok := errors.AsType[*damagedRow](err); ok || isDamage(err) {
@@ -143,24 +125,24 @@ func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, dama
 }
 
 // scan reads entries with one query.
-func (c *readConn) scan(q query) (entries []store.Entry, damaged []damage, err error) {
-	rows, err := c.next.Query(string(q.destination), q.after, now(), q.entries)
+func (c *readConn) scan(q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
+	rows, err := c.next.Query(string(q.Destination), q.After, now(), q.Entries)
 	if err != nil {
 		return nil, nil, wrap("next", err)
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var size int64
-	for last := q.after; rows.Next(); {
-		e, err := scanEntry(q.destination, rows.Scan)
+	for last := q.After; rows.Next(); {
+		e, err := scanEntry(q.Destination, rows.Scan)
 		if e.ID <= last {
 			return nil, nil, wrap("next", &damagedRow{e.ID, errOrder})
 		}
 		last = e.ID
 		if err != nil {
-			damaged = append(damaged, damage{e.ID, err})
+			damaged = append(damaged, aside.Damage{ID: e.ID, Err: err})
 			continue
 		}
-		if size += e.Size(); size > q.bytes && len(entries) > 0 {
+		if size += e.Size(); size > q.Bytes && len(entries) > 0 {
 			return entries, damaged, nil
 		}
 		entries = append(entries, e)
@@ -173,14 +155,14 @@ func (c *readConn) scan(q query) (entries []store.Entry, damaged []damage, err e
 
 // scanEach reads entries one at a time, to find out which of them SQLite can't
 // read.
-func (c *readConn) scanEach(q query) (entries []store.Entry, damaged []damage, err error) {
+func (c *readConn) scanEach(q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	ids, err := c.liveIDs(q)
 	if err != nil {
 		return nil, nil, err
 	}
 	var size int64
 	for _, id := range ids {
-		e, err := scanEntry(q.destination, c.row.QueryRow(id).Scan)
+		e, err := scanEntry(q.Destination, c.row.QueryRow(id).Scan)
 		if errors.Is(err, sql.ErrNoRows) { // acknowledged meanwhile
 			continue
 		}
@@ -188,10 +170,10 @@ func (c *readConn) scanEach(q query) (entries []store.Entry, damaged []damage, e
 			return nil, nil, wrap("next", err)
 		}
 		if err != nil {
-			damaged = append(damaged, damage{id, err})
+			damaged = append(damaged, aside.Damage{ID: id, Err: err})
 			continue
 		}
-		if size += e.Size(); size > q.bytes && len(entries) > 0 {
+		if size += e.Size(); size > q.Bytes && len(entries) > 0 {
 			break
 		}
 		entries = append(entries, e)
@@ -199,8 +181,8 @@ func (c *readConn) scanEach(q query) (entries []store.Entry, damaged []damage, e
 	return entries, damaged, nil
 }
 
-func (c *readConn) liveIDs(q query) (ids []int64, err error) {
-	rows, err := c.ids.Query(string(q.destination), q.after, now(), q.entries)
+func (c *readConn) liveIDs(q aside.Query) (ids []int64, err error) {
+	rows, err := c.ids.Query(string(q.Destination), q.After, now(), q.Entries)
 	if err != nil {
 		return nil, wrap("next", err)
 	}
@@ -243,41 +225,13 @@ func scanEntry(destination spec.ServerName, scan func(...any) error) (store.Entr
 	return e, nil
 }
 
-// passOver makes sure that an entry isn't waited for, and reports whether it
-// is new that it can't be read.
-func (r *reader) passOver(id int64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, known := r.passed[id]
-	r.passed[id] = struct{}{}
-	return !known
-}
-
-// lookAgain undoes passOver.
-func (r *reader) lookAgain(id int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.passed, id)
-}
-
-// any returns nil if the destination has an entry after that ID, ErrEmpty if
-// not.
-func (r *reader) any(ctx context.Context, destination spec.ServerName, after int64) error {
-	r.mu.Lock()
-	passed := maps.Clone(r.passed)
-	r.mu.Unlock()
-	return r.with(ctx, func(c *readConn) error {
-		ids, err := c.liveIDs(query{destination: destination, after: after, entries: len(passed) + 1})
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			if _, ok := passed[id]; !ok {
-				return nil
-			}
-		}
-		return store.ErrEmpty
+// live returns IDs without reading the rest of the entries.
+func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err error) {
+	err = r.with(ctx, func(c *readConn) error {
+		ids, err = c.liveIDs(q)
+		return err
 	})
+	return ids, err
 }
 
 func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {

@@ -37,6 +37,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -74,6 +75,7 @@ type Store struct {
 	lock    *os.File
 	db      *sql.DB
 	reader  *reader
+	past    aside.Reader // past what is damaged
 	writer  *writer
 	waiting wake.Hub
 
@@ -124,8 +126,17 @@ func (s *Store) open(path string) error {
 	if s.writer, err = newWriter(ctx, s.db, filepath.Dir(path), s.options, &s.waiting); err != nil {
 		return err
 	}
-	s.reader, err = newReader(ctx, s.db)
-	return err
+	if s.reader, err = newReader(ctx, s.db); err != nil {
+		return err
+	}
+	s.past = aside.Reader{
+		Read: s.reader.next, Live: s.reader.live, IsDamage: isDamage, Log: s.options.Logger,
+		SetAside: func(ctx context.Context, destination spec.ServerName, id int64) error {
+			job := setAsideJob{destination: destination, id: id}
+			return s.writer.do(ctx, job.run, 0)
+		},
+	}
+	return nil
 }
 
 // resolve returns the one path by which the file is locked, whatever symbolic
@@ -183,40 +194,9 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	if err := s.usable(ctx); err != nil {
 		return nil, err
 	}
-	q := query{destination: destination, after: after, entries: max(maxEntries, 1), bytes: maxBytes}
-	for {
-		entries, damaged, err := s.reader.next(ctx, q)
-		if err != nil {
-			return nil, s.closedOr(err)
-		}
-		for _, d := range damaged {
-			s.setAside(ctx, destination, d)
-		}
-		if len(entries) > 0 {
-			return entries, nil
-		}
-		if len(damaged) == 0 {
-			return nil, store.ErrEmpty
-		}
-		q.after = damaged[len(damaged)-1].id
-	}
-}
-
-// setAside takes an entry out of its mailbox. If even that can't be written,
-// the reader passes over it for as long as the store is open.
-func (s *Store) setAside(ctx context.Context, destination spec.ServerName, d damage) {
-	if !s.reader.passOver(d.id) {
-		return
-	}
-	log := s.options.Logger.With("destination", destination, "entry", d.id)
-	log.Error("relay: an entry can't be read and is set aside", "error", d.err)
-	job := setAsideJob{destination: destination, id: d.id}
-	if err := s.writer.do(context.WithoutCancel(ctx), job.run, 0); err != nil {
-		log.Error("relay: setting an entry aside failed", "error", err)
-		if !isDamage(err) {
-			s.reader.lookAgain(d.id)
-		}
-	}
+	q := aside.Query{Destination: destination, After: after, Entries: max(maxEntries, 1), Bytes: maxBytes}
+	entries, err := s.past.Next(ctx, q)
+	return entries, s.closedOr(err)
 }
 
 // Wait implements store.Store.
@@ -225,7 +205,7 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 		return err
 	}
 	return s.waiting.Wait(ctx, destination, func() error {
-		return s.closedOr(s.reader.any(ctx, destination, after))
+		return s.closedOr(s.past.Any(ctx, destination, after))
 	})
 }
 
