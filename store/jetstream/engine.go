@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -33,6 +34,7 @@ type engine struct {
 	stream  string
 	prefix  string        // of requests to JetStream
 	timeout time.Duration // for all attempts of a request together
+	link    *link
 }
 
 // A message is what a subject holds; if it holds nothing, seq is 0.
@@ -52,7 +54,7 @@ func (e *engine) last(ctx context.Context, subject string) (m message, err error
 		return m, err
 	}
 	err = e.retry(ctx, func(ctx context.Context) error {
-		reply, err := e.conn.RequestWithContext(ctx, e.api("STREAM.MSG.GET"), request)
+		reply, err := e.request(ctx, &nats.Msg{Subject: e.api("STREAM.MSG.GET"), Data: request})
 		if err != nil {
 			return err
 		}
@@ -63,6 +65,18 @@ func (e *engine) last(ctx context.Context, subject string) (m message, err error
 		return m, fmt.Errorf("jetstream: read %s: %w", subject, err)
 	}
 	return m, nil
+}
+
+// request asks for something and returns the answer, or an error as soon as
+// there can be none.
+func (e *engine) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
+	ctx, cancel := e.link.whileUp(ctx)
+	defer cancel()
+	reply, err := e.conn.RequestMsgWithContext(ctx, msg)
+	if err != nil && errors.Is(context.Cause(ctx), errLinkLost) {
+		return nil, errLinkLost
+	}
+	return reply, err
 }
 
 func (e *engine) api(call string) string { return e.prefix + call + "." + e.stream }
@@ -92,7 +106,7 @@ func readLast(reply []byte) (message, error) {
 func (e *engine) lastOfAny(ctx context.Context, subject string) (message, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	reply, err := e.conn.RequestWithContext(ctx, e.api("DIRECT.GET")+"."+subject, nil)
+	reply, err := e.request(ctx, &nats.Msg{Subject: e.api("DIRECT.GET") + "." + subject})
 	if err != nil {
 		return message{}, err
 	}
@@ -192,7 +206,9 @@ func (e *engine) publish(messages []outgoing) (first uint64, err error) {
 			err = e.conn.PublishMsg(msg)
 		} else {
 			msg.Header.Set("Nats-Batch-Commit", "1")
-			reply, err = e.conn.RequestMsg(msg, attemptTimeout)
+			ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+			reply, err = e.request(ctx, msg)
+			cancel()
 		}
 		if err != nil {
 			return 0, err

@@ -222,6 +222,9 @@ func (s *Store) release() {
 	if s.follower != nil {
 		s.follower.stop()
 	}
+	if s.engine != nil && s.engine.link != nil {
+		s.engine.link.stop()
+	}
 	if s.options.Conn == nil && s.engine != nil && s.engine.conn != nil {
 		s.engine.conn.Close()
 	}

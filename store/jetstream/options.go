@@ -81,6 +81,7 @@ func newEngine(o Options) (*engine, error) {
 			return nil, err
 		}
 	}
+	e.link = newLink(e.conn)
 	if o.Domain != "" {
 		e.prefix = "$JS." + o.Domain + ".API."
 	}
