@@ -39,14 +39,16 @@ const emptyFor = 24 * time.Hour
 // It is built without waiting; what is missing is noted, read, and then the
 // jobs run again on a new one.
 type batch struct {
-	subjects   subjects
-	care       care
-	cache      *cache
-	read       map[string]message // from the leader, for this commit
-	missing    map[string]struct{}
-	maxMessage int
-	retention  time.Duration
-	now        int64
+	subjects    subjects
+	care        care
+	cache       *cache
+	read        map[string]message // from the leader, for this commit
+	missing     map[string]struct{}
+	maxMessage  int // bytes of one
+	maxMessages int // of a batch
+	room        room
+	retention   time.Duration
+	now         int64
 
 	total  *record[total]
 	boxes  map[spec.ServerName]*record[box]
@@ -66,7 +68,7 @@ type record[T any] struct {
 func newBatch(w *writer, c care, read map[string]message) *batch {
 	return &batch{
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), retention: w.options.Retention, now: now(),
+		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: now(),
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
 		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
 	}

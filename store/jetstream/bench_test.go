@@ -121,7 +121,7 @@ func benchPublish(b *testing.B, e *engine, body []byte, n, batch int) {
 			require.NoError(b, err)
 			messages[i] = outgoing{subject: "BARE." + string(mail.TransactionID), data: data[0]}
 		}
-		_, err := e.publish(messages)
+		_, err := e.publish(messages, false)
 		require.NoError(b, err)
 	}
 }

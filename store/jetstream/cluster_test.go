@@ -62,6 +62,7 @@ func freePorts(t *testing.T, n int) (ports []int) {
 
 // The suite on three servers, each store connected to another one.
 func TestStoreOfThree(t *testing.T) {
+	t.Parallel()
 	servers := startServers(t, 3)
 	admin := open(t, testOptions(servers[0]))
 	t.Cleanup(func() { require.NoError(t, admin.Close()) })

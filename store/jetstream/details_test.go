@@ -57,6 +57,7 @@ func subjectsOf(t *testing.T, s *Store) (names []string) {
 
 // Mail that is larger than a message of the server is kept in several.
 func TestSmallMessages(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
 	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
@@ -85,6 +86,7 @@ func TestSmallMessages(t *testing.T) {
 
 // A part of a mail that is missing makes it unreadable, as a whole.
 func TestMissingPart(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
 	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
@@ -105,6 +107,7 @@ func TestMissingPart(t *testing.T) {
 // A server that has less than it should makes reading fail. To pass over what it
 // doesn't have would let the next Ack destroy it.
 func TestMissingPage(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
 	for i := range 2*pageSize + 3 {
 		put(t, s, testMail(fmt.Sprint(i)))
@@ -123,6 +126,7 @@ func TestMissingPage(t *testing.T) {
 }
 
 func TestServerBehind(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
 	put(t, s, testMail("first"))
 	m, err := s.engine.last(t.Context(), s.cache.subjects.box("b.example"))
@@ -134,6 +138,7 @@ func TestServerBehind(t *testing.T) {
 
 // IDs and copies outlive a server that starts with an empty mailbox.
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	change := func(o *server.Options) { o.StoreDir = dir }
 	srv := startServer(t, change)
@@ -158,6 +163,7 @@ func TestServerRestart(t *testing.T) {
 // A mailbox that is new begins after all IDs that there were, whatever the
 // clock says.
 func TestIDsAndTheClock(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, nil)
 	put(t, s, testMail("first"))
 	b := newBatch(s.writer, trusting, nil)
@@ -174,6 +180,7 @@ func TestIDsAndTheClock(t *testing.T) {
 // What was acknowledged and what expired leaves nothing behind but the records
 // that say so, for as long as they are kept.
 func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Retention = time.Second })
 	const n = 5 * pageSize
 	expires := time.Now().Add(1500 * time.Millisecond)

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,7 @@ type engine struct {
 	stream  string
 	prefix  string        // of requests to JetStream
 	timeout time.Duration // for all attempts of a request together
+	most    int           // bytes of a message with its headers, if the stream limits them
 	link    *link
 }
 
@@ -44,7 +46,13 @@ type message struct {
 }
 
 // maxMessage is how large the data of a message may be.
-func (e *engine) maxMessage() int { return int(min(e.conn.MaxPayload(), maxPart)) - headroom }
+func (e *engine) maxMessage() int {
+	most := min(e.conn.MaxPayload(), maxPart)
+	if e.most > 0 {
+		most = min(most, int64(e.most))
+	}
+	return int(most) - headroom
+}
 
 // last reads the message of a subject from the leader of the stream, which has
 // applied all that was acknowledged.
@@ -197,12 +205,25 @@ type outgoing struct {
 // publish stores all messages or none, and returns the sequence of the first.
 // They become visible together. An error for which verdictOn says again leaves
 // it open whether they were stored, and they may be yet.
-func (e *engine) publish(messages []outgoing) (first uint64, err error) {
+//
+// Usually only the last message is answered, and what the server has against
+// another isn't said. Asking lets it answer all.
+func (e *engine) publish(messages []outgoing, asking bool) (first uint64, err error) {
 	id := nuid.Next()
+	var answers *nats.Subscription
+	if asking {
+		if answers, err = e.conn.SubscribeSync(e.conn.NewInbox()); err != nil {
+			return 0, err
+		}
+		defer func() { _ = answers.Unsubscribe() }()
+	}
 	var reply *nats.Msg
 	for i := range messages {
 		msg := messages[i].msg(id, i+1)
 		if i < len(messages)-1 {
+			if asking {
+				msg.Reply = answers.Subject
+			}
 			err = e.conn.PublishMsg(msg)
 		} else {
 			msg.Header.Set("Nats-Batch-Commit", "1")
@@ -214,21 +235,48 @@ func (e *engine) publish(messages []outgoing) (first uint64, err error) {
 			return 0, err
 		}
 	}
-	var answer struct {
-		Error *jetstream.APIError `json:"error"`
-		Seq   uint64              `json:"seq"`
-		Count int                 `json:"count"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+	answer, err := readAnswer(reply)
+	switch {
+	case err != nil && asking:
+		return 0, cmp.Or(refusalAmong(answers), err)
+	case err != nil:
 		return 0, err
-	}
-	if answer.Error != nil {
-		return 0, answer.Error
-	}
-	if answer.Count != len(messages) {
+	case answer.Count != len(messages):
 		return 0, fmt.Errorf("%d of %d messages were stored", answer.Count, len(messages))
 	}
 	return answer.Seq - uint64(len(messages)) + 1, nil
+}
+
+type publishAnswer struct {
+	Error *jetstream.APIError `json:"error"`
+	Seq   uint64              `json:"seq"`
+	Count int                 `json:"count"`
+}
+
+func readAnswer(reply *nats.Msg) (answer publishAnswer, err error) {
+	if len(reply.Data) == 0 { // a message in the middle of a batch was accepted
+		return answer, nil
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return answer, err
+	}
+	if answer.Error != nil {
+		return answer, answer.Error
+	}
+	return answer, nil
+}
+
+// refusalAmong returns the first error among answers that says something.
+func refusalAmong(answers *nats.Subscription) error {
+	for {
+		reply, err := answers.NextMsg(50 * time.Millisecond)
+		if err != nil { // there are no others
+			return nil
+		}
+		if _, err := readAnswer(reply); err != nil && !saysNothing(err) {
+			return err
+		}
+	}
 }
 
 func (o *outgoing) msg(batch string, n int) *nats.Msg {

@@ -52,6 +52,13 @@ var lost = []error{
 	nats.ErrAuthorization, nats.ErrPermissionViolation, nats.ErrMaxPayload, nats.ErrBadSubject,
 }
 
+// saysNothing is for a batch that was refused because a message of it was, which
+// the error doesn't say more about.
+func saysNothing(err error) bool {
+	refused, ok := errors.AsType[jetstream.JetStreamError](err)
+	return ok && refused.APIError() != nil && refused.APIError().ErrorCode == codeBatchIncomplete
+}
+
 func verdictOn(err error) verdict {
 	if refused, ok := errors.AsType[jetstream.JetStreamError](err); ok && refused.APIError() != nil {
 		return verdictOnRefusal(refused.APIError())

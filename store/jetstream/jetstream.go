@@ -53,7 +53,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.engine, err = newEngine(o); err != nil {
 		return err
 	}
-	if err := openStream(ctx, s.engine, o.Replicas, o.Logger); err != nil {
+	if err := openStream(ctx, s.engine, o); err != nil {
 		return err
 	}
 	s.cache = newCache(subjects(o.Stream))

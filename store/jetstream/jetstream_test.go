@@ -83,6 +83,7 @@ func entryKey(tb testing.TB, s *Store, destination spec.ServerName, id int64) (k
 }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(tb testing.TB) storetest.Place {
 		s := startServer(tb, nil)
 		return storetest.Place{

@@ -43,9 +43,14 @@ func (p *putJob) run(b *batch) error {
 		p.looks++
 		return errUnsure
 	}
-	if !p.fits(x.value, share.value, b.total.value) {
+	fits, room := p.fits(x.value, share.value, b.total.value), b.hasRoom(p.mail.Size())
+	if !fits || !room {
 		if b.care < careful {
 			return errCareful
+		}
+		if !room {
+			p.refused = errNoRoom("put")
+			return nil
 		}
 		p.refused = fmt.Errorf("jetstream: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, store.ErrFull)
 		return nil
