@@ -1,30 +1,26 @@
 package jetstream
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
-
-	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/storetest"
 )
 
 // startServers starts a cluster in this process.
-func startServers(t *testing.T, size int) (servers []*server.Server) {
+func startServers(t testing.TB, size int, change func(*server.Options)) (servers []*server.Server) {
 	t.Helper()
 	ports := freePorts(t, size)
 	routes := routesTo(ports)
 	for i := range size {
 		s := startServer(t, func(o *server.Options) {
+			if change != nil {
+				change(o)
+			}
 			o.ServerName = fmt.Sprint("n", i)
 			o.Cluster = server.ClusterOpts{Name: "relays", Host: "127.0.0.1", Port: ports[i]}
 			o.Routes = routes
@@ -49,7 +45,7 @@ func routesTo(ports []int) (routes []*url.URL) {
 	return routes
 }
 
-func freePorts(t *testing.T, n int) (ports []int) {
+func freePorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -63,25 +59,5 @@ func freePorts(t *testing.T, n int) (ports []int) {
 // The suite on three servers, each store connected to another one.
 func TestStoreOfThree(t *testing.T) {
 	t.Parallel()
-	servers := startServers(t, 3)
-	admin := open(t, testOptions(servers[0]))
-	t.Cleanup(func() { require.NoError(t, admin.Close()) })
-	var places, opened atomic.Int64
-	storetest.Run(t, func(tb testing.TB) storetest.Place {
-		stream := fmt.Sprint("RELAY", places.Add(1))
-		place := storetest.Place{
-			Shared: true,
-			Open: func(tb testing.TB, retention time.Duration) store.Store {
-				o := testOptions(servers[opened.Add(1)%3])
-				o.Stream, o.Retention = stream, retention
-				return open(tb, o)
-			},
-		}
-		tb.Cleanup(func() {
-			if err := admin.engine.js.DeleteStream(context.Background(), stream); !errors.Is(err, jetstream.ErrStreamNotFound) {
-				require.NoError(tb, err)
-			}
-		})
-		return place
-	})
+	runSuite(t, startServers(t, 3, nil)...)
 }

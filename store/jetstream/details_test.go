@@ -72,7 +72,7 @@ func TestSmallMessages(t *testing.T) {
 	require.True(t, bytes.Equal(large.Proof, entries[1].Proof))
 
 	larger := testMail("larger")
-	larger.Body = make([]byte, 8<<20)
+	larger.Body = make([]byte, 16<<20)
 	_, err := s.Put(t.Context(), larger, store.Limits{})
 	require.ErrorContains(t, err, "too large")
 	require.NotErrorIs(t, err, store.ErrFull)
@@ -183,7 +183,7 @@ func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Retention = time.Second })
 	const n = 5 * pageSize
-	expires := time.Now().Add(1500 * time.Millisecond)
+	expires := time.Now().Add(5 * time.Second)
 	for i := range n {
 		mail := testMail(fmt.Sprint(i))
 		if i%2 == 0 {

@@ -95,7 +95,7 @@ func TestStreamFull(t *testing.T) {
 	}
 	first := fill("first")
 	require.Greater(t, first, 300)
-	require.ErrorIs(t, s.SetNotes(t.Context(), []store.Note{{Key: "key", Value: make([]byte, 1000)}}), store.ErrFull)
+	require.ErrorIs(t, s.SetNotes(t.Context(), []store.Note{{Key: "key", Value: make([]byte, 200_000)}}), store.ErrFull)
 	require.NoError(t, s.SetNotes(t.Context(), []store.Note{{Key: "key"}}))
 	entries := next(t, s, "b.example")
 	removed, err := s.Ack(t.Context(), "b.example", entries[len(entries)-1].ID)

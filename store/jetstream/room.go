@@ -13,8 +13,9 @@ const (
 	// writes, too: an eighth, and no more than maxReserve.
 	maxReserve = 16 << 20
 
-	// overhead is about what a message takes besides its data.
-	overhead = 200
+	// overhead is about what a message takes besides its data, with its part of
+	// the records.
+	overhead = 400
 
 	// A stream is measured this often while there are writes, and seldom if it
 	// has no limit, in case it's given one.
@@ -25,7 +26,8 @@ const (
 // has a limit.
 type room struct {
 	limit    int64 // of the stream, 0: none
-	besides  int64 // what is in it besides the mail that the total counts
+	besides  int64 // what is in it besides the mail that the total counts,
+	entries  int64 // and how many that were
 	measured time.Time
 }
 
@@ -49,7 +51,7 @@ func (w *writer) measure() {
 	w.room.limit = max(info.Config.MaxBytes, 0)
 	known, _ := w.cache.get(w.subjects.total())
 	if t, err := decodeTotal(known.data); err == nil {
-		w.room.besides = max(int64(info.State.Bytes)-t.bytes, 0)
+		w.room.besides, w.room.entries = max(int64(info.State.Bytes)-t.bytes, 0), t.entries
 	}
 }
 
@@ -58,9 +60,10 @@ func (b *batch) hasRoom(size int64) bool {
 	if b.room.limit <= 0 {
 		return true
 	}
-	messages := 2 + size/int64(b.maxMessage)
-	reserve := min(b.room.limit/8, maxReserve)
-	return b.room.besides+b.total.value.bytes+size+messages*overhead <= b.room.limit-reserve
+	t := b.total.value
+	since := max(t.entries-b.room.entries, 0)*overhead + t.bytes
+	more := size + (2+size/int64(b.maxMessage))*overhead
+	return b.room.besides+since+more <= b.room.limit-min(b.room.limit/8, maxReserve)
 }
 
 func errNoRoom(what string) error {
