@@ -87,6 +87,39 @@ func benchBare(b *testing.B, replicas int, change func(*server.Options), putters
 	b.ReportMetric(bare.Seconds()/ours.Seconds(), "ratio")
 }
 
+// BenchmarkProcesses has 64 putters at one process, and the same number at
+// several that share the stream: ratio is what those store while the one stores
+// one mail.
+func BenchmarkProcesses(b *testing.B) {
+	for _, n := range []int{2, 4} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			srv := startServer(b, nil)
+			stores := make([]*Store, 1+n)
+			for i := range stores {
+				o := testOptions(srv)
+				o.Stream = fmt.Sprint("S", min(i, 1))
+				stores[i] = open(b, o)
+				b.Cleanup(func() { require.NoError(b, stores[i].Close()) })
+			}
+			const puts = 20 * 64
+			var alone, together time.Duration
+			for b.Loop() {
+				alone += stopwatch(func() { benchPuts(b, stores[0], make([]byte, 8<<10), puts, 64, true) })
+				together += stopwatch(func() {
+					var all sync.WaitGroup
+					for _, s := range stores[1:] {
+						all.Go(func() { benchPuts(b, s, make([]byte, 8<<10), puts/n, 64/n, true) })
+					}
+					all.Wait()
+				})
+			}
+			b.ReportMetric(alone.Seconds()/together.Seconds(), "ratio")
+			b.ReportMetric(float64(puts*b.N)/alone.Seconds(), "alone/s")
+			b.ReportMetric(float64(puts*b.N)/together.Seconds(), "together/s")
+		})
+	}
+}
+
 // BenchmarkNextDepth compares an answer from a mailbox of 100,000 entries with
 // one from a mailbox of 100: ratio is what the first takes of the other's time.
 func BenchmarkNextDepth(b *testing.B) {

@@ -39,7 +39,7 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			level = certain
 		case v == tooMany && w.maxMessages > 16:
 			w.maxMessages /= 2
-		case v == full && len(jobs) > 1:
+		case (v == full || v == final) && len(jobs) > 1:
 			w.commitEach(jobs)
 			return others
 		case v != again && v != conflict || time.Now().After(endOf(jobs)):
@@ -61,7 +61,8 @@ func endOf(jobs []*job) (end time.Time) {
 	return end
 }
 
-// commitEach tries the jobs one by one, as some may fit where others don't.
+// commitEach tries the jobs one by one, as some may fit where others don't, and
+// what is wrong may be wrong with one only.
 func (w *writer) commitEach(jobs []*job) {
 	for _, j := range jobs {
 		w.commit([]*job{j})

@@ -81,16 +81,31 @@
 //
 // # Room
 //
-// Removing mail writes, too. A server or a stream that has reached a limit of
-// its own (max_file_store, max_bytes) refuses even that, and then only a higher
-// limit helps: keep store.Limits well below it. A mail takes about 400 bytes
-// besides its own, and until the retention is over after it's gone.
+// Removing mail writes, too. Of a stream that has a limit (Options.MaxBytes, the
+// max_bytes of the stream) an eighth, at most 16 MiB, is kept for that: Put gives
+// store.ErrFull before the server would refuse, and Ack still works. A server
+// that has reached a limit of its own (max_file_store, the disk, the account)
+// refuses even an Ack, and then only a higher limit helps. One that is alone then
+// keeps the beginning of the batch during which it reached its limit (seen with
+// NATS 2.15.2, which checks that limit before each message), and has the rest
+// only when it's restarted. A stream with a limit has its room set aside and is
+// refused whole batches, so give it one.
+//
+// A mail takes about 400 bytes besides its own; half of that stays until the
+// retention is over.
 //
 // # Bounds
 //
-// Mail may have as many bytes as 128 messages of the server's max_payload, at
-// most 1 MiB each; server names 512 bytes; a batch 900 messages, or fewer if the
-// server says so.
+// Mail may have as many bytes as 512 messages of the server's max_payload (or
+// the stream's max_msg_size), at most 1 MiB each: servers that allow 32 KiB take
+// the 10 MiB that a relay does. Server names may have 512 bytes; a batch 900
+// messages, or fewer if the server says so.
+//
+// Each process remembers the name and a few numbers of every mailbox that has
+// something, about 200 bytes, and up to 16,384 records of mailboxes and shares as
+// they are in the stream, of at most 2 KiB each. What it has to store waits in a
+// queue of 1,024 calls, beside the 256 (or 8 MiB and one more) in the batch that
+// is on its way.
 //
 // What becomes of a block of which the disk has changed some bytes is up to the
 // server: it may give up all that it had after them. A record that can't be read
