@@ -124,7 +124,7 @@ func (b *batch) loadTotal() error {
 	}
 	t, err := decodeTotal(m.data)
 	if err != nil {
-		return fmt.Errorf("jetstream: %s: %w", b.subjects.total(), err)
+		t = b.cache.total()
 	}
 	b.total = &record[total]{seq: m.seq, value: t}
 	return nil
@@ -137,7 +137,13 @@ func (b *batch) box(destination spec.ServerName) (*record[box], error) {
 
 func (b *batch) share(destination spec.ServerName, origin originHash) (*record[counts], error) {
 	subject := b.subjects.share(destination, origin)
-	return load(b, b.shares, subject, subject, true, decodeShare)
+	return load(b, b.shares, subject, subject, true, func(data []byte) (*counts, error) {
+		share, err := decodeShare(data)
+		if err != nil { // it's only there for a limit, which mustn't block the mailbox
+			return &counts{}, nil
+		}
+		return share, nil
+	})
 }
 
 // page returns what a page lists, nil if it was dropped. Pages aren't cached:
@@ -146,7 +152,10 @@ func (b *batch) page(destination spec.ServerName, first int64) (*record[[]meta],
 	subject := b.subjects.page(destination, first)
 	return load(b, b.pages, subject, subject, false, func(data []byte) (*[]meta, error) {
 		metas, err := decodePage(data)
-		return &metas, err
+		if err != nil {
+			return nil, &badPage{subject, err}
+		}
+		return &metas, nil
 	})
 }
 

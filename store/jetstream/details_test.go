@@ -104,27 +104,6 @@ func TestMissingPart(t *testing.T) {
 	require.Equal(t, store.Usage{Entries: 1, Bytes: small.Size(), SetAside: 1}, usage)
 }
 
-// A server that has less than it should makes reading fail. To pass over what it
-// doesn't have would let the next Ack destroy it.
-func TestMissingPage(t *testing.T) {
-	t.Parallel()
-	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
-	for i := range 2*pageSize + 3 {
-		put(t, s, testMail(fmt.Sprint(i)))
-	}
-	entries := next(t, s, "b.example")
-	require.Len(t, entries, 2*pageSize+3)
-	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
-	require.NoError(t, err)
-	page := s.cache.subjects.page("b.example", entries[pageSize].ID)
-	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(page)))
-	_, err = s.Next(t.Context(), "b.example", 0, 1000, 1<<30)
-	require.ErrorIs(t, err, errNoPage)
-	some, err := s.Next(t.Context(), "b.example", 0, 10, 1<<30)
-	require.NoError(t, err)
-	require.Len(t, some, 10)
-}
-
 func TestServerBehind(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
@@ -175,6 +154,8 @@ func TestIDsAndTheClock(t *testing.T) {
 	require.NoError(t, b.add("c.example", r, meta{}))
 	require.Equal(t, top+1, r.value.start)
 	require.Equal(t, top+1, b.total.value.top)
+	b.total.value.top = store.MaxID
+	require.Error(t, b.add("d.example", &record[box]{}, meta{}))
 }
 
 // What was acknowledged and what expired leaves nothing behind but the records

@@ -107,7 +107,12 @@
 // queue of 1,024 calls, beside the 256 (or 8 MiB and one more) in the batch that
 // is on its way.
 //
+// # Damage
+//
 // What becomes of a block of which the disk has changed some bytes is up to the
-// server: it may give up all that it had after them. A record that can't be read
-// makes its mailbox fail until it's repaired.
+// server: it may give up all that it had after them. Mail that is gone or isn't
+// what was put is set aside, and so are the 32 entries of a page; what their
+// origins had stays in those origins' shares. Shares and the total are only
+// counted anew. The record of a mailbox that can't be read makes the mailbox
+// fail until it's repaired: to go on without would lose what it lists.
 package jetstream

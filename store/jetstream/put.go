@@ -135,6 +135,9 @@ func (b *batch) nextID(x *record[box]) int64 {
 // add gives an entry the next ID of its mailbox.
 func (b *batch) add(destination spec.ServerName, r *record[box], m meta) error {
 	id := b.nextID(r)
+	if id > store.MaxID {
+		return fmt.Errorf("jetstream: no IDs are left after %d: is the clock right?", id-1)
+	}
 	if r.value == nil {
 		r.value = &box{start: id, base: id, mark: id - 1}
 	}

@@ -32,6 +32,11 @@ func (a *ackJob) run(b *batch) error {
 	if x.value == nil {
 		return b.sure()
 	}
+	if a.id > x.value.mark && a.id < x.value.base {
+		if err := b.needMetas(a.destination, x, a.id, a.id); err != nil {
+			return err
+		}
+	}
 	m, _, err := b.meta(a.destination, x, a.id)
 	if err != nil {
 		return err
@@ -60,14 +65,13 @@ func (a *ackJob) run(b *batch) error {
 	return r.finish(last)
 }
 
-// needMetas makes sure that all pages are read that list these entries. That one
-// isn't there must be true of the leader, too.
+// needMetas makes sure that all pages are read that list these entries.
 func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
 	for id := x.value.pageOf(from); id <= to && id < x.value.base; id += pageSize {
 		if p, e := b.page(destination, id); e != nil {
 			err = e
 		} else if len(*p.value) == 0 {
-			p.changed = true
+			err = cmp.Or(b.sure(), error(&badPage{b.subjects.page(destination, id), errNoPage}))
 		}
 	}
 	return err
