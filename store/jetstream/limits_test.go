@@ -147,7 +147,10 @@ func TestLargestMail(t *testing.T) {
 		entries := next(t, s, "b.example")
 		require.Len(t, entries, 1)
 		require.True(t, string(largest.Body) == string(entries[0].Body))
-		_, err := s.Ack(t.Context(), "b.example", entries[0].ID)
+		m, err := s.engine.last(t.Context(), s.cache.subjects.part(keyOf(&largest), 1))
+		require.NoError(t, err) // the answer of the leader is in base64
+		require.Len(t, m.data, s.engine.maxMessage())
+		_, err = s.Ack(t.Context(), "b.example", entries[0].ID)
 		require.NoError(t, err)
 		require.NoError(t, s.Close())
 	}

@@ -40,7 +40,7 @@ func openStream(ctx context.Context, e *engine, o Options) error {
 		o.Logger.Warn("relay: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
 			"stream", e.stream)
 	}
-	return firstTotal(e)
+	return firstTotal(ctx, e)
 }
 
 // existingStream returns nil if there is no stream.
@@ -91,9 +91,9 @@ func makeStream(ctx context.Context, e *engine, o Options) (config *jetstream.St
 
 // firstTotal makes the record of the whole store if there is none, so that a
 // stream always has a message for those who follow it.
-func firstTotal(e *engine) error {
+func firstTotal(ctx context.Context, e *engine) error {
 	subject := subjects(e.stream).total()
-	return e.retry(context.Background(), func(ctx context.Context) error {
+	return e.retry(ctx, func(ctx context.Context) error {
 		m, err := e.last(ctx, subject)
 		if err != nil || m.seq != 0 {
 			return err
