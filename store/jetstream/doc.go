@@ -44,6 +44,11 @@
 // its repetition can't both succeed, and mail has the mark of its Put, so that
 // this knows whether it has stored it.
 //
+// Several processes that write all the time get less together than one alone
+// would: each commit makes those of the others be done again, and who has bad
+// luck waits for seconds where there are eight or more. A few are there for the
+// sake of those that fail, not for speed.
+//
 // # Copies
 //
 // When an entry is removed, its mail is replaced by an empty message that the
