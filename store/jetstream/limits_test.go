@@ -2,11 +2,13 @@ package jetstream
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
@@ -47,6 +49,30 @@ func TestSmallBatches(t *testing.T) {
 	removed, err := s.Ack(t.Context(), "b.example", entries[n/2-1].ID)
 	require.NoError(t, err)
 	require.Equal(t, n/2, removed)
+}
+
+// More processes that write than the server takes batches at once wait for their
+// turn.
+func TestManyBatches(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, func(o *server.Options) { o.JetStreamLimits.MaxBatchInflightPerStream = 1 })
+	var putting sync.WaitGroup
+	const processes, each = 5, 20
+	for i := range processes {
+		s := open(t, testOptions(srv))
+		defer func() { require.NoError(t, s.Close()) }()
+		putting.Go(func() {
+			for n := range each {
+				stored, err := s.Put(t.Context(), testMail(fmt.Sprint(i, "/", n)), store.Limits{})
+				assert.NoError(t, err)
+				assert.True(t, stored)
+			}
+		})
+	}
+	putting.Wait()
+	s := open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	require.Len(t, next(t, s, "b.example"), processes*each)
 }
 
 // A mail that the account has no room for is refused soon, also if it is in the
