@@ -88,8 +88,10 @@ func finish(jobs []*job, err error) {
 // out, as are those whose caller has gone.
 func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	read := make(map[string]message)
+	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
 		b := newBatch(w, c, read)
+		b.now = at
 		if err := b.loadTotal(); err != nil {
 			return nil, 0, err
 		}

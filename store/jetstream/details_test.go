@@ -158,6 +158,33 @@ func TestIDsAndTheClock(t *testing.T) {
 	require.Error(t, b.add("d.example", &record[box]{}, meta{}))
 }
 
+// A mailbox that is new gets more than fits into its record at once, also if that
+// takes so long to prepare that the clock goes on.
+func TestManyToANewMailbox(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	var jobs []*job
+	var runs int
+	for i := range 3 * pageSize {
+		mail := testMail(fmt.Sprint(i))
+		put := &putJob{mail: mail, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+		jobs = append(jobs, &job{ctx: t.Context(), run: func(b *batch) error {
+			if i == 0 {
+				runs++
+				time.Sleep(2 * time.Millisecond)
+			}
+			if runs > 100 {
+				return errBehind
+			}
+			return put.run(b)
+		}})
+	}
+	_, n, err := s.writer.prepare(jobs, careful)
+	require.NoError(t, err)
+	require.Equal(t, len(jobs), n)
+	require.LessOrEqual(t, runs, 10)
+}
+
 // What was acknowledged and what expired leaves nothing behind but the records
 // that say so, for as long as they are kept.
 func TestNothingIsLeft(t *testing.T) {
