@@ -103,7 +103,7 @@ func crash(t *testing.T, size int, faults []fault) {
 	t.Parallel()
 	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("RELAY_JETSTREAM_ROUNDS"), "7"))
 	require.NoError(t, err)
-	most, err := time.ParseDuration(cmp.Or(os.Getenv("RELAY_JETSTREAM_TIME"), "15s"))
+	most, err := time.ParseDuration(cmp.Or(os.Getenv("RELAY_JETSTREAM_TIME"), "8s"))
 	require.NoError(t, err)
 	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("RELAY_CRASH_SEED"), strconv.FormatUint(rand.Uint64(), 10)), 10, 64)
 	require.NoError(t, err)
