@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/freeport"
 	"github.com/matrixrelay/relay/internal/testnet"
 )
 
@@ -36,24 +37,13 @@ func natsNode(t *testing.T, client, n int, routes []int) (file string) {
 // natsCluster returns the arguments of three relays that have the servers of
 // their database in them.
 func natsCluster(t *testing.T) (arguments [][]string) {
-	ports := freePorts(t, 6)
+	ports := freeport.Find(t, 6)
 	for i := range 3 {
 		arguments = append(arguments, []string{
 			"-nats-server", natsNode(t, ports[i], i, ports[3:]), "-db", fmt.Sprintf("nats://me:secret@127.0.0.1:%d", ports[i]),
 		})
 	}
 	return arguments
-}
-
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer func() { require.NoError(t, l.Close()) }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }
 
 // TestNATS has three programs that are also the three servers that they keep
@@ -92,7 +82,7 @@ func TestNATS(t *testing.T) {
 
 // TestNATSAlone keeps mail in one server, which is killed with the program.
 func TestNATSAlone(t *testing.T) {
-	port := freePorts(t, 1)[0]
+	port := freeport.Find(t, 1)[0]
 	arguments := []string{"-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port)}
 	p := start(t, arguments...)
 	a, b := testnet.NewNode("a"), testnet.NewNode("b")
@@ -107,7 +97,7 @@ func TestNATSAlone(t *testing.T) {
 
 // TestMoveToNATS does what TestMove does.
 func TestMoveToNATS(t *testing.T) {
-	port := freePorts(t, 1)[0]
+	port := freeport.Find(t, 1)[0]
 	testMove(t, "-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port))
 }
 

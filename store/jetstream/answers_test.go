@@ -40,6 +40,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 // A Put whose answer was lost finds out that it has stored its mail, an Ack that
 // it has removed it.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	cut := &cutter{}
 	conn, err := nats.Connect(startServer(t, nil).ClientURL(), nats.SetCustomDialer(cut),
 		nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectBufSize(-1),

@@ -39,14 +39,16 @@ const emptyFor = 24 * time.Hour
 // It is built without waiting; what is missing is noted, read, and then the
 // jobs run again on a new one.
 type batch struct {
-	subjects   subjects
-	care       care
-	cache      *cache
-	read       map[string]message // from the leader, for this commit
-	missing    map[string]struct{}
-	maxMessage int
-	retention  time.Duration
-	now        int64
+	subjects    subjects
+	care        care
+	cache       *cache
+	read        map[string]message // from the leader, for this commit
+	missing     map[string]struct{}
+	maxMessage  int // bytes of one
+	maxMessages int // of a batch
+	room        room
+	retention   time.Duration
+	now         int64
 
 	total  *record[total]
 	boxes  map[spec.ServerName]*record[box]
@@ -66,7 +68,7 @@ type record[T any] struct {
 func newBatch(w *writer, c care, read map[string]message) *batch {
 	return &batch{
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), retention: w.options.Retention, now: now(),
+		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: now(),
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
 		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
 	}
@@ -122,7 +124,7 @@ func (b *batch) loadTotal() error {
 	}
 	t, err := decodeTotal(m.data)
 	if err != nil {
-		return fmt.Errorf("jetstream: %s: %w", b.subjects.total(), err)
+		t = b.cache.total()
 	}
 	b.total = &record[total]{seq: m.seq, value: t}
 	return nil
@@ -135,7 +137,13 @@ func (b *batch) box(destination spec.ServerName) (*record[box], error) {
 
 func (b *batch) share(destination spec.ServerName, origin originHash) (*record[counts], error) {
 	subject := b.subjects.share(destination, origin)
-	return load(b, b.shares, subject, subject, true, decodeShare)
+	return load(b, b.shares, subject, subject, true, func(data []byte) (*counts, error) {
+		share, err := decodeShare(data)
+		if err != nil { // it's only there for a limit, which mustn't block the mailbox
+			return &counts{}, nil
+		}
+		return share, nil
+	})
 }
 
 // page returns what a page lists, nil if it was dropped. Pages aren't cached:
@@ -144,7 +152,10 @@ func (b *batch) page(destination spec.ServerName, first int64) (*record[[]meta],
 	subject := b.subjects.page(destination, first)
 	return load(b, b.pages, subject, subject, false, func(data []byte) (*[]meta, error) {
 		metas, err := decodePage(data)
-		return &metas, err
+		if err != nil {
+			return nil, &badPage{subject, err}
+		}
+		return &metas, nil
 	})
 }
 

@@ -44,25 +44,32 @@ func BenchmarkStore(b *testing.B) {
 }
 
 // BenchmarkBare compares Puts with a client that publishes the same mail to a
-// stream of its own, in the same batches, on the same server at the same time
+// stream of its own, in the same batches, on the same servers at the same time
 // of day: ratio is how many mails the store takes while the client stores one.
 func BenchmarkBare(b *testing.B) {
-	for _, of := range benchServers {
-		for _, putters := range []int{1, 64} {
-			for _, spread := range []string{"one mailbox", "a mailbox each"} {
-				name := fmt.Sprintf("%s/putters=%d/%s", of.name, putters, spread)
-				b.Run(name, func(b *testing.B) { benchBare(b, of.change, putters, spread != "one mailbox") })
+	for _, replicas := range []int{1, 3} {
+		for _, of := range benchServers {
+			for _, putters := range []int{1, 64} {
+				for _, spread := range []string{"one mailbox", "a mailbox each"} {
+					name := fmt.Sprintf("replicas=%d/%s/putters=%d/%s", replicas, of.name, putters, spread)
+					b.Run(name, func(b *testing.B) { benchBare(b, replicas, of.change, putters, spread != "one mailbox") })
+				}
 			}
 		}
 	}
 }
 
-func benchBare(b *testing.B, change func(*server.Options), putters int, spread bool) {
-	srv := startServer(b, change)
+func benchBare(b *testing.B, replicas int, change func(*server.Options), putters int, spread bool) {
+	var srv *server.Server
+	if replicas == 1 {
+		srv = startServer(b, change)
+	} else {
+		srv = startServers(b, replicas, change)[0]
+	}
 	s := open(b, testOptions(srv))
 	b.Cleanup(func() { require.NoError(b, s.Close()) })
 	_, err := s.engine.js.CreateStream(b.Context(), jetstream.StreamConfig{
-		Name: "BARE", Subjects: []string{"BARE.>"}, AllowAtomicPublish: true,
+		Name: "BARE", Subjects: []string{"BARE.>"}, AllowAtomicPublish: true, Replicas: replicas,
 	})
 	require.NoError(b, err)
 	var body [8 << 10]byte
@@ -78,6 +85,73 @@ func benchBare(b *testing.B, change func(*server.Options), putters int, spread b
 	b.ReportMetric(float64(total)/ours.Seconds(), "puts/s")
 	b.ReportMetric(float64(total)/bare.Seconds(), "bare/s")
 	b.ReportMetric(bare.Seconds()/ours.Seconds(), "ratio")
+}
+
+// BenchmarkProcesses has 64 putters at one process, and the same number at
+// several that share the stream: ratio is what those store while the one stores
+// one mail.
+func BenchmarkProcesses(b *testing.B) {
+	for _, n := range []int{2, 4} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			srv := startServer(b, nil)
+			stores := make([]*Store, 1+n)
+			for i := range stores {
+				o := testOptions(srv)
+				o.Stream = fmt.Sprint("S", min(i, 1))
+				stores[i] = open(b, o)
+				b.Cleanup(func() { require.NoError(b, stores[i].Close()) })
+			}
+			const puts = 20 * 64
+			var alone, together time.Duration
+			for b.Loop() {
+				alone += stopwatch(func() { benchPuts(b, stores[0], make([]byte, 8<<10), puts, 64, true) })
+				together += stopwatch(func() {
+					var all sync.WaitGroup
+					for _, s := range stores[1:] {
+						all.Go(func() { benchPuts(b, s, make([]byte, 8<<10), puts/n, 64/n, true) })
+					}
+					all.Wait()
+				})
+			}
+			b.ReportMetric(alone.Seconds()/together.Seconds(), "ratio")
+			b.ReportMetric(float64(puts*b.N)/alone.Seconds(), "alone/s")
+			b.ReportMetric(float64(puts*b.N)/together.Seconds(), "together/s")
+		})
+	}
+}
+
+// BenchmarkNextDepth compares an answer from a mailbox of 100,000 entries with
+// one from a mailbox of 100: ratio is what the first takes of the other's time.
+func BenchmarkNextDepth(b *testing.B) {
+	s := open(b, testOptions(startServer(b, nil)))
+	b.Cleanup(func() { require.NoError(b, s.Close()) })
+	deep, flat := spec.ServerName("deep.example"), spec.ServerName("flat.example")
+	var filling sync.WaitGroup
+	for to, depth := range map[spec.ServerName]int{deep: 100_000, flat: 100} {
+		for i := range 100 {
+			filling.Go(func() {
+				for range depth / 100 {
+					if _, err := s.Put(b.Context(), benchMail(make([]byte, 1000+i), to), store.Limits{}); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		}
+	}
+	filling.Wait()
+	took := make(map[spec.ServerName]time.Duration)
+	for b.Loop() {
+		for _, to := range []spec.ServerName{deep, flat} {
+			took[to] += stopwatch(func() {
+				entries, err := s.Next(b.Context(), to, 0, 20, 1<<20)
+				require.NoError(b, err)
+				require.Len(b, entries, 20)
+			})
+		}
+	}
+	b.ReportMetric(took[deep].Seconds()/took[flat].Seconds(), "ratio")
+	b.ReportMetric(float64(took[flat].Microseconds())/float64(b.N), "µs/of100")
+	b.ReportMetric(float64(took[deep].Microseconds())/float64(b.N), "µs/of100000")
 }
 
 func stopwatch(f func()) time.Duration {
@@ -121,7 +195,7 @@ func benchPublish(b *testing.B, e *engine, body []byte, n, batch int) {
 			require.NoError(b, err)
 			messages[i] = outgoing{subject: "BARE." + string(mail.TransactionID), data: data[0]}
 		}
-		_, err := e.publish(messages)
+		_, err := e.publish(messages, false)
 		require.NoError(b, err)
 	}
 }

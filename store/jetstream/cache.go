@@ -24,8 +24,8 @@ type cache struct {
 
 // A summary is what is known of every mailbox that has something.
 type summary struct {
-	seq     uint64
-	entries int64
+	seq uint64
+	counts
 	soonest int64
 	next    int64
 	tidy    bool // entries that are gone wait to be forgotten
@@ -72,7 +72,7 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 		return false
 	}
 	c.boxes[destination] = summary{
-		seq: m.seq, entries: b.entries, soonest: b.soonest, next: b.next(),
+		seq: m.seq, counts: b.counts, soonest: b.soonest, next: b.next(),
 		tidy: b.entries == 0 && b.aside == 0,
 	}
 	return b.next() > known.next
@@ -94,6 +94,19 @@ func (c *cache) summary(destination spec.ServerName) (s summary, ok bool) {
 	defer c.mu.Unlock()
 	s, ok = c.boxes[destination]
 	return s, ok
+}
+
+// total is what all mailboxes have together, as far as they are known. It's for
+// when the record of that can't be read.
+func (c *cache) total() *total {
+	t := &total{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.boxes {
+		t.entries, t.bytes, t.aside = t.entries+s.entries, t.bytes+s.bytes, t.aside+s.aside
+		t.top = max(t.top, s.next-1)
+	}
+	return t
 }
 
 // destinations returns those that have mail and come after a name.

@@ -14,19 +14,20 @@ import (
 // commit does the first of the jobs, as many as fit into a batch, and returns
 // the others.
 func (w *writer) commit(jobs []*job) (others []*job) {
-	end := time.Now().Add(w.options.Timeout)
-	level := trusting
+	w.measure()
+	level, asking := trusting, false
 	for attempt := 0; ; attempt++ {
 		b, n, err := w.prepare(jobs, level)
 		if err == nil {
 			jobs, others = jobs[:n], slices.Concat(jobs[n:], others)
-			err = w.publish(b)
+			err = w.publish(b, asking)
 		}
 		if err == nil {
 			finish(jobs, nil)
 			return others
 		}
 		v := verdictOn(err)
+		asking = saysNothing(err)
 		switch {
 		case errors.Is(err, errFresh):
 			level = fresh
@@ -38,10 +39,10 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			level = certain
 		case v == tooMany && w.maxMessages > 16:
 			w.maxMessages /= 2
-		case v == full && len(jobs) > 1:
+		case (v == full || v == final) && len(jobs) > 1:
 			w.commitEach(jobs)
 			return others
-		case v != again && v != conflict || time.Now().After(end):
+		case v != again && v != conflict || time.Now().After(endOf(jobs)):
 			finish(jobs, failure(err, v))
 			return others
 		}
@@ -50,7 +51,18 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 	}
 }
 
-// commitEach tries the jobs one by one, as some may fit where others don't.
+// endOf is when the last of the jobs has been tried for long enough.
+func endOf(jobs []*job) (end time.Time) {
+	for _, j := range jobs {
+		if j.end.After(end) {
+			end = j.end
+		}
+	}
+	return end
+}
+
+// commitEach tries the jobs one by one, as some may fit where others don't, and
+// what is wrong may be wrong with one only.
 func (w *writer) commitEach(jobs []*job) {
 	for _, j := range jobs {
 		w.commit([]*job{j})
@@ -76,8 +88,10 @@ func finish(jobs []*job, err error) {
 // out, as are those whose caller has gone.
 func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	read := make(map[string]message)
+	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
 		b := newBatch(w, c, read)
+		b.now = at
 		if err := b.loadTotal(); err != nil {
 			return nil, 0, err
 		}
@@ -149,12 +163,12 @@ func (w *writer) readMissing(b *batch) error {
 }
 
 // publish commits the batch, and then lets the cache and those who wait know.
-func (w *writer) publish(b *batch) error {
+func (w *writer) publish(b *batch, asking bool) error {
 	messages := b.messages()
 	if len(messages) == 0 {
 		return nil
 	}
-	first, err := w.engine.publish(messages)
+	first, err := w.engine.publish(messages, asking)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 // A message of which the disk has changed a byte hides no other.
 func TestBadDisk(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	srv := startServer(t, func(o *server.Options) { o.StoreDir = dir })
 	s := open(t, testOptions(srv))
@@ -42,13 +43,14 @@ func TestBadDisk(t *testing.T) {
 // The beginning of a batch, which is all that was kept of it, isn't taken for the
 // mail: that would be in no mailbox.
 func TestBatchInPart(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, nil)
 	put(t, s, testMail("first"))
 	entries := next(t, s, "b.example")
 	mail := testMail("second")
 	messages, err := messagesOf(&mail, entries[0].ID+1, nonce{1}, s.engine.maxMessage())
 	require.NoError(t, err)
-	_, err = s.engine.publish([]outgoing{{subject: s.cache.subjects.mail(keyOf(&mail)), data: messages[0], checked: true}})
+	_, err = s.engine.publish([]outgoing{{subject: s.cache.subjects.mail(keyOf(&mail)), data: messages[0], checked: true}}, false)
 	require.NoError(t, err)
 	put(t, s, mail)
 	stored, err := s.Put(t.Context(), mail, store.Limits{Entries: 1})

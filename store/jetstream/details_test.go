@@ -57,6 +57,7 @@ func subjectsOf(t *testing.T, s *Store) (names []string) {
 
 // Mail that is larger than a message of the server is kept in several.
 func TestSmallMessages(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
 	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
@@ -71,7 +72,7 @@ func TestSmallMessages(t *testing.T) {
 	require.True(t, bytes.Equal(large.Proof, entries[1].Proof))
 
 	larger := testMail("larger")
-	larger.Body = make([]byte, 8<<20)
+	larger.Body = make([]byte, 16<<20)
 	_, err := s.Put(t.Context(), larger, store.Limits{})
 	require.ErrorContains(t, err, "too large")
 	require.NotErrorIs(t, err, store.ErrFull)
@@ -85,6 +86,7 @@ func TestSmallMessages(t *testing.T) {
 
 // A part of a mail that is missing makes it unreadable, as a whole.
 func TestMissingPart(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
 	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
@@ -102,27 +104,8 @@ func TestMissingPart(t *testing.T) {
 	require.Equal(t, store.Usage{Entries: 1, Bytes: small.Size(), SetAside: 1}, usage)
 }
 
-// A server that has less than it should makes reading fail. To pass over what it
-// doesn't have would let the next Ack destroy it.
-func TestMissingPage(t *testing.T) {
-	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
-	for i := range 2*pageSize + 3 {
-		put(t, s, testMail(fmt.Sprint(i)))
-	}
-	entries := next(t, s, "b.example")
-	require.Len(t, entries, 2*pageSize+3)
-	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
-	require.NoError(t, err)
-	page := s.cache.subjects.page("b.example", entries[pageSize].ID)
-	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(page)))
-	_, err = s.Next(t.Context(), "b.example", 0, 1000, 1<<30)
-	require.ErrorIs(t, err, errNoPage)
-	some, err := s.Next(t.Context(), "b.example", 0, 10, 1<<30)
-	require.NoError(t, err)
-	require.Len(t, some, 10)
-}
-
 func TestServerBehind(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
 	put(t, s, testMail("first"))
 	m, err := s.engine.last(t.Context(), s.cache.subjects.box("b.example"))
@@ -134,6 +117,7 @@ func TestServerBehind(t *testing.T) {
 
 // IDs and copies outlive a server that starts with an empty mailbox.
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	change := func(o *server.Options) { o.StoreDir = dir }
 	srv := startServer(t, change)
@@ -158,6 +142,7 @@ func TestServerRestart(t *testing.T) {
 // A mailbox that is new begins after all IDs that there were, whatever the
 // clock says.
 func TestIDsAndTheClock(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, nil)
 	put(t, s, testMail("first"))
 	b := newBatch(s.writer, trusting, nil)
@@ -169,14 +154,44 @@ func TestIDsAndTheClock(t *testing.T) {
 	require.NoError(t, b.add("c.example", r, meta{}))
 	require.Equal(t, top+1, r.value.start)
 	require.Equal(t, top+1, b.total.value.top)
+	b.total.value.top = store.MaxID
+	require.Error(t, b.add("d.example", &record[box]{}, meta{}))
+}
+
+// A mailbox that is new gets more than fits into its record at once, also if that
+// takes so long to prepare that the clock goes on.
+func TestManyToANewMailbox(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	var jobs []*job
+	var runs int
+	for i := range 3 * pageSize {
+		mail := testMail(fmt.Sprint(i))
+		put := &putJob{mail: mail, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+		jobs = append(jobs, &job{ctx: t.Context(), run: func(b *batch) error {
+			if i == 0 {
+				runs++
+				time.Sleep(2 * time.Millisecond)
+			}
+			if runs > 100 {
+				return errBehind
+			}
+			return put.run(b)
+		}})
+	}
+	_, n, err := s.writer.prepare(jobs, careful)
+	require.NoError(t, err)
+	require.Equal(t, len(jobs), n)
+	require.LessOrEqual(t, runs, 10)
 }
 
 // What was acknowledged and what expired leaves nothing behind but the records
 // that say so, for as long as they are kept.
 func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Retention = time.Second })
 	const n = 5 * pageSize
-	expires := time.Now().Add(1500 * time.Millisecond)
+	expires := time.Now().Add(5 * time.Second)
 	for i := range n {
 		mail := testMail(fmt.Sprint(i))
 		if i%2 == 0 {

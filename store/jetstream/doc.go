@@ -44,6 +44,11 @@
 // its repetition can't both succeed, and mail has the mark of its Put, so that
 // this knows whether it has stored it.
 //
+// Several processes that write all the time get less together than one alone
+// would: each commit makes those of the others be done again, and who has bad
+// luck waits for seconds where there are eight or more. A few are there for the
+// sake of those that fail, not for speed.
+//
 // # Copies
 //
 // When an entry is removed, its mail is replaced by an empty message that the
@@ -71,28 +76,51 @@
 // # Durability
 //
 // Put returns nil once the leader has stored the batch and, if the stream has
-// replicas, a quorum has. By default a NATS server acknowledges before its disk
-// has the data, and brings it there every two minutes (sync_interval). So mail
-// survives the crash of any server process, and with three replicas, which is
-// the default in a cluster, the power cut of one machine. It doesn't survive a
-// power cut of one machine that keeps the stream alone, nor one of most machines
-// at once, unless their servers have "sync_interval: always". A single server
-// should.
+// replicas, a quorum has. So mail survives the crash of any server process.
+//
+// A power cut is another matter. By default a NATS server acknowledges before its
+// disk has the data, and brings it there every two minutes (sync_interval). A
+// server that keeps the stream alone may lose that much (2.15.2 syncs a batch
+// before, but doesn't promise to). With three replicas, the default in a cluster,
+// the others have it if one machine fails; if most fail at once it may be lost,
+// and by NATS's documentation also, though extremely rarely, if one comes back
+// without it and makes a majority with another that never had it. So give all
+// servers "sync_interval: always". The store can't see whether they have it.
 //
 // # Room
 //
-// Removing mail writes, too. A server or a stream that has reached a limit of
-// its own (max_file_store, max_bytes) refuses even that, and then only a higher
-// limit helps: keep store.Limits well below it. A mail takes about 400 bytes
-// besides its own, and until the retention is over after it's gone.
+// Removing mail writes, too. Of a stream that has a limit (Options.MaxBytes, the
+// max_bytes of the stream) an eighth, at most 16 MiB, is kept for that: Put gives
+// store.ErrFull before the server would refuse, and Ack still works. A server
+// that has reached a limit of its own (max_file_store, the disk, the account)
+// refuses even an Ack, and then only a higher limit helps. One that is alone then
+// keeps the beginning of the batch during which it reached its limit (seen with
+// NATS 2.15.2, which checks that limit before each message), and has the rest
+// only when it's restarted. A stream with a limit has its room set aside and is
+// refused whole batches, so give it one.
+//
+// A mail takes about 400 bytes besides its own; half of that stays until the
+// retention is over.
 //
 // # Bounds
 //
-// Mail may have as many bytes as 128 messages of the server's max_payload, at
-// most 1 MiB each; server names 512 bytes; a batch 900 messages, or fewer if the
-// server says so.
+// Mail may have as many bytes as 512 messages of the server's max_payload (or
+// the stream's max_msg_size), at most 1 MiB each: servers that allow 32 KiB take
+// the 10 MiB that a relay does. Server names may have 512 bytes; a batch 900
+// messages, or fewer if the server says so.
+//
+// Each process remembers the name and a few numbers of every mailbox that has
+// something, about 200 bytes, and up to 16,384 records of mailboxes and shares as
+// they are in the stream, of at most 2 KiB each. What it has to store waits in a
+// queue of 1,024 calls, beside the 256 (or 8 MiB and one more) in the batch that
+// is on its way.
+//
+// # Damage
 //
 // What becomes of a block of which the disk has changed some bytes is up to the
-// server: it may give up all that it had after them. A record that can't be read
-// makes its mailbox fail until it's repaired.
+// server: it may give up all that it had after them. Mail that is gone or isn't
+// what was put is set aside, and so are the 32 entries of a page; what their
+// origins had stays in those origins' shares. Shares and the total are only
+// counted anew. The record of a mailbox that can't be read makes the mailbox
+// fail until it's repaired: to go on without would lose what it lists.
 package jetstream

@@ -1,8 +1,10 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -33,6 +35,8 @@ type engine struct {
 	stream  string
 	prefix  string        // of requests to JetStream
 	timeout time.Duration // for all attempts of a request together
+	most    int           // bytes of a message with its headers, if the stream limits them
+	link    *link
 }
 
 // A message is what a subject holds; if it holds nothing, seq is 0.
@@ -42,7 +46,13 @@ type message struct {
 }
 
 // maxMessage is how large the data of a message may be.
-func (e *engine) maxMessage() int { return int(min(e.conn.MaxPayload(), maxPart)) - headroom }
+func (e *engine) maxMessage() int {
+	most := min(e.conn.MaxPayload(), maxPart)
+	if e.most > 0 {
+		most = min(most, int64(e.most))
+	}
+	return int(most) - headroom
+}
 
 // last reads the message of a subject from the leader of the stream, which has
 // applied all that was acknowledged.
@@ -52,7 +62,7 @@ func (e *engine) last(ctx context.Context, subject string) (m message, err error
 		return m, err
 	}
 	err = e.retry(ctx, func(ctx context.Context) error {
-		reply, err := e.conn.RequestWithContext(ctx, e.api("STREAM.MSG.GET"), request)
+		reply, err := e.request(ctx, &nats.Msg{Subject: e.api("STREAM.MSG.GET"), Data: request})
 		if err != nil {
 			return err
 		}
@@ -63,6 +73,18 @@ func (e *engine) last(ctx context.Context, subject string) (m message, err error
 		return m, fmt.Errorf("jetstream: read %s: %w", subject, err)
 	}
 	return m, nil
+}
+
+// request asks for something and returns the answer, or an error as soon as
+// there can be none.
+func (e *engine) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
+	ctx, cancel := e.link.whileUp(ctx)
+	defer cancel()
+	reply, err := e.conn.RequestMsgWithContext(ctx, msg)
+	if err != nil && errors.Is(context.Cause(ctx), errLinkLost) {
+		return nil, errLinkLost
+	}
+	return reply, err
 }
 
 func (e *engine) api(call string) string { return e.prefix + call + "." + e.stream }
@@ -92,7 +114,7 @@ func readLast(reply []byte) (message, error) {
 func (e *engine) lastOfAny(ctx context.Context, subject string) (message, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	reply, err := e.conn.RequestWithContext(ctx, e.api("DIRECT.GET")+"."+subject, nil)
+	reply, err := e.request(ctx, &nats.Msg{Subject: e.api("DIRECT.GET") + "." + subject})
 	if err != nil {
 		return message{}, err
 	}
@@ -183,36 +205,78 @@ type outgoing struct {
 // publish stores all messages or none, and returns the sequence of the first.
 // They become visible together. An error for which verdictOn says again leaves
 // it open whether they were stored, and they may be yet.
-func (e *engine) publish(messages []outgoing) (first uint64, err error) {
+//
+// Usually only the last message is answered, and what the server has against
+// another isn't said. Asking lets it answer all.
+func (e *engine) publish(messages []outgoing, asking bool) (first uint64, err error) {
 	id := nuid.Next()
+	var answers *nats.Subscription
+	if asking {
+		if answers, err = e.conn.SubscribeSync(e.conn.NewInbox()); err != nil {
+			return 0, err
+		}
+		defer func() { _ = answers.Unsubscribe() }()
+	}
 	var reply *nats.Msg
 	for i := range messages {
 		msg := messages[i].msg(id, i+1)
 		if i < len(messages)-1 {
+			if asking {
+				msg.Reply = answers.Subject
+			}
 			err = e.conn.PublishMsg(msg)
 		} else {
 			msg.Header.Set("Nats-Batch-Commit", "1")
-			reply, err = e.conn.RequestMsg(msg, attemptTimeout)
+			ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+			reply, err = e.request(ctx, msg)
+			cancel()
 		}
 		if err != nil {
 			return 0, err
 		}
 	}
-	var answer struct {
-		Error *jetstream.APIError `json:"error"`
-		Seq   uint64              `json:"seq"`
-		Count int                 `json:"count"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+	answer, err := readAnswer(reply)
+	switch {
+	case err != nil && asking:
+		return 0, cmp.Or(refusalAmong(answers), err)
+	case err != nil:
 		return 0, err
-	}
-	if answer.Error != nil {
-		return 0, answer.Error
-	}
-	if answer.Count != len(messages) {
+	case answer.Count != len(messages):
 		return 0, fmt.Errorf("%d of %d messages were stored", answer.Count, len(messages))
 	}
 	return answer.Seq - uint64(len(messages)) + 1, nil
+}
+
+type publishAnswer struct {
+	Error *jetstream.APIError `json:"error"`
+	Seq   uint64              `json:"seq"`
+	Count int                 `json:"count"`
+}
+
+func readAnswer(reply *nats.Msg) (answer publishAnswer, err error) {
+	if len(reply.Data) == 0 { // a message in the middle of a batch was accepted
+		return answer, nil
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return answer, err
+	}
+	if answer.Error != nil {
+		return answer, answer.Error
+	}
+	return answer, nil
+}
+
+// refusalAmong returns the first error among answers that says something.
+func refusalAmong(answers *nats.Subscription) error {
+	for {
+		reply, err := answers.NextMsg(50 * time.Millisecond)
+		if err != nil { // there are no others
+			return nil
+		}
+		if _, err := readAnswer(reply); err != nil && !saysNothing(err) {
+			return err
+		}
+	}
 }
 
 func (o *outgoing) msg(batch string, n int) *nats.Msg {

@@ -31,6 +31,7 @@ const (
 // What the server says, by the names that it has for it.
 const (
 	codeAccountResources   jetstream.ErrorCode = 10002
+	codeNoPeers            jetstream.ErrorCode = 10005
 	codeNotAvailable       jetstream.ErrorCode = 10008
 	codeNotLeader          jetstream.ErrorCode = 10009
 	codeResources          jetstream.ErrorCode = 10023
@@ -52,6 +53,13 @@ var lost = []error{
 	nats.ErrAuthorization, nats.ErrPermissionViolation, nats.ErrMaxPayload, nats.ErrBadSubject,
 }
 
+// saysNothing is for a batch that was refused because a message of it was, which
+// the error doesn't say more about.
+func saysNothing(err error) bool {
+	refused, ok := errors.AsType[jetstream.JetStreamError](err)
+	return ok && refused.APIError() != nil && refused.APIError().ErrorCode == codeBatchIncomplete
+}
+
 func verdictOn(err error) verdict {
 	if refused, ok := errors.AsType[jetstream.JetStreamError](err); ok && refused.APIError() != nil {
 		return verdictOnRefusal(refused.APIError())
@@ -67,6 +75,7 @@ func verdictOnRefusal(refused *jetstream.APIError) verdict {
 	case codeWrongLast, codeWrongLastUndecided:
 		return conflict
 	case codeNotAvailable, codeNotLeader, codeBatchIncomplete, codeTooManyInflight,
+		codeNoPeers,        // a cluster that is starting has too few of them yet
 		codeStreamNotFound: // a node that is behind may say so of one that is new
 		return again
 	case codeAccountResources, codeResources, codeMemoryResources, codeStorageResources:

@@ -53,7 +53,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.engine, err = newEngine(o); err != nil {
 		return err
 	}
-	if err := openStream(ctx, s.engine, o.Replicas, o.Logger); err != nil {
+	if err := openStream(ctx, s.engine, o); err != nil {
 		return err
 	}
 	s.cache = newCache(subjects(o.Stream))
@@ -91,7 +91,8 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	for {
 		step := ackJob{destination: destination, id: id}
-		if err := s.writer.do(ctx, step.run, 0); err != nil {
+		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, step.run, 0) })
+		if err != nil {
 			return removed, err
 		}
 		removed += step.removed
@@ -110,7 +111,12 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	defer cancel()
 	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
 	for attempt := 0; ; attempt++ {
-		entries, damaged, err := s.reader.next(ctx, q)
+		var entries []store.Entry
+		var damaged []damage
+		err := s.mending(ctx, destination, func() (err error) {
+			entries, damaged, err = s.reader.next(ctx, q)
+			return err
+		})
 		for _, d := range damaged {
 			if err == nil {
 				err = s.setAside(ctx, destination, d)
@@ -153,7 +159,9 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 	return s.waiting.Wait(ctx, destination, func() error {
 		ctx, cancel := s.untilClosed(ctx)
 		defer cancel()
-		return s.closedOr(ctx, s.reader.any(ctx, destination, max(after, 0)))
+		return s.closedOr(ctx, s.mending(ctx, destination, func() error {
+			return s.reader.any(ctx, destination, max(after, 0))
+		}))
 	})
 }
 
@@ -221,6 +229,9 @@ func (s *Store) release() {
 	s.waiting.Close()
 	if s.follower != nil {
 		s.follower.stop()
+	}
+	if s.engine != nil && s.engine.link != nil {
+		s.engine.link.stop()
 	}
 	if s.options.Conn == nil && s.engine != nil && s.engine.conn != nil {
 		s.engine.conn.Close()

@@ -1,7 +1,11 @@
 package jetstream
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +21,7 @@ import (
 // startServer starts a server in this process, which ends with the test.
 func startServer(tb testing.TB, change func(*server.Options)) *server.Server {
 	options := &server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, StoreDir: tb.TempDir(), JetStream: true, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, StoreDir: serverDir(tb), JetStream: true, NoLog: true, NoSigs: true,
 	}
 	if change != nil {
 		change(options)
@@ -52,10 +56,8 @@ func open(tb testing.TB, o Options) *Store {
 
 // damageEntry makes an entry unreadable behind the back of the store: half of
 // them are gone, in the place of the others is something else.
-func damageEntry(tb testing.TB, srv *server.Server, destination spec.ServerName, id int64) {
+func damageEntry(tb testing.TB, s *Store, destination spec.ServerName, id int64) {
 	tb.Helper()
-	s := open(tb, testOptions(srv))
-	defer func() { require.NoError(tb, s.Close()) }()
 	subject := s.cache.subjects.mail(entryKey(tb, s, destination, id))
 	stream, err := s.engine.js.Stream(tb.Context(), s.options.Stream)
 	require.NoError(tb, err)
@@ -83,15 +85,35 @@ func entryKey(tb testing.TB, s *Store, destination spec.ServerName, id int64) (k
 }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
+	runSuite(t, startServer(t, nil))
+}
+
+// runSuite runs the suite on servers that keep a stream for each test; each store
+// is connected to another server.
+func runSuite(t *testing.T, servers ...*server.Server) {
+	admin := open(t, testOptions(servers[0]))
+	t.Cleanup(func() { require.NoError(t, admin.Close()) })
+	var places, opened atomic.Int64
 	storetest.Run(t, func(tb testing.TB) storetest.Place {
-		s := startServer(tb, nil)
+		stream := fmt.Sprint("RELAY", places.Add(1))
+		tb.Cleanup(func() {
+			if err := admin.engine.js.DeleteStream(context.Background(), stream); !errors.Is(err, jetstream.ErrStreamNotFound) {
+				require.NoError(tb, err)
+			}
+		})
+		openIt := func(tb testing.TB, retention time.Duration) *Store {
+			o := testOptions(servers[int(opened.Add(1))%len(servers)])
+			o.Stream, o.Retention = stream, retention
+			return open(tb, o)
+		}
 		return storetest.Place{
 			Shared: true,
-			Damage: func(tb testing.TB, destination spec.ServerName, id int64) { damageEntry(tb, s, destination, id) },
-			Open: func(tb testing.TB, retention time.Duration) store.Store {
-				o := testOptions(s)
-				o.Retention = retention
-				return open(tb, o)
+			Open:   func(tb testing.TB, retention time.Duration) store.Store { return openIt(tb, retention) },
+			Damage: func(tb testing.TB, destination spec.ServerName, id int64) {
+				s := openIt(tb, 0)
+				defer func() { require.NoError(tb, s.Close()) }()
+				damageEntry(tb, s, destination, id)
 			},
 		}
 	})

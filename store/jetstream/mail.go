@@ -19,9 +19,9 @@ const (
 	// 230 bytes.
 	maxName = 512
 
-	// maxParts bounds the messages of one mail, so that removing a few fits
-	// into a batch.
-	maxParts = 128
+	// maxParts bounds the messages of one mail, so that what removes it fits
+	// into a batch: see remover.
+	maxParts = 512
 )
 
 var errDamaged = errors.New("it isn't what was written")
@@ -75,7 +75,7 @@ func messagesOf(mail *store.Mail, id int64, by nonce, maxMessage int) ([][]byte,
 		n := min(maxMessage, len(rest))
 		messages, rest = append(messages, rest[:n]), rest[n:]
 	}
-	if len(messages) > maxParts+1 {
+	if len(messages) > maxParts {
 		return nil, fmt.Errorf("jetstream: mail of %d bytes is too large for messages of %d bytes", mail.Size(), maxMessage)
 	}
 	return messages, nil

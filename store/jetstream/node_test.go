@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/freeport"
 )
 
 // nodeVariable makes this test binary a server, of which it says the options,
@@ -36,8 +38,9 @@ func TestMain(m *testing.M) {
 type nodeOptions struct {
 	Name         string
 	Dir          string
-	Client, Peer int   // ports
-	Peers        []int // of all nodes
+	Client, Peer int   // ports that it listens on
+	Way          int   // the port that others take to it, if they are clients,
+	Ways         []int // and those that it takes to the other nodes
 }
 
 func runNode(said string) error {
@@ -47,11 +50,11 @@ func runNode(said string) error {
 	}
 	o := &server.Options{
 		ServerName: n.Name, Host: "127.0.0.1", Port: n.Client, JetStream: true, StoreDir: n.Dir,
-		LogFile: filepath.Join(n.Dir, "log"),
+		LogFile: filepath.Join(n.Dir, "log"), ClientAdvertise: fmt.Sprint("127.0.0.1:", n.Way),
 	}
-	if len(n.Peers) > 1 {
-		o.Cluster = server.ClusterOpts{Name: "relays", Host: "127.0.0.1", Port: n.Peer}
-		o.Routes = routesTo(n.Peers)
+	if len(n.Ways) > 0 { // nodes tell each other an address that leads nowhere, so that there's no other way
+		o.Cluster = server.ClusterOpts{Name: "relays", Host: "127.0.0.1", Port: n.Peer, Advertise: "127.0.0.1:1"}
+		o.Routes = routesTo(n.Ways)
 	}
 	s, err := server.NewServer(o)
 	if err != nil {
@@ -70,7 +73,9 @@ func runNode(said string) error {
 // A node is a server in a process of its own.
 type node struct {
 	nodeOptions
-	cmd *exec.Cmd
+	cmd    *exec.Cmd
+	client *gate   // clients come through this,
+	peers  []*gate // nodes through these, in both directions
 }
 
 func (n *node) start(t *testing.T) {
@@ -97,19 +102,40 @@ func (n *node) kill(t *testing.T) {
 	_ = n.cmd.Wait() // it was killed, and says so
 }
 
+// terminate ends the process as an administrator does.
+func (n *node) terminate(t *testing.T) {
+	t.Helper()
+	n.signal(t, syscall.SIGTERM)
+	patience := time.AfterFunc(time.Minute, func() { _ = n.cmd.Process.Kill() })
+	_ = n.cmd.Wait() // one that has only begun to start says that it was terminated
+	require.True(t, patience.Stop(), "a node that was terminated hasn't ended")
+}
+
 // A cluster is nodes that keep a stream together.
 type cluster []*node
 
 // startCluster starts nodes that keep their files below the test's directory.
 func startCluster(t *testing.T, size int) cluster {
 	t.Helper()
-	ports := freePorts(t, 2*size)
+	ports := freeport.Find(t, 2*size)
 	nodes := make(cluster, size)
 	for i := range nodes {
-		nodes[i] = &node{nodeOptions: nodeOptions{
-			Name: fmt.Sprint("n", i), Dir: t.TempDir(), Client: ports[i], Peer: ports[size+i], Peers: ports[size:],
+		client := newGate(t, ports[i])
+		nodes[i] = &node{client: client, nodeOptions: nodeOptions{
+			Name: fmt.Sprint("n", i), Dir: t.TempDir(), Client: ports[i], Peer: ports[size+i], Way: client.port(),
 		}}
-		nodes[i].start(t)
+	}
+	for _, from := range nodes {
+		for _, to := range nodes {
+			if from != to {
+				g := newGate(t, to.Peer)
+				from.Ways = append(from.Ways, g.port())
+				from.peers, to.peers = append(from.peers, g), append(to.peers, g)
+			}
+		}
+	}
+	for _, n := range nodes {
+		n.start(t)
 	}
 	t.Cleanup(func() {
 		for _, n := range nodes {
@@ -124,7 +150,7 @@ func startCluster(t *testing.T, size int) cluster {
 func (c cluster) url() string {
 	var urls []string
 	for _, n := range c {
-		urls = append(urls, fmt.Sprint("nats://127.0.0.1:", n.Client))
+		urls = append(urls, fmt.Sprint("nats://127.0.0.1:", n.Way))
 	}
 	return strings.Join(urls, ",")
 }

@@ -22,12 +22,17 @@ func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
 		if len(note.Key) > maxName || len(note.Value) > most {
 			return fmt.Errorf("jetstream: a note has a key of %d and a value of %d bytes", len(note.Key), len(note.Value))
 		}
-		size += int64(len(note.Key) + len(note.Value))
+		if len(note.Value) > 0 {
+			size += int64(len(note.Key) + len(note.Value))
+		}
 	}
 	if len(changes) > maxChanges {
 		return fmt.Errorf("jetstream: %d changes of notes at once", len(changes))
 	}
 	return s.writer.do(ctx, func(b *batch) error {
+		if size > 0 && !b.hasRoom(size) {
+			return errNoRoom("set notes")
+		}
 		b.setNotes(changes)
 		return nil
 	}, size)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestOpenFails(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t, nil)
 	o := testOptions(srv)
 	s := open(t, o)
@@ -37,6 +38,7 @@ func TestOpenFails(t *testing.T) {
 // A connection that was given is left open, and a store whose connection is
 // closed says so at once.
 func TestGivenConnection(t *testing.T) {
+	t.Parallel()
 	conn, err := nats.Connect(startServer(t, nil).ClientURL())
 	require.NoError(t, err)
 	defer conn.Close()
@@ -56,6 +58,7 @@ func TestGivenConnection(t *testing.T) {
 
 // What the server has no room for is ErrFull.
 func TestServerFull(t *testing.T) {
+	t.Parallel()
 	s := openTest(t, nil)
 	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
 	require.NoError(t, err)

@@ -33,6 +33,13 @@ type Options struct {
 	// Default 3 if the server belongs to a cluster, and 1 if not.
 	Replicas int
 
+	// MaxBytes is how large the stream may become, if it has to be made; each
+	// replica sets so much aside. Mail is refused with store.ErrFull before
+	// it's reached, so that there is room for removing some. Default: as large
+	// as the servers let it; see "Room" in the package's documentation for why
+	// that isn't best.
+	MaxBytes int64
+
 	// Retention is how long a transaction is remembered after it was
 	// acknowledged or expired, so that a copy is recognised, in whole seconds.
 	// Default 24 hours.
@@ -79,6 +86,7 @@ func newEngine(o Options) (*engine, error) {
 			return nil, err
 		}
 	}
+	e.link = newLink(e.conn)
 	if o.Domain != "" {
 		e.prefix = "$JS." + o.Domain + ".API."
 	}

@@ -43,9 +43,14 @@ func (p *putJob) run(b *batch) error {
 		p.looks++
 		return errUnsure
 	}
-	if !p.fits(x.value, share.value, b.total.value) {
+	fits, room := p.fits(x.value, share.value, b.total.value), b.hasRoom(p.mail.Size())
+	if !fits || !room {
 		if b.care < careful {
 			return errCareful
+		}
+		if !room {
+			p.refused = errNoRoom("put")
+			return nil
 		}
 		p.refused = fmt.Errorf("jetstream: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, store.ErrFull)
 		return nil
@@ -130,6 +135,9 @@ func (b *batch) nextID(x *record[box]) int64 {
 // add gives an entry the next ID of its mailbox.
 func (b *batch) add(destination spec.ServerName, r *record[box], m meta) error {
 	id := b.nextID(r)
+	if id > store.MaxID {
+		return fmt.Errorf("jetstream: no IDs are left after %d: is the clock right?", id-1)
+	}
 	if r.value == nil {
 		r.value = &box{start: id, base: id, mark: id - 1}
 	}

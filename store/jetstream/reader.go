@@ -63,6 +63,9 @@ func (r *reader) lastSince(ctx context.Context, subject string, seq uint64) (m m
 // believe that it's the leader.
 func (r *reader) untilSure(ctx context.Context, unsure error, try func() error) error {
 	end := time.Now().Add(r.engine.timeout)
+	if errors.Is(unsure, errNoPage) { // mending will tell
+		end = time.Now().Add(min(r.engine.timeout, time.Second))
+	}
 	for attempt := 0; ; attempt++ {
 		err := try()
 		if !errors.Is(err, unsure) || time.Now().After(end) {
@@ -96,14 +99,11 @@ func (r *reader) each(ctx context.Context, destination spec.ServerName, b *box, 
 			return err
 		}
 		for i := range pages {
-			metas, err := decodePage(pages[i].data)
+			metas, err := r.pageOf(ctx, names[i], pages[i])
 			if err != nil {
-				return fmt.Errorf("jetstream: %s: %w", names[i], err)
+				return err
 			}
 			first := b.pageOf(id)
-			if len(metas) != pageSize { // it was dropped since, or the server is behind
-				return fmt.Errorf("jetstream: %s: %w", names[i], errNoPage)
-			}
 			for ; id < first+pageSize; id++ {
 				if !do(item{id, metas[id-first]}) {
 					return nil
@@ -117,6 +117,24 @@ func (r *reader) each(ctx context.Context, destination spec.ServerName, b *box, 
 		}
 	}
 	return nil
+}
+
+// pageOf returns what a page lists that was read from any server, or what the
+// leader has if that is no good.
+func (r *reader) pageOf(ctx context.Context, subject string, m message) (metas []meta, err error) {
+	if metas, err = decodePage(m.data); err != nil {
+		if m, err = r.engine.last(ctx, subject); err != nil {
+			return nil, err
+		}
+		metas, err = decodePage(m.data)
+	}
+	switch {
+	case err != nil:
+		return nil, &badPage{subject, err}
+	case len(metas) != pageSize: // it was dropped since, or the server is behind
+		return nil, &badPage{subject, errNoPage}
+	}
+	return metas, nil
 }
 
 // A query is what Next was asked for.

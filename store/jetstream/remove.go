@@ -11,8 +11,8 @@ const (
 	// removeStep bounds the messages of the entries that one batch removes.
 	removeStep = 256
 
-	// dropStep bounds the entries over which one batch moves a mailbox's mark.
-	dropStep = 64 * pageSize
+	// dropStep bounds the pages over which one batch moves a mailbox's mark.
+	dropStep = 64
 )
 
 // An ackJob acknowledges one step of entries; more says that there are others.
@@ -32,6 +32,11 @@ func (a *ackJob) run(b *batch) error {
 	if x.value == nil {
 		return b.sure()
 	}
+	if a.id > x.value.mark && a.id < x.value.base {
+		if err := b.needMetas(a.destination, x, a.id, a.id); err != nil {
+			return err
+		}
+	}
 	m, _, err := b.meta(a.destination, x, a.id)
 	if err != nil {
 		return err
@@ -43,7 +48,7 @@ func (a *ackJob) run(b *batch) error {
 	if err := b.needMetas(a.destination, x, x.value.mark+1, last); err != nil {
 		return err
 	}
-	r := remover{b: b, destination: a.destination, box: x}
+	r := newRemover(b, a.destination, x)
 	for id := x.value.mark + 1; id <= last; id++ {
 		removed, err := r.remove(id)
 		if err != nil {
@@ -52,7 +57,7 @@ func (a *ackJob) run(b *batch) error {
 		if removed {
 			a.removed++
 		}
-		if last > id && r.messages >= removeStep {
+		if last > id && r.enough() {
 			last = id
 		}
 	}
@@ -60,14 +65,13 @@ func (a *ackJob) run(b *batch) error {
 	return r.finish(last)
 }
 
-// needMetas makes sure that all pages are read that list these entries. That one
-// isn't there must be true of the leader, too.
+// needMetas makes sure that all pages are read that list these entries.
 func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
 	for id := x.value.pageOf(from); id <= to && id < x.value.base; id += pageSize {
 		if p, e := b.page(destination, id); e != nil {
 			err = e
 		} else if len(*p.value) == 0 {
-			p.changed = true
+			err = cmp.Or(b.sure(), error(&badPage{b.subjects.page(destination, id), errNoPage}))
 		}
 	}
 	return err
@@ -78,8 +82,13 @@ type remover struct {
 	b           *batch
 	destination spec.ServerName
 	box         *record[box]
+	before      int // the size of the batch
 	messages    int
 	missing     error
+}
+
+func newRemover(b *batch, destination spec.ServerName, x *record[box]) *remover {
+	return &remover{b: b, destination: destination, box: x, before: b.size()}
 }
 
 // remove takes away an entry that is live or set aside, and leaves what
@@ -109,6 +118,12 @@ func (r *remover) remove(id int64) (removed bool, err error) {
 	}
 	r.messages += 1 + int(m.parts)
 	return true, nil
+}
+
+// enough says that what else is to be removed is for another batch: a third is
+// left for one large mail, and one for the pages.
+func (r *remover) enough() bool {
+	return r.messages >= removeStep || r.b.size()-r.before >= r.b.maxMessages/3
 }
 
 // need notes that something is missing, which the others may be missing, too.
@@ -159,19 +174,20 @@ func (e *expireJob) run(b *batch) error {
 		return err
 	}
 	asWalked := e.walk.complete && e.walk.seq == x.seq && !x.changed
-	r := remover{b: b, destination: e.destination, box: x}
-	for _, id := range e.walk.expired {
-		if _, err := r.remove(id); err != nil {
+	r, expired := newRemover(b, e.destination, x), e.walk.expired
+	for ; len(expired) > 0 && !r.enough(); expired = expired[1:] {
+		if _, err := r.remove(expired[0]); err != nil {
 			return err
 		}
 	}
-	if asWalked && x.value.soonest != e.walk.soonest {
+	if asWalked && len(expired) == 0 && x.value.soonest != e.walk.soonest {
 		x.value.soonest, x.changed = e.walk.soonest, true
 	}
 	mark, err := e.head(b, x)
 	if err := cmp.Or(err, r.missing); err != nil {
 		return err
 	}
+	e.more = e.more || len(expired) > 0
 	return r.finish(mark)
 }
 
@@ -179,7 +195,8 @@ func (e *expireJob) run(b *batch) error {
 // gone, or of as many of them as one batch forgets.
 func (e *expireJob) head(b *batch, x *record[box]) (mark int64, err error) {
 	mark = x.value.mark
-	last := min(mark+dropStep, e.walk.head-1, x.value.next()-1)
+	step := int64(min(dropStep, b.maxMessages/8) * pageSize)
+	last := min(mark+step, e.walk.head-1, x.value.next()-1)
 	if err := b.needMetas(e.destination, x, mark+1, last); err != nil {
 		return mark, err
 	}
@@ -190,6 +207,6 @@ func (e *expireJob) head(b *batch, x *record[box]) (mark int64, err error) {
 		}
 		mark++
 	}
-	e.more = last == x.value.mark+dropStep
+	e.more = last == x.value.mark+step
 	return mark, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -22,10 +21,10 @@ var (
 
 // openStream makes the stream if there is none, and checks that it is what it
 // has to be.
-func openStream(ctx context.Context, e *engine, replicas int, log *slog.Logger) error {
+func openStream(ctx context.Context, e *engine, o Options) error {
 	config, err := existingStream(ctx, e)
 	if err == nil && config == nil {
-		config, err = makeStream(ctx, e, replicas)
+		config, err = makeStream(ctx, e, o)
 	}
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", e.stream, err)
@@ -36,11 +35,12 @@ func openStream(ctx context.Context, e *engine, replicas int, log *slog.Logger) 
 	case config.Metadata[versionKey] != streamFormat, config.MaxMsgsPerSubject != 1, !config.AllowMsgTTL, !config.AllowDirect:
 		return fmt.Errorf("stream %s: %w", e.stream, errForeign)
 	}
+	e.most = int(max(config.MaxMsgSize, 0))
 	if config.Replicas == 1 && e.conn.ConnectedClusterName() != "" {
-		log.Warn("relay: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
+		o.Logger.Warn("relay: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
 			"stream", e.stream)
 	}
-	return firstTotal(e)
+	return firstTotal(ctx, e)
 }
 
 // existingStream returns nil if there is no stream.
@@ -58,7 +58,8 @@ func existingStream(ctx context.Context, e *engine) (config *jetstream.StreamCon
 	return config, err
 }
 
-func makeStream(ctx context.Context, e *engine, replicas int) (config *jetstream.StreamConfig, err error) {
+func makeStream(ctx context.Context, e *engine, o Options) (config *jetstream.StreamConfig, err error) {
+	replicas := o.Replicas
 	if replicas <= 0 {
 		replicas = 1
 		if e.conn.ConnectedClusterName() != "" {
@@ -74,6 +75,7 @@ func makeStream(ctx context.Context, e *engine, replicas int) (config *jetstream
 			Replicas:           replicas,
 			Discard:            jetstream.DiscardNew,
 			MaxMsgsPerSubject:  1,
+			MaxBytes:           max(o.MaxBytes, 0),
 			AllowDirect:        true,
 			AllowMsgTTL:        true,
 			AllowAtomicPublish: true,
@@ -89,14 +91,14 @@ func makeStream(ctx context.Context, e *engine, replicas int) (config *jetstream
 
 // firstTotal makes the record of the whole store if there is none, so that a
 // stream always has a message for those who follow it.
-func firstTotal(e *engine) error {
+func firstTotal(ctx context.Context, e *engine) error {
 	subject := subjects(e.stream).total()
-	return e.retry(context.Background(), func(ctx context.Context) error {
+	return e.retry(ctx, func(ctx context.Context) error {
 		m, err := e.last(ctx, subject)
 		if err != nil || m.seq != 0 {
 			return err
 		}
-		_, err = e.publish([]outgoing{{subject: subject, data: (&total{}).encode(), checked: true}})
+		_, err = e.publish([]outgoing{{subject: subject, data: (&total{}).encode(), checked: true}}, false)
 		if err != nil && verdictOn(err) == conflict { // another process has made it
 			return nil
 		}

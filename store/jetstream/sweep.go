@@ -47,7 +47,11 @@ func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 
 func (s *Store) sweepBox(ctx context.Context, destination spec.ServerName) (did bool, err error) {
 	for {
-		w, err := s.reader.walk(ctx, destination)
+		var w *walk
+		err := s.mending(ctx, destination, func() (err error) {
+			w, err = s.reader.walk(ctx, destination)
+			return err
+		})
 		if err != nil || w == nil {
 			return did, err
 		}

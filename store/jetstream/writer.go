@@ -37,6 +37,7 @@ type writer struct {
 
 	// Only the goroutine uses what follows.
 	maxMessages int           // of a batch
+	room        room          // that the stream has
 	lastJobs    int           // how many the last commit had,
 	lastTook    time.Duration // and how long it took
 }
@@ -47,6 +48,7 @@ type job struct {
 	ctx  context.Context
 	run  func(*batch) error
 	size int64
+	end  time.Time // when it isn't tried any more
 	done chan struct{}
 	err  error
 }
@@ -64,7 +66,7 @@ func newWriter(options Options, e *engine, c *cache, waiting *wake.Hub) *writer 
 // do runs the job in a commit, with whatever else is waiting, and returns when
 // that is acknowledged.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
-	j := &job{ctx: ctx, run: run, size: size, done: make(chan struct{})}
+	j := &job{ctx: ctx, run: run, size: size, end: time.Now().Add(w.options.Timeout), done: make(chan struct{})}
 	if err := w.enqueue(j); err != nil {
 		return err
 	}

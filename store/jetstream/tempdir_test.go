@@ -1,0 +1,7 @@
+//go:build !linux
+
+package jetstream
+
+import "testing"
+
+func serverDir(tb testing.TB) string { return tb.TempDir() }
