@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -135,4 +136,13 @@ func TestNATSFails(t *testing.T) {
 		require.Contains(t, stderr, of.says)
 		require.NotContains(t, stderr, "secret")
 	}
+}
+
+// TestStopWhileStarting stops a program that waits for the rest of its cluster.
+func TestStopWhileStarting(t *testing.T) {
+	arguments := append(natsCluster(t)[0], "-listen", "127.0.0.1:0", "-name", string(relayName))
+	p := launch(t, "", arguments...)
+	require.Eventually(t, func() bool { return strings.Contains(p.logged(), "nats: ") }, time.Minute, 10*time.Millisecond)
+	p.stop()
+	require.Contains(t, p.logged(), "before it listened")
 }

@@ -9,9 +9,9 @@
 //
 // A goroutine takes the mail of each destination, oldest first and some entries
 // at a time (with one commit, if the new store is store.Batches), puts it into
-// the new store and acknowledges it in the old one when the new one has it. After a crash between the two it puts the same mail again,
-// which the new store takes for the copy that it is. So nothing is lost, and
-// nothing is there twice.
+// the new store and acknowledges it in the old one when the new one has it.
+// After a crash between the two it puts the same mail again, which the new store
+// takes for the copy that it is. So nothing is lost, and nothing is there twice.
 //
 // Put keeps mail in the old store while that has mail of the same destination,
 // and in the new one when it hasn't. So what is in the new store is older than
