@@ -119,6 +119,10 @@ func TestNATSFails(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, taken.Close()) }()
 	port := taken.Addr().(*net.TCPAddr).Port
+	ownLog := natsNode(t, port, 0, nil)
+	config, err := os.ReadFile(ownLog)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(ownLog, fmt.Appendf(config, "log_file: %q\n", filepath.Join(t.TempDir(), "its.log")), 0o600))
 	for _, of := range []struct {
 		says      string
 		status    int
@@ -129,6 +133,7 @@ func TestNATSFails(t *testing.T) {
 		{"nonexistent", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", "/nonexistent"}},
 		{"doesn't enable jetstream", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", noJetStream}},
 		{"address already in use", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", natsNode(t, port, 0, nil)}},
+		{"its.log", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", ownLog}},
 		{"need a nats:// database", 2, []string{"-nats-server", noJetStream}},
 	} {
 		status, _, stderr := runToEnd(t, append([]string{"-name", "relay", "-listen", "127.0.0.1:0"}, of.arguments...)...)
