@@ -45,7 +45,8 @@
 // # What is counted
 //
 // Usage is the sum of both stores, where what is on its way may be counted
-// twice: up to 64 entries or 4 MiB of a mailbox, 1,024 or 64 MiB in all. Limits
+// twice: up to 64 entries or 4 MiB of a mailbox (or one entry that is larger),
+// and that of 16 mailboxes, all of which is in memory meanwhile. Limits
 // are exact where everything is in one store. Otherwise a mailbox and the whole
 // store may go over theirs by what is moved while a Put is under way, and by Puts
 // that go to different stores at once. What one origin may have is counted in
