@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -52,17 +52,44 @@ func openStore(ctx context.Context, db, credentials string, log *slog.Logger) (s
 	}
 }
 
-// secrets are what stands before the @ of a NATS URL: a password or a token.
-var secrets = regexp.MustCompile(`://[^/,]*@`)
+// checkDB refuses URLs that can't be opened, as what would be said of them then
+// has them in full. Flag is the option that they come from.
+func checkDB(flag, db string) error {
+	switch {
+	case isNATS(db):
+		for one := range strings.SplitSeq(db, ",") {
+			if _, err := url.Parse(withScheme(strings.TrimSpace(one))); err != nil {
+				return fmt.Errorf("%s: the URL of a NATS server is wrong", flag) // err shows its password
+			}
+		}
+	case strings.Contains(db, "://") && !isPostgres(db):
+		return fmt.Errorf("%s: a URL of a database begins with postgres://, nats:// or tls://", flag)
+	}
+	return nil
+}
 
-// shownDB is the database without a password.
+// withScheme adds what may be left out for all NATS servers but the first.
+func withScheme(server string) string {
+	if strings.Contains(server, "://") {
+		return server
+	}
+	return "nats://" + server
+}
+
+// shownDB is the database without passwords and tokens: of a URL only what
+// comes behind the last @ of them, without a query. No parser is asked, since
+// each has its own view of where a password ends.
 func shownDB(db string) string {
-	if isNATS(db) {
-		return secrets.ReplaceAllString(db, "://xxxxx@")
+	scheme, rest, isURL := strings.Cut(db, "://")
+	if !isURL {
+		return db
 	}
-	if u, err := url.Parse(db); isPostgres(db) && err == nil {
-		u.RawQuery = "" // a password may be there, too
-		return u.Redacted()
+	if at := strings.LastIndex(rest, "@"); at >= 0 {
+		if strings.Contains(rest[:at], "?") { // in a password, or a password behind it
+			return scheme + "://xxxxx"
+		}
+		rest = "xxxxx@" + rest[at+1:]
 	}
-	return db
+	rest, _, _ = strings.Cut(rest, "?")
+	return scheme + "://" + rest
 }

@@ -7,8 +7,9 @@
 // it also brings mail to where it belongs. With -h it explains all its options.
 //
 // It logs to stderr, one line when it listens. On SIGTERM or SIGINT it answers
-// what is under way, and who waits for mail at once, closes its database and exits with 0; a second signal
-// ends it at once, which costs nobody any mail either.
+// what is under way, and who waits for mail at once, closes its database and
+// exits with 0; a second signal ends it at once, which costs nobody any mail
+// either.
 package main
 
 import (
@@ -46,9 +47,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// gomatrixserverlib logs every request that isn't signed rightly.
 	logrus.SetOutput(io.Discard)
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	if err := serve(ctx, o, log); err != nil {
-		log.Error("failed", "error", err)
-		return 1
+	err = serve(ctx, o, log)
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil && errors.Is(err, context.Canceled): // as it was told to, while it waited for its database
+		log.Info("stopped before it listened", "error", err)
+		return 0
 	}
-	return 0
+	log.Error("failed", "error", err)
+	return 1
 }

@@ -32,7 +32,7 @@ func (m *moving) check(db string) error {
 	case db:
 		return errors.New("-move-from and -db are the same database")
 	}
-	return nil
+	return checkDB("-move-from", m.from)
 }
 
 // open opens the database of the relay, with what is to be moved into it.

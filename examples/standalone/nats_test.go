@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -108,6 +109,10 @@ func TestNATSFails(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, taken.Close()) }()
 	port := taken.Addr().(*net.TCPAddr).Port
+	ownLog := natsNode(t, port, 0, nil)
+	config, err := os.ReadFile(ownLog)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(ownLog, fmt.Appendf(config, "log_file: %q\n", filepath.Join(t.TempDir(), "its.log")), 0o600))
 	for _, of := range []struct {
 		says      string
 		status    int
@@ -118,6 +123,7 @@ func TestNATSFails(t *testing.T) {
 		{"nonexistent", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", "/nonexistent"}},
 		{"doesn't enable jetstream", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", noJetStream}},
 		{"address already in use", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", natsNode(t, port, 0, nil)}},
+		{"its.log", 1, []string{"-db", "nats://127.0.0.1:1", "-nats-server", ownLog}},
 		{"need a nats:// database", 2, []string{"-nats-server", noJetStream}},
 	} {
 		status, _, stderr := runToEnd(t, append([]string{"-name", "relay", "-listen", "127.0.0.1:0"}, of.arguments...)...)
@@ -125,4 +131,13 @@ func TestNATSFails(t *testing.T) {
 		require.Contains(t, stderr, of.says)
 		require.NotContains(t, stderr, "secret")
 	}
+}
+
+// TestStopWhileStarting stops a program that waits for the rest of its cluster.
+func TestStopWhileStarting(t *testing.T) {
+	arguments := append(natsCluster(t)[0], "-listen", "127.0.0.1:0", "-name", string(relayName))
+	p := launch(t, "", arguments...)
+	require.Eventually(t, func() bool { return strings.Contains(p.logged(), "nats: ") }, time.Minute, 10*time.Millisecond)
+	p.stop()
+	require.Contains(t, p.logged(), "before it listened")
 }

@@ -29,6 +29,8 @@ func startNATS(ctx context.Context, file string, log *slog.Logger) (*natsServer,
 		return nil, fmt.Errorf("-nats-server: %w", err)
 	}
 	if options.LogFile != "" || options.Syslog || options.RemoteSyslog != "" {
+		// What ends it is said only there, and ends the relay, too.
+		log.Info("the NATS server keeps a log of its own", "file", options.LogFile)
 		s.ConfigureLogger()
 	} else {
 		s.SetLoggerV2(natsLog{log, s.failed}, false, false, false)

@@ -156,7 +156,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("-max-in-flight is less than -max-body")
 	}
-	return errors.Join(o.moving.check(o.db), o.pass.check(o.signingKey))
+	return errors.Join(checkDB("-db", o.db), o.moving.check(o.db), o.pass.check(o.signingKey))
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
@@ -308,5 +309,38 @@ func TestOldIDs(t *testing.T) {
 			require.Zero(t, removed)
 		}
 		require.Len(t, all(t, s, "a"), 100)
+	})
+}
+
+// Of two Puts of the same mail at once one is told that it is a copy, though the
+// old store gets empty between their looks at it.
+func TestCopiesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		keep(t, from, mailOf("a", 1))
+		var slow atomic.Bool
+		looking := &faulty{from, func(_ context.Context, call string, do func() error) error {
+			err := do()
+			if call == "Usage" && slow.CompareAndSwap(true, false) {
+				time.Sleep(time.Second)
+			}
+			return err
+		}}
+		s := underWay(t, looking, to, day).(detouring).Store
+		closeAfter(t, s)
+		slow.Store(true)
+		results := make(chan bool, 2)
+		put := func() {
+			stored, err := s.Put(t.Context(), mailOf("a", 2), store.Limits{})
+			assert.NoError(t, err)
+			results <- stored
+		}
+		go put()
+		synctest.Wait()
+		_, err := s.moveChunk(t.Context(), "a")
+		require.NoError(t, err)
+		go put()
+		require.NotEqual(t, <-results, <-results)
+		numbers(t, s, "a", 1, 2)
 	})
 }

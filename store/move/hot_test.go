@@ -1,13 +1,19 @@
 package move
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 )
 
 // A mailbox that is filled by many, faster than a slow store takes it, gets
@@ -41,4 +47,70 @@ func TestHotMailbox(t *testing.T) {
 	}
 	all.Wait()
 	t.Logf("%d letters", count.Load())
+}
+
+// A stuck store takes no mail of one destination for a while.
+type stuck struct {
+	*memory.Store
+	over chan struct{}
+}
+
+func (s stuck) PutAll(ctx context.Context, mails []store.Mail) error {
+	if mails[0].Destination == "a" {
+		select {
+		case <-s.over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.Store.PutAll(ctx, mails)
+}
+
+// A mailbox that takes long holds up none, however many come behind it.
+func TestLongMailbox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		keep(t, from, mailOf("a", 1))
+		for n := range 3 * roundPage {
+			keep(t, from, mailOf(spec.ServerName(fmt.Sprint("b", n)), 1))
+		}
+		slow := stuck{to, make(chan struct{})}
+		s := done(t, from, slow, day).(*Store)
+		closeAfter(t, s)
+		time.Sleep(time.Minute)
+		left, err := from.Destinations(t.Context(), "", 10)
+		require.NoError(t, err)
+		require.Equal(t, []spec.ServerName{"a"}, left)
+		close(slow.over)
+		<-s.Done()
+		numbers(t, to, "a", 1)
+	})
+}
+
+// While nothing can be moved it is tried ever less often.
+func TestBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		for n := range 3 * roundPage {
+			keep(t, from, mailOf(spec.ServerName(fmt.Sprint("b", n)), 1))
+		}
+		down, tries := &failing{Store: to, noter: to}, atomic.Int64{}
+		down.down.Store(true)
+		counting := &faulty{from, func(_ context.Context, call string, do func() error) error {
+			if call == "Destinations" {
+				tries.Add(1)
+			}
+			return do()
+		}}
+		s := done(t, counting, down, day).(*Store)
+		closeAfter(t, s)
+		time.Sleep(time.Hour)
+		require.Less(t, tries.Load(), int64(200))
+		down.down.Store(false)
+		time.Sleep(2 * mostRetry)
+		<-s.Done()
+		usage, err := to.Usage(t.Context(), "")
+		require.NoError(t, err)
+		require.EqualValues(t, 3*roundPage, usage.Entries)
+	})
 }

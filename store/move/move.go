@@ -9,9 +9,9 @@
 //
 // A goroutine takes the mail of each destination, oldest first and some entries
 // at a time (with one commit, if the new store is store.Batches), puts it into
-// the new store and acknowledges it in the old one when the new one has it. After a crash between the two it puts the same mail again,
-// which the new store takes for the copy that it is. So nothing is lost, and
-// nothing is there twice.
+// the new store and acknowledges it in the old one when the new one has it.
+// After a crash between the two it puts the same mail again, which the new store
+// takes for the copy that it is. So nothing is lost, and nothing is there twice.
 //
 // Put keeps mail in the old store while that has mail of the same destination,
 // and in the new one when it hasn't. So what is in the new store is older than
@@ -45,7 +45,8 @@
 // # What is counted
 //
 // Usage is the sum of both stores, where what is on its way may be counted
-// twice: up to 64 entries or 4 MiB of a mailbox, 1,024 or 64 MiB in all. Limits
+// twice: up to 64 entries or 4 MiB of a mailbox (or one entry that is larger),
+// and that of 16 mailboxes, all of which is in memory meanwhile. Limits
 // are exact where everything is in one store. Otherwise a mailbox and the whole
 // store may go over theirs by what is moved while a Put is under way, and by Puts
 // that go to different stores at once. What one origin may have is counted in

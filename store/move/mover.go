@@ -18,8 +18,8 @@ const (
 	// to those who wait for their mail.
 	workers = maxChunks / 2
 
-	// roundPage is how many destinations the mover looks up at a time, and tries
-	// before it waits after a failure.
+	// roundPage is how many destinations the mover looks up at a time, and begins
+	// with before it waits after a failure.
 	roundPage = 64
 
 	// roundPause is between two looks at all destinations, firstRetry and
@@ -55,22 +55,30 @@ func (s *Store) run(ctx context.Context) {
 // moveEverything returns true when all mail is in the new store, and false when
 // ctx has ended.
 func (s *Store) moveEverything(ctx context.Context) bool {
-	after, failures, said := spec.ServerName(""), 0, time.Now()
+	crew := s.startCrew(ctx)
+	defer crew.end()
+	after, failures, well, said := spec.ServerName(""), 0, true, time.Now()
 	for {
-		last, err := s.movePage(ctx, after)
-		if after = last; err == nil && last == "" {
+		last, err := s.movePage(ctx, crew, after)
+		if after = last; err == nil && last == "" && well {
 			var over bool
 			if over, err = s.finish(ctx); over {
 				return true
 			}
 		}
 		pause := time.Duration(0)
-		if err != nil {
+		if well = well && err == nil; err != nil {
 			failures++
 			pause = retryAfter(failures)
 			s.tell(ctx, err, pause)
-		} else if failures = 0; last == "" {
+		} else if last == "" {
 			pause = roundPause
+		}
+		if last == "" {
+			if well {
+				failures = 0
+			}
+			well = true
 		}
 		if time.Since(said) > progressEvery {
 			s.progress(ctx)
@@ -82,38 +90,63 @@ func (s *Store) moveEverything(ctx context.Context) bool {
 	}
 }
 
-// movePage moves the mail of the next destinations and returns the last of them,
-// which is empty after all of them. One that fails holds up no other.
-func (s *Store) movePage(ctx context.Context, after spec.ServerName) (last spec.ServerName, err error) {
+// movePage has the mail of the next destinations moved and returns the last of
+// them, which is empty after all of them, when everything is done that was
+// begun. It returns what has failed meanwhile. A destination that fails, or has
+// so much mail that it takes long, holds up no other.
+func (s *Store) movePage(ctx context.Context, c *crew, after spec.ServerName) (last spec.ServerName, err error) {
 	names, err := s.from.Destinations(ctx, after, roundPage)
-	if err != nil || len(names) == 0 {
+	if err != nil {
 		return "", err
 	}
-	var (
-		todo    = make(chan spec.ServerName)
-		errs    = make([]error, workers)
-		working sync.WaitGroup
-	)
-	for i := range workers {
-		working.Go(func() {
-			for name := range todo {
+	for _, name := range names {
+		c.busy.Add(1)
+		c.todo <- name
+		last = name
+	}
+	if last == "" {
+		c.busy.Wait()
+	}
+	return last, c.failure()
+}
+
+// A crew moves destinations, some at once.
+type crew struct {
+	todo    chan spec.ServerName
+	busy    sync.WaitGroup // with what was given to it
+	members sync.WaitGroup
+
+	mu  sync.Mutex
+	err error // one of those since failure was called
+}
+
+func (s *Store) startCrew(ctx context.Context) *crew {
+	c := &crew{todo: make(chan spec.ServerName)}
+	for range workers {
+		c.members.Go(func() {
+			for name := range c.todo {
 				if err := s.moveAll(ctx, name); err != nil {
-					errs[i] = err // one of them is enough
+					c.mu.Lock()
+					c.err = err // one of them is enough
+					c.mu.Unlock()
 				}
+				c.busy.Done()
 			}
 		})
 	}
-	for _, name := range names {
-		todo <- name
-	}
-	close(todo)
-	working.Wait()
-	for _, one := range errs {
-		if err == nil {
-			err = one
-		}
-	}
-	return names[len(names)-1], err
+	return c
+}
+
+func (c *crew) failure() (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err, c.err = c.err, nil
+	return err
+}
+
+func (c *crew) end() {
+	close(c.todo)
+	c.members.Wait()
 }
 
 // moveAll moves the mail of a destination, with what comes in meanwhile.

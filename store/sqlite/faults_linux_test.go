@@ -253,6 +253,11 @@ func TestFullDisk(t *testing.T) {
 	}
 	require.ErrorIs(t, putLarge(2000), store.ErrFull)
 	require.NoError(t, putLarge(kept[0]), "a copy needs no room")
+	require.ErrorIs(t, s.PutAll(t.Context(), []store.Mail{mail(kept[0]), mail(2000), mail(2002)}), store.ErrFull)
+	require.NoError(t, s.PutAll(t.Context(), []store.Mail{mail(kept[0]), mail(kept[1])}))
+	usage, err := s.Usage(t.Context(), "b")
+	require.NoError(t, err)
+	require.EqualValues(t, len(kept), usage.Entries)
 	entries, err := s.Next(t.Context(), "b", 0, 2, math.MaxInt64)
 	require.NoError(t, err, "reading goes on")
 	_, err = s.Ack(t.Context(), "b", entries[0].ID)

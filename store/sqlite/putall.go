@@ -13,7 +13,7 @@ var _ store.Batches = (*Store)(nil)
 func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
 	size := int64(0)
 	for i := range mails {
-		size += mails[i].Size()
+		size += mails[i].Size() + 2*rowCost // a job is taken for one row where the room on the disk is reckoned
 	}
 	job := putAllJob{mails: slices.Clone(mails)}
 	if err := s.writer.do(ctx, job.run, size); err != nil {

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -19,6 +20,8 @@ var batchTests = []test{
 	{"nothing", testPutAllNothing},
 	{"wakes who waits", testPutAllWakes},
 	{"beside others", testPutAllAtOnce},
+	{"beside who acknowledges", testPutAllAcks},
+	{"large", testPutAllLarge},
 	{"reopen", testPutAllReopen},
 	{"closed", testPutAllClosed},
 }
@@ -112,6 +115,41 @@ func testPutAllAtOnce(r *rig) {
 			}
 		}
 	}
+}
+
+// What two put, in batches that overlap, arrives once and in order, though it is
+// acknowledged between two batches, or between two Puts that a batch is made of.
+func testPutAllAcks(r *rig) {
+	batches, mails := r.batches(), letters(here, fewer(200))
+	finish := r.launch(2, func(int) error {
+		for first := 0; first < len(mails); first += 10 {
+			if err := batches.PutAll(r.Context(), mails[first:min(first+15, len(mails))]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var got []store.Entry
+	for len(got) < len(mails) {
+		page, err := await(r.Context(), r.Store, here, 0, 7)
+		require.NoError(r, err)
+		got = append(got, page...)
+		require.Equal(r, len(page), r.ack(here, page[len(page)-1].ID))
+	}
+	finish()
+	require.NoError(r, compare(mails, got))
+	r.empty(here)
+	r.uses(nil, nil)
+}
+
+// A batch may be larger than what stores commit together otherwise.
+func testPutAllLarge(r *rig) {
+	mails := letters(here, 4)
+	for i := range mails[:3] {
+		mails[i].Body = bytes.Repeat([]byte{byte(i)}, 3<<20)
+	}
+	r.putAll(mails...)
+	r.holds(here, mails...)
 }
 
 func testPutAllReopen(r *rig) {

@@ -18,6 +18,7 @@ var copyTests = []test{
 	{"the parts of the key are kept apart", testKeyPartsApart},
 	{"a copy after Ack", testCopyAfterAck},
 	{"copies at once", testCopiesAtOnce},
+	{"a question for a copy", testCopyQuestion},
 }
 
 // forgettingTests run with a short retention.
@@ -100,6 +101,37 @@ func testCopyAfterAck(r *rig) {
 		r.holds(here, mails[i+1:]...)
 	}
 	require.Zero(r, r.usage(""))
+}
+
+// A Put that fits into no mailbox says whether mail is known and stores nothing,
+// which is how package move asks.
+func testCopyQuestion(r *rig) {
+	isKnown := func(mail store.Mail) bool {
+		mail.Body, mail.Proof = []byte("{}"), nil
+		stored, err := r.Put(r.Context(), mail, store.Limits{Bytes: 1})
+		require.False(r, stored)
+		if err != nil {
+			require.ErrorIs(r, err, store.ErrFull)
+		}
+		return err == nil
+	}
+	mails := letters(here, 4)
+	mails[1].Body, mails[1].Proof = nil, nil
+	short := letter(there, 1)
+	for _, mail := range append(mails, short) {
+		require.False(r, isKnown(mail))
+		require.False(r, isKnown(mail), "it wasn't kept by the question")
+	}
+	r.uses(nil, nil)
+	r.keep(mails[:3]...)
+	r.keepSoon(short)
+	r.ack(here, r.holds(here, mails[:3]...)[1].ID)
+	r.eventually("the mail expires", func() bool { _, err := r.Next(r.Context(), there, 0, 1, plenty); return err != nil })
+	for _, mail := range append(mails[:3:3], short) {
+		require.True(r, isKnown(mail))
+	}
+	require.False(r, isKnown(mails[3]))
+	r.holds(here, mails[2])
 }
 
 func testCopiesAtOnce(r *rig) {
