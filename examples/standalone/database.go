@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -34,22 +37,49 @@ func hasScheme(db string, schemes ...string) bool {
 	return false
 }
 
-// openStore opens what -db says; credentials are a file for NATS, or empty.
-func openStore(ctx context.Context, db, credentials string, log *slog.Logger) (store.Store, error) {
+// openStore opens what -db says.
+func openStore(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
 	switch {
 	case db == inMemory:
 		return memory.New(memory.Options{}), nil
 	case isPostgres(db):
 		return postgres.Open(ctx, postgres.Options{ConnString: db, Logger: log})
 	case isNATS(db):
-		o := jetstream.Options{URL: db, Logger: log}
-		if credentials != "" {
-			o.Connect = append(o.Connect, nats.UserCredentials(credentials))
-		}
-		return jetstream.Open(ctx, o)
+		return jetstream.Open(ctx, servers.options(db, log))
 	default:
 		return sqlite.Open(db, sqlite.Options{Logger: log})
 	}
+}
+
+// natsFlags are what the command line says on NATS besides where it is.
+type natsFlags struct {
+	credentials string
+	server      string // the configuration of one to run
+	max         size
+}
+
+func (n *natsFlags) flags(f *flag.FlagSet) {
+	n.max = -1
+	f.StringVar(&n.credentials, "nats-creds", "", "the credentials for nats://, a `FILE` with a JWT and a key")
+	f.StringVar(&n.server, "nats-server", "", "run a NATS server with this configuration `FILE`, too, for nats://;\n"+
+		"it has every message on the disk before it acknowledges it, unless\nthe file has a sync_interval")
+	f.Var(&n.max, "nats-max", "make the stream at nats:// for at most this `SIZE`, which each server\n"+
+		"sets aside; then mail can be fetched when it is full, too")
+}
+
+func (n *natsFlags) check(databases ...string) error {
+	if (n.credentials != "" || n.server != "" || n.max > 0) && !slices.ContainsFunc(databases, isNATS) {
+		return errors.New("-nats-creds, -nats-server and -nats-max need a nats:// database")
+	}
+	return nil
+}
+
+func (n *natsFlags) options(url string, log *slog.Logger) jetstream.Options {
+	o := jetstream.Options{URL: url, MaxBytes: int64(max(n.max, 0)), Logger: log}
+	if n.credentials != "" {
+		o.Connect = append(o.Connect, nats.UserCredentials(n.credentials))
+	}
+	return o
 }
 
 // checkDB refuses URLs that can't be opened, as what would be said of them then

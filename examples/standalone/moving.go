@@ -36,9 +36,9 @@ func (m *moving) check(db string) error {
 }
 
 // open opens the database of the relay, with what is to be moved into it.
-func (m *moving) open(ctx context.Context, db, credentials string, log *slog.Logger) (store.Store, error) {
+func (m *moving) open(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
 	if m.from == "" {
-		return openStore(ctx, db, credentials, log)
+		return openStore(ctx, db, servers, log)
 	}
 	// A new file would be made where there is none.
 	if !strings.Contains(m.from, "://") {
@@ -46,11 +46,11 @@ func (m *moving) open(ctx context.Context, db, credentials string, log *slog.Log
 			return nil, fmt.Errorf("-move-from: %w", err)
 		}
 	}
-	from, err := openStore(ctx, m.from, credentials, log)
+	from, err := openStore(ctx, m.from, servers, log)
 	if err != nil {
 		return nil, fmt.Errorf("-move-from: %w", err)
 	}
-	to, err := openStore(ctx, db, credentials, log)
+	to, err := openStore(ctx, db, servers, log)
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}

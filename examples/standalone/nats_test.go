@@ -84,7 +84,9 @@ func TestNATS(t *testing.T) {
 // TestNATSAlone keeps mail in one server, which is killed with the program.
 func TestNATSAlone(t *testing.T) {
 	port := freeport.Find(t, 1)[0]
-	arguments := []string{"-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port)}
+	arguments := []string{
+		"-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port), "-nats-max", "1MiB",
+	}
 	p := start(t, arguments...)
 	a, b := testnet.NewNode("a"), testnet.NewNode("b")
 	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t1", 2, 500)))
@@ -93,6 +95,10 @@ func TestNATSAlone(t *testing.T) {
 	got, err := get(t, p.network(), b, 0)
 	require.NoError(t, err)
 	require.Len(t, got.Transaction.PDUs, 2)
+	require.Error(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t2", 1, 1<<20)), "it is larger than the stream")
+	got, err = get(t, p.network(), b, got.EntryID)
+	require.NoError(t, err)
+	require.False(t, got.EntriesQueued)
 	p.stop()
 }
 

@@ -48,8 +48,7 @@ type options struct {
 	metrics string
 	name    string
 	db      string
-	creds   string // for NATS
-	nats    string // the configuration of a server to run
+	nats    natsFlags
 	moving  moving
 	cert    string
 	key     string
@@ -71,9 +70,7 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
 		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in what several relays\ncan share: the PostgreSQL database at a postgres:// URL, or the NATS\nservers at nats:// or tls:// URLs with commas between them")
-	f.StringVar(&o.creds, "nats-creds", "", "the credentials for nats://, a `FILE` with a JWT and a key")
-	f.StringVar(&o.nats, "nats-server", "", "run a NATS server with this configuration `FILE`, too, for nats://;\n"+
-		"it has every message on the disk before it acknowledges it, unless\nthe file has a sync_interval")
+	o.nats.flags(f)
 	o.moving.flags(f)
 	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
 	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
@@ -143,8 +140,6 @@ func (o *options) check() error {
 		return fmt.Errorf("-name: %q is not a server name", o.name)
 	case o.db == "":
 		return errors.New("-db is empty")
-	case (o.creds != "" || o.nats != "") && !isNATS(o.db) && !isNATS(o.moving.from):
-		return errors.New("-nats-creds and -nats-server need a nats:// database")
 	case (o.cert == "") != (o.key == ""):
 		return errors.New("-tls-cert and -tls-key need each other")
 	case !slices.Contains([]string{keysNone, keysPublic, keysAny}, o.keys):
@@ -156,7 +151,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("-max-in-flight is less than -max-body")
 	}
-	return errors.Join(checkDB("-db", o.db), o.moving.check(o.db), o.pass.check(o.signingKey))
+	return errors.Join(checkDB("-db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.pass.check(o.signingKey))
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.

@@ -34,14 +34,14 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.nats != "" {
-		nats, err := startNATS(ctx, o.nats, log)
+	if o.nats.server != "" {
+		server, err := startNATS(ctx, o.nats.server, log)
 		if err != nil {
 			return err
 		}
-		defer nats.stop()
+		defer server.stop()
 	}
-	mail, err := o.moving.open(ctx, o.db, o.creds, log)
+	mail, err := o.moving.open(ctx, o.db, o.nats, log)
 	if err != nil {
 		return err
 	}
