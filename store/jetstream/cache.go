@@ -111,14 +111,19 @@ func (c *cache) total() *total {
 
 // destinations returns those that have mail and come after a name.
 func (c *cache) destinations(after spec.ServerName, limit int) []spec.ServerName {
-	names := []spec.ServerName{}
+	names, last := []spec.ServerName{}, spec.ServerName("")
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for name, s := range c.boxes {
-		if name > after && s.entries > 0 {
-			names = append(names, name)
+		if name <= after || s.entries == 0 || last != "" && name > last {
+			continue
+		}
+		names = append(names, name)
+		if len(names)/2 >= limit { // keep to what the page can have, as sorting all takes longer
+			slices.Sort(names)
+			names, last = names[:limit], names[limit-1]
 		}
 	}
-	c.mu.Unlock()
 	slices.Sort(names)
 	return names[:min(limit, len(names))]
 }

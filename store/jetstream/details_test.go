@@ -113,6 +113,12 @@ func TestServerBehind(t *testing.T) {
 	s.cache.learn(s.cache.subjects.box("b.example"), message{m.seq + 1, m.data})
 	_, err = s.Next(t.Context(), "b.example", 0, 1, 0)
 	require.ErrorIs(t, err, errBehind)
+	known, _ := s.cache.summary("b.example")
+	_, err = s.Ack(t.Context(), "b.example", known.next) // which a server that isn't behind may have
+	require.ErrorIs(t, err, errBehind)
+	removed, err := s.Ack(t.Context(), "b.example", known.next-1) // what it does have can't be removed twice
+	require.NoError(t, err)
+	require.Equal(t, 1, removed)
 }
 
 // IDs and copies outlive a server that starts with an empty mailbox.

@@ -22,7 +22,7 @@ type Store struct {
 	writer   *writer
 	follower *follower
 	waiting  wake.Hub
-	sweeping sync.Mutex // held during a sweep
+	sweeping chan struct{} // has something in it during a sweep
 
 	closing   context.Context // ends when reading has to
 	stop      context.CancelFunc
@@ -36,7 +36,7 @@ var _ store.Store = (*Store)(nil)
 // Open opens the stream, and makes it if there is none. It fails when ctx ends
 // before the servers have answered; the store itself doesn't depend on ctx.
 func Open(ctx context.Context, options Options) (*Store, error) {
-	s := &Store{options: options.withDefaults()}
+	s := &Store{options: options.withDefaults(), sweeping: make(chan struct{}, 1)}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.release()
@@ -91,7 +91,9 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	for {
 		step := ackJob{destination: destination, id: id}
-		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, step.run, 0) })
+		err := s.mending(ctx, destination, func() error {
+			return s.reader.untilSure(ctx, errBehind, func() error { return s.writer.do(ctx, step.run, 0) })
+		})
 		if err != nil {
 			return removed, err
 		}
@@ -111,6 +113,7 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	defer cancel()
 	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
 	for attempt := 0; ; attempt++ {
+		q.sure = attempt > 0 // else a replica that has gone bad would be asked for ever
 		var entries []store.Entry
 		var damaged []damage
 		err := s.mending(ctx, destination, func() (err error) {
