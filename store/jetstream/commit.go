@@ -172,9 +172,16 @@ func (w *writer) publish(b *batch, asking bool) error {
 	if len(messages) == 0 {
 		return nil
 	}
+	before := w.cache.last()
 	first, err := w.engine.publish(messages, asking)
 	if err != nil {
 		return err
+	}
+	if first <= before { // what was stored now comes before what there was
+		select {
+		case w.shrunk <- struct{}{}:
+		default:
+		}
 	}
 	for i := range messages {
 		o := &messages[i]

@@ -121,6 +121,32 @@ func TestServerBehind(t *testing.T) {
 	require.Equal(t, 1, removed)
 }
 
+// A process goes on with what there is when the stream has lost its end, as it
+// may with a server that is alone, and learns what others put then.
+func TestStreamThatLostItsEnd(t *testing.T) {
+	t.Parallel()
+	o := testOptions(startServer(t, nil))
+	o.Timeout = 2 * time.Second
+	s := open(t, o)
+	defer func() { require.NoError(t, s.Close()) }()
+	for i := range 9 {
+		put(t, s, testMail(fmt.Sprint(i)))
+	}
+	require.NoError(t, s.engine.js.DeleteStream(t.Context(), s.options.Stream))
+	other := open(t, o)
+	defer func() { require.NoError(t, other.Close()) }()
+	put(t, other, testMail("other"))
+	put(t, s, testMail("ours"))
+	require.Eventually(t, func() bool {
+		entries, err := s.Next(t.Context(), "b.example", 0, 10, 1<<20)
+		return err == nil && len(entries) == 2
+	}, time.Minute, 10*time.Millisecond)
+	mail := testMail("to another")
+	mail.Destination = "c.example"
+	put(t, other, mail)
+	require.NoError(t, s.Wait(t.Context(), "c.example", 0))
+}
+
 // IDs and copies outlive a server that starts with an empty mailbox.
 func TestServerRestart(t *testing.T) {
 	t.Parallel()
@@ -141,6 +167,12 @@ func TestServerRestart(t *testing.T) {
 	stored, err := s.Put(t.Context(), testMail("first"), store.Limits{})
 	require.NoError(t, err)
 	require.False(t, stored)
+	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
+	require.NoError(t, err)
+	mail := testMail("first")
+	trace, err := stream.GetLastMsgForSubject(t.Context(), s.cache.subjects.mail(keyOf(&mail)))
+	require.NoError(t, err)
+	require.Equal(t, "86400", trace.Header.Get(jetstream.MsgTTLHeader)) // the retention, which a test can't wait for
 	put(t, s, testMail("second"))
 	require.Greater(t, next(t, s, "b.example")[0].ID, first)
 }

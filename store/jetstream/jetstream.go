@@ -26,7 +26,7 @@ type Store struct {
 
 	closing   context.Context // ends when reading has to
 	stop      context.CancelFunc
-	sweeper   sync.WaitGroup
+	sweeper   sync.WaitGroup // and what makes the follower anew
 	stopSweep context.CancelFunc
 	closeOnce sync.Once
 }
@@ -45,6 +45,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	sweeping, cancel := context.WithCancel(context.Background())
 	s.stopSweep = cancel
 	s.sweeper.Go(func() { s.sweepLoop(sweeping) })
+	s.sweeper.Go(func() { s.refollowLoop(sweeping) })
 	return s, nil
 }
 

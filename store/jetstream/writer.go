@@ -32,6 +32,8 @@ type writer struct {
 	queue chan *job
 	ended chan struct{} // closed when the goroutine is gone
 
+	shrunk chan struct{} // has something in it when the stream was found to have lost its end
+
 	mu        sync.RWMutex  // held for reading while a job is handed over
 	closed    chan struct{} // closed when no more are taken
 	closeOnce sync.Once
@@ -57,7 +59,7 @@ type job struct {
 func newWriter(options Options, e *engine, c *cache, waiting *wake.Hub) *writer {
 	w := &writer{
 		options: options, engine: e, subjects: c.subjects, cache: c, waiting: waiting,
-		queue: make(chan *job, maxQueued), closed: make(chan struct{}), ended: make(chan struct{}),
+		queue: make(chan *job, maxQueued), closed: make(chan struct{}), ended: make(chan struct{}), shrunk: make(chan struct{}, 1),
 		maxMessages: maxBatchMessages,
 	}
 	go w.loop()
