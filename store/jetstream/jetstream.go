@@ -114,7 +114,7 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	defer cancel()
 	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
 	for attempt := 0; ; attempt++ {
-		q.sure = attempt > 0 // else a replica that has gone bad would be asked for ever
+		q.sure = attempt%2 == 1 // by turns, since any replica, and the leader too, may be the one that has gone bad
 		var entries []store.Entry
 		var damaged []damage
 		err := s.mending(ctx, destination, func() (err error) {
