@@ -49,9 +49,9 @@ func (c *cutConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// openCut opens a store whose connections break when the cutter says so.
-func openCut(t *testing.T, srv *server.Server, cut *cutter) *Store {
-	conn, err := nats.Connect(srv.ClientURL(), nats.SetCustomDialer(cut),
+// openThrough opens a store whose connections are made by a dialer.
+func openThrough(t *testing.T, srv *server.Server, dialer nats.CustomDialer) *Store {
+	conn, err := nats.Connect(srv.ClientURL(), nats.SetCustomDialer(dialer),
 		nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func TestLostAnswerOfFullServer(t *testing.T) {
 		little := server.JetStreamAccountLimits{MaxMemory: -1, MaxStore: 1, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1}
 		assert.NoError(t, srv.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": little}))
 	}}
-	s := openCut(t, srv, cut)
+	s := openThrough(t, srv, cut)
 	cut.armed.Store(true)
 	put(t, s, testMail("first"))
 	require.False(t, cut.armed.Load(), "the answer wasn't lost")
@@ -92,7 +92,7 @@ func (c *cutConn) Read(b []byte) (int, error) {
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	cut := &cutter{}
-	s := openCut(t, startServer(t, nil), cut)
+	s := openThrough(t, startServer(t, nil), cut)
 	const n = 3
 	for i := range n {
 		cut.armed.Store(true)
