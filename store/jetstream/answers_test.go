@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
@@ -16,23 +18,71 @@ import (
 
 // A cutter makes connections that break right after a commit was sent, when
 // told to: the commit is made, and its answer is lost.
-type cutter struct{ armed atomic.Bool }
+type cutter struct {
+	armed atomic.Bool
+	then  func() // what happens before the connection breaks
+}
 
 func (c *cutter) Dial(network, address string) (net.Conn, error) {
 	conn, err := net.Dial(network, address)
-	return &cutConn{conn, c}, err
+	return &cutConn{Conn: conn, by: c}, err
 }
 
 type cutConn struct {
 	net.Conn
-	by *cutter
+	by  *cutter
+	cut atomic.Bool
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
 	if bytes.Contains(b, []byte("Nats-Batch-Commit")) && c.by.armed.CompareAndSwap(true, false) {
+		c.cut.Store(true)
+	}
+	n, err := c.Conn.Write(b)
+	if c.cut.Load() {
 		time.Sleep(20 * time.Millisecond)
+		if c.by.then != nil {
+			c.by.then()
+		}
 		_ = c.Close()
+	}
+	return n, err
+}
+
+// openThrough opens a store whose connections are made by a dialer.
+func openThrough(t *testing.T, srv *server.Server, dialer nats.CustomDialer) *Store {
+	conn, err := nats.Connect(srv.ClientURL(), nats.SetCustomDialer(dialer),
+		nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	o := testOptions(nil)
+	o.Conn, o.SweepInterval = conn, time.Hour
+	s := open(t, o)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+// Nor is it told that there is no room, by a server that has got full meanwhile.
+func TestLostAnswerOfFullServer(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, nil)
+	cut := &cutter{then: func() {
+		little := server.JetStreamAccountLimits{MaxMemory: -1, MaxStore: 1, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1}
+		assert.NoError(t, srv.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": little}))
+	}}
+	s := openThrough(t, srv, cut)
+	cut.armed.Store(true)
+	put(t, s, testMail("first"))
+	require.False(t, cut.armed.Load(), "the answer wasn't lost")
+	_, err := s.Put(t.Context(), testMail("second"), store.Limits{})
+	require.ErrorIs(t, err, store.ErrFull)
+}
+
+func (c *cutConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.cut.Load() { // the answer
+		return 0, net.ErrClosed
 	}
 	return n, err
 }
@@ -42,15 +92,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	cut := &cutter{}
-	conn, err := nats.Connect(startServer(t, nil).ClientURL(), nats.SetCustomDialer(cut),
-		nats.MaxReconnects(-1), nats.ReconnectWait(time.Millisecond), nats.ReconnectBufSize(-1),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	require.NoError(t, err)
-	defer conn.Close()
-	o := testOptions(nil)
-	o.Conn, o.SweepInterval = conn, time.Hour
-	s := open(t, o)
-	defer func() { require.NoError(t, s.Close()) }()
+	s := openThrough(t, startServer(t, nil), cut)
 	const n = 3
 	for i := range n {
 		cut.armed.Store(true)
@@ -65,7 +107,7 @@ func TestLostAnswers(t *testing.T) {
 		require.EqualValues(t, fmt.Sprint(i), entry.TransactionID)
 	}
 	cut.armed.Store(true)
-	_, err = s.Ack(t.Context(), "b.example", entries[n-2].ID)
+	_, err := s.Ack(t.Context(), "b.example", entries[n-2].ID)
 	require.NoError(t, err)
 	require.Len(t, next(t, s, "b.example"), 1)
 	usage, err := s.Usage(t.Context(), "")

@@ -88,11 +88,15 @@ func (b *batch) message(subject string, cached bool) (message, error) {
 	return message{}, errMissing
 }
 
-// sure is for a job that finds nothing to do: that mustn't be said for what the
-// cache has.
-func (b *batch) sure() error {
+// sure is for a job that finds nothing to do in a mailbox: that mustn't be said
+// for what the cache has, nor for what came from a server that was cut off and
+// has less than this process knows of.
+func (b *batch) sure(destination spec.ServerName, x *record[box]) error {
 	if b.care == trusting {
 		return errFresh
+	}
+	if known, _ := b.cache.summary(destination); x.seq < known.seq {
+		return fmt.Errorf("jetstream: %s: %w", b.subjects.box(destination), errBehind)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ type cache struct {
 	subjects subjects
 
 	mu      sync.Mutex
+	newest  uint64 // the largest sequence that was seen
 	records map[string]message
 	boxes   map[spec.ServerName]summary
 }
@@ -47,6 +48,7 @@ func (c *cache) get(subject string) (message, bool) {
 func (c *cache) learn(subject string, m message) (destination spec.ServerName, isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.newest = max(c.newest, m.seq)
 	if known, ok := c.records[subject]; ok && known.seq >= m.seq {
 		return "", false
 	}
@@ -76,6 +78,22 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 		tidy: b.entries == 0 && b.aside == 0,
 	}
 	return b.next() > known.next
+}
+
+// last is the largest sequence that was seen.
+func (c *cache) last() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.newest
+}
+
+// clear forgets everything.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.newest = 0
+	clear(c.records)
+	clear(c.boxes)
 }
 
 // forget is for a mailbox that the leader doesn't have, unless more was learnt
@@ -111,14 +129,19 @@ func (c *cache) total() *total {
 
 // destinations returns those that have mail and come after a name.
 func (c *cache) destinations(after spec.ServerName, limit int) []spec.ServerName {
-	names := []spec.ServerName{}
+	names, last := []spec.ServerName{}, spec.ServerName("")
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for name, s := range c.boxes {
-		if name > after && s.entries > 0 {
-			names = append(names, name)
+		if name <= after || s.entries == 0 || last != "" && name > last {
+			continue
+		}
+		names = append(names, name)
+		if len(names)/2 >= limit { // keep to what the page can have, as sorting all takes longer
+			slices.Sort(names)
+			names, last = names[:limit], names[limit-1]
 		}
 	}
-	c.mu.Unlock()
 	slices.Sort(names)
 	return names[:min(limit, len(names))]
 }

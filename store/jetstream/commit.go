@@ -46,7 +46,9 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			finish(jobs, failure(err, v))
 			return others
 		}
-		level = min(level+1, certain)
+		if level = min(level+1, certain); v == again { // it may have been stored, which has to be known before it's refused
+			level = max(level, careful)
+		}
 		_ = pause(context.Background(), attempt)
 	}
 }
@@ -87,6 +89,8 @@ func finish(jobs []*job, err error) {
 // returns it with the number of jobs that are in it. Jobs that fail are left
 // out, as are those whose caller has gone.
 func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), max(time.Until(endOf(jobs)), attemptTimeout))
+	defer cancel()
 	read := make(map[string]message)
 	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
@@ -97,7 +101,7 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 		}
 		n, err := w.runJobs(b, jobs)
 		if errors.Is(err, errMissing) {
-			if err := w.readMissing(b); err != nil {
+			if err := w.readMissing(ctx, b); err != nil {
 				return nil, 0, err
 			}
 			continue
@@ -142,12 +146,12 @@ func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 }
 
 // readMissing reads what the jobs of a batch need.
-func (w *writer) readMissing(b *batch) error {
+func (w *writer) readMissing(ctx context.Context, b *batch) error {
 	var names []string
 	for subject := range b.missing {
 		names = append(names, subject)
 	}
-	messages, err := w.engine.lastEach(context.Background(), names, func(ctx context.Context, subject string) (message, error) {
+	messages, err := w.engine.lastEach(ctx, names, func(ctx context.Context, subject string) (message, error) {
 		if w.subjects.isMail(subject) && b.care < certain {
 			return w.engine.find(ctx, subject)
 		}
@@ -168,9 +172,16 @@ func (w *writer) publish(b *batch, asking bool) error {
 	if len(messages) == 0 {
 		return nil
 	}
+	before := w.cache.last()
 	first, err := w.engine.publish(messages, asking)
 	if err != nil {
 		return err
+	}
+	if first <= before { // what was stored now comes before what there was
+		select {
+		case w.shrunk <- struct{}{}:
+		default:
+		}
 	}
 	for i := range messages {
 		o := &messages[i]

@@ -113,6 +113,38 @@ func TestServerBehind(t *testing.T) {
 	s.cache.learn(s.cache.subjects.box("b.example"), message{m.seq + 1, m.data})
 	_, err = s.Next(t.Context(), "b.example", 0, 1, 0)
 	require.ErrorIs(t, err, errBehind)
+	known, _ := s.cache.summary("b.example")
+	_, err = s.Ack(t.Context(), "b.example", known.next) // which a server that isn't behind may have
+	require.ErrorIs(t, err, errBehind)
+	removed, err := s.Ack(t.Context(), "b.example", known.next-1) // what it does have can't be removed twice
+	require.NoError(t, err)
+	require.Equal(t, 1, removed)
+}
+
+// A process goes on with what there is when the stream has lost its end, as it
+// may with a server that is alone, and learns what others put then.
+func TestStreamThatLostItsEnd(t *testing.T) {
+	t.Parallel()
+	o := testOptions(startServer(t, nil))
+	o.Timeout = 2 * time.Second
+	s := open(t, o)
+	defer func() { require.NoError(t, s.Close()) }()
+	for i := range 9 {
+		put(t, s, testMail(fmt.Sprint(i)))
+	}
+	require.NoError(t, s.engine.js.DeleteStream(t.Context(), s.options.Stream))
+	other := open(t, o)
+	defer func() { require.NoError(t, other.Close()) }()
+	put(t, other, testMail("other"))
+	put(t, s, testMail("ours"))
+	require.Eventually(t, func() bool {
+		entries, err := s.Next(t.Context(), "b.example", 0, 10, 1<<20)
+		return err == nil && len(entries) == 2
+	}, time.Minute, 10*time.Millisecond)
+	mail := testMail("to another")
+	mail.Destination = "c.example"
+	put(t, other, mail)
+	require.NoError(t, s.Wait(t.Context(), "c.example", 0))
 }
 
 // IDs and copies outlive a server that starts with an empty mailbox.
@@ -135,6 +167,12 @@ func TestServerRestart(t *testing.T) {
 	stored, err := s.Put(t.Context(), testMail("first"), store.Limits{})
 	require.NoError(t, err)
 	require.False(t, stored)
+	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
+	require.NoError(t, err)
+	mail := testMail("first")
+	trace, err := stream.GetLastMsgForSubject(t.Context(), s.cache.subjects.mail(keyOf(&mail)))
+	require.NoError(t, err)
+	require.Equal(t, "86400", trace.Header.Get(jetstream.MsgTTLHeader)) // the retention, which a test can't wait for
 	put(t, s, testMail("second"))
 	require.Greater(t, next(t, s, "b.example")[0].ID, first)
 }

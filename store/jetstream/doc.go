@@ -81,10 +81,11 @@
 // A power cut is another matter. By default a NATS server acknowledges before its
 // disk has the data, and brings it there every two minutes (sync_interval). A
 // server that keeps the stream alone may lose that much (2.15.2 syncs a batch
-// before, but doesn't promise to). With three replicas, the default in a cluster,
-// the others have it if one machine fails; if most fail at once it may be lost,
-// and by NATS's documentation also, though extremely rarely, if one comes back
-// without it and makes a majority with another that never had it. So give all
+// before, but doesn't promise to); a process that knew more notices when it next
+// writes, and goes on with what there is. With three replicas, the default in a
+// cluster, the others have it if one machine fails; if most fail at once it may be
+// lost, and by NATS's documentation also, though extremely rarely, if one comes
+// back without it and makes a majority with another that never had it. So give all
 // servers "sync_interval: always". The store can't see whether they have it.
 //
 // # Room

@@ -51,7 +51,7 @@ func (e *engine) maxMessage() int {
 	if e.most > 0 {
 		most = min(most, int64(e.most))
 	}
-	return int(most) - headroom
+	return max(int(most)-headroom, 1) // too small for anything, which a Put finds out
 }
 
 // last reads the message of a subject from the leader of the stream, which has

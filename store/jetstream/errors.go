@@ -31,6 +31,7 @@ const (
 // What the server says, by the names that it has for it.
 const (
 	codeAccountResources   jetstream.ErrorCode = 10002
+	codeIncomplete         jetstream.ErrorCode = 10004
 	codeNoPeers            jetstream.ErrorCode = 10005
 	codeNotAvailable       jetstream.ErrorCode = 10008
 	codeNotLeader          jetstream.ErrorCode = 10009
@@ -38,6 +39,9 @@ const (
 	codeMemoryResources    jetstream.ErrorCode = 10028
 	codeStorageResources   jetstream.ErrorCode = 10047
 	codeStoreFailed        jetstream.ErrorCode = 10077
+	codeStreamOffline      jetstream.ErrorCode = 10118
+	codeSeqNotReady        jetstream.ErrorCode = 10163
+	codeTooManyRequests    jetstream.ErrorCode = 10167
 	codeBatchIncomplete    jetstream.ErrorCode = 10176
 	codeBatchTooLarge      jetstream.ErrorCode = 10199
 	codeTooManyInflight    jetstream.ErrorCode = 10210
@@ -74,8 +78,8 @@ func verdictOnRefusal(refused *jetstream.APIError) verdict {
 	switch refused.ErrorCode {
 	case codeWrongLast, codeWrongLastUndecided:
 		return conflict
-	case codeNotAvailable, codeNotLeader, codeBatchIncomplete, codeTooManyInflight,
-		codeNoPeers,        // a cluster that is starting has too few of them yet
+	case codeNotAvailable, codeNotLeader, codeBatchIncomplete, codeTooManyInflight, codeTooManyRequests, codeSeqNotReady,
+		codeNoPeers, codeIncomplete, codeStreamOffline, // a cluster that is starting has too few of them yet
 		codeStreamNotFound: // a node that is behind may say so of one that is new
 		return again
 	case codeAccountResources, codeResources, codeMemoryResources, codeStorageResources:

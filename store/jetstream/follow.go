@@ -75,3 +75,30 @@ func (f *follower) stop() {
 	f.consuming.Stop()
 	<-f.consuming.Closed()
 }
+
+// refollowLoop has this process learn anew what there is, each time that the
+// stream turns out to have lost its end: a server that is alone may, when its
+// power is cut. What was known of it would else be taken for the newer for ever.
+func (s *Store) refollowLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.writer.shrunk:
+		}
+		s.options.Logger.Error("relay: the stream has lost the last of what it had", "stream", s.options.Stream)
+		s.follower.stop()
+		s.cache.clear()
+		for attempt := 0; ; attempt++ {
+			f, err := follow(ctx, s.engine, s.cache, &s.waiting, s.options.Logger)
+			if err == nil {
+				s.follower = f
+				break
+			}
+			s.options.Logger.Debug("relay: following the stream", "error", err)
+			if pause(ctx, attempt) != nil {
+				return
+			}
+		}
+	}
+}

@@ -22,11 +22,11 @@ type Store struct {
 	writer   *writer
 	follower *follower
 	waiting  wake.Hub
-	sweeping sync.Mutex // held during a sweep
+	sweeping chan struct{} // has something in it during a sweep
 
 	closing   context.Context // ends when reading has to
 	stop      context.CancelFunc
-	sweeper   sync.WaitGroup
+	sweeper   sync.WaitGroup // and what makes the follower anew
 	stopSweep context.CancelFunc
 	closeOnce sync.Once
 }
@@ -36,7 +36,7 @@ var _ store.Store = (*Store)(nil)
 // Open opens the stream, and makes it if there is none. It fails when ctx ends
 // before the servers have answered; the store itself doesn't depend on ctx.
 func Open(ctx context.Context, options Options) (*Store, error) {
-	s := &Store{options: options.withDefaults()}
+	s := &Store{options: options.withDefaults(), sweeping: make(chan struct{}, 1)}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.release()
@@ -45,6 +45,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	sweeping, cancel := context.WithCancel(context.Background())
 	s.stopSweep = cancel
 	s.sweeper.Go(func() { s.sweepLoop(sweeping) })
+	s.sweeper.Go(func() { s.refollowLoop(sweeping) })
 	return s, nil
 }
 
@@ -91,7 +92,9 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	for {
 		step := ackJob{destination: destination, id: id}
-		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, step.run, 0) })
+		err := s.mending(ctx, destination, func() error {
+			return s.reader.untilSure(ctx, errBehind, func() error { return s.writer.do(ctx, step.run, 0) })
+		})
 		if err != nil {
 			return removed, err
 		}
@@ -111,6 +114,7 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	defer cancel()
 	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
 	for attempt := 0; ; attempt++ {
+		q.sure = attempt%2 == 1 // by turns, since any replica, and the leader too, may be the one that has gone bad
 		var entries []store.Entry
 		var damaged []damage
 		err := s.mending(ctx, destination, func() (err error) {

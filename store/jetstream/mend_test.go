@@ -64,6 +64,18 @@ func TestBadPages(t *testing.T) {
 	}
 }
 
+// What a batch that was stored in part has left where a page belongs is replaced.
+func TestPageThatWasThere(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	put(t, s, testMail("first"))
+	damagePage(t, s, s.cache.subjects.page("b.example", next(t, s, "b.example")[0].ID))
+	for i := range pageSize {
+		put(t, s, testMail(fmt.Sprint(i)))
+	}
+	require.Len(t, next(t, s, "b.example"), pageSize+1)
+}
+
 // An Ack finds a damaged page by itself.
 func TestAckOfBadPage(t *testing.T) {
 	t.Parallel()

@@ -156,11 +156,11 @@ func (b *batch) add(destination spec.ServerName, r *record[box], m meta) error {
 }
 
 // spill makes a page of what the record of a mailbox lists. There is none yet,
-// unless a batch was stored in part.
+// unless a batch was stored in part; whatever that left is replaced.
 func (b *batch) spill(destination spec.ServerName, x *box) error {
 	page := &record[[]meta]{}
 	if b.care >= careful {
-		before, err := b.page(destination, x.base)
+		before, err := b.message(b.subjects.page(destination, x.base), false)
 		if err != nil {
 			return err
 		}

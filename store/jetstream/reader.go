@@ -143,6 +143,7 @@ type query struct {
 	after       int64
 	entries     int
 	bytes       int64
+	sure        bool // the mail is read from the leader, too
 }
 
 // list returns the entries that answer a query, without their mail.
@@ -184,7 +185,7 @@ func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, dama
 	if len(items) == 0 {
 		return nil, nil, store.ErrEmpty
 	}
-	mails, errs, err := r.mails(ctx, items)
+	mails, errs, err := r.mails(ctx, items, q.sure)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -200,12 +201,16 @@ func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, dama
 
 // mails reads the mail of entries. Each has an error of its own if it isn't
 // what it should be, and err is that of reading at all.
-func (r *reader) mails(ctx context.Context, items []item) (mails []*store.Mail, errs []error, err error) {
+func (r *reader) mails(ctx context.Context, items []item, sure bool) (mails []*store.Mail, errs []error, err error) {
 	var names []string
 	for _, i := range items {
 		names = append(names, r.subjects.messages(i)...)
 	}
-	messages, err := r.engine.lastEach(ctx, names, r.engine.find)
+	read := r.engine.find
+	if sure {
+		read = r.engine.last
+	}
+	messages, err := r.engine.lastEach(ctx, names, read)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -118,7 +118,19 @@ func decodeBox(data []byte) (*box, error) {
 	d := newDecoder(data)
 	b := &box{counts: d.counts(), start: d.number(), mark: d.number(), base: d.number(), soonest: d.number()}
 	b.tail = decodeMetas(d)
-	return b, d.end()
+	if err := d.end(); err != nil {
+		return nil, err
+	}
+	return b, b.check()
+}
+
+// check returns an error if IDs don't fit together as those of a mailbox do.
+func (b *box) check() error {
+	if b.start < 1 || b.mark < b.start-1 || b.base < b.start || (b.base-b.start)%pageSize != 0 ||
+		b.mark >= b.next() || b.next()-1 > store.MaxID {
+		return errCodec
+	}
+	return nil
 }
 
 func encodePage(metas []meta) []byte {
@@ -162,6 +174,9 @@ func decodeMetas(d *decoder) []meta {
 		m.size, m.expires, m.parts = d.number(), d.number(), d.number()
 		if state := d.raw(1); state != nil {
 			m.state = state[0]
+		}
+		if m.parts >= maxParts || m.state > gone {
+			d.err = errCodec
 		}
 	}
 	return slices.Clip(metas)

@@ -30,7 +30,7 @@ func (a *ackJob) run(b *batch) error {
 		return err
 	}
 	if x.value == nil {
-		return b.sure()
+		return b.sure(a.destination, x)
 	}
 	if a.id > x.value.mark && a.id < x.value.base {
 		if err := b.needMetas(a.destination, x, a.id, a.id); err != nil {
@@ -42,7 +42,7 @@ func (a *ackJob) run(b *batch) error {
 		return err
 	}
 	if m == nil || m.state == gone {
-		return b.sure()
+		return b.sure(a.destination, x)
 	}
 	last := min(a.id, x.value.mark+removeStep)
 	if err := b.needMetas(a.destination, x, x.value.mark+1, last); err != nil {
@@ -71,7 +71,7 @@ func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to 
 		if p, e := b.page(destination, id); e != nil {
 			err = e
 		} else if len(*p.value) == 0 {
-			err = cmp.Or(b.sure(), error(&badPage{b.subjects.page(destination, id), errNoPage}))
+			err = cmp.Or(b.sure(destination, x), error(&badPage{b.subjects.page(destination, id), errNoPage}))
 		}
 	}
 	return err

@@ -31,8 +31,12 @@ func (s *Store) sweepLoop(ctx context.Context) {
 // sweep removes what is over from all mailboxes that have some, step by step,
 // with other writes in between. It reports whether there was any.
 func (s *Store) sweep(ctx context.Context) (did bool, err error) {
-	s.sweeping.Lock()
-	defer s.sweeping.Unlock()
+	select {
+	case s.sweeping <- struct{}{}:
+		defer func() { <-s.sweeping }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 	var errs []error
 	for _, destination := range s.cache.due(now()) {
 		done, err := s.sweepBox(ctx, destination)

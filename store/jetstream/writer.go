@@ -32,8 +32,11 @@ type writer struct {
 	queue chan *job
 	ended chan struct{} // closed when the goroutine is gone
 
-	mu     sync.RWMutex // held for reading while a job is handed over
-	closed bool
+	shrunk chan struct{} // has something in it when the stream was found to have lost its end
+
+	mu        sync.RWMutex  // held for reading while a job is handed over
+	closed    chan struct{} // closed when no more are taken
+	closeOnce sync.Once
 
 	// Only the goroutine uses what follows.
 	maxMessages int           // of a batch
@@ -56,7 +59,7 @@ type job struct {
 func newWriter(options Options, e *engine, c *cache, waiting *wake.Hub) *writer {
 	w := &writer{
 		options: options, engine: e, subjects: c.subjects, cache: c, waiting: waiting,
-		queue: make(chan *job, maxQueued), ended: make(chan struct{}),
+		queue: make(chan *job, maxQueued), closed: make(chan struct{}), ended: make(chan struct{}), shrunk: make(chan struct{}, 1),
 		maxMessages: maxBatchMessages,
 	}
 	go w.loop()
@@ -81,7 +84,7 @@ func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) err
 func (w *writer) enqueue(j *job) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	if w.closed {
+	if w.isClosed() {
 		return store.ErrClosed
 	}
 	if err := j.ctx.Err(); err != nil {
@@ -90,25 +93,30 @@ func (w *writer) enqueue(j *job) error {
 	select {
 	case w.queue <- j:
 		return nil
+	case <-w.closed: // so that close needn't wait for room in the queue, nor others for close
+		return store.ErrClosed
 	case <-j.ctx.Done():
 		return j.ctx.Err()
 	}
 }
 
 func (w *writer) isClosed() bool {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	return w.closed
+	select {
+	case <-w.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // close waits for what was accepted.
 func (w *writer) close() {
-	w.mu.Lock()
-	if !w.closed {
-		w.closed = true
+	w.closeOnce.Do(func() {
+		close(w.closed)
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		close(w.queue)
-	}
-	w.mu.Unlock()
+	})
 	<-w.ended
 }
 

@@ -1,0 +1,78 @@
+package jetstream
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// FuzzDecode has everything that reads what is in the stream read anything. What
+// is taken for a record is one that the rest can go by, and is written as such.
+func FuzzDecode(f *testing.F) {
+	mail := testMail("first")
+	messages, err := messagesOf(&mail, 7, nonce{1}, 4000)
+	require.NoError(f, err)
+	full := &box{counts: counts{3, 30, 1}, start: 5, mark: 38, base: 37, soonest: 9, tail: make([]meta, 4)}
+	f.Add(messages[0])
+	f.Add(full.encode())
+	f.Add(encodePage(make([]meta, pageSize)))
+	f.Add(encodeShare(&counts{1, 2, 3}))
+	f.Add((&total{counts{1, 2, 3}, store.MaxID}).encode())
+	for _, damaged := range []*box{
+		{start: 70, base: 40}, {start: 1, mark: 9, base: 1}, {start: 1, base: 1 + 1<<60},
+		{start: 1, base: 1, tail: []meta{{parts: 1 << 60}}}, {start: 1, base: 1, tail: []meta{{state: gone + 1}}},
+	} {
+		f.Add(damaged.encode())
+	}
+	f.Add([]byte(`{"message":{"seq":1,"data":"AQ=="}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if m, err := mailOf([][]byte{data, data}); err == nil {
+			require.LessOrEqual(t, m.Size(), int64(2*len(data)))
+		}
+		_, _, _ = putBy(data)
+		_, _ = readLast(data)
+		_, _ = subjects("R").name(string(data))
+		if p, err := decodePage(data); err == nil && len(p) > 0 {
+			again, err := decodePage(encodePage(p))
+			require.NoError(t, err)
+			require.Equal(t, p, again)
+		}
+		if s, err := decodeShare(data); err == nil {
+			again, err := decodeShare(encodeShare(s))
+			require.NoError(t, err)
+			require.Equal(t, s, again)
+		}
+		if s, err := decodeTotal(data); err == nil {
+			again, err := decodeTotal(s.encode())
+			require.NoError(t, err)
+			require.Equal(t, s, again)
+		}
+		if b, err := decodeBox(data); err == nil && b != nil {
+			fitsTogether(t, b)
+		}
+	})
+}
+
+func fitsTogether(t *testing.T, b *box) {
+	again, err := decodeBox(b.encode())
+	require.NoError(t, err)
+	require.Equal(t, b, again)
+	require.LessOrEqual(t, b.next()-1, int64(store.MaxID))
+	require.Less(t, b.mark, b.next())
+	for _, id := range []int64{b.mark + 1, b.base - 1, b.next() - 1} {
+		if id <= b.mark || id >= b.next() {
+			continue
+		}
+		first := b.pageOf(id)
+		require.LessOrEqual(t, first, id)
+		require.Less(t, id-first, int64(pageSize))
+		require.GreaterOrEqual(t, first, b.start)
+		require.Equal(t, id < b.base, first < b.base)
+	}
+	for _, m := range b.tail {
+		require.Less(t, m.parts, int64(maxParts))
+		require.LessOrEqual(t, m.state, gone)
+	}
+}
