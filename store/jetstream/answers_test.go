@@ -100,6 +100,9 @@ func TestLostAnswers(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, stored)
 		require.False(t, cut.armed.Load(), "the answer wasn't lost")
+		destinations, err := s.Destinations(t.Context(), "", 1)
+		require.NoError(t, err)
+		require.Len(t, destinations, 1, "what is answered is listed")
 	}
 	entries := next(t, s, "b.example")
 	require.Len(t, entries, n)

@@ -162,8 +162,21 @@ func (w *writer) readMissing(ctx context.Context, b *batch) error {
 	}
 	for i, subject := range names {
 		b.read[subject] = messages[i]
+		// A Put that finds its own mail in it must not answer before its mailbox is
+		// known here.
+		w.learn(subject, messages[i])
 	}
 	return nil
+}
+
+// learn lets the cache and those who wait know of a record.
+func (w *writer) learn(subject string, m message) {
+	if m.seq == 0 || !w.subjects.isRecord(subject) {
+		return
+	}
+	if destination, isNew := w.cache.learn(subject, m); isNew {
+		w.waiting.Notify(destination)
+	}
 }
 
 // publish commits the batch, and then lets the cache and those who wait know.
@@ -184,14 +197,7 @@ func (w *writer) publish(b *batch, asking bool) error {
 		}
 	}
 	for i := range messages {
-		o := &messages[i]
-		if !w.subjects.isRecord(o.subject) {
-			continue
-		}
-		m := message{first + uint64(i), o.data}
-		if destination, isNew := w.cache.learn(o.subject, m); isNew {
-			w.waiting.Notify(destination)
-		}
+		w.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
 	}
 	return nil
 }
