@@ -26,7 +26,7 @@ func TestMove(t *testing.T) {
 }
 
 func testMove(t *testing.T, to ...string) {
-	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 3))
+	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 1))
 	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
 	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
 	from := database(t)
