@@ -80,6 +80,7 @@ func execute(tb testing.TB, options Options, sql string, args ...any) int64 {
 	conn := dial(tb, options.ConnString)
 	tag, err := conn.Exec(context.Background(), schema(options.withDefaults().Schema).sql(sql), args...)
 	require.NoError(tb, err)
+	require.NoError(tb, conn.Close(context.Background())) // there may be many of these
 	return tag.RowsAffected()
 }
 

@@ -52,9 +52,10 @@ func TestLostServerAndMail(t *testing.T) {
 	s := open(t, options)
 	defer func() { require.NoError(t, s.Close()) }()
 	putMany(t, 1, s)
+	conn := dial(t, standby.At(t, connString))
 	require.Eventually(t, func() bool {
 		var there bool
-		err := dial(t, standby.At(t, connString)).QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM relay.entry)`).Scan(&there)
+		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM relay.entry)`).Scan(&there)
 		return err == nil && there
 	}, 10*time.Second, 10*time.Millisecond)
 	standby.Kill()
