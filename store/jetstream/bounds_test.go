@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 // What one server has that isn't what the leader has makes no entry unreadable.
@@ -90,7 +91,7 @@ func TestMessagesTooSmall(t *testing.T) {
 // Pages of destinations are those of all names in their order.
 func TestPagesOfDestinations(t *testing.T) {
 	t.Parallel()
-	c := newCache("R")
+	c := newCache("R", new(wake.Hub))
 	var want []spec.ServerName
 	for i := range 500 {
 		name := spec.ServerName(fmt.Sprintf("%x", (i*7919)%500))

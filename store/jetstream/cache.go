@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 // maxCached bounds the records that are remembered beside the mailboxes; when
@@ -16,6 +18,7 @@ const maxCached = 16 << 10
 // has, so nothing depends on it but how often that happens.
 type cache struct {
 	subjects subjects
+	waiting  *wake.Hub // is told of entries that are new
 
 	mu      sync.Mutex
 	newest  uint64 // the largest sequence that was seen
@@ -32,8 +35,8 @@ type summary struct {
 	tidy    bool // entries that are gone wait to be forgotten
 }
 
-func newCache(s subjects) *cache {
-	return &cache{subjects: s, records: make(map[string]message), boxes: make(map[spec.ServerName]summary)}
+func newCache(s subjects, waiting *wake.Hub) *cache {
+	return &cache{subjects: s, waiting: waiting, records: make(map[string]message), boxes: make(map[spec.ServerName]summary)}
 }
 
 func (c *cache) get(subject string) (message, bool) {
@@ -43,9 +46,18 @@ func (c *cache) get(subject string) (message, bool) {
 	return m, ok
 }
 
-// learn takes in what a subject has, if it is newer than what is known. If that
-// is a mailbox with entries that are new, their destination is returned.
-func (c *cache) learn(subject string, m message) (destination spec.ServerName, isNew bool) {
+// learn takes in the record that a subject has, if it is newer than what is
+// known. If that is a mailbox with entries that are new, who waits is woken.
+func (c *cache) learn(subject string, m message) {
+	if m.seq == 0 || !c.subjects.isRecord(subject) {
+		return
+	}
+	if destination, isNew := c.take(subject, m); isNew {
+		c.waiting.Notify(destination)
+	}
+}
+
+func (c *cache) take(subject string, m message) (destination spec.ServerName, isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest = max(c.newest, m.seq)

@@ -94,8 +94,7 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	read := make(map[string]message)
 	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
-		b := newBatch(w, c, read)
-		b.now = at
+		b := newBatch(w, c, read, at)
 		if err := b.loadTotal(); err != nil {
 			return nil, 0, err
 		}
@@ -164,19 +163,9 @@ func (w *writer) readMissing(ctx context.Context, b *batch) error {
 		b.read[subject] = messages[i]
 		// A Put that finds its own mail in it must not answer before its mailbox is
 		// known here.
-		w.learn(subject, messages[i])
+		w.cache.learn(subject, messages[i])
 	}
 	return nil
-}
-
-// learn lets the cache and those who wait know of a record.
-func (w *writer) learn(subject string, m message) {
-	if m.seq == 0 || !w.subjects.isRecord(subject) {
-		return
-	}
-	if destination, isNew := w.cache.learn(subject, m); isNew {
-		w.waiting.Notify(destination)
-	}
 }
 
 // publish commits the batch, and then lets the cache and those who wait know.
@@ -197,7 +186,7 @@ func (w *writer) publish(b *batch, asking bool) error {
 		}
 	}
 	for i := range messages {
-		w.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
+		w.cache.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
 	}
 	return nil
 }

@@ -183,7 +183,7 @@ func TestIDsAndTheClock(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)
 	put(t, s, testMail("first"))
-	b := newBatch(s.writer, trusting, nil)
+	b := newBatch(s.writer, trusting, nil, now())
 	require.NoError(t, b.loadTotal())
 	top := b.total.value.top
 	require.Positive(t, top)

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 // A follower is told by the servers of every change of a mailbox, by whomever,
@@ -21,7 +19,7 @@ type follower struct {
 // follow returns when the cache has all mailboxes that there were when it was
 // called. What is lost with a server is delivered anew by another one: the last
 // of each mailbox, which is all that counts.
-func follow(ctx context.Context, e *engine, c *cache, waiting *wake.Hub, log *slog.Logger) (*follower, error) {
+func follow(ctx context.Context, e *engine, c *cache, log *slog.Logger) (*follower, error) {
 	consumer, err := makeConsumer(ctx, e, c.subjects)
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
@@ -34,9 +32,7 @@ func follow(ctx context.Context, e *engine, c *cache, waiting *wake.Hub, log *sl
 			log.Warn("relay: a message of the stream has no metadata", "error", err)
 			return
 		}
-		if destination, isNew := c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()}); isNew {
-			waiting.Notify(destination)
-		}
+		c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()})
 		if about.NumPending == 0 {
 			readyOnce()
 		}
@@ -90,7 +86,7 @@ func (s *Store) refollowLoop(ctx context.Context) {
 		s.follower.stop()
 		s.cache.clear()
 		for attempt := 0; ; attempt++ {
-			f, err := follow(ctx, s.engine, s.cache, &s.waiting, s.options.Logger)
+			f, err := follow(ctx, s.engine, s.cache, s.options.Logger)
 			if err == nil {
 				s.follower = f
 				break

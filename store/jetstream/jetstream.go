@@ -57,12 +57,12 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err := openStream(ctx, s.engine, o); err != nil {
 		return err
 	}
-	s.cache = newCache(subjects(o.Stream))
-	if s.follower, err = follow(ctx, s.engine, s.cache, &s.waiting, o.Logger); err != nil {
+	s.cache = newCache(subjects(o.Stream), &s.waiting)
+	if s.follower, err = follow(ctx, s.engine, s.cache, o.Logger); err != nil {
 		return err
 	}
 	s.reader = &reader{engine: s.engine, subjects: s.cache.subjects, cache: s.cache}
-	s.writer = newWriter(o, s.engine, s.cache, &s.waiting)
+	s.writer = newWriter(o, s.engine, s.cache)
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 	for {
 		step := ackJob{destination: destination, id: id}
 		err := s.mending(ctx, destination, func() error {
-			return s.reader.untilSure(ctx, errBehind, func() error { return s.writer.do(ctx, step.run, 0) })
+			return s.reader.untilSure(ctx, errBehind, s.options.Timeout, func() error { return s.writer.do(ctx, step.run, 0) })
 		})
 		if err != nil {
 			return removed, err

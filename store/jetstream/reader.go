@@ -50,7 +50,7 @@ func (r *reader) box(ctx context.Context, destination spec.ServerName) (b *box, 
 
 // lastSince reads a subject that had this sequence before.
 func (r *reader) lastSince(ctx context.Context, subject string, seq uint64) (m message, err error) {
-	err = r.untilSure(ctx, errBehind, func() error {
+	err = r.untilSure(ctx, errBehind, r.engine.timeout, func() error {
 		if m, err = r.engine.last(ctx, subject); err == nil && m.seq < seq {
 			return fmt.Errorf("jetstream: %s: %w", subject, errBehind)
 		}
@@ -59,13 +59,14 @@ func (r *reader) lastSince(ctx context.Context, subject string, seq uint64) (m m
 	return m, err
 }
 
+// pagePatience is how long a page is looked for before mending finds out whether
+// it's there.
+const pagePatience = time.Second
+
 // untilSure repeats what has failed with unsure, for as long as a server may
 // believe that it's the leader.
-func (r *reader) untilSure(ctx context.Context, unsure error, try func() error) error {
-	end := time.Now().Add(r.engine.timeout)
-	if errors.Is(unsure, errNoPage) { // mending will tell
-		end = time.Now().Add(min(r.engine.timeout, time.Second))
-	}
+func (r *reader) untilSure(ctx context.Context, unsure error, patience time.Duration, try func() error) error {
+	end := time.Now().Add(min(r.engine.timeout, patience))
 	for attempt := 0; ; attempt++ {
 		err := try()
 		if !errors.Is(err, unsure) || time.Now().After(end) {
@@ -148,7 +149,7 @@ type query struct {
 
 // list returns the entries that answer a query, without their mail.
 func (r *reader) list(ctx context.Context, q query) (items []item, err error) {
-	err = r.untilSure(ctx, errNoPage, func() error {
+	err = r.untilSure(ctx, errNoPage, pagePatience, func() error {
 		b, _, err := r.box(ctx, q.destination)
 		items = nil
 		if err != nil || b == nil || q.after >= b.next() {

@@ -91,7 +91,7 @@ type walk struct {
 
 // walk looks for entries whose time is over, for as many as one batch removes.
 func (r *reader) walk(ctx context.Context, destination spec.ServerName) (w *walk, err error) {
-	err = r.untilSure(ctx, errNoPage, func() error {
+	err = r.untilSure(ctx, errNoPage, pagePatience, func() error {
 		b, seq, err := r.box(ctx, destination)
 		if w = nil; err != nil || b == nil {
 			return err

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 const (
@@ -27,7 +26,6 @@ type writer struct {
 	engine   *engine
 	subjects subjects
 	cache    *cache
-	waiting  *wake.Hub
 
 	queue chan *job
 	ended chan struct{} // closed when the goroutine is gone
@@ -56,9 +54,9 @@ type job struct {
 	err  error
 }
 
-func newWriter(options Options, e *engine, c *cache, waiting *wake.Hub) *writer {
+func newWriter(options Options, e *engine, c *cache) *writer {
 	w := &writer{
-		options: options, engine: e, subjects: c.subjects, cache: c, waiting: waiting,
+		options: options, engine: e, subjects: c.subjects, cache: c,
 		queue: make(chan *job, maxQueued), closed: make(chan struct{}), ended: make(chan struct{}), shrunk: make(chan struct{}, 1),
 		maxMessages: maxBatchMessages,
 	}
