@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -212,7 +211,7 @@ func TestBatchWithoutMemory(t *testing.T) {
 
 	require.Len(t, r.batch(r.b, 0, "?limit=30"), 1, "short, not refused")
 	require.NoError(t, response.Body.Close())
-	require.Eventually(t, func() bool { return len(r.batch(r.b, 0, "?limit=30")) == 30 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(r.batch(r.b, 0, "?limit=30")) == 30 }, generous, tick)
 }
 
 // Two batches at once of a mailbox that is filled lose and repeat nothing that

@@ -21,8 +21,8 @@ const (
 // that are slow, or do it on purpose, don't stop the others for good. A
 // transfer that is alone gets what it needs, whatever the budget is.
 type budget struct {
-	total, reserve int64
-	grace          time.Duration
+	total, reserve  int64
+	grace, patience time.Duration
 
 	mu      sync.Mutex
 	held    int64
@@ -31,7 +31,7 @@ type budget struct {
 }
 
 func newBudget(bytes int64) *budget {
-	return &budget{total: bytes, reserve: bytes / 4, grace: grace, changed: make(chan struct{})}
+	return &budget{total: bytes, reserve: bytes / 4, grace: grace, patience: patience, changed: make(chan struct{})}
 }
 
 // A share is what one transfer holds.
@@ -67,7 +67,7 @@ func (s *share) set(bytes int64, mayWait bool) bool {
 			return done
 		}
 		if timeout == nil {
-			timeout = time.After(patience)
+			timeout = time.After(s.budget.patience)
 		}
 		select {
 		case <-changed:

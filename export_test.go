@@ -1,10 +1,22 @@
 package relay
 
+import "time"
+
 // FirstRead is what a body gets outside of the budget.
 const FirstRead = firstRead
 
-// NoGrace lets a transfer be cut off for others at once.
-func (s *Server) NoGrace() { s.bodies.grace, s.answers.grace = 0, 0 }
+// NoGrace lets a transfer be cut off for others at once, who wait for as long as
+// that takes on a slow machine.
+func (s *Server) NoGrace() { s.setPatience(0, time.Minute) }
+
+// LongGrace lets no transfer be cut off because the machine is slow.
+func (s *Server) LongGrace() { s.setPatience(time.Hour, patience) }
+
+func (s *Server) setPatience(grace, patience time.Duration) {
+	for _, b := range []*budget{s.bodies, s.answers} {
+		b.grace, b.patience = grace, patience
+	}
+}
 
 // Held is what bodies hold of the budget.
 func (s *Server) Held() int64 {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -68,6 +67,7 @@ func (h *hog) finish(t testing.TB) int {
 // come back.
 func TestTooMuchInFlight(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) { c.MaxBodyBytes, c.MaxInFlightBytes = inFlight, inFlight })
+	r.server.LongGrace()
 	h := r.startHog()
 	require.Eventually(t, func() bool {
 		status, body := r.put(r.a, "1", r.b.ServerName, string(largeContent(inFlight/2)))
@@ -77,7 +77,7 @@ func TestTooMuchInFlight(t *testing.T) {
 		requireError(t, http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", status, body)
 		require.Contains(t, body, `"retry_after_ms":1000`)
 		return true
-	}, 2*time.Second, time.Millisecond)
+	}, generous, tick)
 	status, _ := r.put(r.a, "2", r.b.ServerName, `{"pdus":[]}`)
 	require.Equal(t, http.StatusOK, status, "a small one finds room")
 
@@ -128,7 +128,7 @@ func TestUnreadAnswersAreCutOff(t *testing.T) {
 			}
 			require.Equal(t, http.StatusOK, status)
 			return json.Valid([]byte(body)) && strings.Contains(body, `,"entries_queued":true,`)
-		}, 10*time.Second, time.Millisecond)
+		}, generous, tick)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestCloseEndsTransfers(t *testing.T) {
 	r := newRig(t, nil)
 	r.server.NoGrace()
 	h := r.startHog()
-	require.Eventually(t, func() bool { return r.server.Held() > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.server.Held() > 0 }, generous, tick)
 	require.NoError(t, r.server.Close())
 	require.Contains(t, []int{0, http.StatusTooManyRequests}, <-h.answered)
 }

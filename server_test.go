@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,35 +50,39 @@ func (f *faultyStore) Ack(ctx context.Context, destination spec.ServerName, id i
 	return f.Store.Ack(ctx, destination, id)
 }
 
+// Close waits for a request that is being stored, however long that takes.
 func TestCloseDrains(t *testing.T) {
-	faulty := &faultyStore{entered: make(chan struct{}, 1), hold: make(chan struct{})}
-	r := newRig(t, func(c *relay.Config) {
+	faulty := &faultyStore{}
+	hold := func(c *relay.Config) {
+		faulty.entered, faulty.hold = make(chan struct{}, 1), make(chan struct{})
 		faulty.Store = c.Store
 		c.Store = faulty
-	})
-	var all sync.WaitGroup
-	all.Go(func() {
-		status, body := r.put(r.a, "1", r.b.ServerName, `{"pdus":[]}`)
-		require.Equal(t, http.StatusOK, status, body)
-	})
-	<-faulty.entered
-	closed := make(chan struct{})
-	for range 2 {
-		all.Go(func() { require.NoError(t, r.server.Close()) })
 	}
-	go func() { all.Wait(); close(closed) }()
-	select {
-	case <-closed:
-		t.Fatal("Close didn't wait for the request under way")
-	default:
-	}
-	close(faulty.hold)
-	<-closed
-	status, body := r.put(r.a, "2", r.b.ServerName, `{"pdus":[]}`)
-	requireError(t, http.StatusServiceUnavailable, "M_UNKNOWN", status, body)
-	usage, err := r.store.Usage(context.Background(), r.b.ServerName)
-	require.NoError(t, err, "the embedder's store stays open")
-	require.EqualValues(t, 1, usage.Entries)
+	quietly(t, hold, func(q *quiet) {
+		var all, closing sync.WaitGroup
+		all.Go(func() { q.put(q.b, "1") })
+		<-faulty.entered
+		closed := make(chan struct{})
+		closing.Go(func() { require.NoError(q, q.server.Close()) })
+		go func() { closing.Wait(); close(closed) }()
+		time.Sleep(time.Hour)
+		early := false
+		select {
+		case <-closed:
+			early = true
+		default:
+		}
+		all.Go(func() { require.NoError(q, q.server.Close()) }) // waits for the first, at a lock
+		close(faulty.hold)
+		<-closed
+		all.Wait()
+		require.False(q, early, "Close waits for the request under way")
+		late := q.ask(q.b, 0, "")
+		requireError(q, http.StatusServiceUnavailable, "M_UNKNOWN", late.answer.Code, late.answer.Body.String())
+		usage, err := faulty.Usage(context.Background(), q.b.ServerName)
+		require.NoError(q, err, "the embedder's store stays open")
+		require.EqualValues(q, 1, usage.Entries)
+	})
 }
 
 func TestMetrics(t *testing.T) {
