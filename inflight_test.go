@@ -42,6 +42,7 @@ func (r *rig) startHog() *hog {
 	reader, writer := io.Pipe()
 	request.Body, request.GetBody = reader, nil
 	h := &hog{rest: writer, last: content[len(content)-1:], answered: make(chan int, 1)}
+	r.Cleanup(func() { _ = writer.Close() }) // a test that fails mustn't wait for it
 	go func() {
 		response, err := r.network.RoundTrip(request)
 		if err != nil {

@@ -9,13 +9,17 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -144,10 +148,22 @@ func TestShutdownEndsWaits(t *testing.T) {
 	require.Equal(t, wire.EmptyAnswer, string(answer.body))
 }
 
+// A looks is a store that counts how often somebody looks for mail.
+type looks struct {
+	store.Store
+	count atomic.Int64
+}
+
+func (l *looks) Next(ctx context.Context, destination spec.ServerName, after int64, entries int, bytes int64) ([]store.Entry, error) {
+	l.count.Add(1)
+	return l.Store.Next(ctx, destination, after, entries, bytes)
+}
+
 // Many nodes are online and have no mail.
 func TestManyWaits(t *testing.T) {
 	const nodes, each = 1000, 10
-	q := newQuiet(t, nil)
+	var mail looks
+	q := newQuiet(t, func(c *relay.Config) { mail.Store, c.Store = c.Store, &mail })
 	var all []*asked
 	var last *testnet.Node
 	before := heap()
@@ -162,11 +178,13 @@ func TestManyWaits(t *testing.T) {
 	require.Zero(t, q.server.Held())
 	require.Zero(t, q.server.HeldByAnswers())
 
+	looked := mail.count.Load()
 	q.put(last, "1")
 	for _, a := range all[len(all)-each:] {
 		a.requireMail(t, "1")
 	}
-	require.Equal(t, (nodes-1)*each, q.server.Waiting(), "nobody else was woken")
+	require.Equal(t, (nodes-1)*each, q.server.Waiting())
+	require.EqualValues(t, each, mail.count.Load()-looked, "nobody else was woken")
 	q.server.EndWaits()
 	for _, a := range all[:len(all)-each] {
 		a.requireEmpty(t, wire.EmptyBatch)
