@@ -73,9 +73,9 @@ func TestBrokenStores(t *testing.T) {
 			for level := range strings.SplitSeq(cmp.Or(b.caught, "copies"), "/") {
 				pattern += "/^" + regexp.QuoteMeta(level) + "$"
 			}
-			cmd := exec.Command(self, "-test.run="+pattern, "-test.v", "-test.short", "-test.timeout=60s")
-			if b.caught != "" { // some faults are races, which not every run meets
-				cmd.Args = append(cmd.Args, "-test.count=20", "-test.failfast")
+			cmd := exec.Command(self, "-test.run="+pattern, "-test.v", "-test.short", "-test.timeout=5m")
+			if b.caught != "" { // some faults are races, which not every run meets: until one does
+				cmd.Args = append(cmd.Args, "-test.count=1000", "-test.failfast")
 			}
 			cmd.Env = append(os.Environ(), brokenVariable+"="+b.fault)
 			out, err := cmd.CombinedOutput()
@@ -95,7 +95,9 @@ func TestBrokenStore(t *testing.T) {
 	if i < 0 {
 		t.Skip("is run by TestBrokenStores")
 	}
-	patience = time.Second
+	if brokenStores[i].caught != "" {
+		patience = time.Second // to fail soon
+	}
 	Run(t, func(tb testing.TB) Place {
 		place := newShelf(tb)
 		open := place.Open

@@ -26,7 +26,7 @@ const (
 )
 
 // patience is how long a thing may take that has to happen soon.
-var patience = 10 * time.Second
+var patience = time.Minute
 
 // A rig is what a test works with: a place with a store open in it. Its
 // methods end the test on any error, so they are not for other goroutines than

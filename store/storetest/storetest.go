@@ -20,7 +20,7 @@
 // # Time
 //
 // Nothing here measures how long a store takes. What has to happen soon, such
-// as the end of a Wait or the sweep of what has expired, has ten seconds, so a
+// as the end of a Wait or the sweep of what has expired, has a minute, so a
 // store that sweeps on a timer should be opened with a short one. Under
 // go test -short the suite does less of everything.
 //
