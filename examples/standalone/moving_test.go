@@ -52,7 +52,7 @@ func testMove(t *testing.T, to ...string) {
 	}
 	c.restart(0)
 	c.fetch(c.to[0], math.MaxInt)
-	require.Eventually(t, func() bool { return strings.Contains(c.relays[0].logged(), moved) }, time.Minute, 10*time.Millisecond, c.relays[0].logged())
+	require.Eventually(t, func() bool { return strings.Contains(c.relays[0].logged(), moved) }, patience, 10*time.Millisecond, c.relays[0].logged())
 	c.fill(10)
 	c.fetch(c.to[1], math.MaxInt)
 	c.relays[0].stop()
@@ -111,7 +111,7 @@ func TestMoveBackTooSoon(t *testing.T) {
 	require.NoError(t, put(t, first.network(), a, a.Transaction(b.ServerName, "t1", 1, 500)))
 	first.stop()
 	second := start(t, "-db", to, "-move-from", from)
-	require.Eventually(t, func() bool { return strings.Contains(second.logged(), moved) }, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(second.logged(), moved) }, patience, 10*time.Millisecond)
 	second.stop()
 	status, _, stderr := runToEnd(t, "-name", "relay", "-listen", "127.0.0.1:0", "-db", from, "-move-from", to)
 	require.Equal(t, 1, status)

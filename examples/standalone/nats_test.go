@@ -143,7 +143,7 @@ func TestNATSFails(t *testing.T) {
 func TestStopWhileStarting(t *testing.T) {
 	arguments := append(natsCluster(t)[0], "-listen", "127.0.0.1:0", "-name", string(relayName))
 	p := launch(t, "", arguments...)
-	require.Eventually(t, func() bool { return strings.Contains(p.logged(), "nats: ") }, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(p.logged(), "nats: ") }, patience, 10*time.Millisecond)
 	p.stop()
 	require.Contains(t, p.logged(), "before it listened")
 }

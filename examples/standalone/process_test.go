@@ -27,6 +27,10 @@ import (
 // asProgram in the environment makes the test program be the program.
 const asProgram = "RELAY_TEST_AS_PROGRAM"
 
+// patience is for what takes no time to speak of on a machine that has nothing
+// else to do.
+const patience = 2 * time.Minute
+
 // relayName is the name of the relays in these tests.
 const relayName spec.ServerName = "relay"
 
@@ -86,7 +90,7 @@ func (p *program) waitReady() {
 	case <-p.ready:
 	case <-p.ended:
 		p.t.Fatalf("the program ended:\n%s", p.logged())
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		p.t.Fatalf("the program doesn't listen:\n%s", p.logged())
 	}
 }
@@ -154,7 +158,7 @@ func (p *program) status() int {
 	p.t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		p.t.Fatalf("the program doesn't end:\n%s", p.logged())
 	}
 	return p.command.ProcessState.ExitCode()
@@ -198,7 +202,7 @@ func runToEnd(t testing.TB, args ...string) (status int, stdout, stderr string) 
 	var out, log strings.Builder
 	c.Stdout, c.Stderr = &out, &log
 	require.NoError(t, c.Start())
-	timer := time.AfterFunc(30*time.Second, func() { _ = c.Process.Kill() })
+	timer := time.AfterFunc(patience, func() { _ = c.Process.Kill() })
 	defer timer.Stop()
 	if err := c.Wait(); err != nil {
 		exit := new(exec.ExitError)
