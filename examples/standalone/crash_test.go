@@ -37,10 +37,10 @@ func TestKill(t *testing.T) {
 	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
 	c := newCrash(t, uint64(seed), []string{"-db", database(t)})
 	for range rounds {
-		c.maybeKillAtStart()
 		c.restart(0)
 		c.fetchSome()
 		c.underLoad(func() { c.relays[0].kill() })
+		c.maybeKillAtStart()
 	}
 	c.restart(0)
 	c.finish()
@@ -68,8 +68,10 @@ type crash struct {
 	relays []*program
 	roads  []atomic.Pointer[testnet.Network] // to each relay
 
-	failing atomic.Bool // something was or will be killed, so requests may fail
-	over    atomic.Bool // nodes are to stop
+	answers atomic.Int64  // how many transactions were answered with 200
+	starts  time.Duration // how long the last start took
+	failing atomic.Bool   // something was or will be killed, so requests may fail
+	over    atomic.Bool   // nodes are to stop
 }
 
 func newCrash(t *testing.T, seed uint64, arguments ...[]string) *crash {
@@ -90,6 +92,7 @@ func newCrash(t *testing.T, seed uint64, arguments ...[]string) *crash {
 
 // restart starts some of the relays, all at once, since they may need each other.
 func (c *crash) restart(which ...int) {
+	begun := time.Now()
 	for _, i := range which {
 		c.relays[i] = c.launch(i)
 	}
@@ -97,6 +100,7 @@ func (c *crash) restart(which ...int) {
 		c.relays[i].waitReady()
 		c.roads[i].Store(c.relays[i].network())
 	}
+	c.starts = time.Since(begun)
 }
 
 func (c *crash) launch(i int) *program {
@@ -106,13 +110,14 @@ func (c *crash) launch(i int) *program {
 // road leads to any of the relays.
 func (c *crash) road() *testnet.Network { return c.roads[rand.IntN(len(c.roads))].Load() }
 
-// maybeKillAtStart kills the program now and then while it opens the file.
+// maybeKillAtStart kills the program now and then while it starts, at any moment
+// of it, so that some kills come while it opens the file.
 func (c *crash) maybeKillAtStart() {
 	if c.random.IntN(3) > 0 {
 		return
 	}
 	p := c.launch(0)
-	time.Sleep(time.Duration(c.random.IntN(80)) * time.Millisecond)
+	time.Sleep(time.Duration(c.random.Int64N(int64(c.starts))))
 	p.kill()
 }
 
@@ -158,6 +163,10 @@ func (c *crash) underLoad(fault func()) {
 			}
 		})
 	}
+	before, wait := c.answers.Load(), time.Now().Add(patience)
+	for c.answers.Load() == before && !c.t.Failed() && time.Now().Before(wait) {
+		time.Sleep(time.Millisecond)
+	}
 	time.Sleep(time.Duration(20+c.random.IntN(600)) * time.Millisecond)
 	c.failing.Store(true)
 	fault()
@@ -178,6 +187,7 @@ func (c *crash) send(s *sender) {
 		switch {
 		case err == nil:
 			c.ledger.answer(l)
+			c.answers.Add(1)
 			s.answered = append(s.answered, l)
 		case c.failing.Load():
 			s.unanswered = append(s.unanswered, l)
