@@ -104,8 +104,10 @@ func TestNATSAlone(t *testing.T) {
 
 // TestMoveToNATS does what TestMove does.
 func TestMoveToNATS(t *testing.T) {
-	port := freeport.Find(t, 1)[0]
-	testMove(t, "-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port))
+	testMove(t, func() []string {
+		port := freeport.Find(t, 1)[0]
+		return []string{"-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port)}
+	})
 }
 
 func TestNATSFails(t *testing.T) {

@@ -59,5 +59,6 @@ func TestPostgresFails(t *testing.T) {
 
 // TestMoveToPostgres is TestMove for those who outgrow one machine.
 func TestMoveToPostgres(t *testing.T) {
-	testMove(t, "-db", pgtest.New(t).Database(t))
+	server := pgtest.New(t)
+	testMove(t, func() []string { return []string{"-db", server.Database(t)} })
 }
