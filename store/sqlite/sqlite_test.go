@@ -160,9 +160,15 @@ func TestAckInSteps(t *testing.T) {
 	entries, err := s.Next(t.Context(), "b", 0, count, math.MaxInt64)
 	require.NoError(t, err)
 	require.Len(t, entries, count)
+
+	commits := 0
+	old := s.writer.queue
+	s.writer.queue = group.New(func(jobs []*job) { commits++; s.writer.commit(jobs) }, s.writer.afterCommit)
+	old.Close()
 	removed, err := s.Ack(t.Context(), "b", entries[count-2].ID)
 	require.NoError(t, err)
 	require.Equal(t, count-1, removed)
+	require.Equal(t, 4, commits, "between which others have their turn")
 	usage, err := s.Usage(t.Context(), "b")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, usage.Entries)
