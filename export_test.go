@@ -2,6 +2,9 @@ package relay
 
 import "time"
 
+// AnswerTime is what sending an answer may take that was held.
+const AnswerTime = answerTime
+
 // FirstRead is what a body gets outside of the budget.
 const FirstRead = firstRead
 

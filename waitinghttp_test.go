@@ -76,9 +76,9 @@ func TestWaitOutlastsDeadlines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				pipes := testnet.NewPipes()
 				q, web := newWaitingRig(t, func(s *httptest.Server) {
 					require.NoError(t, s.Listener.Close())
-					pipes := testnet.NewPipes()
 					s.Listener = pipes
 					s.Config.ReadTimeout, s.Config.WriteTimeout = granted, granted
 					start(s)
@@ -103,6 +103,36 @@ func TestWaitOutlastsDeadlines(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who waits and doesn't read what comes then is given up in the end.
+func TestUnreadAfterWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pipes := testnet.NewPipes()
+		q, _ := newWaitingRig(t, func(s *httptest.Server) {
+			require.NoError(t, s.Listener.Close())
+			s.Listener = pipes
+			s.Start()
+		})
+		request, err := q.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(q.b.ServerName))+"?timeout=60000", json.RawMessage(`{"entry_id":0}`))
+		require.NoError(t, err)
+		conn, err := pipes.DialContext(t.Context(), "", "")
+		require.NoError(t, err)
+		defer func() { require.NoError(t, conn.Close()) }()
+		require.NoError(t, request.Write(conn))
+		synctest.Wait()
+		require.Equal(t, 1, q.server.Waiting())
+
+		uri := wire.SendRelayURI("1", testnet.User(q.b.ServerName))
+		mail, err := q.a.Request(http.MethodPut, relayName, uri, largeContent(20_000))
+		require.NoError(t, err)
+		q.server.ServeHTTP(httptest.NewRecorder(), mail)
+		time.Sleep(relay.AnswerTime - time.Second)
+		require.Zero(t, q.server.Waiting())
+		require.Positive(t, q.server.HeldByAnswers())
+		time.Sleep(2 * time.Second)
+		require.Zero(t, q.server.HeldByAnswers())
+	})
 }
 
 func (q *quiet) ackAll(entry int64) *httptest.ResponseRecorder {
