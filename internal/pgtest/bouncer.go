@@ -4,6 +4,7 @@ package pgtest
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -40,8 +41,11 @@ max_client_conn = 200
 	p := launch(tb, dir, program, config)
 	tb.Cleanup(p.kill)
 	await(tb, p, func() error {
-		_, err := os.Stat(filepath.Join(dir, ".s.PGSQL.5432"))
-		return err
+		conn, err := net.Dial("unix", filepath.Join(dir, ".s.PGSQL.5432")) // the file is there before it listens
+		if err != nil {
+			return err
+		}
+		return conn.Close()
 	})
 	return func(connString string) string {
 		return strings.Replace(connString, url.QueryEscape(s.dir), url.QueryEscape(dir), 1)

@@ -175,7 +175,7 @@ func (s *Server) remove() {
 // await waits until try succeeds.
 func await(tb testing.TB, p *process, try func() error) {
 	tb.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		err := try()
 		if err == nil {
 			return

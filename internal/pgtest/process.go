@@ -110,6 +110,7 @@ func (p *process) kill() {
 		return
 	}
 	_ = p.command.Process.Signal(syscall.SIGSTOP) // it starts no more
+	p.awaitStopped()
 	children := p.children()
 	_ = p.command.Process.Kill()
 	for _, pid := range children {
@@ -120,6 +121,18 @@ func (p *process) kill() {
 		for state, _ := status(pid); state != "" && state != "Z"; state, _ = status(pid) {
 			time.Sleep(time.Millisecond)
 		}
+	}
+}
+
+// awaitStopped waits until the process is stopped, where there is /proc: a child
+// that it was about to start is there then.
+func (p *process) awaitStopped() {
+	for {
+		state, _ := status(p.command.Process.Pid)
+		if strings.Contains("TtZX", state) { // stopped, or ended, or there is none
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
