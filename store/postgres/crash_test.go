@@ -34,12 +34,13 @@ func TestKilledServer(t *testing.T) {
 	l := newLoad(t, first, second)
 	l.start(s)
 	for range rounds(t, 3) {
+		l.progress(loadWriters)
 		time.Sleep(time.Duration(50+random.IntN(700)) * time.Millisecond)
 		server.Kill()
 		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
 		server.Start(t)
 	}
-	time.Sleep(200 * time.Millisecond)
+	l.progress(10 * loadWriters)
 	l.finish()
 }
 
@@ -53,11 +54,13 @@ func TestTerminatedConnections(t *testing.T) {
 	defer func() { require.NoError(t, second.Close()) }()
 	l := newLoad(t, first, second)
 	l.start(s)
-	for range rounds(t, 30) {
+	l.progress(loadWriters)
+	for least, ended := rounds(t, 30), int64(0); least > 0 || ended < 10; least-- {
 		time.Sleep(20 * time.Millisecond)
-		execute(t, options, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		ended += execute(t, options, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.5`)
 	}
+	l.progress(10 * loadWriters)
 	l.finish()
 }
 
@@ -75,8 +78,9 @@ func TestCutConnections(t *testing.T) {
 	cut.enable(true)
 	l.start(s)
 	time.Sleep(time.Duration(rounds(t, 3)) * time.Second)
-	require.Eventually(t, cut.everywhere, time.Minute, 10*time.Millisecond, "%v", cut)
+	require.Eventually(t, cut.everywhere, patience, 10*time.Millisecond, "%v", cut)
 	cut.enable(false)
+	l.progress(10 * loadWriters)
 	l.finish()
 	t.Log(cut)
 }

@@ -203,6 +203,22 @@ func (l *load) acknowledge(s *Store, to spec.ServerName, id int64) {
 	}
 }
 
+// progress waits until that many more mails were answered, so that what comes
+// next meets a load, and what came before was got over.
+func (l *load) progress(n int) {
+	l.t.Helper()
+	answered := func() (sum int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, letters := range l.answered {
+			sum += len(letters)
+		}
+		return sum
+	}
+	before := answered()
+	require.Eventually(l.t, func() bool { return l.t.Failed() || answered() >= before+n }, patience, time.Millisecond)
+}
+
 // finish ends the writers and checks everything.
 func (l *load) finish() {
 	l.stop.Store(true)
@@ -228,19 +244,36 @@ func (l *load) finish() {
 // checkCounts compares what is counted with what is there.
 func (l *load) checkCounts() {
 	s := l.stores[0]
-	var want, total store.Usage
-	err := s.pool.QueryRow(l.t.Context(), s.schema().sql(`SELECT count(*), coalesce(sum(size), 0)::bigint FROM {s}.entry`)).Scan(&want.Entries, &want.Bytes)
-	require.NoError(l.t, err)
+	sums := func(sql string) (u store.Usage) {
+		l.read(func() error { return s.pool.QueryRow(l.t.Context(), s.schema().sql(sql)).Scan(&u.Entries, &u.Bytes) })
+		return u
+	}
+	usage := func(of spec.ServerName) (u store.Usage) {
+		l.read(func() (err error) {
+			u, err = s.Usage(l.t.Context(), of)
+			return err
+		})
+		return u
+	}
+	want, total := sums(`SELECT count(*), coalesce(sum(size), 0)::bigint FROM {s}.entry`), store.Usage{}
 	for i := range loadDestinations {
-		u, err := s.Usage(l.t.Context(), destination(i))
-		require.NoError(l.t, err)
+		u := usage(destination(i))
 		total.Entries, total.Bytes = total.Entries+u.Entries, total.Bytes+u.Bytes
 	}
 	require.Equal(l.t, want, total, "in the mailboxes")
-	total, err = s.Usage(l.t.Context(), "")
-	require.NoError(l.t, err)
-	require.Equal(l.t, want, total, "in the whole store")
-	err = s.pool.QueryRow(l.t.Context(), s.schema().sql(`SELECT sum(entries)::bigint, sum(bytes)::bigint FROM {s}.share`)).Scan(&total.Entries, &total.Bytes)
-	require.NoError(l.t, err)
-	require.Equal(l.t, want, total, "in the shares")
+	require.Equal(l.t, want, usage(""), "in the whole store")
+	require.Equal(l.t, want, sums(`SELECT sum(entries)::bigint, sum(bytes)::bigint FROM {s}.share`), "in the shares")
+}
+
+// read tries until there is an answer: a connection that lay idle may have come
+// to grief, and nobody has noticed yet.
+func (l *load) read(try func() error) {
+	l.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		require.True(l.t, time.Now().Before(end), "%v", err)
+	}
 }

@@ -36,6 +36,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// patience is how long tests wait for what has to happen: much longer than it
+// takes, as the machine may be slow or busy.
+const patience = 2 * time.Minute
+
 func TestStore(t *testing.T) { storetest.Run(t, place) }
 
 func BenchmarkStore(b *testing.B) { storetest.Benchmark(b, place) }

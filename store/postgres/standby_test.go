@@ -28,10 +28,11 @@ func TestLostServer(t *testing.T) {
 		first, second := open(t, options), open(t, options)
 		l := newLoad(t, first, second)
 		l.start(s)
-		time.Sleep(time.Duration(300+random.IntN(1000)) * time.Millisecond)
+		l.progress(10 * loadWriters)
+		time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
 		primary.Kill()
 		standby.Promote(t)
-		time.Sleep(time.Duration(300+random.IntN(1000)) * time.Millisecond)
+		l.progress(10 * loadWriters)
 		l.finish()
 		require.NoError(t, first.Close())
 		require.NoError(t, second.Close())
@@ -57,7 +58,7 @@ func TestLostServerAndMail(t *testing.T) {
 		var there bool
 		err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM relay.entry)`).Scan(&there)
 		return err == nil && there
-	}, 10*time.Second, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 	standby.Kill()
 	putMany(t, 300, s)
 	lost, err := s.Next(t.Context(), "b", 0, 300, math.MaxInt64)
@@ -72,7 +73,7 @@ func TestLostServerAndMail(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, err := s.Put(t.Context(), mail(n), store.Limits{})
 			return err == nil
-		}, 30*time.Second, 10*time.Millisecond)
+		}, patience, 10*time.Millisecond)
 	}
 	kept, err := s.Next(t.Context(), "b", 0, 300, math.MaxInt64)
 	require.NoError(t, err)
