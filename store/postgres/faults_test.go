@@ -4,22 +4,22 @@ package postgres
 
 import (
 	"bytes"
+	"cmp"
 	"math"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/matrix-org/gomatrixserverlib/spec"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/need"
 	"github.com/matrixrelay/relay/internal/pgtest"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 )
 
 // large is mail that can't be compressed.
@@ -33,8 +33,8 @@ func large(n, size int) store.Mail {
 func TestFullDisk(t *testing.T) {
 	need.Root(t)
 	server := pgtest.Shared(t)
-	dir := filepath.Join(server.Dir(), "small")
-	require.NoError(t, os.Mkdir(dir, 0o700))
+	dir, err := os.MkdirTemp(server.Dir(), "small")
+	require.NoError(t, err)
 	info, err := os.Stat(server.Dir())
 	require.NoError(t, err)
 	mount(t, dir, "size=24m")
@@ -75,13 +75,9 @@ func TestFullDisk(t *testing.T) {
 	stored, err := s.Put(t.Context(), large(1, 50_000), store.Limits{})
 	require.NoError(t, err, "a copy needs no room")
 	require.False(t, stored)
-	together(t, s, func() {
-		_, err := s.Put(t.Context(), large(2, 50_000), store.Limits{})
-		assert.NoError(t, err, "a copy that comes with new mail")
-	}, func() {
-		_, err := s.Put(t.Context(), large(2001, 500_000), store.Limits{})
-		assert.ErrorIs(t, err, store.ErrFull)
-	})
+	errs := putTogether(t, s, store.Limits{}, large(2, 50_000), large(2001, 500_000))
+	require.NoError(t, errs[0], "a copy that comes with new mail")
+	require.ErrorIs(t, errs[1], store.ErrFull)
 	entries, err := s.Next(t.Context(), "b", 0, kept+1, math.MaxInt64)
 	require.NoError(t, err, "reading goes on")
 	require.Len(t, entries, kept)
@@ -149,13 +145,7 @@ func TestRefusedAlone(t *testing.T) {
 	defer func() { require.NoError(t, s.Close()) }()
 	mails := []store.Mail{mail(0), mail(1), mail(2)}
 	mails[1].Destination = spec.ServerName(bodyOf(mails[1].Digest, 10_000))
-
-	errs := make([]error, len(mails))
-	var puts []func()
-	for i, m := range mails {
-		puts = append(puts, func() { _, errs[i] = s.Put(t.Context(), m, store.Limits{}) })
-	}
-	together(t, s, puts...)
+	errs := putTogether(t, s, store.Limits{}, mails...)
 	require.NoError(t, errs[0])
 	require.ErrorContains(t, errs[1], "54000")
 	require.NoError(t, errs[2])
@@ -164,21 +154,23 @@ func TestRefusedAlone(t *testing.T) {
 	require.Len(t, entries, 2)
 }
 
-// together makes calls that are committed together.
-func together(t *testing.T, s *Store, calls ...func()) {
-	first := &holding{begun: make(chan struct{}), end: make(chan struct{})}
-	var all sync.WaitGroup
-	all.Go(func() { assert.NoError(t, s.writer.queue.Do(t.Context(), first, 0)) })
-	<-first.begun
-	for _, call := range calls {
-		all.Go(call)
+// putTogether puts mails that are committed together, and returns the error of
+// each.
+func putTogether(t *testing.T, s *Store, limits store.Limits, mails ...store.Mail) (errs []error) {
+	var puts []*put
+	var jobs []*job
+	for _, m := range mails {
+		puts = append(puts, newPut(m, limits))
+		jobs = append(jobs, group.NewJob(t.Context(), work(puts[len(puts)-1]), m.Size()))
 	}
-	time.Sleep(50 * time.Millisecond) // they queue up
-	close(first.end)
-	all.Wait()
+	s.writer.commit(jobs) // nobody else uses the writer
+	for i, j := range jobs {
+		errs = append(errs, cmp.Or(j.Err, puts[i].refused))
+	}
+	return errs
 }
 
-// A holding keeps the writer busy.
+// A holding keeps its transaction open.
 type holding struct{ begun, end chan struct{} }
 
 func (h *holding) touches() []spec.ServerName { return nil }

@@ -3,16 +3,19 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 )
 
 // A commit that waits for a standby, and is told not to, is no success: the
@@ -26,55 +29,71 @@ func TestCanceledCommit(t *testing.T) {
 		execute(t, options, `ALTER SYSTEM SET synchronous_standby_names = '`+names+`'`)
 		execute(t, options, `SELECT pg_reload_conf()`)
 	}
-	waiting := `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
 	alter("nobody")
-	conn := dial(t, options.ConnString)
-	require.Eventually(t, func() bool {
-		var names string
-		require.NoError(t, conn.QueryRow(t.Context(), `SHOW synchronous_standby_names`).Scan(&names))
-		return names == "nobody"
-	}, 10*time.Second, 10*time.Millisecond)
-
-	done := make(chan error, 1)
-	go func() {
-		_, err := s.Put(context.Background(), mail(1), store.Limits{})
-		done <- err
-	}()
-	for given := false; !given; time.Sleep(5 * time.Millisecond) {
-		_, err := conn.Exec(t.Context(), waiting)
-		require.NoError(t, err)
-		select {
-		case err := <-done:
-			require.ErrorIs(t, err, errWarned, "it is on no standby")
-			given = true
-		default:
+	// The server says that it has the setting a moment before commits heed it.
+	config, err := pgx.ParseConfig(options.ConnString)
+	require.NoError(t, err)
+	config.OnNotice = noteWarning
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(t.Context())) }()
+	err = cancelingCommits(t, options, func() (err error) {
+		for err == nil && !hasWarned(conn) {
+			_, err = conn.Exec(t.Context(), `SELECT pg_logical_emit_message(true, '', '')`)
 		}
-	}
+		return err
+	})
+	require.NoError(t, err)
+
+	err = cancelingCommits(t, options, func() error {
+		_, err := s.Put(t.Context(), mail(1), store.Limits{})
+		return err
+	})
+	require.ErrorIs(t, err, errWarned, "it is on no standby")
 	alter("")
 	stored, err := s.Put(t.Context(), mail(1), store.Limits{})
 	require.NoError(t, err, "now there is nobody to wait for")
 	require.False(t, stored, "it was there")
 }
 
-// The largest bodies that a relay takes fit, also when they come together.
+// cancelingCommits does something, and meanwhile tells each commit that waits for
+// a standby, once, not to.
+func cancelingCommits(t *testing.T, options Options, do func() error) error {
+	t.Helper()
+	conn, last := dial(t, options.ConnString), time.Time{}
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	for end := time.Now().Add(patience); ; {
+		err := conn.QueryRow(t.Context(), `SELECT coalesce(max(query_start), $1), count(pg_cancel_backend(pid))
+			FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query_start > $1`, last).Scan(&last, nil)
+		require.NoError(t, err)
+		require.True(t, time.Now().Before(end), "commits don't wait for a standby")
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// The largest bodies that a relay takes fit, also behind as many others as one
+// batch has before its last.
 func TestLargeBodies(t *testing.T) {
 	s := open(t, fresh(t))
 	defer func() { require.NoError(t, s.Close()) }()
-	const count, size = 4, 10 << 20
-	puts := make([]func(), count)
-	for n := range puts {
-		puts[n] = func() {
-			_, err := s.Put(context.Background(), large(n, size), store.Limits{StoreBytes: 1 << 40})
-			assert.NoError(t, err)
-		}
+	sizes := []int{group.MaxBytes / 2, group.MaxBytes/2 - 1000, 10 << 20}
+	var mails []store.Mail
+	for n, size := range sizes {
+		mails = append(mails, large(n, size))
 	}
-	together(t, s, puts...)
+	errs := putTogether(t, s, store.Limits{StoreBytes: 1 << 40}, mails...)
+	require.NoError(t, errors.Join(errs...))
 	after := int64(0)
-	for range count {
-		entries, err := s.Next(t.Context(), "b", after, count, size+1)
+	for _, m := range mails {
+		entries, err := s.Next(t.Context(), "b", after, len(sizes), 1)
 		require.NoError(t, err)
 		require.Len(t, entries, 1)
-		require.Equal(t, bodyOf(entries[0].Digest, size), entries[0].Body)
+		require.True(t, bytes.Equal(m.Body, entries[0].Body))
 		after = entries[0].ID
 	}
 }
@@ -111,7 +130,7 @@ func TestManyReaders(t *testing.T) {
 	for i := range errs {
 		all.Go(func() { _, errs[i] = s.Notes(context.Background(), "", "", 1) })
 	}
-	require.Eventually(t, func() bool { return len(s.reader.turns) == cap(s.reader.turns) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.reader.turns) == cap(s.reader.turns) }, patience, time.Millisecond)
 	for n := range 10 {
 		_, err := s.Put(t.Context(), mail(n), store.Limits{})
 		require.NoError(t, err)
@@ -130,8 +149,8 @@ func TestUntold(t *testing.T) {
 	sender, receiver := open(t, options), open(t, options)
 	defer func() { require.NoError(t, sender.Close()) }()
 	defer func() { require.NoError(t, receiver.Close()) }()
+	<-receiver.listener.tried // all who wait are woken then
 	wait := arrival(t, receiver, "b")
-	time.Sleep(100 * time.Millisecond)
 	silent := newBatch(sender.writer.options)
 	silent.server = sender.writer.server
 	silent.id = receiver.listener.id // what it has said itself it doesn't hear

@@ -4,8 +4,10 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,12 +20,14 @@ import (
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
-// arrival starts to wait for mail and returns what waits for the end of that.
+// arrival has somebody wait for mail, as Store.Wait does, and returns what waits
+// for the end of that.
 func arrival(t *testing.T, s *Store, destination spec.ServerName) (wait func()) {
 	t.Helper()
-	ended := make(chan error, 1)
+	waits, ended := make(chan struct{}), make(chan error, 1)
+	begins := sync.OnceFunc(func() { close(waits) })
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		for {
 			_, err := s.Next(ctx, destination, 0, 1, 1)
@@ -31,12 +35,24 @@ func arrival(t *testing.T, s *Store, destination spec.ServerName) (wait func()) 
 				ended <- nil
 				return
 			}
-			if err := s.Wait(ctx, destination, 0); err != nil {
+			err = s.waiting.Wait(ctx, wakeName(destination), func() error {
+				err := s.past.Any(ctx, destination, 0)
+				if errors.Is(err, store.ErrEmpty) { // whoever comes now must wake it
+					begins()
+				}
+				return err
+			})
+			if err != nil {
 				ended <- err
 				return
 			}
 		}
 	}()
+	select {
+	case <-waits:
+	case err := <-ended:
+		t.Fatalf("it doesn't wait: %v", err)
+	}
 	return func() {
 		t.Helper()
 		require.NoError(t, <-ended)
@@ -53,11 +69,11 @@ func TestListenAgain(t *testing.T) {
 		m := mail(n)
 		m.Destination = spec.ServerName(fmt.Sprint("d", n))
 		wait := arrival(t, receiver, m.Destination)
-		ended := execute(t, options, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = $1`,
-			`LISTEN "`+strings.ReplaceAll(receiver.listener.channel, `"`, `""`)+`"`)
-		if n == 0 {
-			require.EqualValues(t, 2, ended)
-		}
+		require.Eventually(t, func() bool { // ends both, as soon as both listen
+			return execute(t, options, `SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+				WHERE query = $1 AND (SELECT count(*) FROM pg_stat_activity WHERE query = $1) = 2`,
+				`LISTEN "`+strings.ReplaceAll(receiver.listener.channel, `"`, `""`)+`"`) == 2
+		}, patience, time.Millisecond)
 		time.Sleep(time.Duration(n) * 20 * time.Millisecond)
 		_, err := sender.Put(t.Context(), m, store.Limits{})
 		require.NoError(t, err)
@@ -77,7 +93,6 @@ func TestDeaf(t *testing.T) {
 	defer func() { require.NoError(t, sender.Close()) }()
 	defer func() { require.NoError(t, receiver.Close()) }()
 	wait := arrival(t, receiver, "b")
-	time.Sleep(100 * time.Millisecond)
 	putMany(t, 1, sender)
 	wait()
 }
@@ -98,8 +113,8 @@ func TestStoreBehindPooler(t *testing.T) {
 	})
 }
 
-// The largest batch fits into one notification, and wakes exactly those that
-// it is for.
+// The largest batch fits into one notification, and wakes those that it is for,
+// and nobody else.
 func TestAnnouncements(t *testing.T) {
 	require.Less(t, nameLength*(1+group.MaxJobs), 8000)
 	require.Less(t, len(schema(strings.Repeat("x", 40)).channel()), 64)
@@ -107,6 +122,16 @@ func TestAnnouncements(t *testing.T) {
 	sender, receiver := open(t, options), open(t, options)
 	defer func() { require.NoError(t, sender.Close()) }()
 	defer func() { require.NoError(t, receiver.Close()) }()
+	<-receiver.listener.tried // all who wait are woken then
+	ctx, cancel := context.WithCancel(t.Context())
+	begun, other := make(chan struct{}), make(chan error, 1)
+	go func() {
+		other <- receiver.waiting.Wait(ctx, wakeName("other"), func() error {
+			close(begun)
+			return store.ErrEmpty
+		})
+	}()
+	<-begun
 	var works []work
 	var waits []func()
 	for n := range group.MaxJobs {
@@ -119,6 +144,8 @@ func TestAnnouncements(t *testing.T) {
 	for _, wait := range waits {
 		wait()
 	}
+	cancel()
+	require.ErrorIs(t, <-other, context.Canceled, "who waits for something else")
 	for _, said := range []string{"", "x", strings.Repeat("x", nameLength), strings.Repeat("x", 100*nameLength), "test " + newID()} {
 		receiver.listener.wake(said)
 	}

@@ -75,11 +75,12 @@ func TestOpenFails(t *testing.T) {
 // Who may not make schemas can use one that was made for them.
 func TestFewRights(t *testing.T) {
 	options := Options{ConnString: pgtest.Shared(t).Database(t), Schema: "for plain"}
-	execute(t, options, `CREATE ROLE plain LOGIN`)
-	execute(t, options, `CREATE SCHEMA {s} AUTHORIZATION plain`)
+	plain := "plain" + newID() // roles are the server's
+	execute(t, options, `CREATE ROLE `+plain+` LOGIN`)
+	execute(t, options, `CREATE SCHEMA {s} AUTHORIZATION `+plain)
 	u, err := url.Parse(options.ConnString)
 	require.NoError(t, err)
-	u.User = url.User("plain")
+	u.User = url.User(plain)
 	options.ConnString = u.String()
 	s := open(t, options)
 	putMany(t, 1, s)
@@ -130,7 +131,7 @@ func TestNoFsync(t *testing.T) {
 		m := mail(int(time.Now().UnixNano()))
 		_, err := s.Put(t.Context(), m, store.Limits{})
 		return errors.Is(err, errFsync)
-	}, 10*time.Second, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 	require.NoError(t, s.Close())
 	_, err := Open(t.Context(), options)
 	require.ErrorIs(t, err, errFsync)
@@ -237,5 +238,5 @@ func life(t *testing.T, s *Store) {
 		err := s.pool.QueryRow(t.Context(), s.schema().sql(`SELECT (SELECT count(*) FROM {s}.gone) + (SELECT count(*) FROM {s}.mailbox)`)).Scan(&rows)
 		require.NoError(t, err)
 		return rows == 2
-	}, 10*time.Second, 10*time.Millisecond, "all that is over is swept, but for the mailboxes of what is there")
+	}, patience, 10*time.Millisecond, "all that is over is swept, but for the mailboxes of what is there")
 }
