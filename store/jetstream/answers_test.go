@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,11 +17,12 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A cutter makes connections that break right after a commit was sent, when
-// told to: the commit is made, and its answer is lost.
+// A cutter makes connections that break, when told to, as soon as the answer to
+// a commit is there: the commit is made, and its answer is lost.
 type cutter struct {
 	armed atomic.Bool
-	then  func() // what happens before the connection breaks
+	lost  atomic.Int64 // how many answers
+	then  func()       // what happens before the connection breaks
 }
 
 func (c *cutter) Dial(network, address string) (net.Conn, error) {
@@ -30,22 +32,35 @@ func (c *cutter) Dial(network, address string) (net.Conn, error) {
 
 type cutConn struct {
 	net.Conn
-	by  *cutter
-	cut atomic.Bool
+	by      *cutter
+	cut     atomic.Bool
+	reading sync.Mutex
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
-	if bytes.Contains(b, []byte("Nats-Batch-Commit")) && c.by.armed.CompareAndSwap(true, false) {
-		c.cut.Store(true)
+	if !bytes.Contains(b, []byte("Nats-Batch-Commit")) || !c.by.armed.CompareAndSwap(true, false) {
+		return c.Conn.Write(b)
 	}
+	c.cut.Store(true)
+	_ = c.SetReadDeadline(time.Now()) // whoever reads stops
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	n, err := c.Conn.Write(b)
-	if c.cut.Load() {
-		time.Sleep(20 * time.Millisecond)
-		if c.by.then != nil {
-			c.by.then()
-		}
-		_ = c.Close()
+	var answers []byte
+	for err == nil && !bytes.Contains(answers, []byte(`"batch":`)) {
+		some := make([]byte, 4096)
+		var size int
+		size, err = c.Conn.Read(some)
+		answers = append(answers, some[:size]...)
 	}
+	if err == nil {
+		c.by.lost.Add(1)
+	}
+	if c.by.then != nil {
+		c.by.then()
+	}
+	_ = c.Close()
 	return n, err
 }
 
@@ -74,17 +89,18 @@ func TestLostAnswerOfFullServer(t *testing.T) {
 	s := openThrough(t, srv, cut)
 	cut.armed.Store(true)
 	put(t, s, testMail("first"))
-	require.False(t, cut.armed.Load(), "the answer wasn't lost")
+	require.EqualValues(t, 1, cut.lost.Load())
 	_, err := s.Put(t.Context(), testMail("second"), store.Limits{})
 	require.ErrorIs(t, err, store.ErrFull)
 }
 
 func (c *cutConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if c.cut.Load() { // the answer
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.cut.Load() {
 		return 0, net.ErrClosed
 	}
-	return n, err
+	return c.Conn.Read(b)
 }
 
 // A Put whose answer was lost finds out that it has stored its mail, an Ack that
@@ -99,7 +115,7 @@ func TestLostAnswers(t *testing.T) {
 		stored, err := s.Put(t.Context(), testMail(fmt.Sprint(i)), store.Limits{Entries: n})
 		require.NoError(t, err)
 		require.True(t, stored)
-		require.False(t, cut.armed.Load(), "the answer wasn't lost")
+		require.EqualValues(t, i+1, cut.lost.Load())
 		destinations, err := s.Destinations(t.Context(), "", 1)
 		require.NoError(t, err)
 		require.Len(t, destinations, 1, "what is answered is listed")
@@ -112,6 +128,7 @@ func TestLostAnswers(t *testing.T) {
 	cut.armed.Store(true)
 	_, err := s.Ack(t.Context(), "b.example", entries[n-2].ID)
 	require.NoError(t, err)
+	require.EqualValues(t, n+1, cut.lost.Load())
 	require.Len(t, next(t, s, "b.example"), 1)
 	usage, err := s.Usage(t.Context(), "")
 	require.NoError(t, err)

@@ -35,7 +35,7 @@ func startServers(t testing.TB, size int, change func(*server.Options)) (servers
 			}
 		}
 		return true
-	}, time.Minute, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 	return servers
 }
 

@@ -152,6 +152,36 @@ func (l *crowd) look(entries []store.Entry, after int64) {
 	}
 }
 
+// progress waits for more Puts: what was done before is got over then, and what
+// is done next meets a load.
+func (l *crowd) progress() {
+	l.Helper()
+	before := l.puts.Load()
+	require.Eventually(l, func() bool { return l.puts.Load() > before+100 }, patience, 10*time.Millisecond)
+}
+
+// ask tries until there is an answer: nodes that are busy may elect a leader once
+// more.
+func (l *crowd) ask(try func() error) {
+	l.Helper()
+	for end := time.Now().Add(patience); ; {
+		err := try()
+		if err == nil {
+			return
+		}
+		require.True(l, time.Now().Before(end), "%v", err)
+	}
+}
+
+func (l *crowd) usage(s *Store, of spec.ServerName) (usage store.Usage) {
+	l.Helper()
+	l.ask(func() (err error) {
+		usage, err = s.Usage(l.Context(), of)
+		return err
+	})
+	return usage
+}
+
 // finish ends the load and counts everything.
 func (l *crowd) finish() {
 	l.stop.Store(true)
@@ -161,9 +191,7 @@ func (l *crowd) finish() {
 		to := loadName(i)
 		left, shares := l.rest(l.stores[0], to)
 		for _, s := range l.stores {
-			usage, err := s.Usage(l.Context(), to)
-			require.NoError(l, err)
-			assert.Equal(l, left, usage, "usage of %s", to)
+			assert.Equal(l, left, l.usage(s, to), "usage of %s", to)
 		}
 		l.compareShares(to, shares)
 		all.Entries, all.Bytes = all.Entries+left.Entries, all.Bytes+left.Bytes
@@ -174,17 +202,18 @@ func (l *crowd) finish() {
 		}
 		ordered(l.T, l.seen[to])
 	}
-	usage, err := l.stores[0].Usage(l.Context(), "")
-	require.NoError(l, err)
-	assert.Equal(l, all, usage, "usage of the store")
+	assert.Equal(l, all, l.usage(l.stores[0], ""), "usage of the store")
 }
 
 // compareShares checks what the store has counted of each origin.
 func (l *crowd) compareShares(to spec.ServerName, want map[spec.ServerName]counts) {
 	for i := range loadPutters {
 		origin := spec.ServerName(fmt.Sprint("o", i))
-		m, err := l.stores[0].engine.last(l.Context(), l.stores[0].cache.subjects.share(to, hashOrigin(origin)))
-		require.NoError(l, err)
+		var m message
+		l.ask(func() (err error) {
+			m, err = l.stores[0].engine.last(l.Context(), l.stores[0].cache.subjects.share(to, hashOrigin(origin)))
+			return err
+		})
 		got, err := decodeShare(m.data)
 		require.NoError(l, err)
 		assert.Equal(l, want[origin], *got, "share of %s in %s", origin, to)
@@ -209,11 +238,16 @@ func (l *crowd) rest(s *Store, to spec.ServerName) (usage store.Usage, shares ma
 	after := int64(0)
 	shares = make(map[spec.ServerName]counts)
 	for {
-		entries, err := s.Next(l.Context(), to, after, 100, 1<<30)
-		if errors.Is(err, store.ErrEmpty) {
+		var entries []store.Entry
+		l.ask(func() (err error) {
+			if entries, err = s.Next(l.Context(), to, after, 100, 1<<30); errors.Is(err, store.ErrEmpty) {
+				return nil
+			}
+			return err
+		})
+		if len(entries) == 0 {
 			return usage, shares
 		}
-		require.NoError(l, err)
 		l.look(entries, after)
 		after = entries[len(entries)-1].ID
 		for i := range entries {

@@ -18,6 +18,10 @@ import (
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
+// patience is how long tests wait for what has to happen: much longer than it
+// takes, as the machine may be slow or busy.
+const patience = 3 * time.Minute
+
 // startServer starts a server in this process, which ends with the test.
 func startServer(tb testing.TB, change func(*server.Options)) *server.Server {
 	options := &server.Options{
@@ -34,7 +38,7 @@ func startServer(tb testing.TB, change func(*server.Options)) *server.Server {
 		s.WaitForShutdown()
 	})
 	if options.Cluster.Port == 0 {
-		require.True(tb, s.ReadyForConnections(10*time.Second))
+		require.True(tb, s.ReadyForConnections(patience))
 	}
 	return s
 }

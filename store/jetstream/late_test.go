@@ -21,10 +21,11 @@ import (
 )
 
 // A lateDialer makes connections that seem to break at every fifth commit, which
-// reaches the server a moment later, when the client may have repeated it.
+// reaches the server a moment later: by turns at any, and when the client has
+// made its next commit, which repeats it.
 type lateDialer struct {
-	commits, late atomic.Int64
-	sending       sync.WaitGroup
+	commits, late, repeated atomic.Int64
+	sending                 sync.WaitGroup
 }
 
 func (d *lateDialer) Dial(network, address string) (net.Conn, error) {
@@ -39,16 +40,28 @@ type lateConn struct {
 }
 
 func (c *lateConn) Write(b []byte) (int, error) {
-	if !bytes.Contains(b, []byte("Nats-Batch-Commit")) || c.by.commits.Add(1)%5 != 0 {
+	if !bytes.Contains(b, []byte("Nats-Batch-Commit")) {
+		return c.Conn.Write(b)
+	}
+	number := c.by.commits.Add(1)
+	if number%5 != 0 {
 		return c.Conn.Write(b)
 	}
 	c.lost.Store(true)
 	_ = c.SetReadDeadline(time.Now())
 	rest := bytes.Clone(b)
 	c.by.sending.Go(func() {
+		for end := time.Now().Add(10 * time.Second); number%10 == 0 && c.by.commits.Load() == number && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
 		time.Sleep(rand.N(40 * time.Millisecond))
-		if _, err := c.Conn.Write(rest); err == nil {
-			c.by.late.Add(1)
+		repeated := c.by.commits.Load() > number
+		if _, err := c.Conn.Write(rest); err != nil {
+			return
+		}
+		c.by.late.Add(1)
+		if repeated {
+			c.by.repeated.Add(1)
 		}
 		time.Sleep(20 * time.Millisecond)
 		_ = c.Conn.Close()
@@ -75,15 +88,16 @@ func (c *lateConn) Close() error {
 // nothing twice, lose nothing, and exceed no limit.
 func TestLateBatches(t *testing.T) {
 	t.Parallel()
-	srv, dialer := startServer(t, nil), &lateDialer{}
-	defer dialer.sending.Wait()
+	srv := startServer(t, nil)
 	const each, limit = 20, 7
 	var putting, receiving sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var stores [2]*Store
+	var dialers [2]lateDialer
 	for i := range stores {
-		stores[i] = openThrough(t, srv, dialer)
+		stores[i] = openThrough(t, srv, &dialers[i])
+		defer dialers[i].sending.Wait()
 	}
 	var seen [2]map[gomatrixserverlib.TransactionID]int64
 	for i, s := range stores {
@@ -102,7 +116,10 @@ func TestLateBatches(t *testing.T) {
 	receiving.Wait()
 	require.Len(t, seen[0], 8*each)
 	require.Len(t, seen[1], 8*each)
-	require.Positive(t, dialer.late.Load())
+	for i := range dialers {
+		require.Positive(t, dialers[i].late.Load())
+		require.Positive(t, dialers[i].repeated.Load())
+	}
 }
 
 func putUntilStored(t *testing.T, s *Store, to spec.ServerName, by string, n, limit int64) {

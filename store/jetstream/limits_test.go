@@ -18,9 +18,7 @@ import (
 func TestSmallBatches(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, func(o *server.Options) { o.JetStreamLimits.MaxBatchSize = 60 })
-	o := testOptions(srv)
-	o.Timeout = 5 * time.Second
-	s := open(t, o)
+	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
 	const n = 300
 	expires := time.Now().Add(3 * time.Second)
@@ -43,7 +41,7 @@ func TestSmallBatches(t *testing.T) {
 		usage, err := s.Usage(t.Context(), "b.example")
 		require.NoError(t, err)
 		return usage.Entries == n/2
-	}, 20*time.Second, 50*time.Millisecond)
+	}, patience, 50*time.Millisecond)
 	entries := next(t, s, "b.example")
 	require.Len(t, entries, n/2)
 	removed, err := s.Ack(t.Context(), "b.example", entries[n/2-1].ID)
@@ -132,7 +130,7 @@ func TestStreamFull(t *testing.T) {
 		round++
 		again += fill(fmt.Sprint(round, "/"))
 		return again > first/2
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, 100*time.Millisecond)
 }
 
 // A stream of which the administrator has bounded the messages keeps more of them.

@@ -106,7 +106,7 @@ func (n *node) kill(t *testing.T) {
 func (n *node) terminate(t *testing.T) {
 	t.Helper()
 	n.signal(t, syscall.SIGTERM)
-	patience := time.AfterFunc(time.Minute, func() { _ = n.cmd.Process.Kill() })
+	patience := time.AfterFunc(patience, func() { _ = n.cmd.Process.Kill() })
 	_ = n.cmd.Wait() // one that has only begun to start says that it was terminated
 	require.True(t, patience.Stop(), "a node that was terminated hasn't ended")
 }
@@ -142,6 +142,10 @@ func startCluster(t *testing.T, size int) cluster {
 			_ = n.cmd.Process.Signal(syscall.SIGCONT)
 			_ = n.cmd.Process.Kill()
 			_ = n.cmd.Wait()
+			if t.Failed() {
+				log, err := os.ReadFile(filepath.Join(n.Dir, "log"))
+				t.Logf("%s said: ...%s (%v)", n.Name, log[max(0, len(log)-20_000):], err)
+			}
 		}
 	})
 	return nodes
@@ -159,7 +163,7 @@ func (c cluster) url() string {
 func (c cluster) open(t *testing.T, o Options) *Store {
 	t.Helper()
 	o.URL = c.url()
-	end := time.Now().Add(60 * time.Second)
+	end := time.Now().Add(patience)
 	for {
 		s, err := Open(t.Context(), o)
 		if err == nil {
@@ -173,7 +177,7 @@ func (c cluster) open(t *testing.T, o Options) *Store {
 // leader returns the node that leads the stream, and the others.
 func (c cluster) leader(t *testing.T, s *Store) (leader *node, followers cluster) {
 	t.Helper()
-	end := time.Now().Add(60 * time.Second)
+	end := time.Now().Add(patience)
 	for {
 		stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
 		if err == nil && stream.CachedInfo().Cluster.Leader != "" {
