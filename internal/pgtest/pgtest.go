@@ -167,8 +167,15 @@ func (s *Server) Stop(tb testing.TB) {
 	s.process = nil
 }
 
+// remove ends the server so that nothing of it is left, as there would be of its
+// shared memory after a Kill.
 func (s *Server) remove() {
-	s.Kill()
+	s.mu.Lock()
+	if s.process != nil {
+		s.process.quit()
+		s.process = nil
+	}
+	s.mu.Unlock()
 	_ = os.RemoveAll(s.dir) // below the system's directory for such things
 }
 

@@ -166,6 +166,17 @@ func status(pid int) (state, parent string) {
 	return fields[0], fields[1]
 }
 
+// quit has the process clean up and end at once, or kills it.
+func (p *process) quit() {
+	p.endGuard()
+	_ = p.command.Process.Signal(syscall.SIGQUIT) // it may have ended
+	select {
+	case <-p.ended:
+	case <-time.After(time.Minute):
+		p.kill()
+	}
+}
+
 func (p *process) interrupt() error {
 	p.endGuard()
 	if err := p.command.Process.Signal(os.Interrupt); err != nil {
