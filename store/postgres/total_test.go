@@ -120,7 +120,7 @@ func TestShards(t *testing.T) {
 	require.NoError(t, <-put(0))
 	third := put(2)
 	locked := func() bool {
-		return 1 == execute(t, options, `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`)
+		return execute(t, options, `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
 	}
 	for len(third) == 0 && !locked() {
 	}
