@@ -6,11 +6,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
@@ -142,6 +146,39 @@ func TestManyReaders(t *testing.T) {
 	}
 }
 
+// Whoever puts mail isn't told of a connection that was lost meanwhile.
+func TestTriedAgain(t *testing.T) {
+	options := fresh(t)
+	s := open(t, options)
+	defer func() { require.NoError(t, s.Close()) }()
+	p, l := newPut(mail(1), store.Limits{}), &losing{lose: func() {
+		require.EqualValues(t, 1, execute(t, options, `SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+			WHERE datname = current_database() AND state = 'idle in transaction'`))
+	}}
+	require.NoError(t, s.writer.transact([]work{p, l}, false)) // nobody else uses the writer
+	require.True(t, p.stored)
+	require.Equal(t, 2, l.tries)
+	entries, err := s.Next(t.Context(), "b", 0, 10, math.MaxInt64)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+}
+
+// A losing loses the connection of the first transaction that it is in.
+type losing struct {
+	lose  func()
+	tries int
+}
+
+func (l *losing) touches() []spec.ServerName { return nil }
+func (l *losing) ask(*batch, *pgx.Batch)     {}
+
+func (l *losing) decide(*batch) error {
+	if l.tries++; l.tries == 1 {
+		l.lose()
+	}
+	return nil
+}
+
 // Other processes learn of mail when it is put again, though the process that
 // put it first has ended between its commit and telling them.
 func TestUntold(t *testing.T) {
@@ -158,5 +195,46 @@ func TestUntold(t *testing.T) {
 	stored, err := sender.Put(t.Context(), mail(1), store.Limits{})
 	require.NoError(t, err)
 	require.False(t, stored)
+	wait()
+}
+
+// They are told in another way when that failed after the commit.
+func TestToldAgain(t *testing.T) {
+	options := Options{ConnString: pgtest.Shared(t).Database(t)}
+	receiver := open(t, options)
+	defer func() { require.NoError(t, receiver.Close()) }()
+	const telling = `EXECUTE ON FUNCTION pg_notify(text, text)`
+	role := "mute" + newID()
+	for _, sql := range []string{
+		`CREATE ROLE ` + role + ` LOGIN`, `GRANT ALL ON SCHEMA {s} TO ` + role,
+		`GRANT ALL ON ALL TABLES IN SCHEMA {s} TO ` + role, `GRANT ALL ON ALL SEQUENCES IN SCHEMA {s} TO ` + role,
+	} {
+		execute(t, options, sql)
+	}
+	config, err := pgxpool.ParseConfig(options.ConnString)
+	require.NoError(t, err)
+	config.ConnConfig.User = role
+	var mute atomic.Bool
+	var acquired atomic.Int64
+	config.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) {
+		if mute.Load() && acquired.Add(1) == 2 {
+			execute(t, options, `GRANT `+telling+` TO `+role)
+		}
+		return true, nil
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer pool.Close()
+	sender := open(t, Options{Pool: pool})
+	defer func() { require.NoError(t, sender.Close()) }()
+	<-sender.listener.tried // it uses the pool
+	<-receiver.listener.tried
+	wait := arrival(t, receiver, "b")
+	execute(t, options, `REVOKE `+telling+` FROM PUBLIC`)
+	mute.Store(true)
+	stored, err := sender.Put(t.Context(), mail(1), store.Limits{})
+	require.NoError(t, err)
+	require.True(t, stored)
+	require.EqualValues(t, 2, acquired.Load(), "to commit, and to tell")
 	wait()
 }

@@ -3,11 +3,15 @@
 package postgres
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
@@ -84,7 +88,8 @@ func TestLostServerAndMail(t *testing.T) {
 	require.Zero(t, removed)
 }
 
-// A server that only repeats what another does is refused.
+// A server that only repeats what another does is refused, and so is a connection
+// to it among others.
 func TestStandby(t *testing.T) {
 	primary := pgtest.New(t)
 	connString := primary.Database(t)
@@ -93,4 +98,32 @@ func TestStandby(t *testing.T) {
 	require.ErrorContains(t, err, "postgres: open: ")
 	require.True(t, isStandby(err), "%v", err)
 	require.True(t, isPassing(err), "it may be about to take over")
+
+	config, err := pgxpool.ParseConfig(connString)
+	require.NoError(t, err)
+	var astray, led atomic.Bool
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		if astray.Swap(false) {
+			led.Store(true)
+			c.Host = standby.Dir()
+		}
+		return nil
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer pool.Close()
+	s := open(t, Options{Pool: pool})
+	defer func() { require.NoError(t, s.Close()) }()
+	conn := dial(t, standby.At(t, connString))
+	require.Eventually(t, func() bool { // it has repeated that the tables were made
+		var there bool
+		err := conn.QueryRow(t.Context(), `SELECT to_regclass('relay.note') IS NOT NULL`).Scan(&there)
+		return err == nil && there
+	}, patience, 10*time.Millisecond)
+	astray.Store(true)
+	pool.Reset()
+	stored, err := s.Put(t.Context(), mail(1), store.Limits{})
+	require.NoError(t, err)
+	require.True(t, stored)
+	require.True(t, led.Load())
 }
