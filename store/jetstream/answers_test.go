@@ -23,6 +23,8 @@ type cutter struct {
 	armed atomic.Bool
 	lost  atomic.Int64 // how many answers
 	then  func()       // what happens before the connection breaks
+
+	commits atomic.Int64 // that were sent
 }
 
 func (c *cutter) Dial(network, address string) (net.Conn, error) {
@@ -38,7 +40,11 @@ type cutConn struct {
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
-	if !bytes.Contains(b, []byte("Nats-Batch-Commit")) || !c.by.armed.CompareAndSwap(true, false) {
+	if !bytes.Contains(b, []byte("Nats-Batch-Commit")) {
+		return c.Conn.Write(b)
+	}
+	c.by.commits.Add(1)
+	if !c.by.armed.CompareAndSwap(true, false) {
 		return c.Conn.Write(b)
 	}
 	c.cut.Store(true)

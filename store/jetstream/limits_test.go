@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -53,7 +54,10 @@ func TestSmallBatches(t *testing.T) {
 // turn.
 func TestManyBatches(t *testing.T) {
 	t.Parallel()
-	srv := startServer(t, func(o *server.Options) { o.JetStreamLimits.MaxBatchInflightPerStream = 1 })
+	srv := startServer(t, func(o *server.Options) {
+		o.JetStreamLimits.MaxBatchInflightPerStream = 1
+		o.JetStreamLimits.MaxBatchTimeout = patience
+	})
 	var putting sync.WaitGroup
 	const processes, each = 5, 20
 	for i := range processes {
@@ -68,9 +72,30 @@ func TestManyBatches(t *testing.T) {
 		})
 	}
 	putting.Wait()
-	s := open(t, testOptions(srv))
-	defer func() { require.NoError(t, s.Close()) }()
-	require.Len(t, next(t, s, "b.example"), processes*each)
+
+	// Now for certain: somebody's batch is under way until others were refused.
+	sent := &cutter{}
+	s := openThrough(t, srv, sent)
+	part := func(n int, commit string) *nats.Msg {
+		return &nats.Msg{Subject: s.options.Stream + ".other", Header: nats.Header{
+			"Nats-Batch-Id": {"other"}, "Nats-Batch-Sequence": {fmt.Sprint(n)}, "Nats-Batch-Commit": {commit},
+		}}
+	}
+	begin := part(1, "")
+	begin.Header.Del("Nats-Batch-Commit")
+	_, err := s.engine.conn.RequestMsg(begin, patience)
+	require.NoError(t, err)
+	putting.Go(func() {
+		stored, err := s.Put(t.Context(), testMail("last"), store.Limits{})
+		assert.NoError(t, err)
+		assert.True(t, stored)
+	})
+	require.Eventually(t, func() bool { return sent.commits.Load() > 3 }, patience, time.Millisecond)
+	answer, err := s.engine.conn.RequestMsg(part(2, "1"), patience)
+	require.NoError(t, err)
+	require.NotContains(t, string(answer.Data), "error")
+	putting.Wait()
+	require.Len(t, next(t, s, "b.example"), processes*each+1)
 }
 
 // A mail that the account has no room for is refused soon, also if it is in the
