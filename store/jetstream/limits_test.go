@@ -99,7 +99,7 @@ func TestManyBatches(t *testing.T) {
 }
 
 // A mail that the account has no room for is refused soon, also if it is in the
-// middle of a batch that it has no room.
+// middle of a batch that it has no room, but not what was to be committed with it.
 func TestAccountFull(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil)
@@ -117,8 +117,16 @@ func TestAccountFull(t *testing.T) {
 	_, err := s.Put(t.Context(), large, store.Limits{})
 	require.ErrorIs(t, err, store.ErrFull)
 	put(t, s, testMail("small"))
+	var jobs []*job
+	for _, mail := range []store.Mail{large, testMail("beside")} {
+		put := &putJob{mail: mail, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+		jobs = append(jobs, &job{ctx: t.Context(), run: put.run, end: time.Now().Add(patience), done: make(chan struct{})})
+	}
+	require.Empty(t, s.writer.commit(jobs)) // nobody else uses the writer
+	require.ErrorIs(t, jobs[0].err, store.ErrFull)
+	require.NoError(t, jobs[1].err)
 	entries := next(t, s, "b.example")
-	require.Len(t, entries, 3)
+	require.Len(t, entries, 4)
 	_, err = s.Ack(t.Context(), "b.example", entries[0].ID)
 	require.NoError(t, err)
 }
