@@ -103,18 +103,26 @@ func (p *process) logged() string {
 	return string(text)
 }
 
-// kill ends the process, the children that it has, and waits for them.
+// kill ends the process and the children that it has, at one moment as when a
+// machine is lost, and waits for them. A child that outlives the process would
+// finish commits that wait for a standby, and show them to others.
 func (p *process) kill() {
 	p.endGuard()
 	if p.hasEnded() {
 		return
 	}
 	_ = p.command.Process.Signal(syscall.SIGSTOP) // it starts no more
-	p.awaitStopped()
+	awaitStopped(p.command.Process.Pid)
 	children := p.children()
+	for _, pid := range children {
+		_ = syscall.Kill(pid, syscall.SIGSTOP) // it may have ended
+	}
+	for _, pid := range children {
+		awaitStopped(pid)
+	}
 	_ = p.command.Process.Kill()
 	for _, pid := range children {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	<-p.ended
 	for _, pid := range children { // a new server refuses to start beside them
@@ -124,11 +132,11 @@ func (p *process) kill() {
 	}
 }
 
-// awaitStopped waits until the process is stopped, where there is /proc: a child
+// awaitStopped waits until a process is stopped, where there is /proc: a child
 // that it was about to start is there then.
-func (p *process) awaitStopped() {
+func awaitStopped(pid int) {
 	for {
-		state, _ := status(p.command.Process.Pid)
+		state, _ := status(pid)
 		if strings.Contains("TtZX", state) { // stopped, or ended, or there is none
 			return
 		}

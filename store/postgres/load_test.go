@@ -169,8 +169,12 @@ func (l *load) fetch(i int) {
 			continue
 		}
 		for _, e := range entries {
-			if e.ID <= after || !l.see(e) {
-				l.t.Errorf("entry %d of %s is out of order, changed or there twice", e.ID, to)
+			if e.ID <= after {
+				l.t.Errorf("entry %d of %s comes after %d", e.ID, to, after)
+				return
+			}
+			if err := l.see(e); err != nil {
+				l.t.Errorf("entry %d of %s: %v", e.ID, to, err)
 				return
 			}
 			after = e.ID
@@ -182,17 +186,26 @@ func (l *load) fetch(i int) {
 	}
 }
 
-// see notes an entry and reports whether it is as it should be: a place that
-// was acknowledged for certain stays empty.
-func (l *load) see(e store.Entry) bool {
+// see notes an entry and returns an error if it isn't as it should be: a place
+// that was acknowledged for certain stays empty.
+func (l *load) see(e store.Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := sighting{e.Destination, e.ID}
 	before, known := l.seen[e.Digest]
 	other, taken := l.byID[at]
 	l.seen[e.Digest], l.byID[at] = at, e.Digest
-	return (!known || before == at) && (!taken || other == e.Digest) && e.ID > l.largest[e.Destination] &&
-		string(e.Body) == string(bodyOf(e.Digest, len(e.Body)))
+	switch {
+	case known && before != at:
+		return fmt.Errorf("it was entry %d of %s before", before.id, before.to)
+	case taken && other != e.Digest:
+		return errors.New("that was other mail before")
+	case e.ID <= l.largest[e.Destination]:
+		return fmt.Errorf("%d was acknowledged", l.largest[e.Destination])
+	case string(e.Body) != string(bodyOf(e.Digest, len(e.Body))):
+		return errors.New("its body has changed")
+	}
+	return nil
 }
 
 func (l *load) acknowledge(s *Store, to spec.ServerName, id int64) {

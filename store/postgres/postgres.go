@@ -16,8 +16,10 @@
 //
 // A standby that takes over must have been a synchronous one, or mail that it
 // didn't have yet is lost; IDs are not given again in either case. While a
-// commit waits for a standby its mailboxes are locked. Whoever cancels that
-// makes the mail visible before it is safe, but Put doesn't take it for stored.
+// commit waits for a standby its mailboxes are locked. Whoever cancels that, and
+// also the death of the server's main process alone, makes the mail visible before
+// it is safe. Put doesn't take it for stored, but who reads it then may get it
+// again from the standby, as another entry.
 //
 // # Logs of the server
 //
