@@ -86,12 +86,19 @@ func (s *Store) put(ctx context.Context, mail store.Mail, limits store.Limits) (
 	return true, nil
 }
 
-// PutAll implements store.Batches.
+// PutAll implements store.Batches. All are stored at once.
 func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
 	for _, mail := range mails {
-		if _, err := s.Put(ctx, mail, store.Limits{}); err != nil {
-			return err
+		if !s.copies.has(keyOf(&mail)) {
+			s.add(mail)
 		}
+	}
+	s.mu.Unlock()
+	if len(mails) > 0 {
+		s.hub.Notify(mails[0].Destination)
 	}
 	return nil
 }

@@ -169,4 +169,5 @@ func testPutAllClosed(r *rig) {
 	r.empty(here)
 	require.NoError(r, r.Close())
 	require.ErrorIs(r, batches.PutAll(r.Context(), letters(here, 2)), store.ErrClosed)
+	require.ErrorIs(r, batches.PutAll(r.Context(), nil), store.ErrClosed)
 }
