@@ -3,7 +3,6 @@ package main
 import (
 	"math"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,14 +22,22 @@ const moved = "all mail is moved"
 // answered with 200 arrives once and in order. RELAY_CRASH_ROUNDS and
 // RELAY_CRASH_SEED are as for TestKill.
 func TestMove(t *testing.T) {
-	testMove(t, func() []string { return []string{"-db", filepath.Join(t.TempDir(), "new.db")} })
+	testMove(t, fileOf, fileOf)
 }
 
-// testMove moves to a new and empty database, and to another one if the mail was
+// A place is a database, and what else the program must be told to use it.
+type place struct {
+	db   string
+	with []string
+}
+
+func fileOf(t *testing.T) place { return place{db: database(t)} }
+
+// testMove moves to a new and empty database, and between others if the mail was
 // there before anything was killed.
-func testMove(t *testing.T, to func() []string) {
+func testMove(t *testing.T, from, to func(*testing.T) place) {
 	for range 10 {
-		if moveOnce(t, to()) > 0 {
+		if moveOnce(t, from(t), to(t)) > 0 {
 			return
 		}
 		t.Log("no kill came while mail was on its way")
@@ -39,12 +46,11 @@ func testMove(t *testing.T, to func() []string) {
 }
 
 // moveOnce returns how many kills came while mail was on its way.
-func moveOnce(t *testing.T, to []string) (onTheWay int) {
+func moveOnce(t *testing.T, from, to place) (onTheWay int) {
 	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 1))
 	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
 	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
-	from := database(t)
-	c := newCrash(t, uint64(seed), []string{"-db", from})
+	c := newCrash(t, uint64(seed), slices.Concat([]string{"-db", from.db}, from.with))
 	c.restart(0)
 	c.fill(100)
 	for _, node := range c.to[:2] { // these have fetched everything before
@@ -53,7 +59,7 @@ func moveOnce(t *testing.T, to []string) (onTheWay int) {
 	c.fill(50)
 	c.relays[0].stop()
 
-	c.arguments[0] = append(slices.Clip(to), "-move-from", from)
+	c.arguments[0] = slices.Concat([]string{"-db", to.db, "-move-from", from.db}, to.with, from.with)
 	for round := range rounds {
 		soon := func() { c.killSoon(50 * round) }
 		for _, kill := range []func(){soon, func() { c.underLoad(c.relays[0].kill) }} {
@@ -71,7 +77,7 @@ func moveOnce(t *testing.T, to []string) (onTheWay int) {
 	c.fetch(c.to[1], math.MaxInt)
 	c.relays[0].stop()
 
-	c.arguments[0] = to
+	c.arguments[0] = slices.Concat([]string{"-db", to.db}, to.with)
 	c.restart(0)
 	c.finish()
 	t.Logf("killed %d times on the way", onTheWay)

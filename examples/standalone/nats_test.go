@@ -103,11 +103,14 @@ func TestNATSAlone(t *testing.T) {
 }
 
 // TestMoveToNATS does what TestMove does.
-func TestMoveToNATS(t *testing.T) {
-	testMove(t, func() []string {
-		port := freeport.Find(t, 1)[0]
-		return []string{"-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port)}
-	})
+func TestMoveToNATS(t *testing.T) { testMove(t, fileOf, natsPlace) }
+
+// TestMoveFromNATS goes the other way.
+func TestMoveFromNATS(t *testing.T) { testMove(t, natsPlace, fileOf) }
+
+func natsPlace(t *testing.T) place {
+	port := freeport.Find(t, 1)[0]
+	return place{db: fmt.Sprintf("nats://127.0.0.1:%d", port), with: []string{"-nats-server", natsNode(t, port, 0, nil)}}
 }
 
 func TestNATSFails(t *testing.T) {
