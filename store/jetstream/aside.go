@@ -48,7 +48,7 @@ func (s *setAsideJob) run(b *batch) error {
 	s.done, m.state, *changed = true, setAside, true
 	b.count(x, share, -1, -m.size)
 	x.value.aside++
-	b.total.value.aside++
+	b.change.aside++
 	b.prove(s, messages)
 	return nil
 }

@@ -50,7 +50,14 @@ type batch struct {
 	retention   time.Duration
 	now         int64
 
-	total  *record[total]
+	shard     int                    // of this process
+	shards    [shards]*record[shard] // nil: not loaded
+	allShards bool                   // all are written, not only this process's
+	recounted bool                   // they were counted anew, and nothing is granted yet
+	change    counts                 // of the whole store
+	given     int64                  // the largest ID that the batch gives
+
+	noted  *record[struct{}] // nil: the batch sets no notes
 	boxes  map[spec.ServerName]*record[box]
 	shares map[string]*record[counts]
 	pages  map[string]*record[[]meta]
@@ -68,7 +75,7 @@ type record[T any] struct {
 func newBatch(w *writer, c care, read map[string]message, at int64) *batch {
 	return &batch{
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at,
+		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at, shard: w.shard,
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
 		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
 	}
@@ -119,21 +126,6 @@ func load[K comparable, T any](b *batch, kept map[K]*record[T], key K, subject s
 	return r, nil
 }
 
-// loadTotal comes before all jobs. While the total is missing they run with an
-// empty one, for what they are missing.
-func (b *batch) loadTotal() error {
-	m, err := b.message(b.subjects.total(), true)
-	if err != nil && !errors.Is(err, errMissing) {
-		return err
-	}
-	t, err := decodeTotal(m.data)
-	if err != nil {
-		t = b.cache.total()
-	}
-	b.total = &record[total]{seq: m.seq, value: t}
-	return nil
-}
-
 // box returns the record of a mailbox; its value is nil if there is none.
 func (b *batch) box(destination spec.ServerName) (*record[box], error) {
 	return load(b, b.boxes, destination, b.subjects.box(destination), true, decodeBox)
@@ -181,12 +173,11 @@ func (b *batch) meta(destination spec.ServerName, r *record[box], id int64) (m *
 	return &(*page.value)[id-first], &page.changed, nil
 }
 
-// count adds to the mailbox, the origin's share of it and the total.
+// count adds to the mailbox, the origin's share of it and the whole store.
 func (b *batch) count(x *record[box], share *record[counts], entries, bytes int64) {
-	for _, c := range []*counts{&x.value.counts, share.value, &b.total.value.counts} {
-		c.entries = max(0, c.entries+entries)
-		c.bytes = max(0, c.bytes+bytes)
-	}
+	more := counts{entries: entries, bytes: bytes}
+	x.value.counts, *share.value = x.value.plus(more).positive(), share.value.plus(more).positive()
+	b.change = b.change.plus(more)
 	x.changed, share.changed = true, true
 }
 
@@ -200,10 +191,19 @@ func (b *batch) vanish(subject string, after time.Duration) {
 
 // size is about how many messages the batch has.
 func (b *batch) size() int {
-	return len(b.out) + len(b.boxes) + len(b.shares) + len(b.pages) + 1
+	n := len(b.out) + len(b.boxes) + len(b.shares) + len(b.pages) + 1
+	if b.noted != nil {
+		n++
+	}
+	for i, s := range b.shards {
+		if i != b.shard && (b.allShards || s != nil && s.changed) {
+			n++
+		}
+	}
+	return n
 }
 
-// messages returns all that the batch changes, the total last; nothing if it
+// messages returns all that the batch changes, the shards last; nothing if it
 // changes nothing.
 func (b *batch) messages() []outgoing {
 	out := b.out
@@ -226,8 +226,11 @@ func (b *batch) messages() []outgoing {
 			out = append(out, x.outgoing(b.subjects.box(destination), x.value.encode(), x.value.holdsNothing()))
 		}
 	}
-	if len(out) > 0 {
-		out = append(out, b.total.outgoing(b.subjects.total(), b.total.value.encode(), false))
+	if b.noted != nil {
+		out = append(out, b.noted.outgoing(b.subjects.noted(), []byte{version}, false))
+	}
+	if len(out) > 0 || b.allShards {
+		out = append(out, b.outgoingShards()...)
 	}
 	return out
 }

@@ -1,8 +1,9 @@
 package jetstream
 
 import (
-	"crypto/rand"
+	crand "crypto/rand"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -72,13 +73,17 @@ func benchBare(b *testing.B, replicas int, change func(*server.Options), putters
 		Name: "BARE", Subjects: []string{"BARE.>"}, AllowAtomicPublish: true, Replicas: replicas,
 	})
 	require.NoError(b, err)
+	to := benchName
+	if !spread {
+		to = func(int) spec.ServerName { return benchName(0) }
+	}
 	var body [8 << 10]byte
-	_, _ = rand.Read(body[:])
+	_, _ = crand.Read(body[:])
 	var ours, bare time.Duration
 	total := 0
 	for b.Loop() { // by turns, so that both have the same machine
 		n := 20 * putters
-		ours += stopwatch(func() { benchPuts(b, s, body[:], n, putters, spread) })
+		ours += stopwatch(func() { benchPuts(b, s, body[:], n, putters, to) })
 		bare += stopwatch(func() { benchPublish(b, s.engine, body[:], n, putters) })
 		total += n
 	}
@@ -89,35 +94,50 @@ func benchBare(b *testing.B, replicas int, change func(*server.Options), putters
 
 // BenchmarkProcesses has 64 putters at one process, and the same number at
 // several that share the stream: ratio is what those store while the one stores
-// one mail.
+// one mail. All put into the same few mailboxes, into any of many, or each
+// process into some of its own.
 func BenchmarkProcesses(b *testing.B) {
 	for _, n := range []int{2, 4} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			srv := startServer(b, nil)
-			stores := make([]*Store, 1+n)
-			for i := range stores {
-				o := testOptions(srv)
-				o.Stream = fmt.Sprint("S", min(i, 1))
-				stores[i] = open(b, o)
-				b.Cleanup(func() { require.NoError(b, stores[i].Close()) })
-			}
-			const puts = 20 * 64
-			var alone, together time.Duration
-			for b.Loop() {
-				alone += stopwatch(func() { benchPuts(b, stores[0], make([]byte, 8<<10), puts, 64, true) })
-				together += stopwatch(func() {
-					var all sync.WaitGroup
-					for _, s := range stores[1:] {
-						all.Go(func() { benchPuts(b, s, make([]byte, 8<<10), puts/n, 64/n, true) })
-					}
-					all.Wait()
+		for name, to := range map[string]func(process, putter int) spec.ServerName{
+			"few": func(_, putter int) spec.ServerName { return benchName(putter) },
+			"any": func(int, int) spec.ServerName { return benchName(rand.IntN(10_000)) },
+			"own": func(process, putter int) spec.ServerName { return benchName(putter + 64*process) },
+		} {
+			b.Run(fmt.Sprint(n, "/", name), func(b *testing.B) { benchProcesses(b, n, to) })
+		}
+	}
+}
+
+func benchName(i int) spec.ServerName { return spec.ServerName(fmt.Sprint(i, ".example")) }
+
+func benchProcesses(b *testing.B, n int, to func(process, putter int) spec.ServerName) {
+	srv := startServer(b, nil)
+	stores := make([]*Store, 1+n)
+	for i := range stores {
+		o := testOptions(srv)
+		o.Stream = fmt.Sprint("S", min(i, 1))
+		stores[i] = open(b, o)
+		b.Cleanup(func() { require.NoError(b, stores[i].Close()) })
+	}
+	const puts = 20 * 64
+	var alone, together time.Duration
+	for b.Loop() {
+		alone += stopwatch(func() {
+			benchPuts(b, stores[0], make([]byte, 8<<10), puts, 64, func(putter int) spec.ServerName { return to(0, putter) })
+		})
+		together += stopwatch(func() {
+			var all sync.WaitGroup
+			for i, s := range stores[1:] {
+				all.Go(func() {
+					benchPuts(b, s, make([]byte, 8<<10), puts/n, 64/n, func(putter int) spec.ServerName { return to(i, putter) })
 				})
 			}
-			b.ReportMetric(alone.Seconds()/together.Seconds(), "ratio")
-			b.ReportMetric(float64(puts*b.N)/alone.Seconds(), "alone/s")
-			b.ReportMetric(float64(puts*b.N)/together.Seconds(), "together/s")
+			all.Wait()
 		})
 	}
+	b.ReportMetric(alone.Seconds()/together.Seconds(), "ratio")
+	b.ReportMetric(float64(puts*b.N)/alone.Seconds(), "alone/s")
+	b.ReportMetric(float64(puts*b.N)/together.Seconds(), "together/s")
 }
 
 // BenchmarkNextDepth compares an answer from a mailbox of 100,000 entries with
@@ -168,16 +188,12 @@ func benchMail(body []byte, to spec.ServerName) store.Mail {
 	return mail
 }
 
-func benchPuts(b *testing.B, s *Store, body []byte, n, putters int, spread bool) {
+func benchPuts(b *testing.B, s *Store, body []byte, n, putters int, to func(putter int) spec.ServerName) {
 	var all sync.WaitGroup
 	for i := range putters {
-		to := spec.ServerName("one.example")
-		if spread {
-			to = spec.ServerName(fmt.Sprint("each", i, ".example"))
-		}
 		all.Go(func() {
 			for range n / putters {
-				if _, err := s.Put(b.Context(), benchMail(body, to), store.Limits{}); err != nil {
+				if _, err := s.Put(b.Context(), benchMail(body, to(i)), store.Limits{}); err != nil {
 					b.Error(err)
 				}
 			}

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -10,7 +11,8 @@ import (
 )
 
 // maxCached bounds the records that are remembered beside the mailboxes; when
-// there are more, all are read anew as they are needed.
+// there are more, all are read anew as they are needed. Only the shards stay:
+// what the stream has besides the mail is measured by them.
 const maxCached = 16 << 10
 
 // A cache is what this process believes to be the records of the stream. What
@@ -22,8 +24,18 @@ type cache struct {
 
 	mu      sync.Mutex
 	newest  uint64 // the largest sequence that was seen
-	records map[string]message
+	records map[string]known
 	boxes   map[spec.ServerName]summary
+	others  map[string]uint64   // by the hash of a mailbox: what others last changed there
+	writing map[string]struct{} // what this process is storing: news of it may be its own
+}
+
+// A known record is one that was seen. This process isn't told of others' changes
+// of a share, but of the mailbox's that come with them: a share is forgotten if
+// others is not what it was.
+type known struct {
+	message
+	others uint64
 }
 
 // A summary is what is known of every mailbox that has something.
@@ -36,14 +48,17 @@ type summary struct {
 }
 
 func newCache(s subjects, waiting *wake.Hub) *cache {
-	return &cache{subjects: s, waiting: waiting, records: make(map[string]message), boxes: make(map[spec.ServerName]summary)}
+	return &cache{subjects: s, waiting: waiting, records: make(map[string]known), boxes: make(map[spec.ServerName]summary), others: make(map[string]uint64)}
 }
 
 func (c *cache) get(subject string) (message, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m, ok := c.records[subject]
-	return m, ok
+	k, ok := c.records[subject]
+	if of := c.subjects.shareOf(subject); of != "" && k.others != c.others[of] {
+		return message{}, false
+	}
+	return k.message, ok
 }
 
 // learn takes in the record that a subject has, if it is newer than what is
@@ -61,18 +76,56 @@ func (c *cache) take(subject string, m message) (destination spec.ServerName, is
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.newest = max(c.newest, m.seq)
-	if known, ok := c.records[subject]; ok && known.seq >= m.seq {
+	of := c.subjects.shareOf(subject)
+	if k, ok := c.records[subject]; ok && (k.seq > m.seq || k.seq == m.seq && k.others == c.others[of]) {
 		return "", false
 	}
-	if len(c.records) >= maxCached {
-		clear(c.records)
+	if len(c.records) >= maxCached || len(c.others) >= maxCached {
+		maps.DeleteFunc(c.records, func(subject string, _ known) bool { return !c.subjects.isShard(subject) })
+		clear(c.others)
 	}
-	c.records[subject] = m
+	c.records[subject] = known{m, c.others[of]}
 	if name, ok := c.subjects.name(subject); ok && c.subjects.isBox(subject) {
 		destination = spec.ServerName(name)
 		isNew = c.learnBox(destination, m)
+		if _, maybeOurs := c.writing[subject]; !maybeOurs {
+			c.others[shortHash(destination)] = m.seq
+		}
 	}
 	return destination, isNew
+}
+
+// storing says what this process is about to store.
+func (c *cache) storing(messages []outgoing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = make(map[string]struct{})
+	for i := range messages {
+		if c.subjects.isBox(messages[i].subject) {
+			c.writing[messages[i].subject] = struct{}{}
+		}
+	}
+}
+
+// stored says that this process has stored messages from the sequence first on,
+// or, if that is 0, may not have.
+func (c *cache) stored(messages []outgoing, first uint64) {
+	if first != 0 {
+		for i := range messages {
+			c.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range messages {
+		subject := messages[i].subject
+		k, ok := c.records[subject]
+		if _, box := c.writing[subject]; box && ok && (first == 0 || k.seq != first+uint64(i)) {
+			name, _ := c.subjects.name(subject)
+			c.others[shortHash(spec.ServerName(name))] = k.seq
+		}
+	}
+	c.writing = nil
 }
 
 func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
@@ -105,6 +158,7 @@ func (c *cache) clear() {
 	defer c.mu.Unlock()
 	c.newest = 0
 	clear(c.records)
+	clear(c.others)
 	clear(c.boxes)
 }
 
@@ -126,17 +180,15 @@ func (c *cache) summary(destination spec.ServerName) (s summary, ok bool) {
 	return s, ok
 }
 
-// total is what all mailboxes have together, as far as they are known. It's for
-// when the record of that can't be read.
-func (c *cache) total() *total {
-	t := &total{}
+// counted is what all mailboxes have together, as far as they are known, and the
+// largest ID. It's for when the record of that can't be read.
+func (c *cache) counted() (all counts, top int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.boxes {
-		t.entries, t.bytes, t.aside = t.entries+s.entries, t.bytes+s.bytes, t.aside+s.aside
-		t.top = max(t.top, s.next-1)
+		all, top = all.plus(s.counts), max(top, s.next-1)
 	}
-	return t
+	return all, top
 }
 
 // destinations returns those that have mail and come after a name.

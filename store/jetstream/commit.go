@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 // the others.
 func (w *writer) commit(jobs []*job) (others []*job) {
 	w.measure()
+	w.chooseShard()
 	level, asking := trusting, false
 	for attempt := 0; ; attempt++ {
 		b, n, err := w.prepare(jobs, level)
@@ -95,7 +97,7 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
 		b := newBatch(w, c, read, at)
-		if err := b.loadTotal(); err != nil {
+		if err := b.loadShard(b.shard); err != nil && !errors.Is(err, errMissing) {
 			return nil, 0, err
 		}
 		n, err := w.runJobs(b, jobs)
@@ -146,10 +148,7 @@ func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 
 // readMissing reads what the jobs of a batch need.
 func (w *writer) readMissing(ctx context.Context, b *batch) error {
-	var names []string
-	for subject := range b.missing {
-		names = append(names, subject)
-	}
+	names := slices.Sorted(maps.Keys(b.missing)) // mailboxes before shares, as the cache wants them
 	messages, err := w.engine.lastEach(ctx, names, func(ctx context.Context, subject string) (message, error) {
 		if w.subjects.isMail(subject) && b.care < certain {
 			return w.engine.find(ctx, subject)
@@ -175,18 +174,20 @@ func (w *writer) publish(b *batch, asking bool) error {
 		return nil
 	}
 	before := w.cache.last()
+	w.cache.storing(messages)
 	first, err := w.engine.publish(messages, asking)
 	if err != nil {
+		w.cache.stored(messages, 0)
+		w.unsettled = w.unsettled || verdictOn(err) == again
 		return err
 	}
-	if first <= before { // what was stored now comes before what there was
+	w.wrote, w.unsettled = first+uint64(len(messages)-1), false // its shard comes last
+	if first <= before {                                        // what was stored now comes before what there was
 		select {
 		case w.shrunk <- struct{}{}:
 		default:
 		}
 	}
-	for i := range messages {
-		w.cache.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
-	}
+	w.cache.stored(messages, first)
 	return nil
 }

@@ -67,7 +67,11 @@ func (l *crowd) put(i int) {
 		mail := loadMail(loadName(i/2), i, n)
 		stored := false
 		for {
-			isNew, err := s.Put(context.Background(), mail, store.Limits{Entries: 1 << 30})
+			limits := store.Limits{Entries: 1 << 30, StoreEntries: 1 << 40}
+			if n%32 == 0 { // then what the store may hold is divided anew
+				limits.StoreEntries = 0
+			}
+			isNew, err := s.Put(context.Background(), mail, limits)
 			if stored && isNew {
 				l.Errorf("%s was stored twice", mail.TransactionID)
 			}

@@ -7,13 +7,14 @@
 // There is one stream, so there is one order and one leader. Each of its
 // subjects has one message, and a new one replaces it:
 //
-//	RELAY.total              what the store holds, and the largest ID so far
+//	RELAY.total.N            an eighth of the counts of the whole store, a shard
 //	RELAY.box.NAME           a mailbox: what it holds, and its last entries
 //	RELAY.page.BOX.ID        the entries before those, 32 in each page
 //	RELAY.share.BOX.ORIGIN   what one origin has in a mailbox
 //	RELAY.mail.KEY           mail, by what makes it a copy of other mail
 //	RELAY.part.KEY.N         what of it didn't fit into one message
 //	RELAY.note.KEY           a note
+//	RELAY.noted              changed with every note
 //	RELAY.damage.BOX.ID.N    for a day: why an entry was set aside
 //
 // A mailbox counts its entries by itself: an ID is one more than the last, and a
@@ -28,9 +29,9 @@
 // its subject still has the message that the change was made from, and mail only
 // if its subject has none. That is what makes the limits exact, entries visible
 // in the order of their IDs and copies recognised, whoever writes at the same
-// time and however old what a process has read may be. The total is part of
-// every batch, so of two that are made at once one is refused, whole; it is then
-// made anew from what the leader of the stream has.
+// time and however old what a process has read may be. Of two batches that are
+// made at once and change the same record one is refused, whole; it is then made
+// anew from what the leader of the stream has.
 //
 // A server that is alone completes a batch that it was killed in, and replicas
 // do so together. A single replica in a cluster doesn't (seen with NATS 2.15.2):
@@ -44,10 +45,21 @@
 // its repetition can't both succeed, and mail has the mark of its Put, so that
 // this knows whether it has stored it.
 //
-// Several processes that write all the time get less together than one alone
-// would: each commit makes those of the others be done again, and who has bad
-// luck waits for seconds where there are eight or more. A few are there for the
-// sake of those that fail, not for speed.
+// The leader does one batch after the other, so several processes store hardly
+// more together than one would, and less if they put into the same mailboxes at
+// the same time: then each commit makes those of the others be done again, and
+// who has bad luck waits for seconds where there are eight or more.
+//
+// # The limits of the whole store
+//
+// Every batch changes a shard of the counts, of which each process uses another
+// one, as far as there are enough. A shard has a grant, up to which its process
+// may put without a look at the others; the grants of all shards together are
+// what the store may hold at most. When a grant is used up, a process takes half
+// of what another shard has left; if that isn't enough, or a limit is lower than
+// before, it divides what is left anew, in a batch that writes all shards. So
+// limits are exact, and processes wait for each other only where the store is
+// nearly full; there a Put may take seconds if others store all the time.
 //
 // # Copies
 //
@@ -92,13 +104,14 @@
 //
 // Removing mail writes, too. Of a stream that has a limit (Options.MaxBytes, the
 // max_bytes of the stream) an eighth, at most 16 MiB, is kept for that: Put gives
-// store.ErrFull before the server would refuse, and Ack still works. A server
-// that has reached a limit of its own (max_file_store, the disk, the account)
-// refuses even an Ack, and then only a higher limit helps. One that is alone then
-// keeps the beginning of the batch during which it reached its limit (seen with
-// NATS 2.15.2, which checks that limit before each message), and has the rest
-// only when it's restarted. A stream with a limit has its room set aside and is
-// refused whole batches, so give it one.
+// store.ErrFull before the server would refuse, and Ack still works. Where no more
+// than another eighth is left, batches write all shards, so that processes which
+// put at the same moment don't use it together. A server that has reached a limit
+// of its own (max_file_store, the disk, the account) refuses even an Ack, and then
+// only a higher limit helps. One that is alone then keeps the beginning of the
+// batch during which it reached its limit (seen with NATS 2.15.2, which checks that
+// limit before each message), and has the rest only when it's restarted. A stream
+// with a limit has its room set aside and is refused whole batches, so give it one.
 //
 // A mail takes about 400 bytes besides its own; half of that stays until the
 // retention is over.
@@ -121,7 +134,7 @@
 // What becomes of a block of which the disk has changed some bytes is up to the
 // server: it may give up all that it had after them. Mail that is gone or isn't
 // what was put is set aside, and so are the 32 entries of a page; what their
-// origins had stays in those origins' shares. Shares and the total are only
-// counted anew. The record of a mailbox that can't be read makes the mailbox
-// fail until it's repaired: to go on without would lose what it lists.
+// origins had stays in those origins' shares. Those and the counts of the whole
+// store are only counted anew. The record of a mailbox that can't be read makes
+// the mailbox fail until it's repaired: to go on without would lose what it lists.
 package jetstream

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,7 +20,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(full.encode())
 	f.Add(encodePage(make([]meta, pageSize)))
 	f.Add(encodeShare(&counts{1, 2, 3}))
-	f.Add((&total{counts{1, 2, 3}, store.MaxID}).encode())
+	f.Add((&shard{counts: counts{-1, 2, 3}, top: store.MaxID, limit: amount{9, math.MaxInt64}, grant: amount{-1, 7}}).encode())
 	for _, damaged := range []*box{
 		{start: 70, base: 40}, {start: 1, mark: 9, base: 1}, {start: 1, base: 1 + 1<<60},
 		{start: 1, base: 1, tail: []meta{{parts: 1 << 60}}}, {start: 1, base: 1, tail: []meta{{state: gone + 1}}},
@@ -44,8 +45,8 @@ func FuzzDecode(f *testing.F) {
 			require.NoError(t, err)
 			require.Equal(t, s, again)
 		}
-		if s, err := decodeTotal(data); err == nil {
-			again, err := decodeTotal(s.encode())
+		if s, err := decodeShard(data); err == nil {
+			again, err := decodeShard(s.encode())
 			require.NoError(t, err)
 			require.Equal(t, s, again)
 		}

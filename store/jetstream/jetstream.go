@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -68,23 +67,26 @@ func (s *Store) open(ctx context.Context) (err error) {
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
-	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
-		return false, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
+	put, err := newPutJob(mail, limits)
+	if err != nil {
+		return false, err
 	}
-	put := putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
-	_, _ = rand.Read(put.nonce[:]) // it never fails
-	err := s.writer.do(ctx, put.run, mail.Size())
+	err = s.writer.do(ctx, put.run, mail.Size())
 	if err == nil && put.refused != nil && s.makeRoom(ctx, put.refused) {
 		err = s.writer.do(ctx, put.run, mail.Size())
 	}
 	if err != nil {
 		return false, err
 	}
-	if put.orphan {
-		s.options.Logger.Warn("relay: mail was found in the stream, but in no mailbox, and is put anew",
-			"destination", mail.Destination, "transaction", mail.TransactionID)
-	}
+	s.reportOrphan(put)
 	return put.stored, put.refused
+}
+
+func (s *Store) reportOrphan(p *putJob) {
+	if p.orphan {
+		s.options.Logger.Warn("relay: mail was found in the stream, but in no mailbox, and is put anew",
+			"destination", p.mail.Destination, "transaction", p.mail.TransactionID)
+	}
 }
 
 // Ack implements store.Store. A long row of entries is removed in steps, with
@@ -186,6 +188,11 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 	ctx, cancel := s.untilClosed(ctx)
 	defer cancel()
 	usage, err := s.reader.usage(ctx, destination)
+	if errors.Is(err, errBadShard) {
+		if err = s.writer.do(ctx, (*batch).recount, 0); err == nil {
+			usage, err = s.reader.usage(ctx, destination)
+		}
+	}
 	return usage, s.closedOr(ctx, err)
 }
 

@@ -78,10 +78,7 @@ func (j *mendJob) run(b *batch) error {
 		b.pages[subject] = &record[[]meta]{seq: b.read[subject].seq, value: &metas, changed: true}
 		j.mended++
 	}
-	t := b.total.value
-	t.entries = max(0, t.entries+left.entries-x.value.entries)
-	t.bytes = max(0, t.bytes+left.bytes-x.value.bytes)
-	t.aside = max(0, t.aside+left.aside-x.value.aside)
+	b.change = b.change.plus(left.minus(x.value.counts))
 	x.value.counts, x.changed = left, true
 	return nil
 }

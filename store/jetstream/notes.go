@@ -30,15 +30,28 @@ func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
 		return fmt.Errorf("jetstream: %d changes of notes at once", len(changes))
 	}
 	return s.writer.do(ctx, func(b *batch) error {
-		if size > 0 && !b.hasRoom(size) {
+		left, err := b.left(size)
+		if err != nil {
+			return err
+		}
+		if size > 0 && left < 0 {
 			return errNoRoom("set notes")
 		}
-		b.setNotes(changes)
-		return nil
+		return b.setNotes(changes)
 	}, size)
 }
 
-func (b *batch) setNotes(changes []store.Note) {
+// setNotes writes a record that all such batches write, so that an older one that
+// is late, maybe that of a process that is gone, can't bring back what a note was.
+func (b *batch) setNotes(changes []store.Note) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	m, err := b.message(b.subjects.noted(), true)
+	if err != nil {
+		return err
+	}
+	b.noted = &record[struct{}]{seq: m.seq}
 	for _, note := range changes {
 		subject := b.subjects.note(note.Key)
 		if len(note.Value) == 0 {
@@ -47,6 +60,7 @@ func (b *batch) setNotes(changes []store.Note) {
 			b.send(outgoing{subject: subject, data: note.Value})
 		}
 	}
+	return nil
 }
 
 // Notes implements store.Notes. It asks the server for the keys of all notes.

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"crypto/rand"
 	"fmt"
 	"time"
 
@@ -26,6 +27,15 @@ type putJob struct {
 	refused error
 }
 
+func newPutJob(mail store.Mail, limits store.Limits) (*putJob, error) {
+	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
+		return nil, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
+	}
+	p := &putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+	_, _ = rand.Read(p.nonce[:]) // it never fails
+	return p, nil
+}
+
 func (p *putJob) run(b *batch) error {
 	p.stored, p.refused = false, nil // it may run again
 	x, err := b.box(p.mail.Destination)
@@ -43,19 +53,28 @@ func (p *putJob) run(b *batch) error {
 		p.looks++
 		return errUnsure
 	}
-	fits, room := p.fits(x.value, share.value, b.total.value), b.hasRoom(p.mail.Size())
-	if !fits || !room {
+	left, err := b.left(p.mail.Size())
+	fits := left >= 0 && p.fits(x.value, share.value)
+	if err == nil && fits {
+		fits, err = b.admits(p.limits, p.mail.Size())
+	}
+	if err != nil {
+		return err
+	}
+	if !fits {
 		if b.care < careful {
 			return errCareful
 		}
-		if !room {
+		if left < 0 {
 			p.refused = errNoRoom("put")
 			return nil
 		}
 		p.refused = fmt.Errorf("jetstream: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, store.ErrFull)
 		return nil
 	}
-	return p.store(b, x, share, seq)
+	err = p.store(b, x, share, seq)
+	b.allShards = b.allShards || b.contested(left) // then only one process at a time fills the stream
+	return err
 }
 
 // isKnown reports whether the mail is a copy, as far as can be told without
@@ -92,13 +111,17 @@ func (p *putJob) isKnown(b *batch, x *record[box]) (known bool, seq uint64, err 
 }
 
 func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint64) error {
+	id, err := b.nextID(x)
+	if err != nil {
+		return err
+	}
 	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: expiresOf(&p.mail)}
-	messages, err := messagesOf(&p.mail, b.nextID(x), p.nonce, b.maxMessage)
+	messages, err := messagesOf(&p.mail, id, p.nonce, b.maxMessage)
 	if err != nil {
 		return err
 	}
 	m.parts = int64(len(messages) - 1)
-	if err := b.add(p.mail.Destination, x, m); err != nil {
+	if err := b.add(p.mail.Destination, x, id, m); err != nil {
 		return err
 	}
 	b.count(x, share, 1, m.size)
@@ -111,7 +134,8 @@ func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint
 	return nil
 }
 
-func (p *putJob) fits(x *box, share *counts, t *total) bool {
+// fits reports whether the mailbox and the origin's share of it have room.
+func (p *putJob) fits(x *box, share *counts) bool {
 	var mailbox counts
 	if x != nil {
 		mailbox = x.counts
@@ -119,25 +143,29 @@ func (p *putJob) fits(x *box, share *counts, t *total) bool {
 	within := func(limit, have, more int64) bool { return limit <= 0 || have+more <= limit }
 	size, l := p.mail.Size(), p.limits
 	return within(l.Entries, mailbox.entries, 1) && within(l.Bytes, mailbox.bytes, size) &&
-		within(l.OriginEntries, share.entries, 1) && within(l.OriginBytes, share.bytes, size) &&
-		within(l.StoreEntries, t.entries, 1) && within(l.StoreBytes, t.bytes, size)
+		within(l.OriginEntries, share.entries, 1) && within(l.OriginBytes, share.bytes, size)
 }
 
 // nextID is the ID of the next entry of a mailbox. One that is new, or new again,
 // begins after all IDs that any other ever gave.
-func (b *batch) nextID(x *record[box]) int64 {
-	if x.value == nil {
-		return max(b.total.value.top+1, store.FirstID(time.UnixMilli(b.now)))
+func (b *batch) nextID(x *record[box]) (id int64, err error) {
+	if x.value != nil {
+		id = x.value.next()
+	} else {
+		top, err := b.top()
+		if err != nil {
+			return 0, err
+		}
+		id = max(top+1, store.FirstID(time.UnixMilli(b.now)))
 	}
-	return x.value.next()
+	if id > store.MaxID {
+		return 0, fmt.Errorf("jetstream: no IDs are left after %d: is the clock right?", id-1)
+	}
+	return id, nil
 }
 
 // add gives an entry the next ID of its mailbox.
-func (b *batch) add(destination spec.ServerName, r *record[box], m meta) error {
-	id := b.nextID(r)
-	if id > store.MaxID {
-		return fmt.Errorf("jetstream: no IDs are left after %d: is the clock right?", id-1)
-	}
+func (b *batch) add(destination spec.ServerName, r *record[box], id int64, m meta) error {
 	if r.value == nil {
 		r.value = &box{start: id, base: id, mark: id - 1}
 	}
@@ -147,7 +175,7 @@ func (b *batch) add(destination spec.ServerName, r *record[box], m meta) error {
 			return err
 		}
 	}
-	b.total.value.top = max(b.total.value.top, id)
+	b.given = max(b.given, id)
 	x.tail = append(x.tail, m)
 	if m.expires != 0 && (x.soonest == 0 || m.expires < x.soonest) {
 		x.soonest = m.expires

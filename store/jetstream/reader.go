@@ -254,16 +254,7 @@ func (r *reader) any(ctx context.Context, destination spec.ServerName, after int
 // usage reads what a mailbox, or without a destination the whole store, holds.
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
 	if destination == "" {
-		known, _ := r.cache.get(r.subjects.total())
-		m, err := r.lastSince(ctx, r.subjects.total(), known.seq)
-		if err != nil {
-			return store.Usage{}, err
-		}
-		t, err := decodeTotal(m.data)
-		if err != nil {
-			return store.Usage{}, fmt.Errorf("jetstream: %s: %w", r.subjects.total(), err)
-		}
-		return t.usage(), nil
+		return r.whole(ctx)
 	}
 	b, _, err := r.box(ctx, destination)
 	if err != nil || b == nil {

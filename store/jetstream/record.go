@@ -13,27 +13,18 @@ func (c *counts) usage() store.Usage {
 	return store.Usage{Entries: c.entries, Bytes: c.bytes, SetAside: c.aside}
 }
 
-// The total is what the whole store holds. Every commit writes it, so no two
-// that know of nothing but the same one can both succeed.
-type total struct {
-	counts
-	top int64 // the largest ID that was given to an entry of any mailbox
+func (c *counts) plus(d counts) counts {
+	return counts{c.entries + d.entries, c.bytes + d.bytes, c.aside + d.aside}
 }
 
-func (t *total) encode() []byte {
-	e := newEncoder(32)
-	e.counts(&t.counts)
-	e.number(t.top)
-	return e.b
+func (c *counts) minus(d counts) counts {
+	return counts{c.entries - d.entries, c.bytes - d.bytes, c.aside - d.aside}
 }
 
-func decodeTotal(b []byte) (*total, error) {
-	if len(b) == 0 {
-		return &total{}, nil
-	}
-	d := newDecoder(b)
-	t := &total{counts: d.counts(), top: d.number()}
-	return t, d.end()
+// positive is for what holds something: if it's less than nothing, it was
+// damaged once.
+func (c counts) positive() counts {
+	return counts{max(0, c.entries), max(0, c.bytes), max(0, c.aside)}
 }
 
 // A share is what one origin has in a mailbox.

@@ -3,6 +3,7 @@ package jetstream
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/matrixrelay/relay/store"
@@ -49,21 +50,38 @@ func (w *writer) measure() {
 	}
 	info := stream.CachedInfo()
 	w.room.limit = max(info.Config.MaxBytes, 0)
-	known, _ := w.cache.get(w.subjects.total())
-	if t, err := decodeTotal(known.data); err == nil {
-		w.room.besides, w.room.entries = max(int64(info.State.Bytes)-t.bytes, 0), t.entries
+	held := counts{}
+	for i := range shards {
+		known, _ := w.cache.get(w.subjects.shard(i))
+		s, err := decodeShard(known.data)
+		if err != nil {
+			return
+		}
+		held = held.plus(s.counts)
 	}
+	held = held.positive()
+	w.room.besides, w.room.entries = max(int64(info.State.Bytes)-held.bytes, 0), held.entries
 }
 
-// hasRoom reports whether something of that size can be added to the stream.
-func (b *batch) hasRoom(size int64) bool {
+// left is how much room there is once something of that size is added to the
+// stream; it is negative if there isn't enough.
+func (b *batch) left(size int64) (int64, error) {
 	if b.room.limit <= 0 {
-		return true
+		return math.MaxInt64, nil
 	}
-	t := b.total.value
-	since := max(t.entries-b.room.entries, 0)*overhead + t.bytes
+	if err := b.loadShards(); err != nil {
+		return 0, err
+	}
+	held := b.held()
+	since := max(held.entries-b.room.entries, 0)*overhead + held.bytes
 	more := size + (2+size/int64(b.maxMessage))*overhead
-	return b.room.besides+since+more <= b.room.limit-min(b.room.limit/8, maxReserve)
+	return b.room.limit - min(b.room.limit/8, maxReserve) - (b.room.besides + since + more), nil
+}
+
+// contested reports whether others might fill what is left with commits that this
+// process doesn't know of yet.
+func (b *batch) contested(left int64) bool {
+	return left < max(b.room.limit/8, (shards-1)*(b.change.bytes+b.change.entries*overhead))
 }
 
 func errNoRoom(what string) error {

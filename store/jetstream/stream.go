@@ -11,11 +11,11 @@ import (
 // Metadata of the stream, by which it is recognised as ours.
 const (
 	versionKey   = "relay.version"
-	streamFormat = "1"
+	streamFormat = "2"
 )
 
 var (
-	errForeign = errors.New("there is a stream of that name that isn't a relay's")
+	errForeign = errors.New("there is a stream of that name that isn't a relay's, or another version's")
 	errOldNATS = errors.New("the server knows no atomic batches: it must be NATS 2.12 or later")
 )
 
@@ -40,7 +40,7 @@ func openStream(ctx context.Context, e *engine, o Options) error {
 		o.Logger.Warn("relay: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
 			"stream", e.stream)
 	}
-	return firstTotal(ctx, e)
+	return firstShard(ctx, e)
 }
 
 // existingStream returns nil if there is no stream.
@@ -89,16 +89,16 @@ func makeStream(ctx context.Context, e *engine, o Options) (config *jetstream.St
 	return config, err
 }
 
-// firstTotal makes the record of the whole store if there is none, so that a
-// stream always has a message for those who follow it.
-func firstTotal(ctx context.Context, e *engine) error {
-	subject := subjects(e.stream).total()
+// firstShard makes the first of the shards if there is none, so that a stream
+// always has a message for those who follow it.
+func firstShard(ctx context.Context, e *engine) error {
+	subject := subjects(e.stream).shard(0)
 	return e.retry(ctx, func(ctx context.Context) error {
 		m, err := e.last(ctx, subject)
 		if err != nil || m.seq != 0 {
 			return err
 		}
-		_, err = e.publish([]outgoing{{subject: subject, data: (&total{}).encode(), checked: true}}, false)
+		_, err = e.publish([]outgoing{{subject: subject, data: (&shard{}).encode(), checked: true}}, false)
 		if err != nil && verdictOn(err) == conflict { // another process has made it
 			return nil
 		}

@@ -15,9 +15,11 @@ import (
 type subjects string
 
 func (s subjects) all() string   { return string(s) + ".>" }
-func (s subjects) total() string { return string(s) + ".total" }
 func (s subjects) boxes() string { return string(s) + ".box.*" }
 func (s subjects) notes() string { return string(s) + ".note.*" }
+func (s subjects) total() string { return string(s) + ".total.*" }
+
+func (s subjects) shard(i int) string { return string(s) + ".total." + strconv.Itoa(i) }
 
 func (s subjects) box(destination spec.ServerName) string {
 	return string(s) + ".box.x" + hex.EncodeToString([]byte(destination))
@@ -57,6 +59,9 @@ func (s subjects) note(key string) string {
 	return string(s) + ".note.x" + hex.EncodeToString([]byte(key))
 }
 
+// noted is what every change of notes writes.
+func (s subjects) noted() string { return string(s) + ".noted" }
+
 // name returns the name that a subject of box or note ends with.
 func (s subjects) name(subject string) (string, bool) {
 	_, encoded, _ := strings.Cut(strings.TrimPrefix(subject, string(s)+"."), ".x")
@@ -64,7 +69,10 @@ func (s subjects) name(subject string) (string, bool) {
 	return string(name), err == nil
 }
 
-func (s subjects) isBox(subject string) bool  { return strings.HasPrefix(subject, string(s)+".box.") }
+func (s subjects) isBox(subject string) bool { return strings.HasPrefix(subject, string(s)+".box.") }
+func (s subjects) isShard(subject string) bool {
+	return strings.HasPrefix(subject, string(s)+".total.")
+}
 func (s subjects) isMail(subject string) bool { return strings.HasPrefix(subject, string(s)+".mail.") }
 
 func shortHash(destination spec.ServerName) string {
@@ -72,7 +80,15 @@ func shortHash(destination spec.ServerName) string {
 	return hex.EncodeToString(sum[:12])
 }
 
+// shareOf returns the hash of the mailbox that a share is of.
+func (s subjects) shareOf(subject string) (hash string) {
+	if rest, ok := strings.CutPrefix(subject, string(s)+".share."); ok {
+		hash, _, _ = strings.Cut(rest, ".")
+	}
+	return hash
+}
+
 // isRecord reports whether the cache may have what the subject has.
 func (s subjects) isRecord(subject string) bool {
-	return subject == s.total() || s.isBox(subject) || strings.HasPrefix(subject, string(s)+".share.")
+	return s.isBox(subject) || s.isShard(subject) || s.shareOf(subject) != "" || subject == s.noted()
 }

@@ -37,6 +37,10 @@ type writer struct {
 	closeOnce sync.Once
 
 	// Only the goroutine uses what follows.
+	shard       int           // where it counts what it puts and removes,
+	chosen      bool          // which it has seen to,
+	wrote       uint64        // and the sequence of what it wrote there
+	unsettled   bool          // a batch may be on its way that wasn't answered
 	maxMessages int           // of a batch
 	room        room          // that the stream has
 	lastJobs    int           // how many the last commit had,
@@ -67,15 +71,26 @@ func newWriter(options Options, e *engine, c *cache) *writer {
 // do runs the job in a commit, with whatever else is waiting, and returns when
 // that is acknowledged.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
-	j := &job{ctx: ctx, run: run, size: size, end: time.Now().Add(w.options.Timeout), done: make(chan struct{})}
-	if err := w.enqueue(j); err != nil {
+	j, err := w.start(ctx, run, size)
+	if err != nil {
 		return err
 	}
+	return j.wait()
+}
+
+// start has the job done, after those that were started before.
+func (w *writer) start(ctx context.Context, run func(*batch) error, size int64) (*job, error) {
+	j := &job{ctx: ctx, run: run, size: size, end: time.Now().Add(w.options.Timeout), done: make(chan struct{})}
+	return j, w.enqueue(j)
+}
+
+// wait returns when what the job has done is acknowledged, or its caller has gone.
+func (j *job) wait() error {
 	select {
 	case <-j.done:
 		return j.err
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-j.ctx.Done():
+		return j.ctx.Err()
 	}
 }
 

@@ -1,0 +1,45 @@
+package jetstream
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A batch of a process that is gone can't bring back what a note was.
+func TestLateNotes(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, nil)
+	gone, s := open(t, testOptions(srv)), open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	defer func() { require.NoError(t, gone.Close()) }()
+	set := func(value string) []store.Note { return []store.Note{{Key: "key", Value: []byte(value)}} }
+	require.NoError(t, gone.SetNotes(t.Context(), set("first")))
+	late, _, err := gone.writer.prepare([]*job{{ctx: t.Context(), run: func(b *batch) error { return b.setNotes(set("late")) }}}, careful)
+	require.NoError(t, err)
+	require.NoError(t, s.SetNotes(t.Context(), set("second")))
+	_, err = gone.engine.publish(late.messages(), false)
+	require.Equal(t, conflict, verdictOn(err))
+	notes, err := s.Notes(t.Context(), "", "", 10)
+	require.NoError(t, err)
+	require.Equal(t, set("second"), notes)
+}
+
+// Who sets notes needn't wait until nobody puts mail.
+func TestNotesWhileOthersPut(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, nil)
+	s, other := open(t, testOptions(srv)), open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	defer func() { require.NoError(t, other.Close()) }()
+	put(t, other, testMail("first"))
+	s.writer.shard = (other.writer.shard + 1) % shards
+	set := func(b *batch) error { return b.setNotes([]store.Note{{Key: "key", Value: []byte("value")}}) }
+	notes, _, err := s.writer.prepare([]*job{{ctx: t.Context(), run: set}}, careful)
+	require.NoError(t, err)
+	put(t, other, testMail("second"))
+	_, err = s.engine.publish(notes.messages(), false)
+	require.NoError(t, err)
+}
