@@ -33,6 +33,15 @@ type place struct {
 
 func fileOf(t *testing.T) place { return place{db: database(t)} }
 
+// testMoveElsewhere is for stores that take long to start: with -short TestMove
+// stands for them.
+func testMoveElsewhere(t *testing.T, from, to func(*testing.T) place) {
+	if testing.Short() {
+		t.Skip("it takes long, and does what TestMove does")
+	}
+	testMove(t, from, to)
+}
+
 // testMove moves to a new and empty database, and between others if the mail was
 // there before anything was killed.
 func testMove(t *testing.T, from, to func(*testing.T) place) {

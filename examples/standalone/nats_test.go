@@ -103,10 +103,10 @@ func TestNATSAlone(t *testing.T) {
 }
 
 // TestMoveToNATS does what TestMove does.
-func TestMoveToNATS(t *testing.T) { testMove(t, fileOf, natsPlace) }
+func TestMoveToNATS(t *testing.T) { testMoveElsewhere(t, fileOf, natsPlace) }
 
 // TestMoveFromNATS goes the other way.
-func TestMoveFromNATS(t *testing.T) { testMove(t, natsPlace, fileOf) }
+func TestMoveFromNATS(t *testing.T) { testMoveElsewhere(t, natsPlace, fileOf) }
 
 func natsPlace(t *testing.T) place {
 	port := freeport.Find(t, 1)[0]

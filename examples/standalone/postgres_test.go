@@ -60,5 +60,5 @@ func TestPostgresFails(t *testing.T) {
 // TestMoveToPostgres is TestMove for those who outgrow one machine.
 func TestMoveToPostgres(t *testing.T) {
 	server := pgtest.New(t)
-	testMove(t, fileOf, func(t *testing.T) place { return place{db: server.Database(t)} })
+	testMoveElsewhere(t, fileOf, func(t *testing.T) place { return place{db: server.Database(t)} })
 }
