@@ -44,13 +44,14 @@ func TestStoryNotices(t *testing.T) {
 			c.Rejected = nil
 		}), "B didn't notice that alice-4 is forged"},
 		"the outbox loses its oldest": {"B answers", func(ctx context.Context, s *story) error {
-			entries, err := s.a.mail.Next(ctx, s.b.ServerName, 0, 1, 1)
+			// Two of them, as it may just be trying the first.
+			entries, err := s.a.mail.Next(ctx, s.b.ServerName, 0, 2, 1<<20)
 			if err != nil {
 				return err
 			}
-			_, err = s.a.mail.Ack(ctx, s.b.ServerName, entries[0].ID)
+			_, err = s.a.mail.Ack(ctx, s.b.ServerName, entries[1].ID)
 			return err
-		}, "alice-2 came to bob directly (handled: false), and not alice-1"},
+		}, "alice-3 came to bob directly (handled: false), and not alice-"},
 		"something is left at a relay": {"the end", leaveMore, "B's mailbox at relay2 still has entry"},
 		"something is left in the outbox": {"the end", func(ctx context.Context, s *story) error {
 			return s.a.outbox.Enqueue(ctx, client.Transaction{ID: "more", Destination: "nobody", Body: []byte(`{"pdus":[]}`)})
