@@ -49,8 +49,9 @@ func TestReadingForJobsThatAreLate(t *testing.T) {
 	s.engine.timeout = time.Hour
 	srv.Shutdown()
 	mail := testMail("first")
-	put := &putJob{mail: mail, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
-	_, _, err := s.writer.prepare([]*job{{ctx: t.Context(), run: put.run, end: time.Now()}}, fresh)
+	put, err := newPutJob(mail, store.Limits{})
+	require.NoError(t, err)
+	_, _, err = s.writer.prepare([]*job{{ctx: t.Context(), run: put.run, end: time.Now()}}, fresh)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, s.Close())
 }

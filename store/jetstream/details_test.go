@@ -209,7 +209,8 @@ func TestManyToANewMailbox(t *testing.T) {
 	var runs int
 	for i := range 3 * pageSize {
 		mail := testMail(fmt.Sprint(i))
-		put := &putJob{mail: mail, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+		put, err := newPutJob(mail, store.Limits{})
+		require.NoError(t, err)
 		jobs = append(jobs, &job{ctx: t.Context(), run: func(b *batch) error {
 			if i == 0 {
 				runs++

@@ -119,7 +119,8 @@ func TestAccountFull(t *testing.T) {
 	put(t, s, testMail("small"))
 	var jobs []*job
 	for _, mail := range []store.Mail{large, testMail("beside")} {
-		put := &putJob{mail: mail, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+		put, err := newPutJob(mail, store.Limits{})
+		require.NoError(t, err)
 		jobs = append(jobs, &job{ctx: t.Context(), run: put.run, end: time.Now().Add(patience), done: make(chan struct{})})
 	}
 	require.Empty(t, s.writer.commit(jobs)) // nobody else uses the writer
