@@ -52,7 +52,6 @@ type batch struct {
 
 	shard     int                    // of this process
 	shards    [shards]*record[shard] // nil: not loaded
-	allShards bool                   // all are written, not only this process's
 	recounted bool                   // they were counted anew, and nothing is granted yet
 	change    counts                 // of the whole store
 	given     int64                  // the largest ID that the batch gives
@@ -196,7 +195,7 @@ func (b *batch) size() int {
 		n++
 	}
 	for i, s := range b.shards {
-		if i != b.shard && (b.allShards || s != nil && s.changed) {
+		if i != b.shard && s != nil && s.changed {
 			n++
 		}
 	}
@@ -229,7 +228,7 @@ func (b *batch) messages() []outgoing {
 	if b.noted != nil {
 		out = append(out, b.noted.outgoing(b.subjects.noted(), []byte{version}, false))
 	}
-	if len(out) > 0 || b.allShards {
+	if len(out) > 0 || b.changesShards() {
 		out = append(out, b.outgoingShards()...)
 	}
 	return out

@@ -72,7 +72,8 @@ func most(limit int64) int64 {
 // grant divides what is spare among all shards. This process's gets what it
 // needs in any case, and what can't be divided.
 func (b *batch) grant(limit, needs, spare amount) {
-	b.allShards, b.recounted = true, false
+	b.recounted = false
+	b.changeShards()
 	each := amount{spare.entries / shards, spare.bytes / shards}
 	for i, s := range b.shards {
 		s.value.limit = limit

@@ -93,7 +93,7 @@ func (w *shardWorld) step(limits []int64) (committed, refused int) {
 		b.change = b.change.minus(counts{entries: n, bytes: w.held.bytes * n / w.held.entries})
 	}
 	before := w.held
-	if b.change == (counts{}) && !b.allShards || !w.commit(b) {
+	if b.change == (counts{}) && !b.changesShards() || !w.commit(b) {
 		return 0, refused
 	}
 	for _, check := range puts {

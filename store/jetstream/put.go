@@ -73,7 +73,9 @@ func (p *putJob) run(b *batch) error {
 		return nil
 	}
 	err = p.store(b, x, share, seq)
-	b.allShards = b.allShards || b.contested(left) // then only one process at a time fills the stream
+	if b.contested(left) { // then only one process at a time fills the stream
+		b.changeShards()
+	}
 	return err
 }
 

@@ -20,8 +20,9 @@ const shards = 8
 // of processes that use different shards don't meet there.
 //
 // What a shard's entries and bytes may grow to without a look at the others is
-// its grant. All shards have the same limit, which their grants together keep to;
-// whoever needs more, or has a lower limit, writes all of them, in one commit.
+// its grant. All shards have the same limit, which their grants together keep to.
+// Whoever needs more takes from another shard, or divides what is left anew, as
+// does who has a lower limit: that writes all shards, in one commit.
 type shard struct {
 	counts
 	top   int64 // the largest ID that was given to an entry of any mailbox
@@ -112,7 +113,8 @@ func lostOne(all []*record[shard]) bool {
 // countAnew is for a shard that is lost or can't be read: then this process counts
 // all that it knows of in its own, and the others are empty.
 func (b *batch) countAnew() {
-	b.allShards, b.recounted = true, true
+	b.recounted = true
+	b.changeShards()
 	counted, top := b.cache.counted()
 	for _, s := range b.shards {
 		top = max(top, s.value.top)
@@ -133,13 +135,27 @@ func (b *batch) recount() error {
 	return b.loadShards()
 }
 
-// held is what the whole store holds, once all shards are loaded.
-func (b *batch) held() counts {
-	held := b.change
+// changeShards has the batch write all shards, which are loaded.
+func (b *batch) changeShards() {
 	for _, s := range b.shards {
-		held = held.plus(s.value.counts)
+		s.changed = true
 	}
-	return held.positive()
+}
+
+// changesShards reports whether it writes any, whatever else it does.
+func (b *batch) changesShards() bool {
+	return slices.ContainsFunc(b.shards[:], func(s *record[shard]) bool { return s != nil && s.changed })
+}
+
+// held is what the whole store holds, once all shards are loaded.
+func (b *batch) held() counts { return heldBy(b.shards[:], b.change) }
+
+// heldBy is what all shards count together, and a change of it.
+func heldBy(all []*record[shard], change counts) counts {
+	for _, s := range all {
+		change = change.plus(s.value.counts)
+	}
+	return change.positive()
 }
 
 // top is the largest ID that was ever given, as far as it's known. A mailbox
@@ -170,7 +186,7 @@ func (b *batch) outgoingShards() (out []outgoing) {
 		}
 	}
 	for i, s := range b.shards {
-		if i != b.shard && s != nil && (b.allShards || s.changed) {
+		if i != b.shard && s != nil && s.changed {
 			out = append(out, s.outgoing(b.subjects.shard(i), s.value.encode(), false))
 		}
 	}
@@ -210,17 +226,17 @@ func (r *reader) whole(ctx context.Context) (store.Usage, error) {
 	if err != nil {
 		return store.Usage{}, err
 	}
-	held, all := counts{}, make([]*record[shard], shards)
+	all := make([]*record[shard], shards)
 	for i, m := range messages {
 		s, err := decodeShard(m.data)
 		if err != nil {
 			return store.Usage{}, fmt.Errorf("jetstream: %s: %w", subjects[i], errors.Join(err, errBadShard))
 		}
-		held, all[i] = held.plus(s.counts), &record[shard]{seq: m.seq, value: s}
+		all[i] = &record[shard]{seq: m.seq, value: s}
 	}
 	if lostOne(all) {
 		return store.Usage{}, fmt.Errorf("jetstream: a shard is missing: %w", errBadShard)
 	}
-	held = held.positive()
+	held := heldBy(all, counts{})
 	return held.usage(), nil
 }
