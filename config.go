@@ -52,7 +52,9 @@ type Config struct {
 	Keys gomatrixserverlib.JSONVerifier
 
 	// Store keeps the mail; the embedder closes it, after the Server. Nil: the
-	// Server opens SQLite at DatabasePath, and closes it.
+	// Server opens SQLite at DatabasePath, and closes it. A program that always
+	// sets it can be built with the tag relay_nosqlite, which leaves SQLite out:
+	// then New fails without it.
 	Store store.Store
 
 	// DatabasePath is used if Store is nil. Default: DefaultDatabasePath.

@@ -41,7 +41,6 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/sqlite"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -84,7 +83,7 @@ func New(config Config) (*Server, error) {
 		waits: newWaits(config.MaxWaiting),
 	}
 	if config.Store == nil {
-		s.ownStore, err = sqlite.Open(config.DatabasePath, sqlite.Options{Logger: config.Logger})
+		s.ownStore, err = openOwnStore(config)
 		if err != nil {
 			return nil, fmt.Errorf("relay: %w", err)
 		}
