@@ -147,8 +147,8 @@ type Delivery struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if _, _, ok := spec.ParseAndValidateServerName(c.ServerName); !ok {
-		return c, fmt.Errorf("relay: Config.ServerName %q is not a server name", c.ServerName)
+	if err := wire.CheckName(c.ServerName); err != nil {
+		return c, fmt.Errorf("relay: Config.ServerName %q: %w", c.ServerName, err)
 	}
 	if c.IsLocalServerName != nil && !c.IsLocalServerName(c.ServerName) {
 		return c, errors.New("relay: Config.IsLocalServerName doesn't accept Config.ServerName")

@@ -217,6 +217,7 @@ func (s *Server) write(w http.ResponseWriter, endpoint wire.Endpoint, a answer) 
 	}
 	s.metrics.answered(endpoint, http.StatusOK)
 	s.metrics.handOut(a.transactions)
+	wire.NoStore(w.Header())
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(size))
 	for _, piece := range a.pieces {

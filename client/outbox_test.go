@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -216,6 +217,11 @@ func TestOutboxRefusesAtOnce(t *testing.T) {
 	inOutWorld(t, func(c *client.OutboxConfig) { c.Limits = store.Limits{Entries: 1} }, func(o *outWorld) {
 		require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: b.ServerName, Body: []byte(`{`)}))
 		require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: "no name", Body: []byte(`{"pdus":[]}`)}))
+		upper := spec.ServerName(strings.ToUpper(string(b.ServerName)))
+		require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: upper, Body: []byte(`{"pdus":[]}`)}))
+		for _, body := range []string{`{"pdus":[null]}`, `{"edus":[null],"pdus":[]}`} {
+			require.Error(t, o.outbox.Enqueue(o.Context(), client.Transaction{ID: "1", Destination: b.ServerName, Body: []byte(body)}), body)
+		}
 		o.enqueue("1")
 		require.ErrorIs(t, o.outbox.Enqueue(o.Context(), transaction(o.T, "2")), store.ErrFull)
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // notePrefix is what the keys of a Peers' notes begin with.
@@ -75,7 +76,7 @@ func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
 // change isn't kept.
 func (p *Peers) AddRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
 	for _, name := range append([]spec.ServerName{server}, relays...) {
-		if _, _, ok := spec.ParseAndValidateServerName(name); !ok {
+		if wire.CheckName(name) != nil {
 			return fmt.Errorf("client: peers: %q is not a server name", name)
 		}
 	}

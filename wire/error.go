@@ -77,6 +77,10 @@ type errorBody struct {
 // maxMessage bounds messages, in bytes, both ways.
 const maxMessage = 512
 
+// NoStore says in the header of an answer that no proxy on the way may keep it:
+// it is for one server, once. Proxies that cache don't look at signatures.
+func NoStore(h http.Header) { h.Set("Cache-Control", "no-store") }
+
 // Write sends the error as the answer.
 func (e *Error) Write(w http.ResponseWriter) {
 	body, err := json.Marshal(errorBody{e.Code, shorten(e.Message), float64(e.RetryAfter.Milliseconds())})
@@ -84,6 +88,7 @@ func (e *Error) Write(w http.ResponseWriter) {
 		body = []byte(`{"errcode":"M_UNKNOWN","error":""}`)
 	}
 	h := w.Header()
+	NoStore(h)
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	if e.RetryAfter > 0 {

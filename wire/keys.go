@@ -3,7 +3,6 @@ package wire
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,9 +24,9 @@ type KnownKeys interface {
 }
 
 // HexKeys are the signing keys in P2P networks, where a server's name is its
-// ed25519 public key in hex (64 characters), so that nothing is looked up. Key
-// IDs may be any ed25519:*. The zero value is ready for use, and safe for
-// concurrent use.
+// ed25519 public key in hex (64 characters), so that nothing is looked up. Only
+// the one spelling of a key is a name: see CheckName. Key IDs may be any
+// ed25519:*. The zero value is ready for use, and safe for concurrent use.
 type HexKeys struct {
 	// Others verifies for servers whose name is not a key, such as a
 	// gomatrixserverlib.KeyRing. Nil refuses them.
@@ -40,10 +39,10 @@ var errNotHex = errors.New("wire: the server name is not an ed25519 public key i
 
 // KnownKey implements KnownKeys.
 func (HexKeys) KnownKey(server spec.ServerName, id gomatrixserverlib.KeyID) (ed25519.PublicKey, bool) {
-	if !strings.HasPrefix(string(id), "ed25519:") || len(server) != hex.EncodedLen(ed25519.PublicKeySize) {
+	if !strings.HasPrefix(string(id), "ed25519:") || !isHexKey(server) {
 		return nil, false
 	}
-	key, err := hex.DecodeString(string(server))
+	key, err := keyOfName(server)
 	return key, err == nil
 }
 
@@ -79,8 +78,7 @@ func (h HexKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.V
 
 // verify succeeds if any of the server's signatures is right, as key rings do.
 func (h HexKeys) verify(request gomatrixserverlib.VerifyJSONRequest) error {
-	const anyID = "ed25519:"
-	if _, ok := h.KnownKey(request.ServerName, anyID); !ok {
+	if !isHexKey(request.ServerName) {
 		return errNotHex
 	}
 	name := string(request.ServerName)

@@ -122,6 +122,9 @@ func parseUserID(segment string) (*spec.UserID, error) {
 	if err != nil {
 		return nil, fmt.Errorf("invalid user ID: %w", err)
 	}
+	if err := CheckName(user.Domain()); err != nil {
+		return nil, fmt.Errorf("invalid server name: %w", err)
+	}
 	return user, nil
 }
 
@@ -142,8 +145,11 @@ func RelayTxnURI(user spec.UserID) string {
 }
 
 // UserAt makes up the user ID that stands for a server where the endpoints ask
-// for one. It fails if server isn't a valid server name.
+// for one. It fails if server isn't a valid server name: see CheckName.
 func UserAt(server spec.ServerName) (spec.UserID, error) {
+	if err := CheckName(server); err != nil {
+		return spec.UserID{}, fmt.Errorf("server name %q: %w", server, err)
+	}
 	user, err := spec.NewUserID("@user:"+string(server), false)
 	if err != nil {
 		return spec.UserID{}, fmt.Errorf("server name %q: %w", server, err)

@@ -81,8 +81,7 @@ func (p *Proof) isPlain(origin spec.ServerName) bool {
 			return false
 		}
 	}
-	_, _, good := spec.ParseAndValidateServerName(origin)
-	return good && !strings.Contains(string(p.Key), " ")
+	return CheckName(origin) == nil && !strings.Contains(string(p.Key), " ")
 }
 
 // JSON encodes the proof.

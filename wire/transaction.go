@@ -124,7 +124,7 @@ func (f *fields) content(canonical bool) (Content, error) {
 		return c, err
 	}
 	var err error
-	if c.PDUs, err = countList("pdus", f.pdus, MaxPDUs, nil); err != nil {
+	if c.PDUs, err = countList("pdus", f.pdus, MaxPDUs, checkPDU); err != nil {
 		return c, err
 	}
 	if c.EDUs, err = countList("edus", f.edus, MaxEDUs, checkEDU); err != nil {
@@ -144,8 +144,17 @@ func decode(name, raw string, into any) error {
 	return nil
 }
 
+// checkPDU wants an object and no more: what is in it depends on its room's
+// version.
+func checkPDU(raw []byte) error {
+	if len(raw) == 0 || raw[0] != '{' {
+		return fmt.Errorf("a PDU isn't an object")
+	}
+	return nil
+}
+
 func checkEDU(raw []byte) error {
-	if err := json.Unmarshal(raw, new(gomatrixserverlib.EDU)); err != nil {
+	if len(raw) == 0 || raw[0] != '{' || json.Unmarshal(raw, new(gomatrixserverlib.EDU)) != nil {
 		return fmt.Errorf("an EDU can't be decoded")
 	}
 	return nil
@@ -163,7 +172,7 @@ func countList(name, raw string, most int, check func([]byte) error) (count int,
 	list.ForEach(func(_, item gjson.Result) bool {
 		if count++; count > most {
 			err = fmt.Errorf("%s has more than %d items", name, most)
-		} else if check != nil {
+		} else {
 			err = check([]byte(item.Raw))
 		}
 		return err == nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,16 +43,24 @@ func TestReadContent(t *testing.T) {
 		`{"PDUs":[],"pdus":[]}`:       {code: "M_BAD_JSON"},
 		`{"pdu\u017f":[],"pdus":[]}`:  {code: "M_BAD_JSON"},
 		`{"Origin":"evil","pdus":[]}`: {code: "M_BAD_JSON"},
-		`{"origin":"a","\u006frigin":"b","pdus":[]}`:                                  {code: "M_BAD_JSON"},
-		`{"origin":1,"pdus":[]}`:                                                      {code: "M_BAD_JSON"},
-		`{"origin_server_ts":"1","pdus":[]}`:                                          {code: "M_BAD_JSON"},
-		`{"origin_server_ts":-1,"pdus":[]}`:                                           {code: "M_BAD_JSON"},
-		`{"origin_server_ts":1.5,"pdus":[]}`:                                          {code: "M_BAD_JSON"},
-		`{"origin_server_ts":99999999999999999999,"pdus":[]}`:                         {code: "M_BAD_JSON"},
-		`{"edus":{},"pdus":[]}`:                                                       {code: "M_BAD_JSON"},
-		`{"edus":[1],"pdus":[]}`:                                                      {code: "M_BAD_JSON"},
-		`{"edus":[{"edu_type":1}],"pdus":[]}`:                                         {code: "M_BAD_JSON"},
-		`{"edus":[{"EDU_Type":1}],"pdus":[]}`:                                         {code: "M_BAD_JSON"},
+		`{"origin":"a","\u006frigin":"b","pdus":[]}`:          {code: "M_BAD_JSON"},
+		`{"origin":1,"pdus":[]}`:                              {code: "M_BAD_JSON"},
+		`{"origin_server_ts":"1","pdus":[]}`:                  {code: "M_BAD_JSON"},
+		`{"origin_server_ts":-1,"pdus":[]}`:                   {code: "M_BAD_JSON"},
+		`{"origin_server_ts":1.5,"pdus":[]}`:                  {code: "M_BAD_JSON"},
+		`{"origin_server_ts":99999999999999999999,"pdus":[]}`: {code: "M_BAD_JSON"},
+		`{"edus":{},"pdus":[]}`:                               {code: "M_BAD_JSON"},
+		`{"edus":[null],"pdus":[]}`:                           {code: "M_BAD_JSON"},
+		`{"edus":[[]],"pdus":[]}`:                             {code: "M_BAD_JSON"},
+		`{"pdus":[null]}`:                                     {code: "M_BAD_JSON"},
+		`{"pdus":[{},1]}`:                                     {code: "M_BAD_JSON"},
+		`{"pdus":["{}"]}`:                                     {code: "M_BAD_JSON"},
+		`{"pdus":[[{}]]}`:                                     {code: "M_BAD_JSON"},
+		`{"pdus":[ [] ]}`:                                     {code: "M_BAD_JSON"},
+		`{"pdus":[ true ]}`:                                   {code: "M_BAD_JSON"},
+		`{"edus":[1],"pdus":[]}`:                              {code: "M_BAD_JSON"},
+		`{"edus":[{"edu_type":1}],"pdus":[]}`:                 {code: "M_BAD_JSON"},
+		`{"edus":[{"EDU_Type":1}],"pdus":[]}`:                 {code: "M_BAD_JSON"},
 		`{"a":` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `,"pdus":[]}`: {code: "M_BAD_JSON"},
 		``:                      {code: "M_NOT_JSON"},
 		`{`:                     {code: "M_NOT_JSON"},
@@ -123,6 +132,18 @@ func TestWithOrigin(t *testing.T) {
 	}
 }
 
+// requireObjects: a PDU or an EDU is nothing but an object.
+func requireObjects(t *testing.T, body []byte) {
+	var lists struct {
+		PDUs []any `json:"pdus"`
+		EDUs []any `json:"edus"`
+	}
+	require.NoError(t, json.Unmarshal(body, &lists))
+	for _, item := range slices.Concat(lists.PDUs, lists.EDUs) {
+		require.IsType(t, map[string]any{}, item)
+	}
+}
+
 // FuzzReadContent: what we take, a deployed node can decode, alone and in an
 // answer; and what it can't decode, we don't take.
 func FuzzReadContent(f *testing.F) {
@@ -133,6 +154,8 @@ func FuzzReadContent(f *testing.F) {
 	f.Add([]byte(`{"pdus":[{"a\\u0041":1}]}`))
 	f.Add([]byte(`{"pdus":[{"x\":1,\"pdus":2}]}`))
 	f.Add([]byte(`{"pdus":[],"x\":1,\"edus":[1]}`))
+	f.Add([]byte(`{"edus":[null],"pdus":[]}`))
+	f.Add([]byte(`{"pdus":[ null , "{", [], {} ]}`))
 	f.Add([]byte(`{"pdus":[{"\"\ud800":"\ud800&00000"}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		c, err := ReadContent(body)
@@ -149,6 +172,7 @@ func FuzzReadContent(f *testing.F) {
 		require.Len(t, decoded.EDUs, c.EDUs)
 		require.LessOrEqual(t, c.PDUs, MaxPDUs)
 		require.LessOrEqual(t, c.EDUs, MaxEDUs)
+		requireObjects(t, body)
 
 		transaction := WithOrigin(body, "signer.example")
 		var answer fclient.RespGetRelayTransaction

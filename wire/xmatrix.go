@@ -129,9 +129,8 @@ func (v *Verifier) canonicalMessage(r SignedRequest, header xMatrix) (message []
 	if key, ok = keys.KnownKey(header.origin, header.keyID); !ok {
 		return nil, nil
 	}
-	_, _, valid := spec.ParseAndValidateServerName(header.origin)
 	plain := isPlain(string(header.origin)) && isPlain(string(header.destination)) && isPlain(r.Method) && isPlain(r.URI)
-	if !valid || !plain || !isCanonical(r.Content) {
+	if !plain || !isCanonical(r.Content) {
 		return nil, nil
 	}
 	return signedMessage(r.Content, header.destination, r.Method, header.origin, r.URI), key
@@ -234,6 +233,9 @@ func parseAuthorization(headers []string) (xMatrix, error) {
 		}
 		if origin == "" || keyID == "" || signature == "" {
 			return xMatrix{}, unauthorized("the X-Matrix header lacks origin, key or sig")
+		}
+		if err := CheckName(origin); err != nil {
+			return xMatrix{}, unauthorized("the origin in the X-Matrix header: " + err.Error())
 		}
 		if x.count > 0 && x.origin != origin {
 			return xMatrix{}, unauthorized("the X-Matrix headers have different origins")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
 )
 
 const usage = `usage: standalone -name SERVERNAME [options]
@@ -132,12 +133,12 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 
 func (o *options) check() error {
 	c := &o.config
-	_, _, valid := spec.ParseAndValidateServerName(spec.ServerName(o.name))
+	badName := wire.CheckName(spec.ServerName(o.name))
 	switch {
 	case o.name == "" && o.signingKey == "":
 		return errors.New("-name is required")
-	case o.name != "" && !valid:
-		return fmt.Errorf("-name: %q is not a server name", o.name)
+	case o.name != "" && badName != nil:
+		return fmt.Errorf("-name: %q: %w", o.name, badName)
 	case o.db == "":
 		return errors.New("-db is empty")
 	case (o.cert == "") != (o.key == ""):

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // What connections get. None of them bounds a body that keeps moving: see
@@ -115,13 +116,21 @@ func listen(o *options, handler http.Handler, log *slog.Logger) (*webServer, err
 		return nil, fmt.Errorf("-listen: %w", err)
 	}
 	return &webServer{listener: listener, Server: &http.Server{
-		Handler:           handler,
+		Handler:           uncached(handler),
 		TLSConfig:         tlsConfig,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}}, nil
+}
+
+// uncached keeps proxies on the way from keeping any answer.
+func uncached(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		wire.NoStore(w.Header())
+		next.ServeHTTP(w, r)
+	})
 }
 
 func listenMetrics(o *options, registry *prometheus.Registry, log *slog.Logger) (*webServer, error) {
@@ -133,7 +142,7 @@ func listenMetrics(o *options, registry *prometheus.Registry, log *slog.Logger) 
 		return nil, fmt.Errorf("-metrics: %w", err)
 	}
 	return &webServer{listener: listener, Server: &http.Server{
-		Handler:     mux,
+		Handler:     uncached(mux),
 		ReadTimeout: headerTimeout, WriteTimeout: time.Minute, IdleTimeout: idleTimeout,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}}, nil

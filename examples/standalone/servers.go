@@ -46,8 +46,8 @@ func (l *serverList) Set(s string) error {
 	}
 	for name := range strings.SplitSeq(s, ",") {
 		name := spec.ServerName(strings.TrimSpace(name))
-		if _, _, ok := spec.ParseAndValidateServerName(name); !ok {
-			return fmt.Errorf("%q is not a server name", name)
+		if err := wire.CheckName(name); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
 		}
 		(*l)[name] = struct{}{}
 	}
@@ -143,8 +143,8 @@ func cutServer(s string) (spec.ServerName, string, error) {
 	if !ok {
 		return "", "", errors.New("there is no = in it")
 	}
-	if _, _, ok := spec.ParseAndValidateServerName(spec.ServerName(name)); !ok {
-		return "", "", fmt.Errorf("%q is not a server name", name)
+	if err := wire.CheckName(spec.ServerName(name)); err != nil {
+		return "", "", fmt.Errorf("%q: %w", name, err)
 	}
 	return spec.ServerName(name), rest, nil
 }
