@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -101,6 +102,20 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 	require.Empty(t, r.fetch(r.b))
 }
 
+// askWithoutReading asks for mail and reads no more than the beginning of the
+// answer.
+func (r *rig) askWithoutReading(node *testnet.Node) {
+	r.Helper()
+	request, err := node.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(node.ServerName), fclient.RelayEntry{})
+	require.NoError(r, err)
+	conn, err := net.Dial("tcp", r.address)
+	require.NoError(r, err)
+	r.Cleanup(func() { _ = conn.Close() })
+	require.NoError(r, request.Write(conn))
+	_, err = io.ReadFull(conn, make([]byte, 100)) // it is being answered
+	require.NoError(r, err)
+}
+
 // Who asks and doesn't read stops nobody either, and takes no more memory than
 // there is.
 func TestUnreadAnswersAreCutOff(t *testing.T) {
@@ -112,14 +127,7 @@ func TestUnreadAnswersAreCutOff(t *testing.T) {
 		require.Equal(t, http.StatusOK, status, body)
 	}
 	for range 5 {
-		request, err := r.c.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(r.c.ServerName), fclient.RelayEntry{})
-		require.NoError(t, err)
-		conn, err := net.Dial("tcp", r.address)
-		require.NoError(t, err)
-		defer func() { _ = conn.Close() }()
-		require.NoError(t, request.Write(conn))
-		_, err = io.ReadFull(conn, make([]byte, 100)) // it is being answered
-		require.NoError(t, err)
+		r.askWithoutReading(r.c)
 	}
 	for _, node := range []*testnet.Node{r.b, r.c} {
 		require.Eventually(t, func() bool {
@@ -150,6 +158,27 @@ func TestCloseEndsTransfers(t *testing.T) {
 	require.Eventually(t, func() bool { return r.server.Held() > 0 }, generous, tick)
 	require.NoError(t, r.server.Close())
 	require.Contains(t, []int{0, http.StatusTooManyRequests}, <-h.answered)
+}
+
+// Nor does Close wait for a receiver that doesn't read its answer.
+func TestCloseEndsAnswers(t *testing.T) {
+	const size = 9 << 20 // more than a connection holds
+	r := newRig(t, nil)
+	r.server.NoGrace()
+	status, body := r.put(r.a, "1", r.b.ServerName, string(largeContent(size)))
+	require.Equal(t, http.StatusOK, status, body)
+	r.askWithoutReading(r.b)
+	closed := make(chan error, 1)
+	go func() { closed <- r.server.Close() }()
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(generous):
+		t.Fatal("Close waits for an answer that nobody reads")
+	}
+	usage, err := r.store.Usage(t.Context(), r.b.ServerName)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, usage.Entries, "what was cut off comes again")
 }
 
 // slowKeys look up a key for as long as they may.
