@@ -67,28 +67,31 @@ func TestMadeUpNumbersAcknowledgeNothing(t *testing.T) {
 	}
 }
 
-// A name in another spelling is another name: it has no mail of the first, and
-// whoever has its key acknowledges nothing of the first.
+// A name in another spelling has no mail of the first, and acknowledges nothing
+// of it. Upper-case hex is no name at all: it would be a second mailbox, and a
+// second share of every limit, for one key.
 func TestOtherSpellings(t *testing.T) {
 	r := newRig(t, nil)
 	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
 	entry := r.peek(r.b, 0).EntryID
 	upper := *r.b
 	upper.ServerName = spec.ServerName(strings.ToUpper(string(r.b.ServerName)))
+	acknowledge := fmt.Sprintf(`{"entry_id":%d}`, entry)
 
-	for _, signer := range []*testnet.Node{r.b, &upper} {
-		for _, owner := range []spec.ServerName{upper.ServerName, r.b.ServerName + ":8448", r.b.ServerName + "."} {
-			status, body := r.ask(signer, owner, fmt.Sprintf(`{"entry_id":%d}`, entry))
-			if signer.ServerName == owner {
-				require.Equal(t, http.StatusOK, status, body)
-				require.Contains(t, body, `"entries_queued":false`)
-				continue
-			}
-			requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
-		}
+	for _, owner := range []spec.ServerName{r.b.ServerName + ":8448", r.b.ServerName + "."} {
+		status, body := r.ask(r.b, owner, acknowledge)
+		requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
 	}
-	status, body := r.ask(&upper, r.b.ServerName, fmt.Sprintf(`{"entry_id":%d}`, entry))
-	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	for _, signer := range []*testnet.Node{r.b, &upper} {
+		status, body := r.ask(signer, upper.ServerName, acknowledge)
+		requireError(t, http.StatusBadRequest, "M_INVALID_USERNAME", status, body)
+		status, body = r.put(signer, "1", upper.ServerName, `{"pdus":[]}`)
+		requireError(t, http.StatusBadRequest, "M_INVALID_USERNAME", status, body)
+	}
+	status, body := r.ask(&upper, r.b.ServerName, acknowledge)
+	requireError(t, http.StatusUnauthorized, "M_UNAUTHORIZED", status, body)
+	status, body = r.put(&upper, "2", r.b.ServerName, `{"pdus":[]}`)
+	requireError(t, http.StatusUnauthorized, "M_UNAUTHORIZED", status, body)
 	require.Equal(t, entry, r.peek(r.b, 0).EntryID)
 
 	// The same name, escaped otherwise, is the same name.
