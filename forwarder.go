@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -37,7 +36,7 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 	}
 	if passedOn {
 		sent = wire.ProvenAnswer
-		err = f.readPassedOn(ctx, &mail, passed{body: body, proof: proof, share: share})
+		err = f.readPassedOn(ctx, &mail, passed{body: body, proof: proof, share: share, kept: !deliver})
 	} else {
 		err = f.readOwn(&mail, signer, request)
 	}
@@ -71,16 +70,8 @@ func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wi
 	if proof, ok := wire.ProofOf(request, f.config.ServerName, content); ok {
 		mail.Proof = proof.JSON()
 	}
-	mail.Expires = f.expiry(time.Now())
+	mail.Lifetime = max(f.config.Lifetime, 0)
 	return nil
-}
-
-// expiry is how long mail is kept that was sent at that time.
-func (f *forwarder) expiry(sent time.Time) time.Time {
-	if f.config.Lifetime < 0 {
-		return time.Time{}
-	}
-	return sent.Add(f.config.Lifetime)
 }
 
 func (f *forwarder) store(ctx context.Context, mail store.Mail) error {

@@ -21,6 +21,7 @@ type passed struct {
 	share     *share
 	origin    spec.ServerName // claimed
 	canonical bool
+	kept      bool // its age counts
 }
 
 // readPassedOn reads a transaction that somebody passes on.
@@ -43,11 +44,22 @@ func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, p passed
 	}
 	// Not p.body: only this was signed.
 	mail.Origin, mail.Body, mail.Digest, mail.Proof = proven.Origin, proven.Content, proven.Digest, p.proof.JSON()
-	sent := time.Now()
-	if signed := proven.Signed.Time(); signed.Before(sent) {
-		sent = signed // else it would live for ever by being passed on
+	if !p.kept {
+		return nil
 	}
-	if mail.Expires = f.expiry(sent); mail.Expired(time.Now()) {
+	return f.limitAge(mail, proven.Signed.Time())
+}
+
+// limitAge counts the time since mail was signed as a part of its lifetime: else
+// it would live for ever by being passed on. A clock of ours that is behind can
+// only make it live longer, and while it is far ahead mail is refused with an
+// answer after which a sender keeps it and comes again.
+func (f *forwarder) limitAge(mail *store.Mail, signed time.Time) error {
+	if f.config.Lifetime < 0 {
+		return nil
+	}
+	mail.Lifetime = f.config.Lifetime - max(time.Since(signed), 0)
+	if mail.Lifetime <= 0 {
 		return wire.Forbidden("the transaction is older than what this relay keeps")
 	}
 	return nil

@@ -64,7 +64,9 @@ func TestPassedOn(t *testing.T) {
 		require.EqualValues(t, fmt.Sprint(i), entries[0].TransactionID)
 		require.Equal(t, string(signed), string(entries[0].Body))
 		require.Equal(t, string(proof.JSON()), string(entries[0].Proof))
-		require.WithinDuration(t, now.Add(relay.DefaultLifetime), entries[0].Expires, time.Second, "it lives no longer than at the first")
+		age := relay.DefaultLifetime - entries[0].Lifetime
+		require.Positive(t, age, "it lives no longer than at the first")
+		require.LessOrEqual(t, age, time.Since(now)+time.Second)
 
 		got := r.batch(r.b, 0, "?limit=1")
 		handed, err := wire.ReadProof(got[0].Proof)
@@ -291,6 +293,13 @@ func TestDeliver(t *testing.T) {
 	status, body = r.put(first, "2", relayName, string(signed))
 	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
 	require.Len(t, got, 4, "not without a proof")
+
+	fail = nil
+	old, oldProof := leaveAtFirst(t, r.a, "3", relayName, contentAt(r.a.ServerName, time.UnixMilli(5)))
+	status, body = r.put(first, "3", relayName, string(wire.WithProof(old, oldProof)))
+	require.Equal(t, http.StatusOK, status, "its origin's clock was wrong, and it isn't kept here: "+body)
+	require.Len(t, got, 5)
+
 	require.Zero(t, stored)
 	usage, err := r.store.Usage(t.Context(), "")
 	require.NoError(t, err)

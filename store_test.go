@@ -3,6 +3,7 @@ package relay_test
 import (
 	"database/sql"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -46,6 +47,17 @@ func sqlitePlace(tb testing.TB) storetest.Place {
 			})
 			require.NoError(tb, err)
 			return s
+		},
+		// A backup is the file alone: closed, it has no log.
+		Copy: func(tb testing.TB) func(testing.TB) {
+			backup, err := os.ReadFile(path)
+			require.NoError(tb, err)
+			return func(tb testing.TB) {
+				for _, log := range []string{path + "-wal", path + "-shm"} {
+					require.NoFileExists(tb, log)
+				}
+				require.NoError(tb, os.WriteFile(path, backup, 0o600))
+			}
 		},
 		Damage: func(tb testing.TB, _ spec.ServerName, id int64) {
 			db, err := sql.Open("sqlite", path)

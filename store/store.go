@@ -5,8 +5,27 @@
 //
 // Mail belongs to a destination, a Matrix server name compared byte for byte.
 // Each Put that is not a copy becomes an Entry with an ID of its own. Next
-// hands out the oldest entries, Ack takes entries away up to an ID, and what
-// outlives its Expires is taken away by the store. Nothing else removes mail.
+// hands out the oldest entries, Ack takes entries away up to an ID, and the
+// store takes mail away whose Lifetime is over. Nothing else removes mail.
+//
+// # Two halves
+//
+// A mailbox whose name begins with "~" belongs to no server: see Private. Such
+// mailboxes are a half of the store of their own: limits of the whole store,
+// Destinations and Usage("") never mix the two. So a relay and the embedder's
+// own queues can live in one store and don't see each other.
+//
+// # Time
+//
+// Lifetimes and the retention are counted by a clock of the store that runs only
+// while the store is open, in at least one process, and that nobody can set. It
+// doesn't follow the clock of the machine: however that jumps, no mail is lost
+// or hidden by it. Time during which no process has the store open doesn't
+// count. After a crash the clock may go on up to some minutes behind where it
+// was, so expired mail that wasn't removed yet may show once more.
+//
+// The clock of the machine is used for one thing, where the IDs of entries go
+// on: see FirstID.
 //
 // # Bytes, not transactions
 //
@@ -31,6 +50,8 @@ package store
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -53,7 +74,8 @@ var (
 	// ErrEmpty says that there is no entry to return.
 	ErrEmpty = errors.New("store: no mail")
 
-	// ErrClosed is what every call gives once Close was called.
+	// ErrClosed is what every call gives once Close was called, Close itself
+	// aside. It may come although the call's context has ended, too.
 	ErrClosed = errors.New("store: closed")
 
 	// ErrReopen says that the store no longer trusts its disk, usually after
@@ -71,7 +93,7 @@ type Store interface {
 	//
 	// Put is idempotent by (Destination, Origin, TransactionID, Digest): a copy
 	// stores nothing and answers (false, nil), whatever its Body, Proof and
-	// Expires, for as long as the entry is kept and at least for the store's
+	// Lifetime, for as long as the entry is kept and at least for the store's
 	// retention (24 hours by default) after it was acknowledged or expired. A
 	// copy is recognised before a limit is checked.
 	//
@@ -86,8 +108,9 @@ type Store interface {
 	// Next returns the oldest entries of destination whose ID is greater than
 	// after (0: from the start), in the order of their IDs: at most maxEntries
 	// (at least 1), and only as many as have maxBytes of Size together, but
-	// always the first. It returns ErrEmpty if there is none. Entries that have
-	// expired are not returned. Body and Proof must not be written to.
+	// always the first. It returns ErrEmpty if there is none. Entries whose
+	// Lifetime is over are not returned; those that are have what is left of
+	// it. Body and Proof must not be written to.
 	//
 	// An entry never becomes visible after one of the same destination with a
 	// larger ID did, whoever else writes at the same time. The cost depends on
@@ -103,7 +126,8 @@ type Store interface {
 	// that id is the ID of an entry of that destination, and returns how many
 	// it removed. Any other id (another destination's, a made-up one, one that
 	// was acknowledged before) removes nothing and is no error. A crash may
-	// undo an Ack.
+	// undo an Ack. Entries that have expired or are set aside may be in the count
+	// or not.
 	Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error)
 
 	// Wait returns nil once destination has an entry with an ID greater than
@@ -115,13 +139,16 @@ type Store interface {
 
 	// Destinations returns up to limit (at least 1) destinations that have
 	// mail, in ascending order of their bytes, from the first that is greater
-	// than after (empty: from the start). A page that is empty is the end.
-	// Destinations whose mail has all expired may still be listed for a while.
+	// than after, and only those of the half that after is in: "" is the start
+	// of the servers' names, PrivateHalf that of the private ones, and
+	// Private(part, "") comes before all of that part. A page that is
+	// empty is the end. Destinations whose mail has all expired may still be
+	// listed for a while.
 	Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error)
 
-	// Usage returns what the mailbox of destination holds; empty means the
-	// whole store. It doesn't scan entries. Mail that has expired may still be
-	// counted for a while.
+	// Usage returns what the mailbox of destination holds; "" means all mailboxes
+	// of servers, PrivateHalf all private ones. It doesn't scan entries. Mail that has
+	// expired may still be counted for a while.
 	Usage(ctx context.Context, destination spec.ServerName) (Usage, error)
 
 	// Close waits for what the store has accepted and ends all waits with
@@ -133,9 +160,10 @@ type Store interface {
 
 // Mail is one transaction on its way to a destination.
 type Mail struct {
-	// Destination is the server that the mail is for, Origin the one that
-	// signed it, and TransactionID what that server calls it. A retry of a
-	// transaction has the same ID but not always the same content.
+	// Destination is the server that the mail is for, or a name that Private
+	// made, Origin the server that signed it, and TransactionID what that server
+	// calls it. A retry of a transaction has the same ID but not always the same
+	// content.
 	Destination   spec.ServerName
 	Origin        spec.ServerName
 	TransactionID gomatrixserverlib.TransactionID
@@ -149,24 +177,49 @@ type Mail struct {
 	Body  []byte
 	Proof []byte
 
-	// Expires is when the mail is no longer wanted, to the millisecond; the
-	// zero time means never.
-	Expires time.Time
+	// Lifetime is how long the store keeps the mail, to the next whole
+	// millisecond, by the store's clock; 0 or less means for ever. In an Entry
+	// it is what is left, at least a millisecond, and 0 means for ever.
+	Lifetime time.Duration
 }
 
 // Size is what the mail counts for in Limits, Usage and Next: the bytes of
 // Body and Proof.
 func (m *Mail) Size() int64 { return int64(len(m.Body)) + int64(len(m.Proof)) }
 
-// Expired reports whether the mail has outlived its Expires at now.
-func (m *Mail) Expired(now time.Time) bool {
-	return !m.Expires.IsZero() && !m.Expires.After(now)
+// Private names the mailbox in which a part of an embedder's program, such as
+// its outbox, keeps mail for a server. No server has such a name. A part has no
+// slash in it.
+func Private(part string, server spec.ServerName) spec.ServerName {
+	return PrivateHalf + spec.ServerName(part) + "/" + server
 }
 
-// FirstID is where a new store begins to count entries at that time. Were the
-// file of a relay lost and made anew, an acknowledgement of what was in the
-// first would acknowledge nothing in the second.
-func FirstID(now time.Time) int64 { return now.UnixMilli() * 1000 }
+// PrivateHalf names all private mailboxes where Usage is asked, and comes before
+// all of them where Destinations is.
+const PrivateHalf spec.ServerName = "~"
+
+// IsPrivate reports whether a mailbox with that name is in the private half.
+func IsPrivate(name spec.ServerName) bool {
+	return strings.HasPrefix(string(name), string(PrivateHalf))
+}
+
+// FirstID is the smallest ID that a store gives after it was opened, or made, at
+// that time. A store that was set back to an earlier copy, or lost and made
+// anew, then never gives an ID again that a receiver may still hold, whose
+// acknowledgement would remove mail that the receiver has never seen. It holds
+// as long as a store gets fewer than a thousand entries a millisecond.
+//
+// A time outside of the years 2025 to 2100 comes from a clock that isn't set
+// yet. Then FirstID is a random ID that is smaller than all others, so that a
+// store goes on where it is and a new one doesn't begin where another did.
+func FirstID(now time.Time) int64 {
+	if year := now.UTC().Year(); year < 2025 || year > 2100 {
+		return 1 + rand.Int64N(idAt(time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)))
+	}
+	return idAt(now)
+}
+
+func idAt(t time.Time) int64 { return t.UnixMilli() * 1000 }
 
 // A Digest is a SHA-256 sum.
 type Digest [32]byte
@@ -174,8 +227,10 @@ type Digest [32]byte
 // An Entry is mail in a mailbox.
 type Entry struct {
 	// ID is positive, at most MaxID, greater than that of every earlier entry
-	// of the same destination, and never given again, also not after a crash or
-	// a write that was rolled back. IDs may have gaps; see FirstID.
+	// of the same destination, and never given again, also not after a crash, a
+	// write that was rolled back, or a store that was set back to an earlier copy:
+	// at every open IDs go on at the larger of the next one and FirstID(now). IDs
+	// may have gaps.
 	ID int64
 	Mail
 }
@@ -192,12 +247,13 @@ type Limits struct {
 	OriginEntries int64
 	OriginBytes   int64
 
-	// StoreEntries and StoreBytes bound the whole store.
+	// StoreEntries and StoreBytes bound all mailboxes of the half that the
+	// mail's destination is in.
 	StoreEntries int64
 	StoreBytes   int64
 }
 
-// Usage is what a mailbox, or the whole store, holds.
+// Usage is what a mailbox, or a half of the store, holds.
 type Usage struct {
 	// Entries and Bytes (of Mail.Size) are waiting to be fetched.
 	Entries int64

@@ -207,7 +207,7 @@ func benchPublish(b *testing.B, e *engine, body []byte, n, batch int) {
 		messages := make([]outgoing, batch)
 		for i := range messages {
 			mail := benchMail(body, "one.example")
-			data, err := messagesOf(&mail, 1, nonce{}, e.maxMessage())
+			data, err := messagesOf(&mail, 1, 0, nonce{}, e.maxMessage())
 			require.NoError(b, err)
 			messages[i] = outgoing{subject: "BARE." + string(mail.TransactionID), data: data[0]}
 		}

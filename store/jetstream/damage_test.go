@@ -48,7 +48,7 @@ func TestBatchInPart(t *testing.T) {
 	put(t, s, testMail("first"))
 	entries := next(t, s, "b.example")
 	mail := testMail("second")
-	messages, err := messagesOf(&mail, entries[0].ID+1, nonce{1}, s.engine.maxMessage())
+	messages, err := messagesOf(&mail, entries[0].ID+1, 0, nonce{1}, s.engine.maxMessage())
 	require.NoError(t, err)
 	_, err = s.engine.publish([]outgoing{{subject: s.cache.subjects.mail(keyOf(&mail)), data: messages[0], checked: true}}, false)
 	require.NoError(t, err)

@@ -234,11 +234,11 @@ func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.Retention = time.Second })
 	const n = 5 * pageSize
-	expires := time.Now().Add(5 * time.Second)
+	end := time.Now().Add(5 * time.Second)
 	for i := range n {
 		mail := testMail(fmt.Sprint(i))
 		if i%2 == 0 {
-			mail.Expires = expires
+			mail.Lifetime = max(time.Until(end), 1)
 		}
 		put(t, s, mail)
 	}

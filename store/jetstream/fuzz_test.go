@@ -13,7 +13,7 @@ import (
 // is taken for a record is one that the rest can go by, and is written as such.
 func FuzzDecode(f *testing.F) {
 	mail := testMail("first")
-	messages, err := messagesOf(&mail, 7, nonce{1}, 4000)
+	messages, err := messagesOf(&mail, 7, 0, nonce{1}, 4000)
 	require.NoError(f, err)
 	full := &box{counts: counts{3, 30, 1}, start: 5, mark: 38, base: 37, soonest: 9, tail: make([]meta, 4)}
 	f.Add(messages[0])

@@ -112,8 +112,9 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 			return open(tb, o)
 		}
 		return storetest.Place{
-			Shared: true,
-			Open:   func(tb testing.TB, retention time.Duration) store.Store { return openIt(tb, retention) },
+			Shared:  true,
+			OneHalf: true,
+			Open:    func(tb testing.TB, retention time.Duration) store.Store { return openIt(tb, retention) },
 			Damage: func(tb testing.TB, destination spec.ServerName, id int64) {
 				s := openIt(tb, 0)
 				defer func() { require.NoError(tb, s.Close()) }()

@@ -22,13 +22,13 @@ func TestSmallBatches(t *testing.T) {
 	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
 	const n = 300
-	expires := time.Now().Add(3 * time.Second)
+	end := time.Now().Add(3 * time.Second)
 	putting := make(chan error, n)
 	for i := range n {
 		mail := testMail(fmt.Sprint(i))
 		mail.Origin = spec.ServerName(fmt.Sprint("origin", i))
 		if i%2 == 1 {
-			mail.Expires = expires
+			mail.Lifetime = max(time.Until(end), 1)
 		}
 		go func() {
 			_, err := s.Put(t.Context(), mail, store.Limits{})

@@ -12,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 const (
@@ -51,7 +52,7 @@ type nonce [8]byte
 // messagesOf returns what is published for mail that becomes the entry with that
 // ID: the first message, whose subject recognises copies, and the parts that
 // didn't fit into it.
-func messagesOf(mail *store.Mail, id int64, by nonce, maxMessage int) ([][]byte, error) {
+func messagesOf(mail *store.Mail, id, expires int64, by nonce, maxMessage int) ([][]byte, error) {
 	content := make([]byte, 0, mail.Size())
 	content = append(append(content, mail.Proof...), mail.Body...)
 	head := newEncoder(256)
@@ -62,7 +63,7 @@ func messagesOf(mail *store.Mail, id int64, by nonce, maxMessage int) ([][]byte,
 	head.string(string(mail.Destination))
 	head.string(string(mail.Origin))
 	head.string(string(mail.TransactionID))
-	head.number(expiresOf(mail), int64(len(mail.Proof)), int64(len(mail.Body)))
+	head.number(expires, int64(len(mail.Proof)), int64(len(mail.Body)))
 	if room := maxMessage - len(head.b); room < maxMessage/2 {
 		return nil, fmt.Errorf("jetstream: the transaction ID has %d bytes", len(mail.TransactionID))
 	}
@@ -95,7 +96,7 @@ func mailOf(messages [][]byte) (*store.Mail, error) {
 	mail.Destination, mail.Origin = spec.ServerName(d.string()), spec.ServerName(d.string())
 	mail.TransactionID = gomatrixserverlib.TransactionID(d.string())
 	if until := d.number(); until != 0 {
-		mail.Expires = time.UnixMilli(until)
+		mail.Lifetime = steady.Left(now(), until)
 	}
 	proof, body := d.number(), d.number()
 	content := d.b[:len(d.b):len(d.b)]
@@ -122,10 +123,10 @@ func putBy(message []byte) (by nonce, id int64, err error) {
 
 // expiresOf is when mail expires, in Unix milliseconds; 0 is never.
 func expiresOf(mail *store.Mail) int64 {
-	if mail.Expires.IsZero() || mail.Expires.Year() > 9999 {
-		return 0
+	if until := steady.Until(now(), mail.Lifetime); until != steady.Never {
+		return until
 	}
-	return max(mail.Expires.UnixMilli(), 1)
+	return 0
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

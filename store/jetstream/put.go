@@ -19,6 +19,7 @@ type putJob struct {
 	mail    store.Mail
 	key     mailKey
 	origin  originHash
+	expires int64 // as in meta
 	nonce   nonce
 	limits  store.Limits
 	stored  bool
@@ -31,7 +32,7 @@ func newPutJob(mail store.Mail, limits store.Limits) (*putJob, error) {
 	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
 		return nil, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
 	}
-	p := &putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+	p := &putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin), expires: expiresOf(&mail)}
 	_, _ = rand.Read(p.nonce[:]) // it never fails
 	return p, nil
 }
@@ -117,8 +118,8 @@ func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint
 	if err != nil {
 		return err
 	}
-	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: expiresOf(&p.mail)}
-	messages, err := messagesOf(&p.mail, id, p.nonce, b.maxMessage)
+	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: p.expires}
+	messages, err := messagesOf(&p.mail, id, p.expires, p.nonce, b.maxMessage)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func TestPutAllWithoutRoom(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.MaxBytes, o.SweepInterval = 1<<20, time.Hour })
 	first := testMail("first")
-	first.Body, first.Expires = make([]byte, 600<<10), time.Now().Add(time.Second)
+	first.Body, first.Lifetime = make([]byte, 600<<10), time.Second
 	put(t, s, first)
 	mails := []store.Mail{testMail("second"), testMail("third"), testMail("fourth")}
 	mails[1].Body = make([]byte, 600<<10)

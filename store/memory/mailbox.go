@@ -23,8 +23,9 @@ type mailbox struct {
 // An item is an entry of a mailbox, and what the store notes beside it.
 type item struct {
 	store.Entry
-	gone bool
-	at   int // its index in expiring
+	until time.Duration // when its lifetime is over, on the store's clock; 0: never
+	gone  bool
+	at    int // its index in expiring
 }
 
 // A tally counts entries and their bytes.
@@ -33,6 +34,23 @@ type tally struct{ entries, bytes int64 }
 // plus returns t with n times the item.
 func (t tally) plus(it *item, n int64) tally {
 	return tally{t.entries + n, t.bytes + n*it.Size()}
+}
+
+// halves counts the mailboxes of servers and the private ones.
+type halves [2]tally
+
+// of returns what is counted of the half in which there is a mailbox of that
+// name.
+func (h *halves) of(name spec.ServerName) *tally {
+	if store.IsPrivate(name) {
+		return &h[1]
+	}
+	return &h[0]
+}
+
+func (h *halves) count(it *item, n int64) {
+	half := h.of(it.Destination)
+	*half = half.plus(it, n)
 }
 
 func (b *mailbox) count(it *item, n int64) {
@@ -71,28 +89,28 @@ func (b *mailbox) sweep() {
 type expiring []*item
 
 func (e *expiring) add(it *item) {
-	if !it.Expires.IsZero() {
+	if it.until > 0 {
 		heap.Push(e, it)
 	}
 }
 
 func (e *expiring) remove(it *item) {
-	if !it.Expires.IsZero() {
+	if it.until > 0 {
 		heap.Remove(e, it.at)
 	}
 }
 
 // next removes and returns an item that has expired at now, nil if there is
 // none.
-func (e *expiring) next(now time.Time) *item {
-	if len(*e) == 0 || !(*e)[0].Expired(now) {
+func (e *expiring) next(now time.Duration) *item {
+	if len(*e) == 0 || (*e)[0].until > now {
 		return nil
 	}
 	return heap.Pop(e).(*item)
 }
 
 func (e expiring) Len() int           { return len(e) }
-func (e expiring) Less(i, j int) bool { return e[i].Expires.Before(e[j].Expires) }
+func (e expiring) Less(i, j int) bool { return e[i].until < e[j].until }
 func (e expiring) Swap(i, j int) {
 	e[i], e[j] = e[j], e[i]
 	e[i].at, e[j].at = i, j
@@ -132,7 +150,7 @@ type copies struct {
 
 type leaving struct {
 	key   key
-	until time.Time
+	until time.Duration
 }
 
 func (c *copies) has(k key) bool {
@@ -144,12 +162,12 @@ func (c *copies) remember(k key) { c.known[k] = struct{}{} }
 
 // forgetAt says when a key may be forgotten: not before any that it was said
 // of earlier.
-func (c *copies) forgetAt(k key, until time.Time) {
+func (c *copies) forgetAt(k key, until time.Duration) {
 	c.leaving = append(c.leaving, leaving{k, until})
 }
 
-func (c *copies) forget(now time.Time) {
-	for len(c.leaving) > 0 && !c.leaving[0].until.After(now) {
+func (c *copies) forget(now time.Duration) {
+	for len(c.leaving) > 0 && c.leaving[0].until <= now {
 		delete(c.known, c.leaving[0].key)
 		c.leaving[0] = leaving{}
 		c.leaving = c.leaving[1:]

@@ -4,8 +4,8 @@
 // Nothing survives the process, nor Close: a Put that returned nil is lost
 // with both. A relay that is to keep anybody's mail needs another store.
 //
-// A Store starts no goroutine, and reads the time with time.Now, so it works
-// under testing/synctest: what has expired is dropped by the next call,
+// A Store starts no goroutine, and its clock is the time since it was made, so
+// it works under testing/synctest: expired mail is dropped by the next call,
 // whichever that is.
 package memory
 
@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -30,9 +31,13 @@ type Options struct {
 	Retention time.Duration
 }
 
+// longest is a lifetime that can be added to a time on the store's clock.
+const longest = math.MaxInt64 / 2
+
 // A Store keeps mail in memory. Make one with New.
 type Store struct {
 	retention time.Duration
+	made      time.Time // where its clock begins
 	hub       wake.Hub
 
 	mu        sync.Mutex
@@ -40,7 +45,7 @@ type Store struct {
 	lastID    int64 // one counter for all destinations
 	mailboxes map[spec.ServerName]*mailbox
 	names     []spec.ServerName // the keys of mailboxes, in order
-	held      tally
+	held      halves
 	expiring  expiring
 	copies    copies
 	notes     map[string][]byte
@@ -53,8 +58,10 @@ var (
 
 // New returns an empty Store.
 func New(options Options) *Store {
+	made := time.Now()
 	return &Store{
-		lastID:    store.FirstID(time.Now()),
+		made:      made,
+		lastID:    store.FirstID(made),
 		retention: cmp.Or(options.Retention, 24*time.Hour),
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		copies:    copies{known: make(map[key]struct{})},
@@ -118,9 +125,12 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 		size += waiting[n].Size()
 		n++
 	}
-	entries := make([]store.Entry, n)
+	entries, now := make([]store.Entry, n), s.now()
 	for i, it := range waiting[:n] {
 		entries[i] = it.Entry
+		if it.until > 0 {
+			entries[i].Lifetime = max(it.until-now, time.Millisecond)
+		}
 	}
 	return entries, nil
 }
@@ -136,7 +146,7 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 	if !found {
 		return 0, nil
 	}
-	now := time.Now()
+	now := s.now()
 	for _, it := range box.items[:i+1] {
 		s.expiring.remove(it)
 		s.release(box, it, now)
@@ -169,8 +179,13 @@ func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit i
 	if found {
 		i++
 	}
-	page := s.names[i:]
-	return slices.Clone(page[:min(max(limit, 1), len(page))]), nil
+	page := []spec.ServerName{}
+	for ; i < len(s.names) && len(page) < max(limit, 1); i++ {
+		if store.IsPrivate(s.names[i]) == store.IsPrivate(after) {
+			page = append(page, s.names[i])
+		}
+	}
+	return page, nil
 }
 
 // Usage implements store.Store.
@@ -179,9 +194,9 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 		return store.Usage{}, err
 	}
 	defer s.mu.Unlock()
-	held := s.held
-	if destination != "" {
-		held = s.mailbox(destination).held
+	held := s.mailbox(destination).held
+	if destination == "" || destination == store.PrivateHalf {
+		held = *s.held.of(destination)
 	}
 	return store.Usage{Entries: held.entries, Bytes: held.bytes}, nil
 }
@@ -209,11 +224,15 @@ func (s *Store) enter(ctx context.Context) error {
 		s.mu.Unlock()
 		return store.ErrClosed
 	}
-	now := time.Now()
+	now := s.now()
 	s.copies.forget(now)
 	s.dropExpired(now)
 	return nil
 }
+
+// now is the time on the store's clock. It comes from monotonic readings, so
+// no one can set it.
+func (s *Store) now() time.Duration { return time.Since(s.made) }
 
 // mailbox returns the mailbox of destination, an empty one if there is none.
 func (s *Store) mailbox(destination spec.ServerName) *mailbox {
@@ -225,7 +244,7 @@ func (s *Store) mailbox(destination spec.ServerName) *mailbox {
 
 func (s *Store) checkLimits(mail *store.Mail, limits store.Limits) error {
 	box, size := s.mailbox(mail.Destination), mail.Size()
-	from := box.origins[mail.Origin]
+	from, half := box.origins[mail.Origin], s.held.of(mail.Destination)
 	for _, limit := range []struct {
 		name           string
 		max, used, add int64
@@ -234,8 +253,8 @@ func (s *Store) checkLimits(mail *store.Mail, limits store.Limits) error {
 		{"Bytes", limits.Bytes, box.held.bytes, size},
 		{"OriginEntries", limits.OriginEntries, from.entries, 1},
 		{"OriginBytes", limits.OriginBytes, from.bytes, size},
-		{"StoreEntries", limits.StoreEntries, s.held.entries, 1},
-		{"StoreBytes", limits.StoreBytes, s.held.bytes, size},
+		{"StoreEntries", limits.StoreEntries, half.entries, 1},
+		{"StoreBytes", limits.StoreBytes, half.bytes, size},
 	} {
 		if limit.max > 0 && limit.used+limit.add > limit.max {
 			return fmt.Errorf("%w: %s at %d of %d", store.ErrFull, limit.name, limit.used, limit.max)
@@ -249,9 +268,12 @@ func (s *Store) add(mail store.Mail) {
 	// A caller that appends to what Next returned must not write into the
 	// slice that was put.
 	mail.Body, mail.Proof = slices.Clip(mail.Body), slices.Clip(mail.Proof)
-	mail.Expires = mail.Expires.Truncate(time.Millisecond)
 	s.lastID++
 	it := &item{Entry: store.Entry{ID: s.lastID, Mail: mail}}
+	it.Lifetime = 0
+	if mail.Lifetime > 0 {
+		it.until = s.now() + min(mail.Lifetime, longest)
+	}
 
 	box := s.mailboxes[mail.Destination]
 	if box == nil {
@@ -262,19 +284,19 @@ func (s *Store) add(mail store.Mail) {
 	}
 	box.items = append(box.items, it)
 	box.count(it, 1)
-	s.held = s.held.plus(it, 1)
+	s.held.count(it, 1)
 	s.expiring.add(it)
 	s.copies.remember(keyOf(&mail))
 }
 
 // release takes an item out of all that is counted and marks it as gone. The
 // mailbox still holds it, until sweep.
-func (s *Store) release(box *mailbox, it *item, now time.Time) {
+func (s *Store) release(box *mailbox, it *item, now time.Duration) {
 	it.gone = true
 	box.gone++
 	box.count(it, -1)
-	s.held = s.held.plus(it, -1)
-	s.copies.forgetAt(keyOf(&it.Mail), now.Add(s.retention))
+	s.held.count(it, -1)
+	s.copies.forgetAt(keyOf(&it.Mail), now+s.retention)
 }
 
 // sweep drops what is gone from a mailbox, and the mailbox when it is empty.
@@ -289,7 +311,7 @@ func (s *Store) sweep(destination spec.ServerName, box *mailbox) {
 	}
 }
 
-func (s *Store) dropExpired(now time.Time) {
+func (s *Store) dropExpired(now time.Duration) {
 	// A mailbox is swept once, however much of it has expired.
 	var touched map[spec.ServerName]*mailbox
 	for it := s.expiring.next(now); it != nil; it = s.expiring.next(now) {

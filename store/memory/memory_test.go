@@ -78,8 +78,8 @@ func (m mailbox) has(bodies ...string) []store.Entry {
 func TestExpiry(t *testing.T) {
 	inBubble(t, memory.Options{}, func(m mailbox) {
 		first, second, third := letter("first"), letter("second"), letter("third")
-		first.Expires = time.Now().Add(lifetime)
-		second.Expires = time.Now().Add(2 * lifetime)
+		first.Lifetime = lifetime
+		second.Lifetime = 2 * lifetime
 		for _, mail := range []store.Mail{second, first, third} {
 			require.True(m, m.put(mail))
 		}
@@ -100,7 +100,7 @@ func TestExpiry(t *testing.T) {
 func TestExpiryMakesRoom(t *testing.T) {
 	inBubble(t, memory.Options{}, func(m mailbox) {
 		first, second := letter("first"), letter("second")
-		first.Expires = time.Now().Add(lifetime)
+		first.Lifetime = lifetime
 		limits := store.Limits{Entries: 1}
 		require.True(m, m.put(first))
 		_, err := m.Put(m.Context(), second, limits)
@@ -121,7 +121,7 @@ func TestRetention(t *testing.T) {
 		inBubble(t, c.options, func(m mailbox) {
 			acked, expired := letter("acked"), letter("expired")
 			require.True(m, m.put(acked))
-			expired.Expires = time.Now().Add(lifetime)
+			expired.Lifetime = lifetime
 			require.True(m, m.put(expired))
 			time.Sleep(lifetime - time.Second)
 			require.False(m, m.put(acked), "kept for longer than the retention")
@@ -137,7 +137,7 @@ func TestRetention(t *testing.T) {
 			require.True(m, m.put(acked))
 			require.False(m, m.put(expired), "expired a second after the other was acknowledged")
 			time.Sleep(time.Second)
-			expired.Expires = time.Time{}
+			expired.Lifetime = 0
 			require.True(m, m.put(expired))
 			m.has("acked", "expired")
 		})

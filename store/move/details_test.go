@@ -155,7 +155,7 @@ func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from, to := pair()
 		short, long := mailOf("a", 1), mailOf("a", 2)
-		short.Expires, long.Expires = time.Now().Add(time.Minute), time.Now().Add(3*time.Minute)
+		short.Lifetime, long.Lifetime = time.Minute, 3*time.Minute
 		keep(t, from, short, long, mailOf("a", 3))
 		down := &failing{Store: to, noter: to}
 		down.down.Store(true)
@@ -164,6 +164,9 @@ func TestExpiry(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		down.down.Store(false)
 		numbers(t, s, "a", 2, 3)
+		entries, err := to.Next(t.Context(), "a", 0, 1, 0)
+		require.NoError(t, err)
+		require.Equal(t, time.Minute, entries[0].Lifetime, "it goes on where it was in the old store")
 		time.Sleep(2 * time.Minute)
 		numbers(t, s, "a", 3)
 		isCopy(t, s, short)

@@ -38,9 +38,13 @@
 //
 // All IDs that are handed out are those of the new store. What was fetched from
 // the old store and not acknowledged there comes once more, with another ID, and
-// its acknowledgement removes nothing: see store.FirstID. For that the two
-// stores must not have begun at the same time: there must be a millisecond
-// between them for each thousand entries that the older one ever had by then.
+// its acknowledgement removes nothing, since the new store was opened later: see
+// store.FirstID.
+//
+// # Lifetimes
+//
+// Mail goes on in the new store with what was left of its Lifetime in the old
+// one.
 //
 // # What is counted
 //

@@ -95,7 +95,7 @@ func (s *Store) moveEverything(ctx context.Context) bool {
 // begun. It returns what has failed meanwhile. A destination that fails, or has
 // so much mail that it takes long, holds up no other.
 func (s *Store) movePage(ctx context.Context, c *crew, after spec.ServerName) (last spec.ServerName, err error) {
-	names, err := s.from.Destinations(ctx, after, roundPage)
+	names, err := s.page(ctx, after)
 	if err != nil {
 		return "", err
 	}
@@ -108,6 +108,16 @@ func (s *Store) movePage(ctx context.Context, c *crew, after spec.ServerName) (l
 		c.busy.Wait()
 	}
 	return last, c.failure()
+}
+
+// page returns the next destinations of the old store, first servers and then
+// the private ones. A page that is empty is the end.
+func (s *Store) page(ctx context.Context, after spec.ServerName) ([]spec.ServerName, error) {
+	names, err := s.from.Destinations(ctx, after, roundPage)
+	if err != nil || len(names) > 0 || store.IsPrivate(after) {
+		return names, err
+	}
+	return s.from.Destinations(ctx, store.PrivateHalf, roundPage)
 }
 
 // A crew moves destinations, some at once.
@@ -185,7 +195,7 @@ func (s *Store) finish(ctx context.Context) (over bool, err error) {
 	}
 	after := spec.ServerName("")
 	for {
-		names, err := s.from.Destinations(ctx, after, roundPage)
+		names, err := s.page(ctx, after)
 		if err != nil {
 			return false, err
 		}
@@ -208,9 +218,16 @@ func (s *Store) tell(ctx context.Context, err error, pause time.Duration) {
 }
 
 func (s *Store) progress(ctx context.Context) {
-	if usage, err := s.from.Usage(ctx, ""); err == nil {
-		s.options.Logger.Info("relay: moving mail", "entries_left", usage.Entries, "bytes_left", usage.Bytes)
+	var left store.Usage
+	for _, half := range halves {
+		usage, err := s.from.Usage(ctx, half)
+		if err != nil {
+			return
+		}
+		left.Entries += usage.Entries
+		left.Bytes += usage.Bytes
 	}
+	s.options.Logger.Info("relay: moving mail", "entries_left", left.Entries, "bytes_left", left.Bytes)
 }
 
 // retryAfter is how long to wait after that many failures in a row.

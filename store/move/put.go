@@ -144,7 +144,7 @@ func lower(ctx context.Context, limits *store.Limits, s store.Store, destination
 		entries, bytes *int64
 	}{
 		{destination, &limits.Entries, &limits.Bytes},
-		{"", &limits.StoreEntries, &limits.StoreBytes},
+		{halfOf(destination), &limits.StoreEntries, &limits.StoreBytes},
 	} {
 		if *l.entries <= 0 && *l.bytes <= 0 {
 			continue
@@ -156,6 +156,17 @@ func lower(ctx context.Context, limits *store.Limits, s store.Store, destination
 		fits = takeOff(l.entries, usage.Entries) && takeOff(l.bytes, usage.Bytes) && fits
 	}
 	return fits, nil
+}
+
+// halves are what Usage calls the halves of a store.
+var halves = []spec.ServerName{"", store.PrivateHalf}
+
+// halfOf is the half in which a destination is.
+func halfOf(destination spec.ServerName) spec.ServerName {
+	if store.IsPrivate(destination) {
+		return store.PrivateHalf
+	}
+	return ""
 }
 
 // takeOff lowers one limit. Zero is none.

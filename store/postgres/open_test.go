@@ -194,7 +194,7 @@ func life(t *testing.T, s *Store) {
 	t.Helper()
 	odd := mail(1 << 40)
 	odd.Destination, odd.Origin, odd.TransactionID = "\x00\xff\\'$1", "?\x80", "--\n$2\x00"
-	odd.Body, odd.Proof, odd.Expires = []byte("\x00\\x\xff'"), []byte{}, time.Now().Add(time.Hour).Truncate(time.Millisecond)
+	odd.Body, odd.Proof, odd.Lifetime = []byte("\x00\\x\xff'"), []byte{}, time.Hour
 	all := store.Limits{Entries: 1 << 40, Bytes: 1 << 40, OriginEntries: 1 << 40, OriginBytes: 1 << 40, StoreEntries: 1 << 40, StoreBytes: 1 << 40}
 	for _, want := range []bool{true, false} {
 		stored, err := s.Put(t.Context(), odd, all)
@@ -230,7 +230,7 @@ func life(t *testing.T, s *Store) {
 	require.Equal(t, store.Usage{Entries: 1, Bytes: odd.Size(), SetAside: 1}, usage)
 
 	soon := mail(301)
-	soon.Destination, soon.Expires = "c", time.Now().Add(-time.Second)
+	soon.Destination, soon.Lifetime = "c", time.Nanosecond
 	_, err = s.Put(t.Context(), soon, store.Limits{})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {

@@ -64,7 +64,8 @@ func place(tb testing.TB) storetest.Place { return placeAt(fresh(tb)) }
 
 func placeAt(options Options) storetest.Place {
 	return storetest.Place{
-		Shared: true,
+		Shared:  true,
+		OneHalf: true,
 		Open: func(tb testing.TB, retention time.Duration) store.Store {
 			options := options
 			options.Retention, options.SweepInterval = retention, 20*time.Millisecond

@@ -3,12 +3,14 @@ package postgres
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/seal"
+	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 // A put stores mail. Stored and refused are its outcome.
@@ -159,7 +161,7 @@ type columns struct {
 }
 
 func (c *columns) add(id, mailbox int64, p *put) {
-	until := seal.Until(p.mail.Expires)
+	until := steady.Until(time.Now().UnixMilli(), p.mail.Lifetime)
 	c.ids, c.mailboxes = append(c.ids, id), append(c.mailboxes, mailbox)
 	c.until, c.sizes = append(c.until, until), append(c.sizes, p.mail.Size())
 	c.checksums = append(c.checksums, seal.Checksum(until, p.mail.Body, p.mail.Proof))

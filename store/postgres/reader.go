@@ -14,6 +14,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/seal"
+	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 // page is how many entries one query reads at most.
@@ -177,6 +178,6 @@ func scanEntry(destination spec.ServerName, row pgx.Row) (store.Entry, error) {
 	if !bytes.Equal(key, want[:]) || size != e.Size() || sum != seal.Checksum(until, e.Body, e.Proof) {
 		return e, errChecksum
 	}
-	e.Expires = seal.Expires(until)
+	e.Lifetime = steady.Left(time.Now().UnixMilli(), until)
 	return e, nil
 }

@@ -15,12 +15,14 @@ type batch struct {
 	sql       *statements
 	retention time.Duration
 	stuck     map[int64]struct{}
-	now       int64
+	now       int64 // on the store's clock
 	noRoom    bool  // the disk has none for more mail
 	written   int64 // about what this adds to the log, in bytes
 
+	raise int64 // entries get greater IDs than this; 0: they do
+
 	mailboxes map[spec.ServerName]*mailbox
-	total     counts
+	total     halves
 	woken     map[spec.ServerName]struct{}
 }
 
@@ -40,7 +42,7 @@ type mailbox struct {
 
 func newBatch(w *writer) *batch {
 	return &batch{
-		sql: w.sql, retention: w.options.Retention, stuck: w.stuck, now: now(),
+		sql: w.sql, retention: w.options.Retention, stuck: w.stuck, now: w.clock.Now(), raise: w.raise,
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		woken:     make(map[spec.ServerName]struct{}),
 	}
@@ -49,7 +51,7 @@ func newBatch(w *writer) *batch {
 // run does the jobs, leaves out those whose caller has gone, and writes the
 // counts. After an error the transaction must be rolled back.
 func (b *batch) run(jobs []*job) error {
-	if err := b.sql.total.QueryRow().Scan(&b.total.entries, &b.total.bytes, &b.total.setAside); err != nil {
+	if err := b.sql.total.QueryRow().Scan(b.total.scan()...); err != nil {
 		return fmt.Errorf("total: %w", err)
 	}
 	for _, j := range jobs {
@@ -92,15 +94,16 @@ func (b *batch) share(m *mailbox, origin spec.ServerName) (*counts, error) {
 	return s, nil
 }
 
-// count adds to the mailbox, the origin's share of it and the total.
-func (b *batch) count(m *mailbox, origin spec.ServerName, entries, bytes int64) error {
+// count adds to the mailbox of destination, the origin's share of it and the
+// total.
+func (b *batch) count(destination spec.ServerName, m *mailbox, origin spec.ServerName, entries, bytes int64) error {
 	s, err := b.share(m, origin)
 	if err != nil {
 		return err
 	}
 	m.add(entries, bytes)
 	s.add(entries, bytes)
-	b.total.add(entries, bytes)
+	b.total.of(destination).add(entries, bytes)
 	return nil
 }
 
@@ -113,7 +116,7 @@ func (b *batch) flush() error {
 			return fmt.Errorf("counts: %w", err)
 		}
 	}
-	_, err := b.sql.setTotal.Exec(b.total.entries, b.total.bytes, b.total.setAside)
+	_, err := b.sql.setTotal.Exec(append(b.total.scan(), b.now)...)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/seal"
+	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 // A putJob stores mail. Stored and refused are its outcome.
@@ -44,7 +45,7 @@ func (p *putJob) run(b *batch) error {
 		return err
 	}
 	b.woken[p.mail.Destination] = struct{}{}
-	return b.count(m, p.mail.Origin, 1, p.mail.Size())
+	return b.count(p.mail.Destination, m, p.mail.Origin, 1, p.mail.Size())
 }
 
 // makeRoom is for mail that doesn't fit: a copy is no addition, and mail that
@@ -81,10 +82,10 @@ func (p *putJob) fits(b *batch, m *mailbox) (bool, error) {
 		return false, err
 	}
 	within := func(limit, have, more int64) bool { return limit <= 0 || have+more <= limit }
-	size, l := p.mail.Size(), p.limits
+	size, l, total := p.mail.Size(), p.limits, b.total.of(p.mail.Destination)
 	return within(l.Entries, m.entries, 1) && within(l.Bytes, m.bytes, size) &&
 		within(l.OriginEntries, s.entries, 1) && within(l.OriginBytes, s.bytes, size) &&
-		within(l.StoreEntries, b.total.entries, 1) && within(l.StoreBytes, b.total.bytes, size), nil
+		within(l.StoreEntries, total.entries, 1) && within(l.StoreBytes, total.bytes, size), nil
 }
 
 func (b *batch) create(destination spec.ServerName, m *mailbox) error {
@@ -96,9 +97,25 @@ func (b *batch) create(destination spec.ServerName, m *mailbox) error {
 	return err
 }
 
+// raiseIDs is for the first entry since the file was opened: it may have been
+// set back to an earlier copy, see store.FirstID.
+func (b *batch) raiseIDs() error {
+	if b.raise == 0 {
+		return nil
+	}
+	if _, err := b.sql.raise.Exec(b.raise); err != nil {
+		return fmt.Errorf("raise the IDs: %w", err)
+	}
+	b.raise = 0
+	return nil
+}
+
 // insert stores the mail unless it is a copy.
 func (b *batch) insert(mail *store.Mail, mailboxID int64, key []byte) (stored bool, err error) {
-	until := seal.Until(mail.Expires)
+	if err := b.raiseIDs(); err != nil {
+		return false, err
+	}
+	until := steady.Until(b.now, mail.Lifetime)
 	result, err := b.sql.insert.Exec(mailboxID, key, until, mail.Size(), string(mail.Origin),
 		string(mail.TransactionID), mail.Digest[:], seal.Checksum(until, mail.Body, mail.Proof), mail.Proof, mail.Body)
 	if err != nil {

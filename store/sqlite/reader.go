@@ -11,6 +11,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/seal"
+	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 // maxReaders is how many reads run at once; others wait. Each has a connection
@@ -22,12 +23,14 @@ type reader struct {
 	conns  chan *readConn
 	opened int
 	closed chan struct{}
+	clock  *steady.Clock
 }
 
 // A readConn is a connection and what is read on it. A read is short and isn't
 // interrupted: the driver would give the connection up.
 type readConn struct {
-	conn *sql.Conn
+	conn  *sql.Conn
+	clock *steady.Clock
 
 	next, ids, row, destinations, usage, total, notes *sql.Stmt
 }
@@ -38,10 +41,10 @@ const liveAfter = ` FROM entry INDEXED BY entry_live
 	WHERE mailbox = (SELECT id FROM mailbox WHERE destination = ?) AND state = 0 AND id > ? AND until > ?
 	ORDER BY id LIMIT ?`
 
-func newReader(ctx context.Context, db *sql.DB) (*reader, error) {
-	r := &reader{conns: make(chan *readConn, maxReaders), closed: make(chan struct{})}
+func newReader(ctx context.Context, db *sql.DB, clock *steady.Clock) (*reader, error) {
+	r := &reader{conns: make(chan *readConn, maxReaders), closed: make(chan struct{}), clock: clock}
 	for range maxReaders {
-		c, err := newReadConn(ctx, db)
+		c, err := newReadConn(ctx, db, clock)
 		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}
@@ -51,12 +54,12 @@ func newReader(ctx context.Context, db *sql.DB) (*reader, error) {
 	return r, nil
 }
 
-func newReadConn(ctx context.Context, db *sql.DB) (*readConn, error) {
+func newReadConn(ctx context.Context, db *sql.DB, clock *steady.Clock) (*readConn, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := &readConn{conn: conn}
+	c := &readConn{conn: conn, clock: clock}
 	if err := c.setUp(ctx); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -82,9 +85,10 @@ func (c *readConn) list() []preparation {
 		{&c.next, `SELECT ` + entryColumns + liveAfter},
 		{&c.ids, `SELECT id` + liveAfter},
 		{&c.row, `SELECT ` + entryColumns + ` FROM entry WHERE id = ?`},
-		{&c.destinations, `SELECT destination FROM mailbox WHERE destination > ? AND entries > 0 ORDER BY destination LIMIT ?`},
+		{&c.destinations, `SELECT destination FROM mailbox
+			WHERE destination >= ? AND destination < ? AND entries > 0 ORDER BY destination LIMIT ?`},
 		{&c.usage, `SELECT entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
-		{&c.total, `SELECT entries, bytes, set_aside FROM total`},
+		{&c.total, totalSQL},
 		{&c.notes, `SELECT key, value FROM note WHERE key > ? AND key >= ? ORDER BY key LIMIT ?`},
 	}
 }
@@ -126,14 +130,15 @@ func (r *reader) next(ctx context.Context, q aside.Query) (entries []store.Entry
 
 // scan reads entries with one query.
 func (c *readConn) scan(q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
-	rows, err := c.next.Query(string(q.Destination), q.After, now(), q.Entries)
+	now := c.clock.Now()
+	rows, err := c.next.Query(string(q.Destination), q.After, now, q.Entries)
 	if err != nil {
 		return nil, nil, wrap("next", err)
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var size int64
 	for last := q.After; rows.Next(); {
-		e, err := scanEntry(q.Destination, rows.Scan)
+		e, err := scanEntry(q.Destination, now, rows.Scan)
 		if e.ID <= last {
 			return nil, nil, wrap("next", &damagedRow{e.ID, errOrder})
 		}
@@ -162,7 +167,7 @@ func (c *readConn) scanEach(q aside.Query) (entries []store.Entry, damaged []asi
 	}
 	var size int64
 	for _, id := range ids {
-		e, err := scanEntry(q.Destination, c.row.QueryRow(id).Scan)
+		e, err := scanEntry(q.Destination, c.clock.Now(), c.row.QueryRow(id).Scan)
 		if errors.Is(err, sql.ErrNoRows) { // acknowledged meanwhile
 			continue
 		}
@@ -182,7 +187,7 @@ func (c *readConn) scanEach(q aside.Query) (entries []store.Entry, damaged []asi
 }
 
 func (c *readConn) liveIDs(q aside.Query) (ids []int64, err error) {
-	rows, err := c.ids.Query(string(q.Destination), q.After, now(), q.Entries)
+	rows, err := c.ids.Query(string(q.Destination), q.After, c.clock.Now(), q.Entries)
 	if err != nil {
 		return nil, wrap("next", err)
 	}
@@ -207,7 +212,7 @@ var (
 
 // scanEntry reads a row of entryColumns and checks that it is what was written
 // for that destination. The ID is set even if the rest is damaged.
-func scanEntry(destination spec.ServerName, scan func(...any) error) (store.Entry, error) {
+func scanEntry(destination spec.ServerName, now int64, scan func(...any) error) (store.Entry, error) {
 	var e store.Entry
 	var key, digest []byte
 	var until, sum int64
@@ -221,7 +226,7 @@ func scanEntry(destination spec.ServerName, scan func(...any) error) (store.Entr
 	if !bytes.Equal(key, want[:]) || sum != seal.Checksum(until, e.Body, e.Proof) {
 		return e, errChecksum
 	}
-	e.Expires = seal.Expires(until)
+	e.Lifetime = steady.Left(now, until)
 	return e, nil
 }
 
@@ -237,19 +242,12 @@ func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err erro
 func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
 	names := []spec.ServerName{}
 	err := r.with(ctx, func(c *readConn) (err error) {
-		rows, err := c.destinations.Query(string(after), limit)
-		if err != nil {
-			return wrap("destinations", err)
-		}
-		defer func() { err = errors.Join(err, rows.Close()) }()
-		for rows.Next() {
-			var name spec.ServerName
-			if err := rows.Scan(&name); err != nil {
+		for _, s := range spansAfter(after) {
+			if names, err = c.appendNames(names, s, limit-len(names)); err != nil {
 				return wrap("destinations", err)
 			}
-			names = append(names, name)
 		}
-		return rows.Err()
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -257,14 +255,33 @@ func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit 
 	return names, nil
 }
 
+func (c *readConn) appendNames(names []spec.ServerName, s span, limit int) (_ []spec.ServerName, err error) {
+	rows, err := c.destinations.Query(s.from, s.to, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var name spec.ServerName
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, rows.Err()
+}
+
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
 	var u store.Usage
 	err := r.with(ctx, func(c *readConn) error {
-		statement, args := c.total, []any(nil)
-		if destination != "" {
-			statement, args = c.usage, []any{string(destination)}
+		if destination == "" || destination == store.PrivateHalf {
+			var total halves
+			err := c.total.QueryRow().Scan(total.scan()...)
+			of := total.of(destination)
+			u = store.Usage{Entries: of.entries, Bytes: of.bytes, SetAside: of.setAside}
+			return err
 		}
-		err := statement.QueryRow(args...).Scan(&u.Entries, &u.Bytes, &u.SetAside)
+		err := c.usage.QueryRow(string(destination)).Scan(&u.Entries, &u.Bytes, &u.SetAside)
 		if errors.Is(err, sql.ErrNoRows) { // no mailbox: nothing in it
 			return nil
 		}

@@ -113,10 +113,10 @@ func (b *batch) retire(id int64) error {
 	}
 	if r.state == setAside {
 		m.setAside--
-		b.total.setAside--
+		b.total.of(r.destination).setAside--
 		return nil
 	}
-	return b.count(m, r.origin, -1, -r.size)
+	return b.count(r.destination, m, r.origin, -1, -r.size)
 }
 
 // A setAsideJob takes an entry that can't be read out of its mailbox.
@@ -141,6 +141,6 @@ func (s *setAsideJob) run(b *batch) error {
 		return damaged(s.id, err)
 	}
 	m.setAside++
-	b.total.setAside++
-	return b.count(m, r.origin, -1, -r.size)
+	b.total.of(s.destination).setAside++
+	return b.count(s.destination, m, r.origin, -1, -r.size)
 }

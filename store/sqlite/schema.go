@@ -8,9 +8,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/matrixrelay/relay/store"
 )
 
 // An entry goes through these states; live ones are all that Next sees.
@@ -48,7 +45,7 @@ CREATE TABLE entry (
 	mailbox  INTEGER NOT NULL,
 	copy_key BLOB    NOT NULL UNIQUE,           -- what makes mail the same mail
 	state    INTEGER NOT NULL,
-	until    INTEGER NOT NULL,                  -- Unix milliseconds
+	until    INTEGER NOT NULL,                  -- milliseconds of the store's clock
 	size     INTEGER NOT NULL,
 	origin   TEXT    NOT NULL,
 	txn      TEXT    NOT NULL,
@@ -65,7 +62,21 @@ CREATE TABLE note (              -- what an embedder's own parts remember
 	key   TEXT NOT NULL PRIMARY KEY,
 	value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+`, `
+-- What was in total so far is that of the mailboxes of servers.
+ALTER TABLE total ADD COLUMN private_entries   INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE total ADD COLUMN private_bytes     INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE total ADD COLUMN private_set_aside INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE total ADD COLUMN clock             INTEGER NOT NULL DEFAULT 0; -- see store/internal/steady
+UPDATE total SET clock = ` + clockStart + `;
 `}
+
+// clockStart is where the store's clock begins in a file that has none: at the
+// machine's time, by which until was reckoned before. If that is before the file
+// was made, the file knows better; and it is no reason to expire anything.
+const clockStart = `min(
+	max(:first, (SELECT seq FROM sqlite_sequence WHERE name = 'entry')) / 1000,
+	coalesce((SELECT min(until) FROM entry WHERE state = 0), 9223372036854775807) - 1)`
 
 // pragmas are set on every connection and read back: what a driver or a build
 // makes of them differs. Each value is as SQLite reports it.
@@ -139,13 +150,13 @@ func claim(ctx context.Context, c *sql.Conn) error {
 const applicationID = 0x4d726c79
 
 // migrate brings the file to the newest version, each step in a transaction.
-func migrate(ctx context.Context, c *sql.Conn) error {
+func migrate(ctx context.Context, c *sql.Conn, first int64) error {
 	version, err := pragma[int](ctx, c, "user_version")
 	if err != nil {
 		return err
 	}
 	for ; version < len(migrations); version++ {
-		change := strings.ReplaceAll(migrations[version], ":first", strconv.FormatInt(store.FirstID(time.Now()), 10))
+		change := strings.ReplaceAll(migrations[version], ":first", strconv.FormatInt(first, 10))
 		step := fmt.Sprintf("BEGIN IMMEDIATE; %s PRAGMA application_id = %d; PRAGMA user_version = %d; COMMIT",
 			change, applicationID, version+1)
 		if _, err := c.ExecContext(ctx, step); err != nil {

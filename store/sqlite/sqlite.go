@@ -51,6 +51,10 @@ type Options struct {
 	// never handed out, whatever this is. Default one minute.
 	SweepInterval time.Duration
 
+	// machineTime is time.Now, if a test doesn't say otherwise. It says where IDs
+	// go on, and nothing else.
+	machineTime func() time.Time
+
 	// Logger is told of entries that can't be read and of failures of the
 	// disk. Default: slog.Default().
 	Logger *slog.Logger
@@ -62,6 +66,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SweepInterval <= 0 {
 		o.SweepInterval = time.Minute
+	}
+	if o.machineTime == nil {
+		o.machineTime = time.Now
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -126,7 +133,7 @@ func (s *Store) open(path string) error {
 	if s.writer, err = newWriter(ctx, s.db, filepath.Dir(path), s.options, &s.waiting); err != nil {
 		return err
 	}
-	if s.reader, err = newReader(ctx, s.db); err != nil {
+	if s.reader, err = newReader(ctx, s.db, s.writer.clock); err != nil {
 		return err
 	}
 	s.past = aside.Reader{

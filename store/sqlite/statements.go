@@ -9,13 +9,15 @@ import (
 
 // statements are what the writer does, prepared on its connection.
 type statements struct {
-	total, setTotal                               *sql.Stmt
+	total, setTotal, raise                        *sql.Stmt
 	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
 	share, setShare, dropShare                    *sql.Stmt
 	known, insert, owner, upTo, one, expired      *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
 	setNote, dropNote                             *sql.Stmt
 }
+
+const totalSQL = `SELECT entries, bytes, set_aside, private_entries, private_bytes, private_set_aside FROM total`
 
 // A preparation is a statement and where it goes.
 type preparation struct {
@@ -25,8 +27,10 @@ type preparation struct {
 
 func (s *statements) list() []preparation {
 	return []preparation{
-		{&s.total, `SELECT entries, bytes, set_aside FROM total`},
-		{&s.setTotal, `UPDATE total SET entries = ?, bytes = ?, set_aside = ?`},
+		{&s.total, totalSQL},
+		{&s.setTotal, `UPDATE total SET entries = ?, bytes = ?, set_aside = ?,
+			private_entries = ?, private_bytes = ?, private_set_aside = ?, clock = ?`},
+		{&s.raise, `UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'entry'`},
 
 		{&s.mailbox, `SELECT id, entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
 		{&s.newMailbox, `INSERT INTO mailbox (destination, entries, bytes, set_aside) VALUES (?, 0, 0, 0)`},

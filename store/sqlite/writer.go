@@ -6,12 +6,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
 
 	lib "modernc.org/sqlite/lib"
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/group"
+	"github.com/matrixrelay/relay/store/internal/steady"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -38,6 +38,7 @@ type writer struct {
 	conn    *sql.Conn
 	sql     *statements
 	waiting *wake.Hub
+	clock   *steady.Clock // is on the disk as of the last commit
 
 	queue *group.Queue[*task]
 
@@ -45,6 +46,7 @@ type writer struct {
 	distrust        error              // why the disk isn't trusted any more
 	stuck           map[int64]struct{} // rows that can't be removed
 	sinceCheckpoint int64
+	raise           int64 // see batch
 }
 
 type job = group.Job[*task]
@@ -83,9 +85,15 @@ func (w *writer) setUp(ctx context.Context) error {
 	if busy, _, err := w.runCheckpoint("TRUNCATE"); err != nil || busy {
 		return errors.Join(err, errors.New("the log can't be brought into the file"))
 	}
-	if err := migrate(ctx, w.conn); err != nil {
+	w.raise = store.FirstID(w.options.machineTime())
+	if err := migrate(ctx, w.conn, w.raise); err != nil {
 		return err
 	}
+	var clock int64
+	if err := w.conn.QueryRowContext(ctx, "SELECT clock FROM total").Scan(&clock); err != nil {
+		return fmt.Errorf("clock: %w", err)
+	}
+	w.clock = steady.Start(clock)
 	return prepareAll(ctx, w.conn, w.sql.list())
 }
 
@@ -166,6 +174,7 @@ func (w *writer) transact(jobs []*job) error {
 		return cmp.Or(w.distrust, wrap(doing, err))
 	}
 	w.sinceCheckpoint += b.written + rowCost
+	w.raise = b.raise
 	for destination := range b.woken {
 		w.waiting.Notify(destination)
 	}
@@ -249,6 +258,3 @@ func (w *writer) exec(query string) error {
 	_, err := w.conn.ExecContext(context.Background(), query)
 	return err
 }
-
-// now is what stands in until.
-func now() int64 { return time.Now().UnixMilli() }

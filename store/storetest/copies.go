@@ -47,8 +47,8 @@ func testCopyLooksDifferent(r *rig) {
 		func(m *store.Mail) { m.Body = nil },
 		func(m *store.Mail) { m.Proof = []byte("another proof") },
 		func(m *store.Mail) { m.Proof = nil },
-		func(m *store.Mail) { m.Expires = time.Now().Add(time.Hour) },
-		func(m *store.Mail) { m.Expires = time.Now().Add(-time.Hour) },
+		func(m *store.Mail) { m.Lifetime = time.Hour },
+		func(m *store.Mail) { m.Lifetime = time.Nanosecond },
 	} {
 		changed := mail
 		change(&changed)

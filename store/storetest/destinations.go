@@ -17,8 +17,13 @@ var destinationTests = []test{
 // destinations reads all destinations in pages of a size.
 func (r *rig) destinations(limit int) []spec.ServerName {
 	r.Helper()
+	return r.destinationsFrom("", limit)
+}
+
+// destinationsFrom reads those of a half, of which after is the start.
+func (r *rig) destinationsFrom(after spec.ServerName, limit int) []spec.ServerName {
+	r.Helper()
 	var all []spec.ServerName
-	after := spec.ServerName("")
 	for {
 		page, err := r.Destinations(r.Context(), after, limit)
 		require.NoError(r, err)

@@ -9,7 +9,8 @@ import (
 )
 
 var expiryTests = []test{
-	{"expired before Put", testExpiredBefore},
+	{"what is left of a lifetime", testLifetimeLeft},
+	{"the shortest and the longest", testShortAndLong},
 	{"expires soon", testExpiresSoon},
 	{"what is behind is shown", testBehindExpired},
 	{"Ack beyond expired entries", testAckBeyondExpired},
@@ -19,7 +20,7 @@ var expiryTests = []test{
 }
 
 func expiring(mail store.Mail, in time.Duration) store.Mail {
-	mail.Expires = time.Now().Add(in).Truncate(time.Millisecond)
+	mail.Lifetime = in
 	return mail
 }
 
@@ -33,24 +34,31 @@ func (r *rig) keepSoon(mail store.Mail) {
 	}
 }
 
-// Mail that has expired may be taken or dropped, but is not an error, and
-// never shown.
-func testExpiredBefore(r *rig) {
-	for i, expires := range []time.Time{
-		time.Now().Add(-time.Hour), time.Now().Add(-time.Second), time.Unix(0, 0), time.Unix(0, 1e6), time.Unix(-1, 0),
-	} {
-		mail := letter(here, i)
-		mail.Expires = expires
-		for range 2 {
-			r.put(mail)
-			r.empty(here)
-		}
+// Between the two measurements lies all that the store can have counted.
+func testLifetimeLeft(r *rig) {
+	const lifetime = time.Hour + 654321*time.Nanosecond
+	began := time.Now()
+	r.keep(expiring(letter(here, 1), lifetime))
+	for range 3 {
+		left := r.all(here)[0].Lifetime
+		require.LessOrEqual(r, left, lifetime+time.Millisecond)
+		require.GreaterOrEqual(r, left, lifetime-time.Since(began)-2*time.Millisecond, "more than what has passed is gone")
+		settle()
 	}
-	r.keep(letter(here, 10))
-	r.holds(here, letter(here, 10))
+	r.eventually("its lifetime gets shorter", func() bool { return r.all(here)[0].Lifetime < lifetime-10*time.Millisecond })
 }
 
-// gone waits until here holds exactly these mails.
+// The shortest lifetime is a short one, and no lifetime is for ever.
+func testShortAndLong(r *rig) {
+	forever := []store.Mail{letter(here, 1), expiring(letter(here, 2), -time.Hour), expiring(letter(here, 3), -1)}
+	r.keep(forever...)
+	r.put(expiring(letter(here, 4), 1))
+	r.untilHolds(forever...)
+	settle()
+	r.holds(here, forever...)
+}
+
+// untilHolds waits until here holds exactly these mails.
 func (r *rig) untilHolds(want ...store.Mail) []store.Entry {
 	r.Helper()
 	var entries []store.Entry

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -86,10 +87,18 @@ func differ(want, got *store.Mail) error {
 		return fmt.Errorf("%q: Body: want %d bytes, got %d other ones", want.TransactionID, len(want.Body), len(got.Body))
 	case !bytes.Equal(want.Proof, got.Proof):
 		return fmt.Errorf("%q: Proof: want %d bytes, got %d other ones", want.TransactionID, len(want.Proof), len(got.Proof))
-	case !want.Expires.Equal(got.Expires):
-		return fmt.Errorf("%q: Expires: want %v, got %v", want.TransactionID, want.Expires, got.Expires)
+	case !isLeftOf(want.Lifetime, got.Lifetime):
+		return fmt.Errorf("%q: Lifetime: of %v, %v should be left", want.TransactionID, want.Lifetime, got.Lifetime)
 	}
 	return nil
+}
+
+// isLeftOf reports whether left can be left of a lifetime.
+func isLeftOf(lifetime, left time.Duration) bool {
+	if lifetime <= 0 {
+		return left == 0
+	}
+	return left >= time.Millisecond && left <= max(lifetime, lifetime.Truncate(time.Millisecond)+time.Millisecond)
 }
 
 func ids(entries []store.Entry) []int64 {

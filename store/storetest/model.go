@@ -53,19 +53,26 @@ func (r *rig) seeds(run func(r *rig, seed uint64)) {
 type model struct {
 	*rig
 	rand    *rand.Rand
+	names   []spec.ServerName // of its mailboxes
 	boxes   map[spec.ServerName][]store.Entry
 	last    map[spec.ServerName]int64 // the largest ID that there was
 	made    int                       // mails
 	stored  []store.Mail
 	refused []store.Mail
-	gone    []int64 // IDs that were acknowledged
+	gone    []int64 // IDs that were acknowledged, or were there before it was set back
 	trail   []string
+	saved   *saved // nil: the place was not copied yet
 }
 
 var (
-	modelDestinations = []spec.ServerName{"a.example", "b.example", "A.example"}
-	modelOrigins      = []spec.ServerName{"x.example", "y.example", "a.example"}
+	modelDestinations = []spec.ServerName{
+		"a.example", "b.example", "A.example", store.Private("outbox", "a.example"), store.Private("outbox", "b.example"),
+	}
+	modelOrigins = []spec.ServerName{"x.example", "y.example", "a.example"}
 )
+
+// halfNames are what Usage calls the halves.
+var halfNames = []spec.ServerName{"", store.PrivateHalf}
 
 func testModel(r *rig, seed uint64) {
 	m := &model{
@@ -73,6 +80,11 @@ func testModel(r *rig, seed uint64) {
 		rand:  rand.New(rand.NewPCG(seed, 0)),
 		boxes: make(map[spec.ServerName][]store.Entry),
 		last:  make(map[spec.ServerName]int64),
+	}
+	for _, name := range modelDestinations {
+		if r.place.allows(name) {
+			m.names = append(m.names, name)
+		}
 	}
 	r.Cleanup(m.explain)
 	// The same number of steps for all, so that a seed always does the same.
@@ -103,7 +115,8 @@ func (m *model) step() {
 		weight int
 		do     func()
 	}{
-		{30, m.putNew}, {15, m.putLimited}, {12, m.putCopy}, {15, m.next}, {15, m.acknowledge}, {5, m.list}, {5, m.waitForMail}, {3, m.reopenIt},
+		{30, m.putNew}, {15, m.putLimited}, {12, m.putCopy}, {13, m.next}, {15, m.acknowledge}, {5, m.list}, {4, m.waitForMail}, {2, m.reopenIt},
+		{2, m.copyIt}, {2, m.setItBack},
 	}
 	dice := m.rand.IntN(100)
 	for _, step := range steps {
@@ -125,7 +138,7 @@ func (m *model) mail() store.Mail {
 		return mail
 	}
 	m.made++
-	mail := letter(pick(m, modelDestinations), m.made)
+	mail := letter(pick(m, m.names), m.made)
 	mail.Origin = pick(m, modelOrigins)
 	if m.rand.IntN(3) == 0 {
 		mail.TransactionID = "often"
@@ -173,7 +186,7 @@ func (m *model) putLimited() {
 // limits returns some that are close to what mail needs, and whether there is
 // room for it.
 func (m *model) limits(mail *store.Mail) (limits store.Limits, room bool) {
-	box, origin, all := m.use(mail.Destination, ""), m.use(mail.Destination, mail.Origin), m.use("", "")
+	box, origin, all := m.use(mail.Destination, ""), m.use(mail.Destination, mail.Origin), m.useOfHalf(mail.Destination)
 	room = true
 	for _, l := range []struct {
 		limit *int64
@@ -195,15 +208,26 @@ func (m *model) limits(mail *store.Mail) (limits store.Limits, room bool) {
 }
 
 // use is what Usage should say of a destination, or of what one origin has
-// there. Empty names mean all.
+// there, if that isn't empty.
 func (m *model) use(destination, origin spec.ServerName) store.Usage {
 	var usage store.Usage
-	for name, box := range m.boxes {
-		for _, entry := range box {
-			if (destination == "" || destination == name) && (origin == "" || origin == entry.Origin) {
-				usage.Entries++
-				usage.Bytes += entry.Size()
-			}
+	for _, entry := range m.boxes[destination] {
+		if origin == "" || origin == entry.Origin {
+			usage.Entries++
+			usage.Bytes += entry.Size()
+		}
+	}
+	return usage
+}
+
+// useOfHalf is what Usage should say of the half that a name is in.
+func (m *model) useOfHalf(name spec.ServerName) store.Usage {
+	var usage store.Usage
+	for _, one := range m.names {
+		if store.IsPrivate(one) == store.IsPrivate(name) {
+			box := m.use(one, "")
+			usage.Entries += box.Entries
+			usage.Bytes += box.Bytes
 		}
 	}
 	return usage
@@ -224,7 +248,7 @@ func (m *model) putCopy() {
 
 // id returns an ID that might mean something to the store.
 func (m *model) id(destination spec.ServerName) int64 {
-	own, other := m.boxes[destination], m.boxes[pick(m, modelDestinations)]
+	own, other := m.boxes[destination], m.boxes[pick(m, m.names)]
 	switch n := m.rand.IntN(10); {
 	case n < 4 && len(own) > 0:
 		return pick(m, own).ID
@@ -240,7 +264,7 @@ func (m *model) id(destination spec.ServerName) int64 {
 }
 
 func (m *model) next() {
-	to := pick(m, modelDestinations)
+	to := pick(m, m.names)
 	after, maxEntries, maxBytes := m.id(to), 1+m.rand.IntN(6), m.rand.Int64N(100+m.use(to, "").Bytes)
 	m.note("next of %s after %d, %d entries, %d bytes", to, after, maxEntries, maxBytes)
 	var want []store.Entry
@@ -265,7 +289,7 @@ func (m *model) next() {
 }
 
 func (m *model) acknowledge() {
-	to := pick(m, modelDestinations)
+	to := pick(m, m.names)
 	id := m.id(to)
 	box := m.boxes[to]
 	want := 1 + slices.IndexFunc(box, func(entry store.Entry) bool { return entry.ID == id })
@@ -276,19 +300,20 @@ func (m *model) acknowledge() {
 }
 
 func (m *model) list() {
-	m.note("list")
-	listed := slices.DeleteFunc(m.destinations(1+m.rand.IntN(4)), func(name spec.ServerName) bool {
+	start := pick(m, halfNames)
+	m.note("list from %q", start)
+	listed := slices.DeleteFunc(m.destinationsFrom(start, 1+m.rand.IntN(4)), func(name spec.ServerName) bool {
 		return len(m.boxes[name]) == 0
 	})
-	want := slices.DeleteFunc(slices.Sorted(slices.Values(modelDestinations)), func(name spec.ServerName) bool {
-		return len(m.boxes[name]) == 0
+	want := slices.DeleteFunc(slices.Sorted(slices.Values(m.names)), func(name spec.ServerName) bool {
+		return len(m.boxes[name]) == 0 || store.IsPrivate(name) != store.IsPrivate(start)
 	})
 	require.ElementsMatch(m, want, listed)
 	require.True(m, slices.IsSorted(listed))
 }
 
 func (m *model) waitForMail() {
-	to := pick(m, modelDestinations)
+	to := pick(m, m.names)
 	if box := m.boxes[to]; len(box) > 0 {
 		after := box[len(box)-1].ID - 1
 		m.note("wait for %s after %d", to, after)
@@ -305,7 +330,7 @@ func (m *model) reopenIt() {
 
 // check compares everything.
 func (m *model) check() {
-	for _, to := range modelDestinations {
+	for _, to := range m.names {
 		entries := m.all(to)
 		require.Equal(m, ids(m.boxes[to]), ids(entries), "mailbox of %s", to)
 		for i := range entries {
@@ -313,5 +338,9 @@ func (m *model) check() {
 		}
 		require.Equal(m, m.use(to, ""), m.usage(to), "usage of %s", to)
 	}
-	require.Equal(m, m.use("", ""), m.usage(""), "usage of the store")
+	for _, half := range halfNames {
+		if m.place.allows(half) {
+			require.Equal(m, m.useOfHalf(half), m.usage(half), "usage of the half %q", half)
+		}
+	}
 }

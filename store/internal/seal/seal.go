@@ -6,8 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash/crc32"
-	"math"
-	"time"
 
 	"github.com/matrixrelay/relay/store"
 )
@@ -34,23 +32,4 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func Checksum(until int64, body, proof []byte) int64 {
 	sum := crc32.Checksum(binary.BigEndian.AppendUint64(nil, uint64(until)), castagnoli)
 	return int64(crc32.Update(crc32.Update(sum, castagnoli, body), castagnoli, proof))
-}
-
-// Never is the until of mail that doesn't expire.
-const Never = math.MaxInt64
-
-// Until is when mail expires, in Unix milliseconds.
-func Until(expires time.Time) int64 {
-	if expires.IsZero() || expires.Year() > 9999 {
-		return Never
-	}
-	return expires.UnixMilli()
-}
-
-// Expires is the time that became until.
-func Expires(until int64) time.Time {
-	if until == Never {
-		return time.Time{}
-	}
-	return time.UnixMilli(until)
 }
