@@ -49,7 +49,7 @@ func testSharedExpiry(r *rig) {
 	r.keep(lasting...)
 	r.together(2, func(i int) error {
 		for n := range 50 {
-			mail := expiring(letter([]spec.ServerName{here, there}[n%2], 100*(i+1)+n), time.Duration(n)*time.Millisecond)
+			mail := expiring(letter([]spec.ServerName{here, there}[n%2], 100*(i+1)+n), time.Duration(1+n)*time.Millisecond)
 			if _, err := []store.Store{r.Store, second}[i].Put(r.Context(), mail, store.Limits{}); err != nil {
 				return err
 			}
