@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -49,15 +49,16 @@ func newRig(t testing.TB, change func(*relay.Config)) *rig {
 	}
 	server, err := relay.New(config)
 	require.NoError(t, err)
-	web := httptest.NewServer(server)
+	web, err := relaytest.NewServer(server)
+	require.NoError(t, err)
 	r := &rig{
-		TB: t, server: server, store: config.Store, address: web.Listener.Addr().String(),
+		TB: t, server: server, store: config.Store, address: web.Address,
 		a: testnet.NewNode("a"), b: testnet.NewNode("b"), c: testnet.NewNode("c"),
 	}
 	r.network = testnet.NewNetwork(map[spec.ServerName]string{relayName: r.address})
 	t.Cleanup(func() {
 		r.network.CloseIdleConnections()
-		web.Close()
+		require.NoError(t, web.Close())
 		require.NoError(t, server.Close())
 		if config.Store != nil {
 			require.NoError(t, config.Store.Close())

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -31,11 +31,12 @@ var a, b = testnet.NewNode("a"), testnet.NewNode("b")
 
 // serve puts a relay on a network of its own.
 func serve(t *testing.T, handler http.Handler) *testnet.Network {
-	web := httptest.NewServer(handler)
-	network := testnet.NewNetwork(map[spec.ServerName]string{relayName: web.Listener.Addr().String()})
+	web, err := relaytest.NewServer(handler)
+	require.NoError(t, err)
+	network := testnet.NewNetwork(map[spec.ServerName]string{relayName: web.Address})
 	t.Cleanup(func() {
 		network.CloseIdleConnections()
-		web.Close()
+		require.NoError(t, web.Close())
 	})
 	return network
 }

@@ -3,13 +3,10 @@ package client_test
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 )
 
@@ -17,16 +14,17 @@ import (
 // sees.
 func ExampleOutbox() {
 	ctx := context.Background()
-	alice, bob := testnet.NewNode("alice"), testnet.NewNode("bob")
-	address, stop := exampleRelay("relay")
-	defer stop()
-	network := testnet.NewNetwork(map[spec.ServerName]string{"relay": address}) // Bob is away
+	alice, bob := relaytest.NewNode("alice"), relaytest.NewNode("bob")
+	network := relaytest.NewNetwork() // Bob is away
+	defer func() { check(network.Close()) }()
+	_, err := network.AddRelay(relay.Config{ServerName: "relay.example"})
+	check(err)
 
 	mail := memory.New(memory.Options{}) // sqlite.Open for one that lasts
 	defer func() { _ = mail.Close() }()
 	peers, err := client.OpenPeers(ctx, mail)
 	check(err)
-	check(peers.AddRelays(ctx, bob.ServerName, "relay"))
+	check(peers.AddRelays(ctx, bob.ServerName, "relay.example"))
 	caller, err := client.New(client.Config{Identity: alice.SigningIdentity, Transport: network})
 	check(err)
 	sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: peers})
@@ -42,9 +40,7 @@ func ExampleOutbox() {
 	check(outbox.Enqueue(ctx, transaction)) // nil: it won't be lost
 	fmt.Println((<-events).Result)
 
-	address, stopBob := exampleServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) }))
-	defer stopBob()
-	network.Set(bob.ServerName, address)
+	network.AddHomeserver(bob.ServerName)
 	outbox.Seen(bob.ServerName) // he made a request, or his presence says so
 	fmt.Println((<-events).Result)
 	// Output:

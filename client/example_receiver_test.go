@@ -6,20 +6,22 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 )
 
 // Bob fetches what two relays hold for him, and gets it from Alice as well.
 func ExampleReceiver() {
 	ctx, cancel := context.WithCancel(context.Background())
-	alice, bob := testnet.NewNode("alice"), testnet.NewNode("bob")
-	address1, stop1 := exampleRelay("relay1")
-	defer stop1()
-	address2, stop2 := exampleRelay("relay2")
-	defer stop2()
-	network := testnet.NewNetwork(map[spec.ServerName]string{"relay1": address1, "relay2": address2})
+	alice, bob := relaytest.NewNode("alice"), relaytest.NewNode("bob")
+	network := relaytest.NewNetwork()
+	defer func() { check(network.Close()) }()
+	for _, name := range []spec.ServerName{"relay1", "relay2"} {
+		_, err := network.AddRelay(relay.Config{ServerName: name})
+		check(err)
+	}
 
 	transaction, err := client.NewTransaction(alice.Transaction(bob.ServerName, "1", 3, 200))
 	check(err)

@@ -3,22 +3,20 @@ package client_test
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // Alice sends to Bob while he is away, and when he is back.
 func ExampleSender() {
 	ctx := context.Background()
-	alice, bob := testnet.NewNode("alice"), testnet.NewNode("bob")
-	address, stop := exampleRelay("relay1")
-	defer stop()
-	network := testnet.NewNetwork(map[spec.ServerName]string{"relay1": address}) // nobody is at relay2
+	alice, bob := relaytest.NewNode("alice"), relaytest.NewNode("bob")
+	network := relaytest.NewNetwork()
+	defer func() { check(network.Close()) }()
+	_, err := network.AddRelay(relay.Config{ServerName: "relay1"}) // nobody is at relay2
+	check(err)
 
 	peers := client.NewPeers()
 	check(peers.AddRelays(ctx, bob.ServerName, "relay1", "relay2"))
@@ -37,9 +35,7 @@ func ExampleSender() {
 	send("1")
 	fmt.Println("Bob is offline:", peers.Offline(bob.ServerName))
 
-	address, stopBob := exampleServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{}`) }))
-	defer stopBob()
-	network.Set(bob.ServerName, address)
+	network.AddHomeserver(bob.ServerName)
 	send("2")
 	fmt.Println("Bob is offline:", peers.Offline(bob.ServerName))
 	// Output:
