@@ -26,8 +26,8 @@ func (s *setAsideJob) run(b *batch) error {
 	if s.runs++; s.runs > maxSetAside {
 		return s.why
 	}
-	if b.care < careful {
-		return errCareful
+	if b.care < certain { // another server than the leader may have it damaged
+		return errUnsure
 	}
 	x, err := b.box(s.destination)
 	if err != nil || x.value == nil {
@@ -48,7 +48,6 @@ func (s *setAsideJob) run(b *batch) error {
 	s.done, m.state, *changed = true, setAside, true
 	b.count(x, share, -1, -m.size)
 	x.value.aside++
-	b.change.aside++
 	b.prove(s, messages)
 	return nil
 }

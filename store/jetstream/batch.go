@@ -50,12 +50,9 @@ type batch struct {
 	retention   time.Duration
 	now         int64
 
-	shard     int                    // of this process
-	shards    [shards]*record[shard] // nil: not loaded
-	recounted bool                   // they were counted anew, and nothing is granted yet
-	change    counts                 // of the whole store
-	given     int64                  // the largest ID that the batch gives
+	unsettled bool // the job that runs may be stored yet by an earlier batch
 
+	change counts            // of the whole store
 	noted  *record[struct{}] // nil: the batch sets no notes
 	boxes  map[spec.ServerName]*record[box]
 	shares map[string]*record[counts]
@@ -74,7 +71,7 @@ type record[T any] struct {
 func newBatch(w *writer, c care, read map[string]message, at int64) *batch {
 	return &batch{
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at, shard: w.shard,
+		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at,
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
 		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
 	}
@@ -190,20 +187,15 @@ func (b *batch) vanish(subject string, after time.Duration) {
 
 // size is about how many messages the batch has.
 func (b *batch) size() int {
-	n := len(b.out) + len(b.boxes) + len(b.shares) + len(b.pages) + 1
+	n := len(b.out) + len(b.boxes) + len(b.shares) + len(b.pages)
 	if b.noted != nil {
 		n++
-	}
-	for i, s := range b.shards {
-		if i != b.shard && s != nil && s.changed {
-			n++
-		}
 	}
 	return n
 }
 
-// messages returns all that the batch changes, the shards last; nothing if it
-// changes nothing.
+// messages returns all that the batch changes. There is a record among it that
+// the batch and its repetition both write, so only one of them can succeed.
 func (b *batch) messages() []outgoing {
 	out := b.out
 	for subject, p := range b.pages {
@@ -227,9 +219,6 @@ func (b *batch) messages() []outgoing {
 	}
 	if b.noted != nil {
 		out = append(out, b.noted.outgoing(b.subjects.noted(), []byte{version}, false))
-	}
-	if len(out) > 0 || b.changesShards() {
-		out = append(out, b.outgoingShards()...)
 	}
 	return out
 }

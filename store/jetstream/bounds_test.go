@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -51,13 +52,12 @@ func TestReadingForJobsThatAreLate(t *testing.T) {
 	mail := testMail("first")
 	put, err := newPutJob(mail, store.Limits{})
 	require.NoError(t, err)
-	_, _, err = s.writer.prepare([]*job{{ctx: t.Context(), run: put.run, end: time.Now()}}, fresh)
+	_, _, err = s.writer.prepare([]*job{group.NewJob(t.Context(), &work{run: put.run, end: time.Now()}, 0)}, fresh)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, s.Close())
 }
 
-// Who waits for another's sweep, or for room in the queue, does so no longer
-// than the context, or the store, lasts.
+// Waiting for another's sweep ends with the context.
 func TestWaitingEnds(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.SweepInterval = time.Hour })
@@ -67,14 +67,6 @@ func TestWaitingEnds(t *testing.T) {
 	_, err := s.sweep(ctx)
 	require.ErrorIs(t, err, context.Canceled)
 	<-s.sweeping
-
-	ended := make(chan struct{})
-	close(ended)
-	w := &writer{queue: make(chan *job), closed: make(chan struct{}), ended: ended}
-	enqueued := make(chan error)
-	go func() { enqueued <- w.enqueue(&job{ctx: t.Context()}) }()
-	w.close()
-	require.ErrorIs(t, <-enqueued, store.ErrClosed)
 }
 
 // Messages that are too small for anything make a Put fail, and no more.

@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"maps"
 	"slices"
 	"sync"
 
@@ -11,8 +10,7 @@ import (
 )
 
 // maxCached bounds the records that are remembered beside the mailboxes; when
-// there are more, all are read anew as they are needed. Only the shards stay:
-// what the stream has besides the mail is measured by them.
+// there are more, all are read anew as they are needed.
 const maxCached = 16 << 10
 
 // A cache is what this process believes to be the records of the stream. What
@@ -26,6 +24,8 @@ type cache struct {
 	newest  uint64 // the largest sequence that was seen
 	records map[string]known
 	boxes   map[spec.ServerName]summary
+	held    counts              // by all of them together
+	top     int64               // the largest ID that was ever seen
 	others  map[string]uint64   // by the hash of a mailbox: what others last changed there
 	writing map[string]struct{} // what this process is storing: news of it may be its own
 }
@@ -81,7 +81,7 @@ func (c *cache) take(subject string, m message) (destination spec.ServerName, is
 		return "", false
 	}
 	if len(c.records) >= maxCached || len(c.others) >= maxCached {
-		maps.DeleteFunc(c.records, func(subject string, _ known) bool { return !c.subjects.isShard(subject) })
+		clear(c.records)
 		clear(c.others)
 	}
 	c.records[subject] = known{m, c.others[of]}
@@ -134,15 +134,30 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 		return false
 	}
 	b, err := decodeBox(m.data)
-	if err != nil || b == nil || b.holdsNothing() {
-		delete(c.boxes, destination)
+	if err != nil || b == nil {
+		c.setBox(destination, summary{})
 		return false
 	}
-	c.boxes[destination] = summary{
+	c.top = max(c.top, b.next()-1)
+	if b.holdsNothing() {
+		c.setBox(destination, summary{})
+		return false
+	}
+	c.setBox(destination, summary{
 		seq: m.seq, counts: b.counts, soonest: b.soonest, next: b.next(),
 		tidy: b.entries == 0 && b.aside == 0,
-	}
+	})
 	return b.next() > known.next
+}
+
+// setBox keeps what is known of a mailbox, if that isn't nothing.
+func (c *cache) setBox(destination spec.ServerName, s summary) {
+	c.held = c.held.minus(c.boxes[destination].counts).plus(s.counts)
+	if s.seq == 0 {
+		delete(c.boxes, destination)
+	} else {
+		c.boxes[destination] = s
+	}
 }
 
 // last is the largest sequence that was seen.
@@ -160,6 +175,7 @@ func (c *cache) clear() {
 	clear(c.records)
 	clear(c.others)
 	clear(c.boxes)
+	c.held = counts{}
 }
 
 // forget is for a mailbox that the leader doesn't have, unless more was learnt
@@ -168,7 +184,7 @@ func (c *cache) forget(destination spec.ServerName, s summary) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.boxes[destination].seq == s.seq {
-		delete(c.boxes, destination)
+		c.setBox(destination, summary{})
 		delete(c.records, c.subjects.box(destination))
 	}
 }
@@ -180,15 +196,11 @@ func (c *cache) summary(destination spec.ServerName) (s summary, ok bool) {
 	return s, ok
 }
 
-// counted is what all mailboxes have together, as far as they are known, and the
-// largest ID. It's for when the record of that can't be read.
-func (c *cache) counted() (all counts, top int64) {
+// whole is what all mailboxes hold, and the largest ID that any of them gave.
+func (c *cache) whole() (held counts, top int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.boxes {
-		all, top = all.plus(s.counts), max(top, s.next-1)
-	}
-	return all, top
+	return c.held, c.top
 }
 
 // destinations returns those that have mail and come after a name.

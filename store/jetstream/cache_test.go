@@ -31,19 +31,17 @@ func TestSharesOfOthers(t *testing.T) {
 	require.Len(t, next(t, s, "b.example"), 4)
 }
 
-// The cache forgets what it can't hold, but not what the store has.
-func TestCacheKeepsShards(t *testing.T) {
+// The cache forgets records that it can't hold, but not what the mailboxes have.
+func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	c := newCache("R", &wake.Hub{})
-	for i := range shards {
-		c.learn(c.subjects.shard(i), message{uint64(i + 1), (&shard{}).encode()})
-	}
+	mailbox := box{counts: counts{entries: 10, bytes: 70}, start: 1, base: 1, tail: make([]meta, 10)}
+	c.learn(c.subjects.box("b.example"), message{1, mailbox.encode()})
 	for i := range 2 * maxCached {
 		c.learn(c.subjects.share(spec.ServerName(fmt.Sprint(i)), originHash{}), message{uint64(i + 100), nil})
 	}
 	require.LessOrEqual(t, len(c.records), maxCached)
-	for i := range shards {
-		_, ok := c.get(c.subjects.shard(i))
-		require.True(t, ok)
-	}
+	held, top := c.whole()
+	require.Equal(t, counts{entries: 10, bytes: 70}, held)
+	require.EqualValues(t, 10, top)
 }

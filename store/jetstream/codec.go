@@ -24,13 +24,6 @@ func (e *encoder) number(numbers ...int64) {
 	}
 }
 
-// signed is for numbers that may be negative.
-func (e *encoder) signed(numbers ...int64) {
-	for _, n := range numbers {
-		e.b = binary.AppendVarint(e.b, n)
-	}
-}
-
 func (e *encoder) raw(b []byte)     { e.b = append(e.b, b...) }
 func (e *encoder) string(s string)  { e.number(int64(len(s))); e.b = append(e.b, s...) }
 func (e *encoder) uint32(n uint32)  { e.b = binary.BigEndian.AppendUint32(e.b, n) }
@@ -69,16 +62,6 @@ func (d *decoder) number() int64 {
 	}
 	d.b = d.b[size:]
 	return int64(n)
-}
-
-func (d *decoder) signed() int64 {
-	n, size := binary.Varint(d.b)
-	if d.err != nil || size <= 0 {
-		d.err = errCodec
-		return 0
-	}
-	d.b = d.b[size:]
-	return n
 }
 
 func (d *decoder) string() string { return string(d.raw(int(d.number()))) }

@@ -16,16 +16,17 @@ import (
 // the others.
 func (w *writer) commit(jobs []*job) (others []*job) {
 	w.measure()
-	w.chooseShard()
 	level, asking := trusting, false
 	for attempt := 0; ; attempt++ {
 		b, n, err := w.prepare(jobs, level)
 		if err == nil {
 			jobs, others = jobs[:n], slices.Concat(jobs[n:], others)
 			err = w.publish(b, asking)
+			if err != nil && verdictOn(err) == again && !saysNothing(err) {
+				unsettle(jobs)
+			}
 		}
 		if err == nil {
-			finish(jobs, nil)
 			return others
 		}
 		v := verdictOn(err)
@@ -45,7 +46,7 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			w.commitEach(jobs)
 			return others
 		case v != again && v != conflict || time.Now().After(endOf(jobs)):
-			finish(jobs, failure(err, v))
+			fail(jobs, err, v)
 			return others
 		}
 		if level = min(level+1, certain); v == again { // it may have been stored, which has to be known before it's refused
@@ -58,8 +59,8 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 // endOf is when the last of the jobs has been tried for long enough.
 func endOf(jobs []*job) (end time.Time) {
 	for _, j := range jobs {
-		if j.end.After(end) {
-			end = j.end
+		if j.Work.end.After(end) {
+			end = j.Work.end
 		}
 	}
 	return end
@@ -73,17 +74,20 @@ func (w *writer) commitEach(jobs []*job) {
 	}
 }
 
-func failure(err error, v verdict) error {
-	if v == full {
-		return fmt.Errorf("jetstream: commit: %w: %w", store.ErrFull, err)
+// fail sets the error of jobs that have none. Mail of which a batch may be stored
+// yet isn't said to have found no room.
+func fail(jobs []*job, err error, v verdict) {
+	for _, j := range jobs {
+		if v == full && !j.Work.unsettled {
+			j.Err = cmp.Or(j.Err, fmt.Errorf("jetstream: commit: %w: %w", store.ErrFull, err))
+		}
+		j.Err = cmp.Or(j.Err, fmt.Errorf("jetstream: commit: %w", err))
 	}
-	return fmt.Errorf("jetstream: commit: %w", err)
 }
 
-func finish(jobs []*job, err error) {
+func unsettle(jobs []*job) {
 	for _, j := range jobs {
-		j.err = cmp.Or(err, j.err)
-		close(j.done)
+		j.Work.unsettled = true
 	}
 }
 
@@ -97,9 +101,6 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
 		b := newBatch(w, c, read, at)
-		if err := b.loadShard(b.shard); err != nil && !errors.Is(err, errMissing) {
-			return nil, 0, err
-		}
 		n, err := w.runJobs(b, jobs)
 		if errors.Is(err, errMissing) {
 			if err := w.readMissing(ctx, b); err != nil {
@@ -123,18 +124,19 @@ var errAgain = errors.New("without this job")
 
 func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 	for i, j := range jobs {
-		if j.err != nil {
+		if j.Err != nil {
 			continue
 		}
-		if j.err = j.ctx.Err(); j.err != nil {
+		if j.Err = j.Gone(); j.Err != nil {
 			continue
 		}
-		switch e := j.run(b); {
+		b.unsettled = j.Work.unsettled
+		switch e := j.Work.run(b); {
 		case errors.Is(e, errMissing):
 		case errors.Is(e, errCareful), errors.Is(e, errFresh), errors.Is(e, errUnsure):
 			return 0, e
 		case e != nil:
-			j.err = e
+			j.Err = e
 			return 0, errAgain
 		case b.size() > w.maxMessages && i > 0:
 			return i, nil
@@ -178,11 +180,10 @@ func (w *writer) publish(b *batch, asking bool) error {
 	first, err := w.engine.publish(messages, asking)
 	if err != nil {
 		w.cache.stored(messages, 0)
-		w.unsettled = w.unsettled || verdictOn(err) == again
 		return err
 	}
-	w.wrote, w.unsettled = first+uint64(len(messages)-1), false // its shard comes last
-	if first <= before {                                        // what was stored now comes before what there was
+	w.room.filled(messages)
+	if first <= before { // what was stored now comes before what there was
 		select {
 		case w.shrunk <- struct{}{}:
 		default:

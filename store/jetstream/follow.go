@@ -26,6 +26,9 @@ func follow(ctx context.Context, e *engine, c *cache, log *slog.Logger) (*follow
 	}
 	ready := make(chan struct{})
 	readyOnce := sync.OnceFunc(func() { close(ready) })
+	if consumer.CachedInfo().NumPending == 0 {
+		readyOnce()
+	}
 	handle := func(m jetstream.Msg) {
 		about, err := m.Metadata()
 		if err != nil {
@@ -59,7 +62,7 @@ func follow(ctx context.Context, e *engine, c *cache, log *slog.Logger) (*follow
 func makeConsumer(ctx context.Context, e *engine, of subjects) (consumer jetstream.Consumer, err error) {
 	err = e.retry(ctx, func(ctx context.Context) error {
 		consumer, err = e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
-			FilterSubjects: []string{of.boxes(), of.total()},
+			FilterSubjects: []string{of.boxes()},
 			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		})
 		return err

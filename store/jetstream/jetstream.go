@@ -188,16 +188,11 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 	ctx, cancel := s.untilClosed(ctx)
 	defer cancel()
 	usage, err := s.reader.usage(ctx, destination)
-	if errors.Is(err, errBadShard) {
-		if err = s.writer.do(ctx, (*batch).recount, 0); err == nil {
-			usage, err = s.reader.usage(ctx, destination)
-		}
-	}
 	return usage, s.closedOr(ctx, err)
 }
 
 func (s *Store) usable(ctx context.Context) error {
-	if s.writer.isClosed() {
+	if s.writer.queue.IsClosed() {
 		return store.ErrClosed
 	}
 	return ctx.Err()
@@ -234,7 +229,7 @@ func (s *Store) Close() error {
 // release gives back what open took, as far as it got.
 func (s *Store) release() {
 	if s.writer != nil {
-		s.writer.close()
+		s.writer.queue.Close()
 	}
 	s.stop()
 	s.waiting.Close()

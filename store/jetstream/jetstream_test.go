@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
@@ -56,6 +57,11 @@ func open(tb testing.TB, o Options) *Store {
 	s, err := Open(tb.Context(), o)
 	require.NoError(tb, err)
 	return s
+}
+
+// newJob returns work that hasn't been queued.
+func newJob(tb testing.TB, run func(*batch) error) *job {
+	return group.NewJob(tb.Context(), &work{run: run, end: time.Now().Add(patience)}, 0)
 }
 
 // damageEntry makes an entry unreadable behind the back of the store: half of

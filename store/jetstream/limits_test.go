@@ -121,11 +121,11 @@ func TestAccountFull(t *testing.T) {
 	for _, mail := range []store.Mail{large, testMail("beside")} {
 		put, err := newPutJob(mail, store.Limits{})
 		require.NoError(t, err)
-		jobs = append(jobs, &job{ctx: t.Context(), run: put.run, end: time.Now().Add(patience), done: make(chan struct{})})
+		jobs = append(jobs, newJob(t, put.run))
 	}
 	require.Empty(t, s.writer.commit(jobs)) // nobody else uses the writer
-	require.ErrorIs(t, jobs[0].err, store.ErrFull)
-	require.NoError(t, jobs[1].err)
+	require.ErrorIs(t, jobs[0].Err, store.ErrFull)
+	require.NoError(t, jobs[1].Err)
 	entries := next(t, s, "b.example")
 	require.Len(t, entries, 4)
 	_, err = s.Ack(t.Context(), "b.example", entries[0].ID)
@@ -212,40 +212,4 @@ func TestLargestMail(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Close())
 	}
-}
-
-// Processes that put at the same moment into a stream that has a limit leave what
-// is kept for removing mail.
-func TestRoomForAllAtOnce(t *testing.T) {
-	t.Parallel()
-	srv := startServer(t, nil)
-	o := testOptions(srv)
-	o.MaxBytes = 1 << 20
-	first, second := open(t, o), open(t, o)
-	defer func() { require.NoError(t, first.Close()) }()
-	defer func() { require.NoError(t, second.Close()) }()
-	mail := func(id string, size int) store.Mail {
-		m := testMail(id)
-		m.Destination, m.Body = spec.ServerName(id), make([]byte, size)
-		return m
-	}
-	put(t, first, mail("first", 200<<10))
-	prepare := func(s *Store, id string, shard int) *batch {
-		s.writer.shard = shard
-		p, err := newPutJob(mail(id, 400<<10), store.Limits{})
-		require.NoError(t, err)
-		s.writer.measure()
-		b, n, err := s.writer.prepare([]*job{{ctx: t.Context(), run: p.run}}, careful)
-		require.NoError(t, err)
-		require.Equal(t, 1, n)
-		require.True(t, p.stored)
-		return b
-	}
-	one, two := prepare(first, "one", 1), prepare(second, "two", 2)
-	_, err := first.engine.publish(one.messages(), false)
-	require.NoError(t, err)
-	_, err = second.engine.publish(two.messages(), false)
-	require.Equal(t, conflict, verdictOn(err))
-	_, err = second.Put(t.Context(), mail("two", 400<<10), store.Limits{})
-	require.ErrorIs(t, err, store.ErrFull)
 }

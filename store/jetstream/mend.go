@@ -78,7 +78,6 @@ func (j *mendJob) run(b *batch) error {
 		b.pages[subject] = &record[[]meta]{seq: b.read[subject].seq, value: &metas, changed: true}
 		j.mended++
 	}
-	b.change = b.change.plus(left.minus(x.value.counts))
 	x.value.counts, x.changed = left, true
 	return nil
 }

@@ -30,12 +30,10 @@ func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
 		return fmt.Errorf("jetstream: %d changes of notes at once", len(changes))
 	}
 	return s.writer.do(ctx, func(b *batch) error {
-		left, err := b.left(size)
-		if err != nil {
-			return err
-		}
-		if size > 0 && left < 0 {
-			return errNoRoom("set notes")
+		if size > 0 {
+			if err := b.fits(size); err != nil {
+				return err
+			}
 		}
 		return b.setNotes(changes)
 	}, size)

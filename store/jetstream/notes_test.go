@@ -17,7 +17,7 @@ func TestLateNotes(t *testing.T) {
 	defer func() { require.NoError(t, gone.Close()) }()
 	set := func(value string) []store.Note { return []store.Note{{Key: "key", Value: []byte(value)}} }
 	require.NoError(t, gone.SetNotes(t.Context(), set("first")))
-	late, _, err := gone.writer.prepare([]*job{{ctx: t.Context(), run: func(b *batch) error { return b.setNotes(set("late")) }}}, careful)
+	late, _, err := gone.writer.prepare([]*job{newJob(t, func(b *batch) error { return b.setNotes(set("late")) })}, careful)
 	require.NoError(t, err)
 	require.NoError(t, s.SetNotes(t.Context(), set("second")))
 	_, err = gone.engine.publish(late.messages(), false)
@@ -35,11 +35,13 @@ func TestNotesWhileOthersPut(t *testing.T) {
 	defer func() { require.NoError(t, s.Close()) }()
 	defer func() { require.NoError(t, other.Close()) }()
 	put(t, other, testMail("first"))
-	s.writer.shard = (other.writer.shard + 1) % shards
 	set := func(b *batch) error { return b.setNotes([]store.Note{{Key: "key", Value: []byte("value")}}) }
-	notes, _, err := s.writer.prepare([]*job{{ctx: t.Context(), run: set}}, careful)
+	notes, _, err := s.writer.prepare([]*job{newJob(t, set)}, careful)
 	require.NoError(t, err)
 	put(t, other, testMail("second"))
 	_, err = s.engine.publish(notes.messages(), false)
 	require.NoError(t, err)
+	got, err := other.Notes(t.Context(), "", "", 10)
+	require.NoError(t, err)
+	require.Equal(t, []store.Note{{Key: "key", Value: []byte("value")}}, got)
 }

@@ -54,30 +54,19 @@ func (p *putJob) run(b *batch) error {
 		p.looks++
 		return errUnsure
 	}
-	left, err := b.left(p.mail.Size())
-	fits := left >= 0 && p.fits(x.value, share.value)
-	if err == nil && fits {
-		fits, err = b.admits(p.limits, p.mail.Size())
+	fits, room := p.fits(x.value, share.value), b.admits(p.limits, p.mail.Size())
+	switch {
+	case fits && room == nil:
+		return p.store(b, x, share, seq)
+	case b.care < careful:
+		return errCareful
+	case !fits:
+		room = store.ErrFull
+	case b.unsettled: // a batch that was tried before may find the room that this one doesn't
+		return fmt.Errorf("jetstream: an answer was lost, and now there is no room: %s", room)
 	}
-	if err != nil {
-		return err
-	}
-	if !fits {
-		if b.care < careful {
-			return errCareful
-		}
-		if left < 0 {
-			p.refused = errNoRoom("put")
-			return nil
-		}
-		p.refused = fmt.Errorf("jetstream: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, store.ErrFull)
-		return nil
-	}
-	err = p.store(b, x, share, seq)
-	if b.contested(left) { // then only one process at a time fills the stream
-		b.changeShards()
-	}
-	return err
+	p.refused = fmt.Errorf("jetstream: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, room)
+	return nil
 }
 
 // isKnown reports whether the mail is a copy, as far as can be told without
@@ -143,22 +132,31 @@ func (p *putJob) fits(x *box, share *counts) bool {
 	if x != nil {
 		mailbox = x.counts
 	}
-	within := func(limit, have, more int64) bool { return limit <= 0 || have+more <= limit }
 	size, l := p.mail.Size(), p.limits
 	return within(l.Entries, mailbox.entries, 1) && within(l.Bytes, mailbox.bytes, size) &&
 		within(l.OriginEntries, share.entries, 1) && within(l.OriginBytes, share.bytes, size)
 }
 
+func within(limit, have, more int64) bool { return limit <= 0 || have+more <= limit }
+
+// admits returns an error if the store has no room for another mail of that size,
+// as far as this process knows.
+func (b *batch) admits(l store.Limits, size int64) error {
+	held, _ := b.cache.whole()
+	held = held.plus(b.change)
+	if !within(l.StoreEntries, held.entries, 1) || !within(l.StoreBytes, held.bytes, size) {
+		return store.ErrFull
+	}
+	return b.fits(size)
+}
+
 // nextID is the ID of the next entry of a mailbox. One that is new, or new again,
-// begins after all IDs that any other ever gave.
+// begins after all IDs that this process has seen.
 func (b *batch) nextID(x *record[box]) (id int64, err error) {
 	if x.value != nil {
 		id = x.value.next()
 	} else {
-		top, err := b.top()
-		if err != nil {
-			return 0, err
-		}
+		_, top := b.cache.whole()
 		id = max(top+1, store.FirstID(time.UnixMilli(b.now)))
 	}
 	if id > store.MaxID {
@@ -178,7 +176,6 @@ func (b *batch) add(destination spec.ServerName, r *record[box], id int64, m met
 			return err
 		}
 	}
-	b.given = max(b.given, id)
 	x.tail = append(x.tail, m)
 	if m.expires != 0 && (x.soonest == 0 || m.expires < x.soonest) {
 		x.soonest = m.expires

@@ -1,10 +1,11 @@
 package jetstream
 
 import (
-	"cmp"
 	"context"
+	"errors"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 )
 
 var _ store.Batches = (*Store)(nil)
@@ -22,51 +23,68 @@ func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
 	return err
 }
 
-func (s *Store) putRow(ctx context.Context, mails []store.Mail) (err error) {
-	row := make([]*rowJob, 0, len(mails))
-	var notStarted error
-	for _, mail := range mails {
-		var next *rowJob
-		if next, notStarted = s.startNext(ctx, row, mail); notStarted != nil {
-			break
+func (s *Store) putRow(ctx context.Context, mails []store.Mail) error {
+	for len(mails) > 0 {
+		step := rowJob{}
+		for size := int64(0); len(step.puts) < min(len(mails), group.MaxJobs) && size < group.MaxBytes; {
+			next := mails[len(step.puts)]
+			put, err := newPutJob(next, store.Limits{})
+			if err != nil {
+				return err
+			}
+			step.puts, size = append(step.puts, put), size+next.Size()
 		}
-		row = append(row, next)
-	}
-	for _, r := range row { // all of them, as who puts the row again must not overtake it
-		failed := r.job.wait()
-		if failed == nil {
-			s.reportOrphan(r.put)
-			failed = r.put.refused
+		if err := s.writer.do(ctx, step.run, step.size()); err != nil {
+			return err
 		}
-		err = cmp.Or(err, failed)
+		for _, put := range step.puts[:step.done] {
+			s.reportOrphan(put)
+		}
+		if step.failed != nil {
+			return step.failed
+		}
+		mails = mails[step.done:]
 	}
-	return cmp.Or(err, notStarted)
+	return nil
 }
 
-// A rowJob puts a mail if the one before it in the row could be put.
+// A rowJob puts mails one after the other, until one fails or the batch is full.
 type rowJob struct {
-	put    *putJob
-	job    *job
-	before *rowJob
+	puts   []*putJob
+	done   int
+	failed error // of the one after those
 }
 
-func (s *Store) startNext(ctx context.Context, row []*rowJob, mail store.Mail) (r *rowJob, err error) {
-	r = &rowJob{}
-	if len(row) > 0 {
-		r.before = row[len(row)-1]
+func (r *rowJob) size() (size int64) {
+	for _, p := range r.puts {
+		size += p.mail.Size()
 	}
-	if r.put, err = newPutJob(mail, store.Limits{}); err != nil {
-		return nil, err
-	}
-	r.job, err = s.writer.start(ctx, r.run, mail.Size())
-	return r, err
+	return size
 }
 
 func (r *rowJob) run(b *batch) error {
-	if r.before != nil {
-		if err := cmp.Or(r.before.job.err, r.before.put.refused); err != nil {
-			return err
+	r.done, r.failed = 0, nil // it may run again
+	before, missing := b.size(), error(nil)
+	for i, p := range r.puts {
+		if i > 0 && b.size()-before+p.messages(b) > b.maxMessages {
+			break
 		}
+		switch err := p.run(b); {
+		case errors.Is(err, errMissing):
+			missing = err
+		case errors.Is(err, errCareful), errors.Is(err, errUnsure):
+			return err
+		case err != nil: // those before it can be stored all the same
+			r.failed = err
+			return missing
+		case p.refused != nil:
+			r.failed = p.refused
+			return missing
+		}
+		r.done++
 	}
-	return r.put.run(b)
+	return missing
 }
+
+// messages is how many a batch has more with the mail, at most.
+func (p *putJob) messages(b *batch) int { return 5 + int(p.mail.Size())/b.maxMessage }

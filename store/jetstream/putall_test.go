@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 )
 
 // Mail that can't be put keeps back what comes after it, in its batch and in the
@@ -18,7 +19,7 @@ func TestPutAllStopsAtTheFirstThatFails(t *testing.T) {
 	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
 	s := open(t, testOptions(srv))
 	defer func() { require.NoError(t, s.Close()) }()
-	const n = 2 * maxBatchJobs
+	const n = 2 * group.MaxJobs
 	mails := make([]store.Mail, n)
 	for i := range mails {
 		mails[i] = testMail(fmt.Sprint(i))

@@ -254,7 +254,8 @@ func (r *reader) any(ctx context.Context, destination spec.ServerName, after int
 // usage reads what a mailbox, or without a destination the whole store, holds.
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
 	if destination == "" {
-		return r.whole(ctx)
+		held, _ := r.cache.whole()
+		return held.usage(), nil
 	}
 	b, _, err := r.box(ctx, destination)
 	if err != nil || b == nil {

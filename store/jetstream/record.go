@@ -9,15 +9,15 @@ import (
 // counts are what a mailbox, an origin's share of it or the store holds.
 type counts struct{ entries, bytes, aside int64 }
 
-func (c *counts) usage() store.Usage {
+func (c counts) usage() store.Usage {
 	return store.Usage{Entries: c.entries, Bytes: c.bytes, SetAside: c.aside}
 }
 
-func (c *counts) plus(d counts) counts {
+func (c counts) plus(d counts) counts {
 	return counts{c.entries + d.entries, c.bytes + d.bytes, c.aside + d.aside}
 }
 
-func (c *counts) minus(d counts) counts {
+func (c counts) minus(d counts) counts {
 	return counts{c.entries - d.entries, c.bytes - d.bytes, c.aside - d.aside}
 }
 

@@ -105,7 +105,6 @@ func (r *remover) remove(id int64) (removed bool, err error) {
 	if m.state == setAside { // what there is of it stays: it's no use to write to what can't be read
 		m.state, *changed = gone, true
 		r.box.value.aside = max(0, r.box.value.aside-1)
-		r.b.change.aside--
 		r.box.changed = true
 		return true, nil
 	}

@@ -3,7 +3,6 @@ package jetstream
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/matrixrelay/relay/store"
@@ -14,34 +13,46 @@ const (
 	// writes, too: an eighth, and no more than maxReserve.
 	maxReserve = 16 << 20
 
-	// overhead is about what a message takes besides its data, with its part of
-	// the records.
-	overhead = 400
+	// overhead is about what a message takes besides its data.
+	overhead = 200
 
 	// A stream is measured this often while there are writes, and seldom if it
 	// has no limit, in case it's given one.
 	measureEvery, measureSeldom = time.Second, 30 * time.Second
 )
 
-// A room is what the stream may hold of mail before it is full, as far as it
-// has a limit.
+// A room is how full the stream is, as far as it has a limit.
 type room struct {
-	limit    int64 // of the stream, 0: none
-	besides  int64 // what is in it besides the mail that the total counts,
-	entries  int64 // and how many that were
+	limit    int64 // 0: none
+	used     int64 // when it was measured, and what this process has added since
 	measured time.Time
 }
 
-// measure asks how large the stream is. If there's no answer, the last one holds.
+func (r *room) reserve() int64 { return min(r.limit/8, maxReserve) }
+
+// left is what may still be added.
+func (r *room) left() int64 { return r.limit - r.reserve() - r.used }
+
+// filled counts what was stored, as if it replaced nothing.
+func (r *room) filled(messages []outgoing) {
+	for i := range messages {
+		r.used += int64(len(messages[i].data)) + overhead
+	}
+}
+
+// measure asks how large the stream is, before each batch if it is nearly full.
+// If there's no answer, the last one holds.
 func (w *writer) measure() {
 	every := measureSeldom
-	if w.room.limit > 0 {
+	switch {
+	case w.room.limit > 0 && w.room.left() < w.room.reserve():
+		every = 0
+	case w.room.limit > 0:
 		every = measureEvery
 	}
 	if time.Since(w.room.measured) < every {
 		return
 	}
-	w.room.measured = time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
 	defer cancel()
 	stream, err := w.engine.js.Stream(ctx, w.engine.stream)
@@ -49,41 +60,15 @@ func (w *writer) measure() {
 		return
 	}
 	info := stream.CachedInfo()
-	w.room.limit = max(info.Config.MaxBytes, 0)
-	held := counts{}
-	for i := range shards {
-		known, _ := w.cache.get(w.subjects.shard(i))
-		s, err := decodeShard(known.data)
-		if err != nil {
-			return
-		}
-		held = held.plus(s.counts)
-	}
-	held = held.positive()
-	w.room.besides, w.room.entries = max(int64(info.State.Bytes)-held.bytes, 0), held.entries
+	w.room = room{limit: max(info.Config.MaxBytes, 0), used: int64(info.State.Bytes), measured: time.Now()}
 }
 
-// left is how much room there is once something of that size is added to the
-// stream; it is negative if there isn't enough.
-func (b *batch) left(size int64) (int64, error) {
-	if b.room.limit <= 0 {
-		return math.MaxInt64, nil
+// fits returns an error if the stream is too full for something of that size
+// beside what the batch has.
+func (b *batch) fits(size int64) error {
+	more := max(b.change.bytes, 0) + max(b.change.entries, 0)*2*overhead + size + (2+size/int64(b.maxMessage))*overhead
+	if b.room.limit > 0 && more > b.room.left() {
+		return fmt.Errorf("jetstream: the stream is near its limit: %w", store.ErrFull)
 	}
-	if err := b.loadShards(); err != nil {
-		return 0, err
-	}
-	held := b.held()
-	since := max(held.entries-b.room.entries, 0)*overhead + held.bytes
-	more := size + (2+size/int64(b.maxMessage))*overhead
-	return b.room.limit - min(b.room.limit/8, maxReserve) - (b.room.besides + since + more), nil
-}
-
-// contested reports whether others might fill what is left with commits that this
-// process doesn't know of yet.
-func (b *batch) contested(left int64) bool {
-	return left < max(b.room.limit/8, (shards-1)*(b.change.bytes+b.change.entries*overhead))
-}
-
-func errNoRoom(what string) error {
-	return fmt.Errorf("jetstream: %s: the stream is near its limit: %w", what, store.ErrFull)
+	return nil
 }

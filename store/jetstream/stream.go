@@ -40,7 +40,7 @@ func openStream(ctx context.Context, e *engine, o Options) error {
 		o.Logger.Warn("relay: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
 			"stream", e.stream)
 	}
-	return firstShard(ctx, e)
+	return nil
 }
 
 // existingStream returns nil if there is no stream.
@@ -87,21 +87,4 @@ func makeStream(ctx context.Context, e *engine, o Options) (config *jetstream.St
 		return err
 	})
 	return config, err
-}
-
-// firstShard makes the first of the shards if there is none, so that a stream
-// always has a message for those who follow it.
-func firstShard(ctx context.Context, e *engine) error {
-	subject := subjects(e.stream).shard(0)
-	return e.retry(ctx, func(ctx context.Context) error {
-		m, err := e.last(ctx, subject)
-		if err != nil || m.seq != 0 {
-			return err
-		}
-		_, err = e.publish([]outgoing{{subject: subject, data: (&shard{}).encode(), checked: true}}, false)
-		if err != nil && verdictOn(err) == conflict { // another process has made it
-			return nil
-		}
-		return err
-	})
 }

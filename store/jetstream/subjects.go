@@ -17,9 +17,6 @@ type subjects string
 func (s subjects) all() string   { return string(s) + ".>" }
 func (s subjects) boxes() string { return string(s) + ".box.*" }
 func (s subjects) notes() string { return string(s) + ".note.*" }
-func (s subjects) total() string { return string(s) + ".total.*" }
-
-func (s subjects) shard(i int) string { return string(s) + ".total." + strconv.Itoa(i) }
 
 func (s subjects) box(destination spec.ServerName) string {
 	return string(s) + ".box.x" + hex.EncodeToString([]byte(destination))
@@ -69,10 +66,7 @@ func (s subjects) name(subject string) (string, bool) {
 	return string(name), err == nil
 }
 
-func (s subjects) isBox(subject string) bool { return strings.HasPrefix(subject, string(s)+".box.") }
-func (s subjects) isShard(subject string) bool {
-	return strings.HasPrefix(subject, string(s)+".total.")
-}
+func (s subjects) isBox(subject string) bool  { return strings.HasPrefix(subject, string(s)+".box.") }
 func (s subjects) isMail(subject string) bool { return strings.HasPrefix(subject, string(s)+".mail.") }
 
 func shortHash(destination spec.ServerName) string {
@@ -90,5 +84,5 @@ func (s subjects) shareOf(subject string) (hash string) {
 
 // isRecord reports whether the cache may have what the subject has.
 func (s subjects) isRecord(subject string) bool {
-	return s.isBox(subject) || s.isShard(subject) || s.shareOf(subject) != "" || subject == s.noted()
+	return s.isBox(subject) || s.shareOf(subject) != "" || subject == s.noted()
 }

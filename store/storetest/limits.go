@@ -182,19 +182,33 @@ func testFillAtOnce(r *rig, l limit) {
 	fillAtOnce(r, l, r.Store)
 }
 
-// fillAtOnce puts twice as many mails as there is room for from many
-// goroutines, through all stores.
+// fillAtOnce fills what there is room for, exactly, through all stores.
 func fillAtOnce(r *rig, l limit, stores ...store.Store) {
-	const room, putters = 24, 8
+	const room = 24
 	destinations := []spec.ServerName{here}
 	if l.ofStore {
 		destinations = append(destinations, there, "elsewhere.example")
 	}
+	stored := r.putTwice(l, room, destinations, stores...)
+	require.EqualValues(r, room, stored, "how many of the Puts said that they had stored it")
+	require.Equal(r, store.Usage{Entries: room, Bytes: room * size}, r.usage(""))
+	found := 0
+	for _, destination := range destinations {
+		found += len(r.all(destination))
+	}
+	require.Equal(r, room, found)
+}
+
+// putTwice puts twice as many mails as there is room for from many goroutines,
+// through all stores, and returns how many were stored.
+func (r *rig) putTwice(l limit, room int, destinations []spec.ServerName, stores ...store.Store) int64 {
+	r.Helper()
+	const putters = 8
 	var stored atomic.Int64
 	r.together(putters, func(i int) error {
 		for j := range 2 * room / putters {
 			mail := sized(destinations[j%len(destinations)], 100*i+j)
-			isNew, err := stores[i%len(stores)].Put(r.Context(), mail, l.at(room))
+			isNew, err := stores[i%len(stores)].Put(r.Context(), mail, l.at(int64(room)))
 			if isNew {
 				stored.Add(1)
 			}
@@ -204,13 +218,7 @@ func fillAtOnce(r *rig, l limit, stores ...store.Store) {
 		}
 		return nil
 	})
-	require.EqualValues(r, room, stored.Load(), "how many of the Puts said that they had stored it")
-	require.Equal(r, store.Usage{Entries: room, Bytes: room * size}, r.usage(""))
-	found := 0
-	for _, destination := range destinations {
-		found += len(r.all(destination))
-	}
-	require.Equal(r, room, found)
+	return stored.Load()
 }
 
 func testLimitOfPut(r *rig) {

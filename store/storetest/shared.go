@@ -9,7 +9,7 @@ import (
 
 // sharedTests have the same place open twice.
 var sharedTests = append(forEachLimit(
-	limitTest{"Puts at once fill it exactly", func(r *rig, l limit) { fillAtOnce(r, l, r.Store, r.open()) }},
+	limitTest{"Puts at once fill it exactly", testSharedFill},
 ), []test{
 	{"put here, receive there", testSharedMail},
 	{"copies", testSharedCopies},

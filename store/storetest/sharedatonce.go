@@ -21,6 +21,24 @@ func (r *rig) bothUse(second store.Store, want store.Usage) {
 	})
 }
 
+// Puts through two stores keep to a limit exactly, unless it is that of the whole
+// store: then what the other stores at the same moment may be too much.
+func testSharedFill(r *rig, l limit) {
+	second := r.open()
+	if !l.ofStore {
+		fillAtOnce(r, l, r.Store, second)
+		return
+	}
+	const room = 24
+	stored := r.putTwice(l, room, []spec.ServerName{here, there}, r.Store, second)
+	require.GreaterOrEqual(r, stored, int64(room), "how many of the Puts said that they had stored it")
+	r.bothUse(second, store.Usage{Entries: stored, Bytes: stored * size})
+	for _, s := range []store.Store{r.Store, second} {
+		_, err := s.Put(r.Context(), sized(here, 9999), l.at(room))
+		require.ErrorIs(r, err, store.ErrFull)
+	}
+}
+
 // Deployed receivers run two syncs at once, and may reach two processes. Each
 // entry is removed by one of them.
 func testSharedAcksAtOnce(r *rig) {

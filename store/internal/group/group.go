@@ -98,6 +98,9 @@ func (q *Queue[W]) IsClosed() bool {
 	return q.closed
 }
 
+// Len is how many jobs wait for the next commit.
+func (q *Queue[W]) Len() int { return len(q.jobs) }
+
 // Close waits for what was accepted. Later calls of Do give store.ErrClosed.
 func (q *Queue[W]) Close() {
 	q.mu.Lock()
