@@ -33,7 +33,7 @@ func (s *setAsideJob) run(b *batch) error {
 	if err != nil || x.value == nil {
 		return err
 	}
-	m, changed, err := b.meta(s.destination, x, s.item.id)
+	m, changed, err := b.meta(s.destination, x, s.item.place)
 	if err != nil || m == nil || m.key != s.item.key || m.state != live {
 		return err // somebody else has done it, or removed it
 	}
@@ -70,7 +70,7 @@ func (b *batch) prove(s *setAsideJob, messages []message) {
 	subjects := b.subjects.messages(s.item)
 	for i, m := range messages {
 		b.send(outgoing{
-			subject: b.subjects.damage(s.destination, s.item.id, i), data: []byte(s.why.Error()), ttl: emptyFor,
+			subject: b.subjects.damage(s.destination, s.item.place, i), data: []byte(s.why.Error()), ttl: emptyFor,
 			checked: true, seq: m.seq, checks: subjects[i],
 		})
 	}

@@ -49,6 +49,8 @@ type batch struct {
 	room        room
 	retention   time.Duration
 	now         int64
+	wall        time.Time
+	first       int64 // no entry gets a smaller ID
 
 	unsettled bool // the job that runs may be stored yet by an earlier batch
 
@@ -68,10 +70,10 @@ type record[T any] struct {
 	changed bool
 }
 
-func newBatch(w *writer, c care, read map[string]message, at int64) *batch {
+func newBatch(w *writer, c care, read map[string]message, at time.Time) *batch {
 	return &batch{
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at,
+		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at.UnixMilli(), wall: at, first: w.first.Load(),
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
 		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
 	}
@@ -151,22 +153,22 @@ func (b *batch) page(destination spec.ServerName, first int64) (*record[[]meta],
 	})
 }
 
-// meta returns what a mailbox knows of an entry, nil if there is no such entry.
+// meta returns what a mailbox knows of the entry at a place, nil if there is none.
 // Whoever changes it marks the record as changed.
-func (b *batch) meta(destination spec.ServerName, r *record[box], id int64) (m *meta, changed *bool, err error) {
+func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (m *meta, changed *bool, err error) {
 	x := r.value
-	if id <= x.mark || id >= x.next() {
+	if place <= x.mark || place >= x.next() {
 		return nil, nil, nil
 	}
-	if id >= x.base {
-		return &x.tail[id-x.base], &r.changed, nil
+	if place >= x.base {
+		return &x.tail[place-x.base], &r.changed, nil
 	}
-	first := x.pageOf(id)
+	first := x.pageOf(place)
 	page, err := b.page(destination, first)
-	if err != nil || id-first >= int64(len(*page.value)) {
+	if err != nil || place-first >= int64(len(*page.value)) {
 		return nil, nil, err
 	}
-	return &(*page.value)[id-first], &page.changed, nil
+	return &(*page.value)[place-first], &page.changed, nil
 }
 
 // count adds to the mailbox, the origin's share of it and the whole store.

@@ -43,8 +43,8 @@ type summary struct {
 	seq uint64
 	counts
 	soonest int64
-	next    int64
-	tidy    bool // entries that are gone wait to be forgotten
+	next    int64 // the ID of the next entry
+	tidy    bool  // entries that are gone wait to be forgotten
 }
 
 func newCache(s subjects, waiting *wake.Hub) *cache {
@@ -138,16 +138,16 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 		c.setBox(destination, summary{})
 		return false
 	}
-	c.top = max(c.top, b.next()-1)
+	c.top = max(c.top, b.nextID()-1)
 	if b.holdsNothing() {
 		c.setBox(destination, summary{})
 		return false
 	}
 	c.setBox(destination, summary{
-		seq: m.seq, counts: b.counts, soonest: b.soonest, next: b.next(),
+		seq: m.seq, counts: b.counts, soonest: b.soonest, next: b.nextID(),
 		tidy: b.entries == 0 && b.aside == 0,
 	})
-	return b.next() > known.next
+	return b.nextID() > known.next
 }
 
 // setBox keeps what is known of a mailbox, if that isn't nothing.

@@ -98,7 +98,7 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), max(time.Until(endOf(jobs)), attemptTimeout))
 	defer cancel()
 	read := make(map[string]message)
-	at := now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
+	at := time.Now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
 		b := newBatch(w, c, read, at)
 		n, err := w.runJobs(b, jobs)

@@ -177,24 +177,6 @@ func TestServerRestart(t *testing.T) {
 	require.Greater(t, next(t, s, "b.example")[0].ID, first)
 }
 
-// A mailbox that is new begins after all IDs that there were, whatever the
-// clock says.
-func TestIDsAndTheClock(t *testing.T) {
-	t.Parallel()
-	s := openTest(t, nil)
-	put(t, s, testMail("first"))
-	b := newBatch(s.writer, trusting, nil, now())
-	_, top := s.cache.whole()
-	require.Positive(t, top)
-	b.now = 1000
-	id, err := b.nextID(&record[box]{})
-	require.NoError(t, err)
-	require.Equal(t, top+1, id)
-	s.cache.top = store.MaxID
-	_, err = b.nextID(&record[box]{})
-	require.Error(t, err)
-}
-
 // A mailbox that is new gets more than fits into its record at once, also if that
 // takes so long to prepare that the clock goes on.
 func TestManyToANewMailbox(t *testing.T) {

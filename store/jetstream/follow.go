@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/matrixrelay/relay/store"
 )
 
 // A follower is told by the servers of every change of a mailbox, by whomever,
@@ -87,6 +89,7 @@ func (s *Store) refollowLoop(ctx context.Context) {
 		}
 		s.options.Logger.Error("relay: the stream has lost the last of what it had", "stream", s.options.Stream)
 		s.follower.stop()
+		s.writer.first.Store(max(store.FirstID(time.Now()), s.writer.first.Load()))
 		s.cache.clear()
 		for attempt := 0; ; attempt++ {
 			f, err := follow(ctx, s.engine, s.cache, s.options.Logger)

@@ -3,7 +3,6 @@ package jetstream
 import (
 	"crypto/rand"
 	"fmt"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -85,12 +84,12 @@ func (p *putJob) isKnown(b *batch, x *record[box]) (known bool, seq uint64, err 
 	if err != nil || m.seq == 0 || x == nil {
 		return false, 0, err
 	}
-	by, id, err := putBy(m.data)
+	by, place, err := putBy(m.data)
 	if err != nil { // it's gone, or damaged
 		return true, 0, nil
 	}
 	if x.value != nil {
-		entry, _, err := b.meta(p.mail.Destination, x, id)
+		entry, _, err := b.meta(p.mail.Destination, x, place)
 		if err != nil {
 			return false, 0, err
 		}
@@ -103,17 +102,16 @@ func (p *putJob) isKnown(b *batch, x *record[box]) (known bool, seq uint64, err 
 }
 
 func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint64) error {
-	id, err := b.nextID(x)
-	if err != nil {
+	if err := b.nextID(p, x); err != nil {
 		return err
 	}
 	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: p.expires}
-	messages, err := messagesOf(&p.mail, id, p.expires, p.nonce, b.maxMessage)
+	messages, err := messagesOf(&p.mail, x.value.next(), p.expires, p.nonce, b.maxMessage)
 	if err != nil {
 		return err
 	}
 	m.parts = int64(len(messages) - 1)
-	if err := b.add(p.mail.Destination, x, id, m); err != nil {
+	if err := b.add(p.mail.Destination, x.value, m); err != nil {
 		return err
 	}
 	b.count(x, share, 1, m.size)
@@ -150,27 +148,8 @@ func (b *batch) admits(l store.Limits, size int64) error {
 	return b.fits(size)
 }
 
-// nextID is the ID of the next entry of a mailbox. One that is new, or new again,
-// begins after all IDs that this process has seen.
-func (b *batch) nextID(x *record[box]) (id int64, err error) {
-	if x.value != nil {
-		id = x.value.next()
-	} else {
-		_, top := b.cache.whole()
-		id = max(top+1, store.FirstID(time.UnixMilli(b.now)))
-	}
-	if id > store.MaxID {
-		return 0, fmt.Errorf("jetstream: no IDs are left after %d: is the clock right?", id-1)
-	}
-	return id, nil
-}
-
-// add gives an entry the next ID of its mailbox.
-func (b *batch) add(destination spec.ServerName, r *record[box], id int64, m meta) error {
-	if r.value == nil {
-		r.value = &box{start: id, base: id, mark: id - 1}
-	}
-	x := r.value
+// add gives an entry the next place of its mailbox.
+func (b *batch) add(destination spec.ServerName, x *box, m meta) error {
 	if len(x.tail) == pageSize {
 		if err := b.spill(destination, x); err != nil {
 			return err

@@ -80,19 +80,19 @@ func (r *reader) untilSure(ctx context.Context, unsure error, patience time.Dura
 
 // An item is an entry as its mailbox lists it.
 type item struct {
-	id int64
+	place, id int64
 	meta
 }
 
-// each calls do for the entries of a mailbox from an ID on, in their order,
+// each calls do for the entries of a mailbox from a place on, in their order,
 // until it returns false. It reads more pages at once the longer it goes on.
 // After errNoPage, do was called for some entries, and the record of the mailbox
 // has to be read anew.
 func (r *reader) each(ctx context.Context, destination spec.ServerName, b *box, from int64, do func(item) bool) error {
-	id := max(from, b.mark+1)
-	for atOnce := 1; id < b.base; atOnce = min(2*atOnce, maxReads) {
+	place := max(from, b.mark+1)
+	for atOnce := 1; place < b.base; atOnce = min(2*atOnce, maxReads) {
 		var names []string
-		for first := b.pageOf(id); first < b.base && len(names) < atOnce; first += pageSize {
+		for first := b.pageOf(place); first < b.base && len(names) < atOnce; first += pageSize {
 			names = append(names, r.subjects.page(destination, first))
 		}
 		pages, err := r.engine.lastEach(ctx, names, r.engine.find)
@@ -104,16 +104,16 @@ func (r *reader) each(ctx context.Context, destination spec.ServerName, b *box, 
 			if err != nil {
 				return err
 			}
-			first := b.pageOf(id)
-			for ; id < first+pageSize; id++ {
-				if !do(item{id, metas[id-first]}) {
+			first := b.pageOf(place)
+			for ; place < first+pageSize; place++ {
+				if !do(item{place, b.idAt(place), metas[place-first]}) {
 					return nil
 				}
 			}
 		}
 	}
-	for ; id < b.next(); id++ {
-		if !do(item{id, b.tail[id-b.base]}) {
+	for ; place < b.next(); place++ {
+		if !do(item{place, b.idAt(place), b.tail[place-b.base]}) {
 			return nil
 		}
 	}
@@ -152,11 +152,11 @@ func (r *reader) list(ctx context.Context, q query) (items []item, err error) {
 	err = r.untilSure(ctx, errNoPage, pagePatience, func() error {
 		b, _, err := r.box(ctx, q.destination)
 		items = nil
-		if err != nil || b == nil || q.after >= b.next() {
+		if err != nil || b == nil {
 			return err
 		}
 		at, size := now(), int64(0)
-		return r.each(ctx, q.destination, b, q.after+1, func(i item) bool {
+		return r.each(ctx, q.destination, b, b.placeOf(q.after)+1, func(i item) bool {
 			if i.state != live || i.expired(at) {
 				return true
 			}

@@ -70,16 +70,17 @@ type meta struct {
 
 func (m *meta) expired(now int64) bool { return m.expires != 0 && m.expires <= now }
 
-// A box is the record of a mailbox. Its entries have the IDs from mark+1 up to
+// A box is the record of a mailbox. Its entries have the places from mark+1 up to
 // the one before next. The last few are listed in the record itself, the others
 // in pages, which begin at start and have pageSize entries each.
 type box struct {
 	counts
 	start   int64
 	mark    int64 // entries up to here are gone
-	base    int64 // the ID of the first entry in tail
+	base    int64 // the place of the first entry in tail
 	soonest int64 // no entry expires before; 0: none expires
 	tail    []meta
+	jumps   []jump // of the IDs
 }
 
 func (b *box) next() int64 { return b.base + int64(len(b.tail)) }
@@ -89,15 +90,16 @@ func (b *box) holdsNothing() bool {
 	return b.entries == 0 && b.aside == 0 && b.mark+1 == b.next()
 }
 
-// pageOf returns the first ID of the page that lists id; it is base if the
-// record itself does.
-func (b *box) pageOf(id int64) int64 { return id - (id-b.start)%pageSize }
+// pageOf returns the first place of the page that lists a place; it is base if
+// the record itself does.
+func (b *box) pageOf(place int64) int64 { return place - (place-b.start)%pageSize }
 
 func (b *box) encode() []byte {
 	e := newEncoder(64 + 48*len(b.tail))
 	e.counts(&b.counts)
 	e.number(b.start, b.mark, b.base, b.soonest)
 	encodeMetas(e, b.tail)
+	encodeJumps(e, b.jumps)
 	return e.b
 }
 
@@ -109,16 +111,18 @@ func decodeBox(data []byte) (*box, error) {
 	d := newDecoder(data)
 	b := &box{counts: d.counts(), start: d.number(), mark: d.number(), base: d.number(), soonest: d.number()}
 	b.tail = decodeMetas(d)
+	b.jumps = decodeJumps(d)
 	if err := d.end(); err != nil {
 		return nil, err
 	}
 	return b, b.check()
 }
 
-// check returns an error if IDs don't fit together as those of a mailbox do.
+// check returns an error if places and IDs don't fit together as those of a mailbox do.
 func (b *box) check() error {
 	if b.start < 1 || b.mark < b.start-1 || b.base < b.start || (b.base-b.start)%pageSize != 0 ||
-		b.mark >= b.next() || b.next()-1 > store.MaxID {
+		b.mark >= b.next() || b.nextID()-1 > store.MaxID ||
+		len(b.jumps) > 0 && b.jumps[len(b.jumps)-1].from > b.next() {
 		return errCodec
 	}
 	return nil

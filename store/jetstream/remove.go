@@ -32,46 +32,47 @@ func (a *ackJob) run(b *batch) error {
 	if x.value == nil {
 		return b.sure(a.destination, x)
 	}
-	if a.id > x.value.mark && a.id < x.value.base {
-		if err := b.needMetas(a.destination, x, a.id, a.id); err != nil {
+	place := x.value.placeOf(a.id)
+	if place > x.value.mark && place < x.value.base {
+		if err := b.needMetas(a.destination, x, place, place); err != nil {
 			return err
 		}
 	}
-	m, _, err := b.meta(a.destination, x, a.id)
+	m, _, err := b.meta(a.destination, x, place)
 	if err != nil {
 		return err
 	}
-	if m == nil || m.state == gone {
+	if m == nil || m.state == gone || x.value.idAt(place) != a.id {
 		return b.sure(a.destination, x)
 	}
-	last := min(a.id, x.value.mark+removeStep)
+	last := min(place, x.value.mark+removeStep)
 	if err := b.needMetas(a.destination, x, x.value.mark+1, last); err != nil {
 		return err
 	}
 	r := newRemover(b, a.destination, x)
-	for id := x.value.mark + 1; id <= last; id++ {
-		removed, err := r.remove(id)
+	for at := x.value.mark + 1; at <= last; at++ {
+		removed, err := r.remove(at)
 		if err != nil {
 			return err
 		}
 		if removed {
 			a.removed++
 		}
-		if last > id && r.enough() {
-			last = id
+		if last > at && r.enough() {
+			last = at
 		}
 	}
-	a.more = last < a.id
+	a.more = last < place
 	return r.finish(last)
 }
 
-// needMetas makes sure that all pages are read that list these entries.
+// needMetas makes sure that all pages are read that list these places.
 func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
-	for id := x.value.pageOf(from); id <= to && id < x.value.base; id += pageSize {
-		if p, e := b.page(destination, id); e != nil {
+	for first := x.value.pageOf(from); first <= to && first < x.value.base; first += pageSize {
+		if p, e := b.page(destination, first); e != nil {
 			err = e
 		} else if len(*p.value) == 0 {
-			err = cmp.Or(b.sure(destination, x), error(&badPage{b.subjects.page(destination, id), errNoPage}))
+			err = cmp.Or(b.sure(destination, x), error(&badPage{b.subjects.page(destination, first), errNoPage}))
 		}
 	}
 	return err
@@ -93,8 +94,8 @@ func newRemover(b *batch, destination spec.ServerName, x *record[box]) *remover 
 
 // remove takes away an entry that is live or set aside, and leaves what
 // recognises a copy.
-func (r *remover) remove(id int64) (removed bool, err error) {
-	m, changed, err := r.b.meta(r.destination, r.box, id)
+func (r *remover) remove(place int64) (removed bool, err error) {
+	m, changed, err := r.b.meta(r.destination, r.box, place)
 	if err != nil || m == nil || m.state == gone {
 		return false, r.need(err)
 	}
@@ -134,7 +135,7 @@ func (r *remover) need(err error) error {
 	return err
 }
 
-// finish forgets all entries up to an ID, which must be gone, and the pages
+// finish forgets all entries up to a place, which must be gone, and the pages
 // that list no others.
 func (r *remover) finish(mark int64) error {
 	if r.missing != nil {
@@ -152,8 +153,10 @@ func (r *remover) finish(mark int64) error {
 		*page.value, page.changed = nil, true
 	}
 	x.mark, r.box.changed = mark, true
+	x.forgetJumps()
 	if x.holdsNothing() {
-		*x = box{start: x.next(), mark: x.next() - 1, base: x.next()}
+		next := x.nextID()
+		*x = box{start: next, mark: next - 1, base: next}
 	}
 	return nil
 }

@@ -83,8 +83,8 @@ func (s *Store) makeRoom(ctx context.Context, refused error) bool {
 // A walk is what was found in a mailbox whose time it was to be looked through.
 type walk struct {
 	seq      uint64  // of the mailbox's record
-	expired  []int64 // entries to be removed
-	head     int64   // all before it are gone, once those are removed
+	expired  []int64 // places of entries to be removed
+	head     int64   // all before this place are gone, once those are removed
 	complete bool    // there are no others, and then soonest holds
 	soonest  int64
 }
@@ -103,11 +103,11 @@ func (r *reader) walk(ctx context.Context, destination spec.ServerName) (w *walk
 				return true
 			}
 			if i.expired(at) && messages < removeStep {
-				w.expired = append(w.expired, i.id)
+				w.expired = append(w.expired, i.place)
 				messages += 1 + int(i.parts)
 				return true
 			}
-			w.head = min(w.head, i.id)
+			w.head = min(w.head, i.place)
 			if i.expires != 0 && (w.soonest == 0 || i.expires < w.soonest) {
 				w.soonest = i.expires
 			}

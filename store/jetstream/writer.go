@@ -2,8 +2,10 @@ package jetstream
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/group"
 )
 
@@ -19,6 +21,7 @@ type writer struct {
 	cache    *cache
 	queue    *group.Queue[*work]
 	shrunk   chan struct{} // has something in it when the stream was found to have lost its end
+	first    atomic.Int64  // no entry gets a smaller ID: see store.FirstID
 
 	// Only the goroutine uses what follows.
 	maxMessages int           // of a batch
@@ -42,6 +45,7 @@ func newWriter(options Options, e *engine, c *cache) *writer {
 		options: options, engine: e, subjects: c.subjects, cache: c,
 		shrunk: make(chan struct{}, 1), maxMessages: maxBatchMessages,
 	}
+	w.first.Store(store.FirstID(time.Now()))
 	w.queue = group.New(w.commitAll, w.gather)
 	return w
 }

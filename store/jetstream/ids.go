@@ -1,0 +1,112 @@
+package jetstream
+
+import (
+	"fmt"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// Entries of a mailbox have places that follow each other, so that it is known
+// which page lists which. IDs are the same numbers, but go on after
+// store.FirstID whenever the stream is opened or was set back. A jump says that
+// IDs are so much larger than places from there on.
+type jump struct{ from, by int64 }
+
+// maxJumps bounds those of a mailbox. A mailbox that has mail from more openings
+// goes on without one until some of it is gone.
+const maxJumps = 256
+
+func (b *box) idAt(place int64) int64 {
+	for i := len(b.jumps) - 1; i >= 0; i-- {
+		if b.jumps[i].from <= place {
+			return place + b.jumps[i].by
+		}
+	}
+	return place
+}
+
+// placeOf returns the last place whose ID isn't greater, or one before the first.
+func (b *box) placeOf(id int64) int64 {
+	place := id
+	for i, j := range b.jumps {
+		if id < j.from+j.by {
+			return min(place, j.from-1)
+		}
+		place = id - b.jumps[i].by
+	}
+	return min(place, b.next()-1)
+}
+
+// nextID is what the next entry gets.
+func (b *box) nextID() int64 { return b.idAt(b.next()) }
+
+// jumpTo has the IDs go on with one that is larger than the next.
+func (b *box) jumpTo(id int64) {
+	n := len(b.jumps)
+	switch to := (jump{b.next(), id - b.next()}); {
+	case b.holdsNothing():
+		*b = box{start: id, mark: id - 1, base: id}
+	case n > 0 && b.jumps[n-1].from == to.from:
+		b.jumps[n-1] = to
+	case n < maxJumps:
+		b.jumps = append(b.jumps, to)
+	}
+}
+
+// forgetJumps drops those that matter for no entry any more.
+func (b *box) forgetJumps() {
+	for len(b.jumps) > 1 && b.jumps[1].from <= b.mark+1 {
+		b.jumps = b.jumps[1:]
+	}
+}
+
+func encodeJumps(e *encoder, jumps []jump) {
+	if len(jumps) == 0 { // as before there were any
+		return
+	}
+	e.number(int64(len(jumps)))
+	last := jump{}
+	for _, j := range jumps {
+		e.number(j.from-last.from, j.by-last.by)
+		last = j
+	}
+}
+
+func decodeJumps(d *decoder) (jumps []jump) {
+	if d.err != nil || len(d.b) == 0 {
+		return nil
+	}
+	n := d.number()
+	if n > maxJumps {
+		d.err = errCodec
+	}
+	last := jump{}
+	for range n {
+		last = jump{last.from + d.number(), last.by + d.number()}
+		if d.err != nil || last.from < 1 || last.from > store.MaxID || last.by < 1 || last.by > store.MaxID {
+			d.err = errCodec
+			return nil
+		}
+		jumps = append(jumps, last)
+	}
+	return jumps
+}
+
+// nextID has the mailbox go on with an ID that nobody ever got. A mailbox that is
+// new begins after all IDs that this process has seen.
+func (b *batch) nextID(p *putJob, r *record[box]) error {
+	first := b.first
+	if r.value == nil {
+		_, top := b.cache.whole()
+		first = max(top+1, store.FirstID(b.wall))
+		r.value = &box{start: first, mark: first - 1, base: first}
+	}
+	known, _ := b.cache.summary(p.mail.Destination)
+	if first = max(first, known.next); first > r.value.nextID() { // of a stream that was set back, more was known
+		r.value.jumpTo(first)
+	}
+	if id := r.value.nextID(); id > store.MaxID {
+		return fmt.Errorf("jetstream: no IDs are left after %d: is the clock right?", id-1)
+	}
+	return nil
+}
