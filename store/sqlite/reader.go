@@ -103,6 +103,19 @@ func (r *reader) close() error {
 	return errors.Join(errs...)
 }
 
+// pause waits for the reads under way and keeps others from beginning.
+func (r *reader) pause() (resume func()) {
+	paused := make([]*readConn, r.opened)
+	for i := range paused {
+		paused[i] = <-r.conns
+	}
+	return func() {
+		for _, c := range paused {
+			r.conns <- c
+		}
+	}
+}
+
 // with runs f on a connection that is free, or becomes so before ctx ends.
 func (r *reader) with(ctx context.Context, f func(*readConn) error) error {
 	select {

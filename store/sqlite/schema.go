@@ -81,13 +81,17 @@ const clockStart = `min(
 // pragmas are set on every connection and read back: what a driver or a build
 // makes of them differs. Each value is as SQLite reports it.
 var pragmas = []struct{ name, value string }{
-	{"busy_timeout", "10000"},
+	{"busy_timeout", busyTimeout},
 	{"journal_mode", "wal"},
 	{"synchronous", "2"}, // FULL: NORMAL loses commits at a power cut
 	{"foreign_keys", "1"},
 	{"wal_autocheckpoint", "0"}, // the writer does it, and sees its errors
 	{"journal_size_limit", "67108864"},
 }
+
+// busyTimeout is how long is waited for the locks of other processes, in
+// milliseconds.
+const busyTimeout = "10000"
 
 // dsn opens path whatever characters are in it.
 func dsn(path string) string {

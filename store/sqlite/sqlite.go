@@ -79,15 +79,16 @@ func (o Options) withDefaults() Options {
 // A Store is a store.Store on a SQLite file. Make one with Open.
 type Store struct {
 	options Options
-	lock    *os.File
+	files   *files
+	trust   *trust
 	db      *sql.DB
 	reader  *reader
 	past    aside.Reader // past what is damaged
 	writer  *writer
 	waiting wake.Hub
 
-	sweeper   sync.WaitGroup
-	stopSweep context.CancelFunc
+	background sync.WaitGroup
+	stop       context.CancelFunc
 
 	closeOnce sync.Once
 	closeErr  error
@@ -101,12 +102,14 @@ var errInUse = errors.New("in use by another relay, or by this process already")
 // there is none. The directory must exist.
 func Open(path string, options Options) (*Store, error) {
 	s := &Store{options: options.withDefaults()}
+	s.trust = newTrust(s.options.Logger)
 	if err := s.open(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), s.release())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s.stopSweep = cancel
-	s.sweeper.Go(func() { s.sweepLoop(ctx) })
+	s.stop = cancel
+	s.background.Go(func() { s.sweepLoop(ctx) })
+	s.background.Go(func() { s.watchLoop(ctx) })
 	return s, nil
 }
 
@@ -115,25 +118,21 @@ func (s *Store) open(path string) error {
 	if err != nil {
 		return err
 	}
-	// The lock comes before anything else: to open and close a database that
-	// another Store of this process has open would drop SQLite's own locks.
-	if s.lock, err = os.OpenFile(path+"-lock", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return err
-	}
-	if err := lockFile(s.lock); err != nil {
-		return err
-	}
-	if err := makeFile(path); err != nil {
+	if s.files, err = openFiles(path); err != nil {
 		return err
 	}
 	if s.db, err = sql.Open("sqlite", dsn(path)); err != nil {
 		return err
 	}
 	ctx := context.Background()
-	if s.writer, err = newWriter(ctx, s.db, filepath.Dir(path), s.options, &s.waiting); err != nil {
+	if s.writer, err = newWriter(ctx, s.db, s); err != nil {
 		return err
 	}
 	if s.reader, err = newReader(ctx, s.db, s.writer.clock); err != nil {
+		return err
+	}
+	s.writer.pauseReads = s.reader.pause
+	if err := errors.Join(s.files.opened(), s.files.lock.remember(false)); err != nil {
 		return err
 	}
 	s.past = aside.Reader{
@@ -158,18 +157,6 @@ func resolve(path string) (string, error) {
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	return filepath.Join(dir, filepath.Base(path)), err
-}
-
-// makeFile makes a private file if there is none.
-func makeFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		return f.Close()
-	}
-	if !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	return checkLinks(path)
 }
 
 // Put implements store.Store.
@@ -241,10 +228,17 @@ func (s *Store) usable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// closedOr makes what a read met because the store was being closed say so.
+// closedOr makes a read that failed since the store was being closed say so. If
+// the disk isn't trusted any more, that is a part of the error.
 func (s *Store) closedOr(err error) error {
 	if err != nil && s.writer.isClosed() {
 		return store.ErrClosed
+	}
+	if err == nil || errors.Is(err, store.ErrEmpty) {
+		return err
+	}
+	if lost := s.trust.failure(); lost != nil {
+		return fmt.Errorf("%w (%w)", err, lost)
 	}
 	return err
 }
@@ -252,8 +246,8 @@ func (s *Store) closedOr(err error) error {
 // Close implements store.Store.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
-		s.stopSweep()
-		s.sweeper.Wait()
+		s.stop()
+		s.background.Wait()
 		s.closeErr = s.release()
 	})
 	return s.closeErr
@@ -272,8 +266,8 @@ func (s *Store) release() error {
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
 	}
-	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+	if s.files != nil {
+		errs = append(errs, s.files.close())
 	}
 	return errors.Join(errs...)
 }

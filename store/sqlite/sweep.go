@@ -23,7 +23,7 @@ func (s *Store) sweepLoop(ctx context.Context) {
 		case <-ticker.C:
 		}
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrReopen) {
-			s.options.Logger.Warn("relay: removing expired mail failed", "error", err)
+			s.options.Logger.Warn("sqlite: removing expired mail failed", "error", err)
 		}
 	}
 }

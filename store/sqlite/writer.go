@@ -16,11 +16,6 @@ import (
 )
 
 const (
-	// checkpointBytes is about how much is written between two checkpoints,
-	// maxWALPages when readers are made to wait so that the log can start anew.
-	checkpointBytes = 16 << 20
-	maxWALPages     = 16 << 10
-
 	// About what a row that changes adds to the log, in pages of the file and
 	// its indexes.
 	pageSize = 4096
@@ -34,19 +29,23 @@ const (
 // A writer is the one goroutine, and the one connection, that writes.
 type writer struct {
 	options Options
-	dir     string
+	files   *files
+	trust   *trust
 	conn    *sql.Conn
 	sql     *statements
 	waiting *wake.Hub
 	clock   *steady.Clock // is on the disk as of the last commit
 
+	// pauseReads keeps other connections of this store from reading until the
+	// function it returns is called.
+	pauseReads func() (resume func())
+
 	queue *group.Queue[*task]
 
 	// Only the goroutine uses what follows.
-	distrust        error              // why the disk isn't trusted any more
-	stuck           map[int64]struct{} // rows that can't be removed
-	sinceCheckpoint int64
-	raise           int64 // see batch
+	stuck map[int64]struct{} // rows that can't be removed
+	raise int64              // see batch
+	log   logState
 }
 
 type job = group.Job[*task]
@@ -57,13 +56,13 @@ type task struct {
 	skipped error // the caller's context's, if it had ended before the task was run
 }
 
-func newWriter(ctx context.Context, db *sql.DB, dir string, options Options, waiting *wake.Hub) (*writer, error) {
+func newWriter(ctx context.Context, db *sql.DB, s *Store) (*writer, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w := &writer{
-		options: options, dir: dir, conn: conn, sql: &statements{}, waiting: waiting,
+		options: s.options, files: s.files, trust: s.trust, conn: conn, sql: &statements{}, waiting: &s.waiting,
 		stuck: make(map[int64]struct{}),
 	}
 	if err := w.setUp(ctx); err != nil {
@@ -80,13 +79,12 @@ func (w *writer) setUp(ctx context.Context) error {
 	if err := prepareConn(ctx, w.conn); err != nil {
 		return err
 	}
-	// What is in the log may never have reached the disk, if the process before
-	// us ended after a failed fsync: it is written anew before we build on it.
-	if busy, _, err := w.runCheckpoint("TRUNCATE"); err != nil || busy {
-		return errors.Join(err, errors.New("the log can't be brought into the file"))
-	}
 	w.raise = store.FirstID(w.options.machineTime())
 	if err := migrate(ctx, w.conn, w.raise); err != nil {
+		return err
+	}
+	// From here on the database isn't new, so it must not need its log to show that.
+	if _, err := w.runCheckpoint("PASSIVE"); err != nil && primaryCode(err) != lib.SQLITE_FULL {
 		return err
 	}
 	var clock int64
@@ -117,7 +115,7 @@ func (w *writer) close() error {
 }
 
 func (w *writer) afterCommit() {
-	if w.sinceCheckpoint > checkpointBytes {
+	if w.log.written > checkpointBytes {
 		w.checkpoint()
 	}
 }
@@ -150,14 +148,17 @@ func (w *writer) learn(err error) bool {
 	if _, known := w.stuck[row.id]; known {
 		return false
 	}
-	w.options.Logger.Error("relay: an entry can't be changed and is left alone", "entry", row.id, "error", row.err)
+	w.options.Logger.Error("sqlite: an entry can't be changed and is left alone", "entry", row.id, "error", row.err)
 	w.stuck[row.id] = struct{}{}
 	return true
 }
 
 func (w *writer) transact(jobs []*job) error {
-	if w.distrust != nil {
-		return w.distrust
+	if err := w.files.check(); err != nil {
+		w.trust.lose(err)
+	}
+	if err := w.trust.failure(); err != nil {
+		return err
 	}
 	b := newBatch(w)
 	b.noRoom = w.isDiskFull(jobs)
@@ -171,9 +172,13 @@ func (w *writer) transact(jobs []*job) error {
 	if err != nil {
 		w.check(err)
 		w.rollback()
-		return cmp.Or(w.distrust, wrap(doing, err))
+		return cmp.Or(w.trust.failure(), wrap(doing, err))
 	}
-	w.sinceCheckpoint += b.written + rowCost
+	if err := w.files.check(); err != nil { // what was committed may have gone to files without a name
+		w.trust.lose(err)
+		return w.trust.failure()
+	}
+	w.log.add(b.written + rowCost)
 	w.raise = b.raise
 	for destination := range b.woken {
 		w.waiting.Notify(destination)
@@ -189,11 +194,14 @@ func (w *writer) isDiskFull(jobs []*job) bool {
 		need += 2 * (j.Size + 2*rowCost)
 	}
 	for range 2 {
-		free, known := freeSpace(w.dir)
-		if !known || free > uint64(need+w.sinceCheckpoint) {
+		free, known := freeSpace(w.files.dir())
+		if !known || free > uint64(need+w.log.behind) {
 			return false
 		}
 		w.checkpoint() // there may be room then
+	}
+	if err := w.files.lock.makeRoom(); err != nil {
+		w.options.Logger.Warn("sqlite: giving up the room kept for a full disk failed", "error", err)
 	}
 	return true
 }
@@ -206,52 +214,14 @@ func (w *writer) rollback() {
 		return
 	}
 	w.check(err)
-	w.distrustAfter("a rollback that failed", err)
+	w.trust.lose(fmt.Errorf("after a rollback that failed: %w", err))
 }
 
 // check ends all trust in the disk after a failed fsync.
 func (w *writer) check(err error) {
 	if isFailedSync(err) {
-		w.distrustAfter("a failed fsync", err)
+		w.trust.lose(fmt.Errorf("after a failed fsync: %w", err))
 	}
-}
-
-func (w *writer) distrustAfter(what string, err error) {
-	if w.distrust == nil {
-		w.distrust = fmt.Errorf("%w after %s: %w", store.ErrReopen, what, err)
-		w.options.Logger.Error("relay: the store refuses to write until it is reopened", "error", w.distrust)
-	}
-}
-
-// checkpoint brings the log into the database file. What is in the log is
-// durable already, so nobody waits for this but the next batch. What couldn't
-// be brought is tried again when some more was written.
-func (w *writer) checkpoint() {
-	if w.distrust != nil || w.sinceCheckpoint == 0 {
-		return
-	}
-	busy, pages, err := w.runCheckpoint("PASSIVE")
-	if err == nil && pages > maxWALPages {
-		busy, _, err = w.runCheckpoint("TRUNCATE")
-	}
-	if err != nil {
-		w.check(err)
-		w.options.Logger.Warn("relay: checkpoint failed", "error", err)
-	}
-	if err != nil || busy {
-		w.sinceCheckpoint = min(w.sinceCheckpoint, checkpointBytes/2)
-		return
-	}
-	w.sinceCheckpoint = 0
-}
-
-// runCheckpoint returns whether readers kept some of it back, and how many
-// pages the log has.
-func (w *writer) runCheckpoint(mode string) (busy bool, pages int, err error) {
-	var blocked, moved int
-	row := w.conn.QueryRowContext(context.Background(), "PRAGMA wal_checkpoint("+mode+")")
-	err = row.Scan(&blocked, &pages, &moved)
-	return blocked != 0 || moved < pages, pages, err
 }
 
 func (w *writer) exec(query string) error {

@@ -1,0 +1,16 @@
+package store
+
+// Failing is an ability that stores may have beside Store: to say that they
+// have to be closed and opened again. A program that can't do that should end
+// with an error, so that its supervisor starts it anew. Like Store's, its
+// methods are safe for concurrent use.
+type Failing interface {
+	// Failed returns a channel that is closed once every write answers
+	// ErrReopen, and stays open as long as that isn't so. Close doesn't close
+	// it.
+	Failed() <-chan struct{}
+
+	// Failure returns the reason, which wraps ErrReopen, once Failed is closed,
+	// and nil before.
+	Failure() error
+}

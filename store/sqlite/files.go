@@ -1,0 +1,161 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+var _ store.Measured = (*Store)(nil)
+
+// files are the database at path and those beside it.
+type files struct {
+	path  string
+	lock  *lockFile
+	watch *watch // nil until SQLite has opened them
+}
+
+func (f *files) dir() string { return filepath.Dir(f.path) }
+
+// check says what has happened to the files while they were open.
+func (f *files) check() error {
+	if f.watch == nil {
+		return nil
+	}
+	return f.watch.check()
+}
+
+// openFiles prepares the files for SQLite: it makes a database if there never was
+// one, and refuses to if there was.
+func openFiles(path string) (*files, error) {
+	// The lock comes before anything else: to open and close a database that
+	// another Store of this process has open would drop SQLite's own locks.
+	lock, err := takeLock(path + "-lock")
+	if err != nil {
+		return nil, err
+	}
+	f := &files{path: path, lock: lock}
+	if err := f.prepare(); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return f, nil
+}
+
+func (f *files) prepare() error {
+	if err := f.lock.makeRoom(); err != nil {
+		return err
+	}
+	size, err := sizeOf(f.path)
+	if err != nil {
+		return err
+	}
+	if size == 0 {
+		if err := f.mayBeNew(); err != nil {
+			return err
+		}
+	}
+	if err := makeFile(f.path); err != nil {
+		return err
+	}
+	return rewriteLog(f.path + "-wal")
+}
+
+// mayBeNew refuses to make a database where there was one.
+func (f *files) mayBeNew() error {
+	const remedy = "put it back, or a copy of it without -wal and -shm"
+	logged, err := sizeOf(f.path + "-wal")
+	if err != nil {
+		return err
+	}
+	base := filepath.Base(f.path)
+	if logged > 0 {
+		return fmt.Errorf("the database is missing or empty, but its log %s-wal is there: %s; to begin with an empty one, remove %s-wal, %s-shm and %s-lock",
+			base, remedy, base, base, base)
+	}
+	if f.lock.isMade() {
+		return fmt.Errorf("the database is missing or empty, but there was one before: %s; to begin with an empty one, remove %s-lock",
+			remedy, base)
+	}
+	return nil
+}
+
+// sizeOf is 0 for a file that isn't there.
+func sizeOf(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// makeFile makes a private file if there is none.
+func makeFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return checkLinks(path)
+}
+
+// opened is called when SQLite has all files open and the database is whole.
+func (f *files) opened() (err error) {
+	if f.watch, err = newWatch(f.path); err != nil {
+		return err
+	}
+	return f.watch.check()
+}
+
+// close gives the lock back. SQLite must have closed the files.
+func (f *files) close() error {
+	var errs []error
+	if f.watch != nil {
+		errs = append(errs, f.watch.close())
+	}
+	return errors.Join(append(errs, f.lock.close())...)
+}
+
+// watchInterval is how often the files are looked at while nothing is written.
+const watchInterval = time.Second
+
+// watchLoop notices what happens to the files while nothing is written, until ctx
+// ends.
+func (s *Store) watchLoop(ctx context.Context) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.trust.lost:
+			return
+		case <-ticker.C:
+		}
+		if err := s.files.check(); err != nil {
+			s.trust.lose(err)
+		}
+	}
+}
+
+// Sizes implements store.Measured.
+func (s *Store) Sizes(ctx context.Context) (sizes store.Sizes, err error) {
+	if err := s.usable(ctx); err != nil {
+		return store.Sizes{}, err
+	}
+	for path, size := range map[string]*int64{s.files.path: &sizes.File, s.files.path + "-wal": &sizes.Log} {
+		if *size, err = sizeOf(path); err != nil {
+			return store.Sizes{}, fmt.Errorf("sqlite: size: %w", err)
+		}
+	}
+	return sizes, nil
+}
