@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -85,8 +86,11 @@ type child struct {
 	out *bufio.Reader
 }
 
-func startChild(t *testing.T, path string) *child {
-	c := &child{t: t, cmd: exec.Command(os.Args[0])}
+// startChild starts a child on the store at path, below another program if one
+// is named.
+func startChild(t *testing.T, path string, below ...string) *child {
+	command := append(below, os.Args[0])
+	c := &child{t: t, cmd: exec.Command(command[0], command[1:]...)}
 	c.cmd.Env = append(os.Environ(), childPath+"="+path)
 	c.cmd.Stderr = os.Stderr
 	var err error
@@ -159,7 +163,8 @@ func TestFailedSync(t *testing.T) {
 }
 
 // A process that ends after a failed fsync leaves a log that the kernel may
-// take for written: the next one writes it anew before it builds on it.
+// take for written: the next one writes and syncs all of it anew before SQLite
+// reads it.
 func TestFailedSyncThenKilled(t *testing.T) {
 	need.Root(t)
 	path := filepath.Join(t.TempDir(), "relay.db")
@@ -174,11 +179,24 @@ func TestFailedSyncThenKilled(t *testing.T) {
 	require.NoError(t, err)
 	require.Positive(t, log.Size())
 
-	c = startChild(t, path)
+	calls := filepath.Join(t.TempDir(), "calls")
+	c = startChild(t, path, need.Program(t, "strace"), "-f", "-y", "-e", "trace=pread64,pwrite64,fsync,fdatasync", "-s", "0", "-o", calls)
 	require.Equal(t, "ok", c.do("noop"))
-	log, err = os.Stat(path + "-wal")
+	seen, err := os.ReadFile(calls)
 	require.NoError(t, err)
-	require.Zero(t, log.Size())
+	var onLog []string
+	for line := range strings.Lines(string(seen)) {
+		if strings.Contains(line, "relay.db-wal>") {
+			onLog = append(onLog, line)
+		}
+	}
+	whole := fmt.Sprintf("%d, 0) = %d\n", log.Size(), log.Size())
+	require.Contains(t, onLog[0], "pread64(")
+	rewritten := slices.IndexFunc(onLog, func(call string) bool {
+		return strings.Contains(call, "pwrite64(") && strings.HasSuffix(call, whole)
+	})
+	require.Positive(t, rewritten, onLog)
+	require.Contains(t, strings.Join(onLog[rewritten+1:rewritten+3], ""), "sync(")
 	c.stop()
 	requireKept(t, path, 0)
 }

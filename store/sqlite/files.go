@@ -55,10 +55,17 @@ func (f *files) prepare() error {
 	if err != nil {
 		return err
 	}
-	if size == 0 {
-		if err := f.mayBeNew(); err != nil {
-			return err
-		}
+	logged, err := sizeOf(f.path + "-wal")
+	if err != nil {
+		return err
+	}
+	if size > 0 {
+		err = checkHeader(f.path, logged > 0)
+	} else {
+		err = f.mayBeNew(logged)
+	}
+	if err != nil {
+		return err
 	}
 	if err := makeFile(f.path); err != nil {
 		return err
@@ -66,13 +73,11 @@ func (f *files) prepare() error {
 	return rewriteLog(f.path + "-wal")
 }
 
+// remedy is what to do when the database isn't what it was.
+const remedy = "put it back, or a copy of it without -wal and -shm"
+
 // mayBeNew refuses to make a database where there was one.
-func (f *files) mayBeNew() error {
-	const remedy = "put it back, or a copy of it without -wal and -shm"
-	logged, err := sizeOf(f.path + "-wal")
-	if err != nil {
-		return err
-	}
+func (f *files) mayBeNew(logged int64) error {
 	base := filepath.Base(f.path)
 	if logged > 0 {
 		return fmt.Errorf("the database is missing or empty, but its log %s-wal is there: %s; to begin with an empty one, remove %s-wal, %s-shm and %s-lock",

@@ -123,7 +123,7 @@ func pragma[T any](ctx context.Context, c *sql.Conn, name string) (value T, err 
 
 // claim makes sure, before anything is written, that the file is new or a
 // relay's of a version that this program knows.
-func claim(ctx context.Context, c *sql.Conn) error {
+func claim(ctx context.Context, c *sql.Conn, made bool) error {
 	const incremental = 2 // takes effect only before there are tables
 	pages, err := pragma[int](ctx, c, "page_count")
 	if err != nil {
@@ -139,6 +139,9 @@ func claim(ctx context.Context, c *sql.Conn) error {
 	}
 	if version > len(migrations) {
 		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
+	}
+	if version == 0 && made {
+		return errors.New("the database has lost its tables: " + remedy)
 	}
 	var tables int
 	if err := c.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {

@@ -73,7 +73,7 @@ func newWriter(ctx context.Context, db *sql.DB, s *Store) (*writer, error) {
 }
 
 func (w *writer) setUp(ctx context.Context) error {
-	if err := claim(ctx, w.conn); err != nil {
+	if err := claim(ctx, w.conn, w.files.lock.isMade()); err != nil {
 		return err
 	}
 	if err := prepareConn(ctx, w.conn); err != nil {
