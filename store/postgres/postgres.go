@@ -193,6 +193,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
 	}, s.options.Logger, &s.waiting)
 	s.past = aside.Reader{
+		Name: "postgres",
 		Read: s.reader.next, Live: s.reader.live, IsDamage: isDamage, Log: s.options.Logger,
 		SetAside: func(ctx context.Context, destination spec.ServerName, id int64) error {
 			return s.writer.queue.Do(ctx, &settingAside{destination, id}, 0)

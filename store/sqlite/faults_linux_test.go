@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -37,7 +39,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveCommands answers each line with one line: "put N", "reopen" and "noop".
+// serveCommands answers each line with one line: "put N", "reopen",
+// "failure" and "noop".
 func serveCommands(path string, in io.Reader, out io.Writer) error {
 	s, err := Open(path, Options{})
 	if err != nil {
@@ -55,6 +58,8 @@ func serveCommands(path string, in io.Reader, out io.Writer) error {
 			answer(out, err)
 		case "noop":
 			answer(out, nil)
+		case "failure":
+			answerFailure(out, s)
 		case "reopen":
 			closed := s.Close()
 			if s, err = Open(path, Options{}); err != nil {
@@ -77,6 +82,20 @@ func answer(out io.Writer, err error) {
 		said = "error " + err.Error()
 	}
 	_, _ = fmt.Fprintln(out, said) // a parent that has gone has failed already
+}
+
+// answerFailure says what the ability store.Failing does.
+func answerFailure(out io.Writer, s store.Failing) {
+	said := "none"
+	select {
+	case <-s.Failed():
+		said = s.Failure().Error()
+	default:
+		if s.Failure() != nil {
+			said = "a failure that Failed doesn't tell"
+		}
+	}
+	_, _ = fmt.Fprintln(out, said) // as in answer
 }
 
 type child struct {
@@ -156,7 +175,9 @@ func TestFailedSync(t *testing.T) {
 	require.Equal(t, "reopen", c.do("put 11"))
 	end()
 	require.Equal(t, "reopen", c.do("put 12"), "the disk works again, but who knows what it has")
+	require.Contains(t, c.do("failure"), "failed fsync")
 	require.Equal(t, "ok", c.do("reopen"))
+	require.Equal(t, "none", c.do("failure"))
 	require.Equal(t, "ok", c.do("put 12"))
 	c.stop()
 	requireKept(t, path, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12)
@@ -242,12 +263,7 @@ func requireKept(t *testing.T, path string, numbers ...int) {
 
 // On a full disk mail is refused; when there is room again the store goes on.
 func TestFullDisk(t *testing.T) {
-	need.Root(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
-		need.Missing(t, "can't mount a small file system: "+err.Error())
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0), "a closed store holds nothing open") })
+	dir := smallDisk(t, "8m")
 	filler := filepath.Join(dir, "filler")
 	require.NoError(t, os.WriteFile(filler, make([]byte, 3<<20), 0o600))
 
@@ -289,4 +305,90 @@ func TestFullDisk(t *testing.T) {
 	kept = append(kept, 2001)
 	require.NoError(t, s.Close())
 	requireKept(t, path, kept...)
+}
+
+// smallDisk mounts a file system of that size for the test.
+func smallDisk(t *testing.T, size string) (dir string) {
+	need.Root(t)
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		need.Missing(t, "can't mount a small file system: "+err.Error())
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, 0), "a closed store holds nothing open") })
+	return dir
+}
+
+// fillDisk takes all room that is left.
+func fillDisk(t *testing.T, dir string) {
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	require.NoError(t, err)
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+	require.NoError(t, f.Close())
+	free, known := freeSpace(dir)
+	require.True(t, known)
+	require.Zero(t, free)
+}
+
+// Without a byte of room on the disk a store can be opened, read and
+// acknowledged, also after a crash and if the room goes while it is open.
+func TestNoRoomAtAll(t *testing.T) {
+	for _, when := range []string{"closed", "crashed", "open"} {
+		t.Run(when, func(t *testing.T) {
+			dir := smallDisk(t, "16m")
+			path := filepath.Join(dir, "relay.db")
+			const count = 40
+			if when == "crashed" {
+				c := startChild(t, path)
+				for n := range count {
+					require.Equal(t, "ok", c.do(fmt.Sprintf("put %d", n)))
+				}
+				require.NoError(t, c.cmd.Process.Kill())
+				_ = c.cmd.Wait() // it was killed
+			} else {
+				s := open(t, path)
+				for n := range count {
+					put(t, s, mail(n))
+				}
+				if when == "closed" {
+					require.NoError(t, s.Close())
+				} else {
+					fillDisk(t, dir)
+					requireDrained(t, s, count)
+					return
+				}
+			}
+			fillDisk(t, dir)
+			s, err := Open(path, Options{SweepInterval: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			requireDrained(t, s, count)
+			require.NoError(t, s.Close())
+			require.NoError(t, os.Remove(filepath.Join(dir, "filler")))
+			s = open(t, path)
+			put(t, s, mail(1000))
+			info, err := os.Stat(path + "-lock")
+			require.NoError(t, err)
+			require.Greater(t, info.Size(), int64(reserveBytes), "the room is kept again")
+		})
+	}
+}
+
+// requireDrained fetches mail one by one, as receivers do.
+func requireDrained(t *testing.T, s *Store, count int) {
+	t.Helper()
+	_, err := s.Put(t.Context(), mail(5000), store.Limits{})
+	require.ErrorIs(t, err, store.ErrFull)
+	for after, n := int64(0), 0; n < count; n++ {
+		if after > 0 {
+			_, err := s.Ack(t.Context(), "b", after)
+			require.NoError(t, err, "after %d", n)
+		}
+		entries, err := s.Next(t.Context(), "b", after, 1, math.MaxInt64)
+		require.NoError(t, err)
+		require.Equal(t, mail(n).Digest, entries[0].Digest)
+		after = entries[0].ID
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -119,6 +120,18 @@ func (f *files) opened() (err error) {
 		return err
 	}
 	return f.watch.check()
+}
+
+// settle notes that there is a database, and keeps room for a full disk. On one
+// that is full already neither keeps the store from being used.
+func (f *files) settle(log *slog.Logger) error {
+	if err := errors.Join(f.lock.remember(false), f.lock.reserve()); err != nil {
+		if !isNoSpace(err) {
+			return err
+		}
+		log.Warn("sqlite: the disk is full", "error", err)
+	}
+	return nil
 }
 
 // close gives the lock back. SQLite must have closed the files.

@@ -4,3 +4,6 @@ package sqlite
 
 // freeSpace isn't known here: what doesn't fit fails when it is written.
 func freeSpace(string) (bytes uint64, known bool) { return 0, false }
+
+// isNoSpace can't tell here.
+func isNoSpace(error) bool { return false }

@@ -2,7 +2,11 @@
 
 package sqlite
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // freeSpace is how many bytes can still be written in a directory.
 func freeSpace(dir string) (bytes uint64, known bool) {
@@ -12,3 +16,6 @@ func freeSpace(dir string) (bytes uint64, known bool) {
 	}
 	return uint64(stat.Bavail) * uint64(stat.Bsize), true //nolint:unconvert // the types differ between systems
 }
+
+// isNoSpace reports whether an error comes from a full disk.
+func isNoSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

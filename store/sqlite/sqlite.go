@@ -11,19 +11,43 @@
 //
 // A commit that fails fails every call in it. After a failed fsync the store
 // writes no more and answers store.ErrReopen until it was closed and opened
-// again, since nobody knows what the disk has; opening brings the log into the
-// file before anything is built on it. A full disk is store.ErrFull, and the
-// store goes on when there is room; mail is refused while there is still enough
-// to open, to read and to acknowledge.
+// again, since nobody knows what the disk has; see store.Failing. Opening writes
+// and syncs the bytes of the log anew before SQLite reads it, so that nothing is
+// built on what the kernel only takes for written.
 //
-// # One process
+// A full disk is store.ErrFull, and the store goes on when there is room; mail
+// is refused while there is still enough to open, to read and to acknowledge.
+// For the time when other programs have filled the disk to the last byte, the
+// lock file keeps a megabyte, which is given up then and taken again later.
+//
+// # Files
 //
 // A file belongs to one Store in one process; a second Open fails. The lock is
-// a file beside the database, PATH-lock, which is left there. The file must
-// have one name: symbolic links are followed, hard links refused.
+// a file beside the database, PATH-lock, which must be left there: it also
+// remembers that there is a database. The file must have one name: symbolic
+// links are followed, hard links refused.
+//
+// Open never begins a new database where there was one: if the file is missing,
+// empty, cut or something else, it says so and what to do. To restore a backup,
+// put a copy of the database in its place while no process has it open, and
+// remove PATH-wal and PATH-shm.
+//
+// When one of the files is removed, renamed, replaced or cut while the store is
+// open, it answers store.ErrReopen from the next write on, and notices within a
+// second if there is none. A commit returns only when the files were looked at
+// after it. Reading goes on as far as the files that SQLite has open allow.
+// Cutting PATH-shm short ends the process, since that file is mapped into its
+// memory; nothing is lost by that.
+//
+// # Other programs
+//
+// Other programs may read the database while it is in use. No checkpoint waits
+// for them, but the log can't shrink while one of them reads for long; the store
+// warns of that, and store.Measured says how large the log is.
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -132,10 +156,11 @@ func (s *Store) open(path string) error {
 		return err
 	}
 	s.writer.pauseReads = s.reader.pause
-	if err := errors.Join(s.files.opened(), s.files.lock.remember(false)); err != nil {
+	if err := cmp.Or(s.files.opened(), s.files.settle(s.options.Logger)); err != nil {
 		return err
 	}
 	s.past = aside.Reader{
+		Name: "sqlite",
 		Read: s.reader.next, Live: s.reader.live, IsDamage: isDamage, Log: s.options.Logger,
 		SetAside: func(ctx context.Context, destination spec.ServerName, id int64) error {
 			job := setAsideJob{destination: destination, id: id}

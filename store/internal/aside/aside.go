@@ -43,7 +43,9 @@ type Reader struct {
 	// that another attempt would end like this one.
 	IsDamage func(error) bool
 
-	Log *slog.Logger
+	// Name is the store's, which its lines in Log begin with.
+	Name string
+	Log  *slog.Logger
 
 	mu     sync.Mutex
 	passed map[int64]struct{} // entries that are being set aside, or can't be
@@ -76,10 +78,10 @@ func (r *Reader) Pass(ctx context.Context, destination spec.ServerName, d Damage
 		return
 	}
 	log := r.Log.With("destination", destination, "entry", d.ID)
-	log.Error("relay: an entry can't be read and is set aside", "error", d.Err)
+	log.Error(r.Name+": an entry can't be read and is set aside", "error", d.Err)
 	err := r.SetAside(context.WithoutCancel(ctx), destination, d.ID)
 	if err != nil {
-		log.Error("relay: setting an entry aside failed", "error", err)
+		log.Error(r.Name+": setting an entry aside failed", "error", err)
 	}
 	if err == nil || !r.IsDamage(err) {
 		r.mu.Lock()

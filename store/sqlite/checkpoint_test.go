@@ -1,0 +1,114 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A foreignReader reads the database as another program does, until end.
+func foreignReader(t *testing.T, path string) (end func()) {
+	t.Helper()
+	db, err := sql.Open("sqlite", dsn(path))
+	require.NoError(t, err)
+	tx, err := db.Begin()
+	require.NoError(t, err)
+	var n int
+	require.NoError(t, tx.QueryRow("SELECT count(*) FROM entry").Scan(&n))
+	return func() {
+		require.NoError(t, tx.Rollback())
+		require.NoError(t, db.Close())
+	}
+}
+
+// large returns mail of that many bytes.
+func large(n, size int) store.Mail {
+	m := mail(n)
+	m.Body = bytes.Repeat([]byte{'x'}, size)
+	return m
+}
+
+// Another program that reads the database for long holds nobody up: no
+// checkpoint waits for it, and the store can be opened beside it.
+func TestForeignReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "relay.db")
+	var said bytes.Buffer
+	options := Options{SweepInterval: time.Hour, Logger: slog.New(slog.NewTextHandler(&said, nil))}
+	s, err := Open(path, options)
+	require.NoError(t, err)
+	put(t, s, mail(0))
+	end := foreignReader(t, path)
+
+	// Whoever waits for it now waits until the test is over.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	const size, count = 8 << 20, 14
+	for n := range count {
+		require.NoError(t, s.writer.do(ctx, func(*batch) error { return s.writer.exec("PRAGMA busy_timeout = 3600000") }, 0))
+		stored, err := s.Put(ctx, large(1+n, size), store.Limits{})
+		require.NoError(t, err)
+		require.True(t, stored)
+	}
+	sizes, err := s.Sizes(ctx)
+	require.NoError(t, err)
+	require.Greater(t, sizes.Log, int64(size*count))
+	require.NoError(t, s.Close())
+	require.Equal(t, 1, strings.Count(said.String(), "the log can't shrink"), "one warning a minute")
+
+	s, err = Open(path, options)
+	require.NoError(t, err, "beside a reader")
+	entries, err := s.Next(ctx, "b", 0, 1000, math.MaxInt64)
+	require.NoError(t, err)
+	require.Len(t, entries, 1+count)
+	end()
+	for n := range 4 { // each adds enough for a checkpoint
+		put(t, s, large(100+n, 2*size))
+	}
+	require.NoError(t, s.writer.do(ctx, func(*batch) error { return nil }, 0)) // after the last checkpoint
+	sizes, err = s.Sizes(ctx)
+	require.NoError(t, err)
+	require.Less(t, sizes.Log, int64(size*count), "it shrinks when nobody reads it")
+	require.Greater(t, sizes.File, int64(size*count))
+	require.NoError(t, s.Close())
+}
+
+// The log begins anew beside reads of this process that never leave a gap.
+func TestLogAmongReads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "relay.db")
+	s := open(t, path)
+	put(t, s, mail(0))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, maxReaders)
+	for range maxReaders {
+		go func() {
+			for ctx.Err() == nil {
+				if _, err := s.Next(context.Background(), "b", 0, 1, math.MaxInt64); err != nil {
+					ended <- err
+					return
+				}
+			}
+			ended <- nil
+		}()
+	}
+	for n := range 16 {
+		put(t, s, large(1+n, 8<<20))
+	}
+	cancel()
+	for range maxReaders {
+		require.NoError(t, <-ended)
+	}
+	sizes, err := s.Sizes(t.Context())
+	require.NoError(t, err)
+	require.Less(t, sizes.Log, int64(100<<20), fmt.Sprint(sizes))
+}
