@@ -44,6 +44,9 @@ func newMetrics(registerer prometheus.Registerer, s store.Store, w *waits) (*met
 		Name: "relay_waiting", Help: "Requests that wait for mail.",
 	}, func() float64 { return float64(w.count()) })
 	m.collectors = []prometheus.Collector{m.requests, m.stored, m.copies, m.handedOut, m.acknowledged, waiting, &usageCollector{s}}
+	if measured, ok := s.(store.Measured); ok {
+		m.collectors = append(m.collectors, &sizesCollector{measured})
+	}
 	for i, c := range m.collectors {
 		if err := registerer.Register(c); err != nil {
 			m.collectors = m.collectors[:i]
@@ -118,6 +121,35 @@ func (c *usageCollector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	for desc, value := range map[*prometheus.Desc]int64{entriesDesc: u.Entries, bytesDesc: u.Bytes, setAsideDesc: u.SetAside} {
+		if err != nil {
+			out <- prometheus.NewInvalidMetric(desc, err)
+			continue
+		}
+		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+	}
+}
+
+// A sizesCollector asks a store for the sizes of its files when it is scraped.
+type sizesCollector struct{ store store.Measured }
+
+var (
+	fileDesc = prometheus.NewDesc("relay_store_file_bytes", "Size of the store's database file.", nil, nil)
+	logDesc  = prometheus.NewDesc("relay_store_log_bytes", "Size of the store's log, which isn't in the database yet.", nil, nil)
+)
+
+func (c *sizesCollector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- fileDesc
+	descs <- logDesc
+}
+
+func (c *sizesCollector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	sizes, err := c.store.Sizes(ctx)
+	if errors.Is(err, store.ErrClosed) {
+		return
+	}
+	for desc, value := range map[*prometheus.Desc]int64{fileDesc: sizes.File, logDesc: sizes.Log} {
 		if err != nil {
 			out <- prometheus.NewInvalidMetric(desc, err)
 			continue

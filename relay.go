@@ -343,6 +343,9 @@ func (s *Server) wireError(r *http.Request, endpoint wire.Endpoint, err error) *
 	if r.Context().Err() != nil {
 		return &wire.Error{Status: statusClientGone, Code: spec.ErrorUnknown, Message: "the client has gone"}
 	}
+	if errors.Is(err, store.ErrReopen) { // the store has said so once, and can't say anything new
+		return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "the store failed"}
+	}
 	s.config.Logger.Error("relay: a request failed", "endpoint", endpoint, "error", err)
 	return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "internal error"}
 }

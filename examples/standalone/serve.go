@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -47,6 +49,8 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, mail.Close()) }()
+	ctx, unwatch := endWhenFailed(ctx, mail)
+	defer func() { err = errors.Join(unwatch(), err) }()
 	config := o.relayConfig(id.ServerName, mail, log)
 	if o.pass.isOn() {
 		passer, err := startPassing(ctx, o, id, mail, log)
@@ -67,6 +71,33 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, server.Close()) }() // before the others
 
 	return serveWeb(ctx, o, id, server, registry, log)
+}
+
+// endWhenFailed returns a context that ends when the store has to be reopened, so
+// that the program ends and its supervisor starts it anew. Unwatch returns the
+// reason.
+func endWhenFailed(ctx context.Context, mail store.Store) (watched context.Context, unwatch func() error) {
+	failing, ok := mail.(store.Failing)
+	if !ok {
+		return ctx, func() error { return nil }
+	}
+	watched, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-failing.Failed():
+			cancel()
+		case <-watched.Done():
+		}
+	})
+	return watched, func() error {
+		cancel()
+		watching.Wait()
+		if err := failing.Failure(); err != nil {
+			return fmt.Errorf("ending so that the store is reopened when the relay is started again: %w", err)
+		}
+		return nil
+	}
 }
 
 // serveWeb has a relay answer requests until ctx ends.

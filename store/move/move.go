@@ -127,7 +127,8 @@ type Store struct {
 	marks   marks
 
 	done      chan struct{}
-	forgotten atomic.Bool // the old store isn't asked for copies any more
+	failed    chan struct{} // closed once either store must be reopened
+	forgotten atomic.Bool   // the old store isn't asked for copies any more
 	warnOnce  sync.Once
 
 	stop  context.CancelFunc
@@ -162,7 +163,7 @@ func newStore(from, to store.Store, options Options) *Store {
 	return &Store{
 		from: from, to: to, options: options,
 		slots: make(chan struct{}, maxChunks),
-		done:  make(chan struct{}),
+		done:  make(chan struct{}), failed: make(chan struct{}),
 	}
 }
 
@@ -170,6 +171,7 @@ func (s *Store) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.mover.Go(func() { s.run(ctx) })
+	s.mover.Go(func() { s.watch(ctx) })
 }
 
 // Done is closed when all mail is in the new store and none will come into the

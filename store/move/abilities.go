@@ -1,0 +1,71 @@
+package move
+
+import (
+	"context"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+var (
+	_ store.Failing  = (*Store)(nil)
+	_ store.Measured = (*Store)(nil)
+)
+
+// watch closes failed once either store has to be reopened, or returns when ctx
+// ends.
+func (s *Store) watch(ctx context.Context) {
+	from, to := failed(s.from), failed(s.to)
+	if from == nil && to == nil {
+		return
+	}
+	select {
+	case <-from:
+	case <-to:
+	case <-ctx.Done():
+		return
+	}
+	close(s.failed)
+}
+
+// failed is nil for a store that doesn't say, and blocks for ever then.
+func failed(s store.Store) <-chan struct{} {
+	if f, ok := s.(store.Failing); ok {
+		return f.Failed()
+	}
+	return nil
+}
+
+// Failed implements store.Failing, for both stores.
+func (s *Store) Failed() <-chan struct{} { return s.failed }
+
+// Failure implements store.Failing.
+func (s *Store) Failure() error {
+	select {
+	case <-s.failed:
+	default:
+		return nil
+	}
+	for _, one := range []store.Store{s.from, s.to} {
+		if f, ok := one.(store.Failing); ok && f.Failure() != nil {
+			return f.Failure()
+		}
+	}
+	return nil
+}
+
+// Sizes implements store.Measured: what both take together, as far as they say.
+func (s *Store) Sizes(ctx context.Context) (sum store.Sizes, err error) {
+	for _, one := range []store.Store{s.from, s.to} {
+		m, ok := one.(store.Measured)
+		if !ok {
+			continue
+		}
+		sizes, err := m.Sizes(ctx)
+		if err != nil {
+			return store.Sizes{}, err
+		}
+		sum.File += sizes.File
+		sum.Log += sizes.Log
+	}
+	return sum, nil
+}
