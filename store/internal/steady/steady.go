@@ -14,7 +14,7 @@ package steady
 
 import (
 	"math"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -23,31 +23,41 @@ const Never = math.MaxInt64
 
 // A Clock is safe for concurrent use. Make one with Start.
 type Clock struct {
-	began time.Time // has a monotonic reading, which no one can set
-	base  atomic.Int64
+	mu    sync.Mutex
+	at    int64     // where it stood at since
+	since time.Time // has a monotonic reading, which no one can set
 }
+
+// noReading is from when on package time has no room for a monotonic reading.
+var noReading = time.Date(2157, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Start returns a clock that stands at that many milliseconds and runs.
-func Start(at int64) *Clock {
-	c := &Clock{began: time.Now()}
-	c.base.Store(at)
-	return c
-}
+func Start(at int64) *Clock { return &Clock{at: at, since: time.Now()} }
 
 // Now is where the clock stands, in milliseconds. It never goes back.
-func (c *Clock) Now() int64 { return c.base.Load() + c.ran() }
+func (c *Clock) Now() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now()
+}
 
 // Raise brings the clock to at least where that of another process stood.
 func (c *Clock) Raise(at int64) {
-	for {
-		base := c.base.Load()
-		if higher := at - c.ran(); higher <= base || c.base.CompareAndSwap(base, higher) {
-			return
-		}
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at += max(0, at-c.now())
 }
 
-func (c *Clock) ran() int64 { return time.Since(c.began).Milliseconds() }
+func (c *Clock) now() int64 {
+	ran := time.Since(c.since).Milliseconds()
+	if c.since.Before(noReading) {
+		return c.at + ran
+	}
+	// Then all that counts, until there is a reading, is what passes between two
+	// calls, and no more of it than is likely.
+	c.at, c.since = c.at+min(max(ran, 0), time.Minute.Milliseconds()), time.Now()
+	return c.at
+}
 
 // Until is when a lifetime that begins at now is over; 0 or less is Never.
 func Until(now int64, lifetime time.Duration) int64 {

@@ -27,6 +27,18 @@ func TestClock(t *testing.T) {
 	})
 }
 
+// A clock that was started when the machine's was past what package time can
+// keep beside a monotonic reading runs on as it should when that is put right.
+func TestClockWithoutMonotonicReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := Start(1000)
+		c.since = time.Now().Add(200 * 365 * 24 * time.Hour)
+		require.EqualValues(t, 1000, c.Now(), "the machine's clock was put right")
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 1000+time.Hour.Milliseconds(), c.Now())
+	})
+}
+
 // However processes come and go, together they count no more time than passes
 // and none that passes while one of them is open all the time.
 func TestClocksOfSeveralProcesses(t *testing.T) {
