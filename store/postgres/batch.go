@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store/internal/seal"
+	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 // A batch is one transaction, in two round trips. The first locks the mailboxes,
@@ -24,24 +25,27 @@ import (
 // visible in their order, and nobody else adds to it or takes from it.
 type batch struct {
 	batchOptions
-	now    int64 // Unix milliseconds
+	now    int64 // on the store's clock
 	forget int64 // when copies of what is removed now are forgotten
 	exact  bool  // holds the lock of the whole store
 	noRoom bool  // the disk has none for more mail
 	shard  int   // where it is counted
 	server string
+	lastID int64 // that was given
 
 	mailboxes map[spec.ServerName]*mailbox
 	byID      map[int64]*mailbox
 	known     map[seal.Key]int64 // the IDs of mail that is or was stored
 	freeIDs   []int64
-	total     counts // of the store, without what the batch changes
-	change    counts
+	touched   [2]bool // the halves in which it has mailboxes
+	total     halves  // of the store, without what the batch changes
+	change    halves
 
 	entries columns
 	notes   map[string][]byte
 	woken   map[spec.ServerName]struct{}
 
+	setBack    bool // the server gives IDs that it has given before
 	knowsTotal bool
 	tight      bool // the store is too full to add to it without the lock
 }
@@ -51,14 +55,15 @@ type batchOptions struct {
 	schema       schema
 	id           string     // names the writer to those who listen
 	pickShard    func() int // where the next batch is counted
+	clock        *steady.Clock
 	retention    time.Duration
 	allowNoFsync bool
 }
 
 func newBatch(o batchOptions) *batch {
-	now := time.Now()
+	now := o.clock.Now()
 	return &batch{
-		batchOptions: o, now: now.UnixMilli(), forget: now.Add(o.retention).UnixMilli(),
+		batchOptions: o, now: now, forget: steady.Until(now, o.retention),
 		mailboxes: make(map[spec.ServerName]*mailbox), byID: make(map[int64]*mailbox),
 		shard: o.pickShard(), known: make(map[seal.Key]int64), notes: make(map[string][]byte), woken: make(map[spec.ServerName]struct{}),
 	}
@@ -79,8 +84,9 @@ type work interface {
 // errMoved says that a mailbox was dropped while the batch waited for it.
 var errMoved = errors.New("the mailbox was removed meanwhile")
 
-// errOther says that the server isn't the one that was written to before.
-var errOther = errors.New("another server, or the same started again")
+// errOther says that the server or its database isn't the one that was written
+// to before, or was set back to what it was.
+var errOther = errors.New("another server or database, or the same from an earlier time")
 
 // errWarned says that the server has committed, but not where it should: who
 // cancels a commit that waits for a standby gets a warning for an answer.
@@ -110,6 +116,7 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	for _, w := range works {
 		for _, name := range w.touches() {
 			locked[name] = struct{}{}
+			b.touched[halfOf(name)] = true
 		}
 		switch w := w.(type) {
 		case *put:
@@ -121,7 +128,7 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	q := &pgx.Batch{}
 	q.Queue(beginSQL)
 	server := ""
-	q.Queue(settingsSQL).QueryRow(func(row pgx.Row) (err error) {
+	q.Queue(b.schema.sql(settingsSQL)).QueryRow(func(row pgx.Row) (err error) {
 		server, err = checkSettings(row, b.allowNoFsync)
 		return err
 	})
@@ -133,7 +140,7 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	if err := conn.SendBatch(ctx, q).Close(); err != nil {
 		return err
 	}
-	if server != b.server {
+	if server != b.server || b.setBack {
 		return errOther
 	}
 	for name := range puts.destinations {
@@ -160,6 +167,7 @@ func (b *batch) readMailboxes(rows pgx.Rows) error {
 		if err := rows.Scan(&m.id, &name, &m.counts.entries, &m.counts.bytes); err != nil {
 			return fmt.Errorf("mailbox: %w", err)
 		}
+		m.half = halfOf(spec.ServerName(name))
 		b.mailboxes[spec.ServerName(name)] = m
 		b.byID[m.id] = m
 	}

@@ -27,13 +27,10 @@ func (c counts) within(maxEntries, maxBytes int64) bool {
 	return (maxEntries <= 0 || c.entries <= maxEntries) && (maxBytes <= 0 || c.bytes <= maxBytes)
 }
 
-func (c *counts) scan(row pgx.Row) error {
-	return row.Scan(&c.entries, &c.bytes, &c.setAside)
-}
-
 // A mailbox has what was counted, and what the batch changes in that.
 type mailbox struct {
 	id     int64
+	half   int
 	counts counts
 	change counts
 	acked  int64
@@ -51,10 +48,10 @@ func (m *mailbox) share(origin spec.ServerName) *share {
 	return s
 }
 
-// count changes what is counted in the store, the mailbox and, but for what is
+// count changes what is counted in its half of the store, the mailbox and, but for what is
 // set aside, in the origin's share.
 func (b *batch) count(m *mailbox, origin spec.ServerName, d counts) {
-	b.change.add(d)
+	b.change[m.half].add(d)
 	m.change.add(d)
 	d.setAside = 0
 	m.share(origin).change.add(d)
@@ -77,8 +74,10 @@ func (b *batch) queueCounts(q *pgx.Batch) {
 		q.Queue(b.schema.sql(countMailboxesSQL), ids, entries, bytes, aside, acked)
 	}
 	shares.queue(b.schema, q)
-	if c := b.change; c != (counts{}) {
-		q.Queue(b.schema.sql(countTotalSQL), b.shard, c.entries, c.bytes, c.setAside)
+	for half, c := range b.change {
+		if c != (counts{}) {
+			q.Queue(b.schema.sql(countTotalSQL), shardIn(half, b.shard), c.entries, c.bytes, c.setAside, b.now)
+		}
 	}
 }
 

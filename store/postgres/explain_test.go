@@ -146,6 +146,8 @@ func questions(first int64) []question {
 		{1, "live", liveSQL, []any{deep, 0, now, 1}},
 		{100, "destinations", destinationsSQL, []any{[]byte("d1"), 100}},
 		{1, "usage", usageSQL, []any{deep}},
+		{2, "lock shards", lockSomeShardsSQL, []any{[]int{3, shards + 3}}},
+		{1, "count total", countTotalSQL, []any{3, 1, 1, 1, now}},
 		{256, "set notes", setNotesSQL, []any{keys, keys}},
 		{256, "drop notes", dropNotesSQL, []any{keys}},
 		{100, "notes", notesSQL, []any{[]byte("n5"), []byte("n"), 100}},

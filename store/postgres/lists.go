@@ -2,7 +2,7 @@ package postgres
 
 import (
 	"context"
-	"time"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -10,14 +10,33 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
+// destinations stays in the half of after. The private half is a span of names
+// amid those of servers.
 func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
-	return r.names(ctx, "destinations", destinationsSQL, []byte(after), limit)
+	names, err := r.destinationsFrom(ctx, after+"\x00", limit)
+	other := slices.IndexFunc(names, func(name spec.ServerName) bool { return store.IsPrivate(name) != store.IsPrivate(after) })
+	if err != nil || other < 0 {
+		return names, err
+	}
+	names = names[:other]
+	if store.IsPrivate(after) || len(names) == limit {
+		return names, nil
+	}
+	rest, err := r.destinationsFrom(ctx, afterPrivate, limit-len(names))
+	return append(names, rest...), err
+}
+
+// afterPrivate is the first name behind the private ones.
+const afterPrivate spec.ServerName = "\x7f"
+
+func (r *reader) destinationsFrom(ctx context.Context, first spec.ServerName, limit int) ([]spec.ServerName, error) {
+	return r.names(ctx, "destinations", destinationsSQL, []byte(first), limit)
 }
 
 // expired returns destinations that have mail that has expired, those of the
 // oldest such mail.
 func (r *reader) expired(ctx context.Context) ([]spec.ServerName, error) {
-	return r.names(ctx, "expired", expiredSQL, time.Now().UnixMilli(), step)
+	return r.names(ctx, "expired", expiredSQL, r.clock.Now(), step)
 }
 
 func (r *reader) names(ctx context.Context, doing, sql string, args ...any) ([]spec.ServerName, error) {
@@ -36,9 +55,11 @@ func (r *reader) names(ctx context.Context, doing, sql string, args ...any) ([]s
 }
 
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (u store.Usage, err error) {
-	statement, args := totalSQL, []any(nil)
-	if destination != "" {
-		statement, args = usageSQL, []any{[]byte(destination)}
+	if destination == "" || destination == store.PrivateHalf {
+		var total halves
+		err = r.query(ctx, "usage", total.scan, totalSQL, shards)
+		c := total[halfOf(destination)]
+		return store.Usage{Entries: c.entries, Bytes: c.bytes, SetAside: c.setAside}, err
 	}
 	err = r.query(ctx, "usage", func(rows pgx.Rows) error {
 		for rows.Next() { // none if there is no mailbox
@@ -47,6 +68,6 @@ func (r *reader) usage(ctx context.Context, destination spec.ServerName) (u stor
 			}
 		}
 		return nil
-	}, statement, args...)
+	}, usageSQL, []byte(destination))
 	return u, err
 }

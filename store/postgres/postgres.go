@@ -32,8 +32,15 @@
 // All that changes a mailbox happens under a lock of its row, so that entries
 // become visible in the order of their IDs, and limits are exact, whoever else
 // writes. Limits of the whole store make processes wait for each other only
-// when it is nearly full. Each process looks at its own clock to see what has
-// expired, and all should have the same Retention.
+// when it is nearly full. All processes should have the same Retention.
+//
+// # Time
+//
+// What the store's clock (see package store) says is kept beside the counts.
+// Each process has it run by the time that passes there, writes where it stands
+// with every batch, and at least once per SweepInterval brings it to what others
+// have written. No machine's time counts, also not the server's: of several
+// relays, one whose clock is wrong removes nothing of the others' mail.
 //
 // # Other transactions
 //
@@ -74,6 +81,7 @@ import (
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
+	"github.com/matrixrelay/relay/store/internal/steady"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -138,6 +146,7 @@ func (o Options) withDefaults() Options {
 type Store struct {
 	options  Options
 	pool     *pgxpool.Pool
+	clock    *steady.Clock
 	reader   *reader
 	past     aside.Reader // past what is damaged
 	writer   *writer
@@ -183,14 +192,15 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.listener, err = newListener(s, id); err != nil {
 		return err
 	}
-	server, err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync)
+	m, err := migrate(ctx, s.pool, s.schema(), s.options.AllowNoFsync)
 	if err != nil {
 		return err
 	}
-	s.reader = newReader(s.pool, s.schema(), int(s.pool.Config().MaxConns)-1) // one is for the writer
-	s.writer = newWriter(s.pool, server, batchOptions{
+	s.clock = steady.Start(m.clock)
+	s.reader = newReader(s.pool, s.schema(), s.clock, int(s.pool.Config().MaxConns)-1) // one is for the writer
+	s.writer = newWriter(s.pool, m.server, batchOptions{
 		schema: s.schema(), id: id, pickShard: func() int { return mathrand.IntN(shards) },
-		retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
+		clock: s.clock, retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
 	}, s.options.Logger, &s.waiting)
 	s.past = aside.Reader{
 		Name: "postgres",
@@ -239,6 +249,7 @@ func (s *Store) Close() error {
 		s.writer.queue.Close()
 		s.waiting.Close()
 		s.background.Wait()
+		s.saveClock()
 		if s.pool != s.options.Pool {
 			s.pool.Close()
 		}

@@ -64,8 +64,7 @@ func place(tb testing.TB) storetest.Place { return placeAt(fresh(tb)) }
 
 func placeAt(options Options) storetest.Place {
 	return storetest.Place{
-		Shared:  true,
-		OneHalf: true,
+		Shared: true,
 		Open: func(tb testing.TB, retention time.Duration) store.Store {
 			options := options
 			options.Retention, options.SweepInterval = retention, 20*time.Millisecond

@@ -3,7 +3,6 @@ package postgres
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -54,7 +53,7 @@ func (p *put) decide(b *batch) error {
 	b.freeIDs = b.freeIDs[1:]
 	b.known[p.key] = id
 	b.woken[p.mail.Destination] = struct{}{}
-	b.entries.add(id, m.id, p)
+	b.entries.add(id, m.id, steady.Until(b.now, p.mail.Lifetime), p)
 	b.count(m, p.mail.Origin, counts{entries: 1, bytes: p.mail.Size()})
 	p.given = append(p.given, id)
 	p.stored = true
@@ -72,7 +71,7 @@ func (p *put) fits(b *batch, m *mailbox) bool {
 			return false
 		}
 	}
-	return !limitsStore(l) || b.fitsTotal(p.mail.Size(), l.StoreEntries, l.StoreBytes)
+	return !limitsStore(l) || b.fitsTotal(m.half, p.mail.Size(), l.StoreEntries, l.StoreBytes)
 }
 
 func limitsOrigin(l store.Limits) bool { return l.OriginEntries > 0 || l.OriginBytes > 0 }
@@ -149,8 +148,13 @@ func (b *batch) readShares(rows pgx.Rows) error {
 	return rows.Err()
 }
 
+// readIDs notices IDs that were given before: the database was set back.
 func (b *batch) readIDs(rows pgx.Rows) (err error) {
 	b.freeIDs, err = pgx.AppendRows(b.freeIDs, rows, pgx.RowTo[int64])
+	if len(b.freeIDs) > 0 {
+		b.setBack = b.freeIDs[0] <= b.lastID
+		b.lastID = max(b.lastID, b.freeIDs[len(b.freeIDs)-1])
+	}
 	return err
 }
 
@@ -160,8 +164,7 @@ type columns struct {
 	keys, origins, txns, digests, proofs, bodies [][]byte
 }
 
-func (c *columns) add(id, mailbox int64, p *put) {
-	until := steady.Until(time.Now().UnixMilli(), p.mail.Lifetime)
+func (c *columns) add(id, mailbox, until int64, p *put) {
 	c.ids, c.mailboxes = append(c.ids, id), append(c.mailboxes, mailbox)
 	c.until, c.sizes = append(c.until, until), append(c.sizes, p.mail.Size())
 	c.checksums = append(c.checksums, seal.Checksum(until, p.mail.Body, p.mail.Proof))

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,15 +23,16 @@ const page = 256
 type reader struct {
 	pool   *pgxpool.Pool
 	schema schema
+	clock  *steady.Clock
 	turns  chan struct{} // full while as many read as may
 }
 
-func newReader(pool *pgxpool.Pool, schema schema, atOnce int) *reader {
-	return &reader{pool: pool, schema: schema, turns: make(chan struct{}, max(atOnce, 1))}
+func newReader(pool *pgxpool.Pool, schema schema, clock *steady.Clock, atOnce int) *reader {
+	return &reader{pool: pool, schema: schema, clock: clock, turns: make(chan struct{}, max(atOnce, 1))}
 }
 
-func args(q aside.Query) []any {
-	return []any{[]byte(q.Destination), q.After, time.Now().UnixMilli(), q.Entries}
+func args(q aside.Query, now int64) []any {
+	return []any{[]byte(q.Destination), q.After, now, q.Entries}
 }
 
 // query does one statement in one round trip. Scan reads the rows; it may leave
@@ -94,9 +94,10 @@ func (r *reader) page(ctx context.Context, q aside.Query) (entries []store.Entry
 // scan reads entries with one query. The server leaves out what has more bytes
 // together than were asked for.
 func (r *reader) scan(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
+	now := r.clock.Now()
 	err = r.query(ctx, "next", func(rows pgx.Rows) error {
 		for rows.Next() {
-			e, err := scanEntry(q.Destination, rows)
+			e, err := scanEntry(q.Destination, now, rows)
 			if err != nil {
 				damaged = append(damaged, aside.Damage{ID: e.ID, Err: err})
 				continue
@@ -104,7 +105,7 @@ func (r *reader) scan(ctx context.Context, q aside.Query) (entries []store.Entry
 			entries = append(entries, e)
 		}
 		return nil
-	}, nextSQL, append(args(q), q.Bytes)...)
+	}, nextSQL, append(args(q, now), q.Bytes)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -142,7 +143,7 @@ func (r *reader) entry(ctx context.Context, destination spec.ServerName, id int6
 	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
 		for rows.Next() {
 			none = false
-			e, err = scanEntry(destination, rows)
+			e, err = scanEntry(destination, r.clock.Now(), rows)
 		}
 		return err
 	}, entrySQL, []byte(destination), id)
@@ -157,7 +158,7 @@ func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err erro
 	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
 		ids, err = pgx.AppendRows(ids, rows, pgx.RowTo[int64])
 		return err
-	}, liveSQL, args(q)...)
+	}, liveSQL, args(q, r.clock.Now())...)
 	return ids, err
 }
 
@@ -165,7 +166,7 @@ var errChecksum = errors.New("the row isn't what was written")
 
 // scanEntry reads a row of entryColumns and checks that it is what was written
 // for that destination. The ID is set even if the rest is damaged.
-func scanEntry(destination spec.ServerName, row pgx.Row) (store.Entry, error) {
+func scanEntry(destination spec.ServerName, now int64, row pgx.Row) (store.Entry, error) {
 	var e store.Entry
 	var key, origin, txn, digest []byte
 	var until, sum, size int64
@@ -178,6 +179,6 @@ func scanEntry(destination spec.ServerName, row pgx.Row) (store.Entry, error) {
 	if !bytes.Equal(key, want[:]) || size != e.Size() || sum != seal.Checksum(until, e.Body, e.Proof) {
 		return e, errChecksum
 	}
-	e.Lifetime = steady.Left(time.Now().UnixMilli(), until)
+	e.Lifetime = steady.Left(now, until)
 	return e, nil
 }

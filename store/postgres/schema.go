@@ -49,7 +49,7 @@ CREATE SEQUENCE {s}.entry_id AS bigint START {first} MAXVALUE {max}; -- see stor
 CREATE TABLE {s}.entry (
 	id       bigint   NOT NULL,
 	mailbox  bigint   NOT NULL,
-	until    bigint   NOT NULL,            -- Unix milliseconds
+	until    bigint   NOT NULL,            -- milliseconds of the store's clock
 	size     bigint   NOT NULL,
 	checksum bigint   NOT NULL,
 	state    smallint NOT NULL,
@@ -72,12 +72,22 @@ CREATE TABLE {s}.note (    -- what an embedder's own parts remember
 	key   bytea PRIMARY KEY,
 	value bytea NOT NULL
 );
+`, `
+-- What was in total so far is that of the mailboxes of servers; the shards of
+-- private ones come behind.
+INSERT INTO {s}.total (shard) SELECT generate_series({shards}, 2 * {shards} - 1);
+ALTER TABLE {s}.total ADD COLUMN clock bigint NOT NULL DEFAULT 0; -- the largest is the last; see store/internal/steady
+-- It begins at the machine's time, by which until was reckoned before. If that is
+-- before the tables were made, they know better; and it is no reason to expire
+-- anything.
+UPDATE {s}.total SET clock = least(
+	greatest({first}, (SELECT last_value FROM {s}.entry_id)) / 1000,
+	coalesce((SELECT min(until) FROM {s}.entry WHERE state = 0), 9223372036854775807) - 1);
 `}
 
-// migrate brings the tables to the newest version. It returns what the server
-// is known by.
-func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync bool) (server string, err error) {
-	return s.alone(ctx, pool, allowNoFsync, func(tx pgx.Tx) error {
+// migrate brings the tables to the newest version.
+func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync bool) (m meeting, err error) {
+	return s.alone(ctx, pool, 0, allowNoFsync, func(tx pgx.Tx) error {
 		version, err := s.version(ctx, tx)
 		if err != nil {
 			return err
@@ -96,12 +106,18 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync boo
 
 var txOptions = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 
+// A meeting is what a server says when it is to be written to.
+type meeting struct {
+	server string // what it is known by
+	clock  int64  // where the store's clock stood when it was written last
+}
+
 // alone does something in a transaction that others wait for, and makes sure
-// that the IDs go on behind all that was given: the server may have been
-// restored, or have taken over from one that was further.
-func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, allowNoFsync bool, do func(pgx.Tx) error) (server string, err error) {
+// that the IDs go on behind all that was given, at least behind lastID: the
+// server may have been restored, or have taken over from one that was further.
+func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, lastID int64, allowNoFsync bool, do func(pgx.Tx) error) (m meeting, err error) {
 	err = pgx.BeginTxFunc(ctx, pool, txOptions, func(tx pgx.Tx) error {
-		if server, err = checkSettings(tx.QueryRow(ctx, settingsSQL), allowNoFsync); err != nil {
+		if _, err := checkSettings(tx.QueryRow(ctx, s.sql(settingsSQL)), allowNoFsync); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, lockSchemaSQL, s.lock()); err != nil {
@@ -110,10 +126,16 @@ func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, allowNoFsync bool
 		if err := do(tx); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, s.sql(raiseIDsSQL), store.FirstID(time.Now()))
+		if _, err := tx.Exec(ctx, s.sql(raiseIDsSQL), max(store.FirstID(time.Now()), lastID)); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, s.sql(clockSQL)).Scan(&m.clock); err != nil {
+			return err
+		}
+		m.server, err = checkSettings(tx.QueryRow(ctx, s.sql(settingsSQL)), allowNoFsync) // the tables may be new
 		return err
 	})
-	return server, err
+	return m, err
 }
 
 // lock is the advisory lock of those who change the tables.

@@ -23,12 +23,15 @@ func (s schema) channel() string { return "relay mail in " + string(s) }
 // What a transaction that writes begins and ends with. It waits until its
 // commit is on the disk, doesn't wait for ever for another one, and is ended by
 // the server soon when its client has vanished. A server that has started since
-// is known by another time.
+// is known by another time, a database or tables that were made since by another
+// number.
 const (
 	beginSQL    = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
 	settingsSQL = `SELECT pg_catalog.set_config('synchronous_commit',
 			CASE pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
-		pg_catalog.current_setting('fsync'), pg_catalog.pg_postmaster_start_time()::pg_catalog.text,
+		pg_catalog.current_setting('fsync'), pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(),
+			(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
+			pg_catalog.to_regclass('{'s}.entry')::pg_catalog.oid),
 		pg_catalog.concat(pg_catalog.set_config('lock_timeout', '10s', true), pg_catalog.set_config('statement_timeout', '0', true),
 			pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true),
 			pg_catalog.set_config('client_min_messages', 'warning', true), ` + byIndex + `)`
@@ -60,6 +63,7 @@ const (
 	// The server before may have been further than this one knows, and the
 	// clocks need not agree: hence the million.
 	raiseIDsSQL = `SELECT setval('{'s}.entry_id', greatest($1::bigint, last_value + CASE WHEN is_called THEN 1000000 ELSE 0 END)) FROM {s}.entry_id`
+	clockSQL    = `SELECT max(clock) FROM {s}.total`
 )
 
 // Mailboxes. Who holds the lock of one is alone in giving out its IDs, in
@@ -76,7 +80,7 @@ const (
 	emptyMailboxesSQL = `SELECT id, entries = 0 AND set_aside = 0 FROM {s}.mailbox WHERE id > $1 ORDER BY id LIMIT $2`
 	dropMailboxesSQL  = `DELETE FROM {s}.mailbox WHERE id = ANY(ARRAY(SELECT m.id FROM unnest($1::bigint[]) d(id), LATERAL
 		(SELECT id FROM {s}.mailbox WHERE id = d.id AND entries = 0 AND set_aside = 0 FOR UPDATE SKIP LOCKED) m))`
-	destinationsSQL = `SELECT destination FROM {s}.mailbox WHERE destination > $1 AND entries > 0 ORDER BY destination LIMIT $2`
+	destinationsSQL = `SELECT destination FROM {s}.mailbox WHERE destination >= $1 AND entries > 0 ORDER BY destination LIMIT $2`
 	usageSQL        = `SELECT entries, bytes, set_aside FROM {s}.mailbox WHERE destination = $1`
 )
 
@@ -93,10 +97,17 @@ const (
 
 // The whole store: see total.go.
 const (
-	lockShardSQL  = `SELECT shard FROM {s}.total WHERE shard = $1 FOR UPDATE`
-	lockShardsSQL = `SELECT shard FROM {s}.total ORDER BY shard FOR UPDATE`
-	totalSQL      = `SELECT sum(entries)::bigint, sum(bytes)::bigint, sum(set_aside)::bigint FROM {s}.total`
-	countTotalSQL = `UPDATE {s}.total SET entries = entries + $2, bytes = bytes + $3, set_aside = set_aside + $4 WHERE shard = $1`
+	lockSomeShardsSQL = `SELECT shard FROM {s}.total WHERE shard = ANY($1::integer[]) ORDER BY shard FOR UPDATE`
+	lockShardsSQL     = `SELECT shard FROM {s}.total ORDER BY shard FOR UPDATE`
+	totalSQL          = `SELECT shard >= $1, sum(entries)::bigint, sum(bytes)::bigint, sum(set_aside)::bigint FROM {s}.total GROUP BY 1`
+	countTotalSQL     = `UPDATE {s}.total SET entries = entries + $2, bytes = bytes + $3, set_aside = set_aside + $4,
+		clock = greatest(clock, $5) WHERE shard = $1`
+
+	// The clock is wherever a batch or this has written it last. Where all shards
+	// are locked, batches write it.
+	tickSQL = `WITH saved AS (UPDATE {s}.total SET clock = $1 WHERE shard =
+			(SELECT shard FROM {s}.total WHERE clock < $1 ORDER BY shard LIMIT 1 FOR UPDATE SKIP LOCKED))
+		SELECT max(clock) FROM {s}.total`
 )
 
 // Putting entries.

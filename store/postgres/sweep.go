@@ -19,11 +19,35 @@ func (s *Store) sweepLoop(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		for _, sweep := range []func(context.Context) error{s.sweepExpired, s.sweepGone, s.sweepMailboxes} {
+		for _, sweep := range []func(context.Context) error{s.tick, s.sweepExpired, s.sweepGone, s.sweepMailboxes} {
 			if err := sweep(ctx); err != nil && ctx.Err() == nil {
 				s.options.Logger.Warn("relay: removing what is over failed", "error", err)
 			}
 		}
+	}
+}
+
+// tick writes where the store's clock stands, and brings it to where it stands
+// in other processes.
+func (s *Store) tick(ctx context.Context) error {
+	return s.reader.query(ctx, "clock", func(rows pgx.Rows) error {
+		for rows.Next() {
+			var at int64
+			if err := rows.Scan(&at); err != nil {
+				return err
+			}
+			s.clock.Raise(at)
+		}
+		return nil
+	}, tickSQL, s.clock.Now())
+}
+
+// saveClock has the clock go on at the next opening where it stands.
+func (s *Store) saveClock() {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
+	defer cancel()
+	if err := s.tick(ctx); err != nil {
+		s.options.Logger.Warn("relay: the clock goes back by a minute at most", "error", err)
 	}
 }
 
@@ -62,7 +86,7 @@ func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, er
 // sweepGone drops what recognised copies.
 func (s *Store) sweepGone(ctx context.Context) error {
 	for {
-		n, err := s.sweep(ctx, forgetSQL, time.Now().UnixMilli(), step)
+		n, err := s.sweep(ctx, forgetSQL, s.clock.Now(), step)
 		if err != nil || n < step {
 			return err
 		}

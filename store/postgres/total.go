@@ -2,14 +2,17 @@ package postgres
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/group"
 )
 
-// The total of the store is in shards, so that processes don't wait for each
-// other to count it. A batch changes one.
+// The total of each half of the store is in shards, so that processes don't wait
+// for each other to count it. A batch changes one, or one of each half.
 //
 // A limit of the whole store is kept in one of two ways. While there is room
 // for a batch in every shard, a batch locks its shard before it reads the total:
@@ -27,6 +30,37 @@ const (
 	spareBytes   = shards * fastBytes
 )
 
+// halves are the counts of the mailboxes of servers, and of the private ones.
+type halves [2]counts
+
+// halfOf returns the half in which a mailbox of that name is.
+func halfOf(name spec.ServerName) int {
+	if store.IsPrivate(name) {
+		return 1
+	}
+	return 0
+}
+
+// shardIn is the number of a shard of that half.
+func shardIn(half, shard int) int { return half*shards + shard }
+
+// scan reads what totalSQL answers.
+func (h *halves) scan(rows pgx.Rows) error {
+	for rows.Next() {
+		var private bool
+		var c counts
+		if err := rows.Scan(&private, &c.entries, &c.bytes, &c.setAside); err != nil {
+			return fmt.Errorf("total: %w", err)
+		}
+		if private {
+			h[1] = c
+		} else {
+			h[0] = c
+		}
+	}
+	return rows.Err()
+}
+
 // errTight says that the batch must run again with all shards locked.
 var errTight = errors.New("the store is nearly full")
 
@@ -35,18 +69,25 @@ func (b *batch) askForTotal(q *pgx.Batch) {
 	if b.exact {
 		q.Queue(b.schema.sql(lockShardsSQL))
 	} else {
-		q.Queue(b.schema.sql(lockShardSQL), b.shard)
+		var of []int
+		for half, touched := range b.touched {
+			if touched {
+				of = append(of, shardIn(half, b.shard))
+			}
+		}
+		q.Queue(b.schema.sql(lockSomeShardsSQL), of)
 	}
 	// In a statement of its own, to see what was committed before the locks.
-	q.Queue(b.schema.sql(totalSQL)).QueryRow(func(row pgx.Row) error {
+	q.Queue(b.schema.sql(totalSQL), shards).Query(func(rows pgx.Rows) error {
 		b.knowsTotal = true
-		return b.total.scan(row)
+		return b.total.scan(rows)
 	})
 }
 
-// fitsTotal reports whether the store has room for one more entry of that size.
-func (b *batch) fitsTotal(size, maxEntries, maxBytes int64) bool {
-	have := b.total.plus(b.change).plus(counts{entries: 1, bytes: size})
+// fitsTotal reports whether that half of the store has room for one more entry
+// of that size.
+func (b *batch) fitsTotal(half int, size, maxEntries, maxBytes int64) bool {
+	have := b.total[half].plus(b.change[half]).plus(counts{entries: 1, bytes: size})
 	spare := have.plus(counts{entries: spareEntries, bytes: spareBytes})
 	if !spare.within(maxEntries, maxBytes) {
 		b.tight = true

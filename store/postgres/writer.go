@@ -41,12 +41,13 @@ type writer struct {
 
 	// Only the goroutine uses these.
 	server string // that was written to last
+	lastID int64  // that it has given
 	exact  bool   // the last batch found the store tight
 }
 
 func newWriter(pool *pgxpool.Pool, server string, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
 	w := &writer{
-		options: options, reader: newReader(pool, options.schema, 1), pool: pool, log: log, waiting: waiting, server: server,
+		options: options, reader: newReader(pool, options.schema, options.clock, 1), pool: pool, log: log, waiting: waiting, server: server,
 	}
 	w.queue = group.New(w.commit, nil)
 	return w
@@ -139,7 +140,7 @@ func (w *writer) transact(works []work, noRoom bool) (err error) {
 	start := time.Now()
 	for n, wait := 1, pause; ; n, wait = n+1, 4*wait {
 		b := newBatch(w.options)
-		b.exact, b.noRoom, b.server = w.exact, noRoom, w.server
+		b.exact, b.noRoom, b.server, b.lastID = w.exact, noRoom, w.server, w.lastID
 		err = w.run(b, works)
 		if err == nil {
 			if b.knowsTotal {
@@ -164,14 +165,15 @@ func (w *writer) transact(works []work, noRoom bool) (err error) {
 	}
 }
 
-// meet prepares a server for being written to. One that took over from another
-// must give no IDs that the other has given.
+// meet prepares a server for being written to. One that took over from another,
+// and a database that was set back, must give no IDs that were given before.
 func (w *writer) meet() error {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
 	defer cancel()
-	server, err := w.options.schema.alone(ctx, w.pool, w.options.allowNoFsync, func(pgx.Tx) error { return nil })
+	m, err := w.options.schema.alone(ctx, w.pool, w.lastID, w.options.allowNoFsync, func(pgx.Tx) error { return nil })
 	if err == nil {
-		w.server = server
+		w.server = m.server
+		w.options.clock.Raise(m.clock)
 	}
 	return err
 }
@@ -186,6 +188,7 @@ func (w *writer) run(b *batch, works []work) error {
 	}
 	defer conn.Release() // closes it if it is still in a transaction
 	committed, err := b.run(ctx, conn.Conn(), works)
+	w.lastID = b.lastID
 	switch {
 	case committed && err != nil:
 		w.announce(b)
