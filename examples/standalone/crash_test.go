@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"sync"
@@ -61,6 +62,7 @@ type crash struct {
 	t         *testing.T
 	random    *rand.Rand
 	arguments [][]string // of each relay
+	command   func(relay int, args ...string) *exec.Cmd
 	ledger    *ledger
 	senders   []*sender
 	to        []*testnet.Node
@@ -78,6 +80,7 @@ func newCrash(t *testing.T, seed uint64, arguments ...[]string) *crash {
 	c := &crash{
 		t: t, random: rand.New(rand.NewPCG(seed, 0)), ledger: newLedger(), arguments: arguments,
 		relays: make([]*program, len(arguments)), roads: make([]atomic.Pointer[testnet.Network], len(arguments)),
+		command: func(_ int, args ...string) *exec.Cmd { return command(args...) },
 	}
 	for i := range crashDestinations {
 		c.to = append(c.to, testnet.NewNode(fmt.Sprintf("to %d", i)))
@@ -104,7 +107,8 @@ func (c *crash) restart(which ...int) {
 }
 
 func (c *crash) launch(i int) *program {
-	return launch(c.t, "", append([]string{"-listen", "127.0.0.1:0", "-name", string(relayName)}, c.arguments[i]...)...)
+	args := append([]string{"-listen", "127.0.0.1:0", "-name", string(relayName)}, c.arguments[i]...)
+	return launchCommand(c.t, c.command(i, args...))
 }
 
 // road leads to any of the relays.

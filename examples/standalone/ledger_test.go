@@ -108,6 +108,18 @@ func (l *ledger) acknowledge(destination spec.ServerName, entry int64) int64 {
 	return l.now
 }
 
+// acknowledged returns entries that have been acknowledged.
+func (l *ledger) acknowledged(destination spec.ServerName) (entries []int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.box(destination).letters {
+		if a.acknowledging {
+			entries = append(entries, a.entry)
+		}
+	}
+	return entries
+}
+
 // receive checks what was handed out after an entry of the same run.
 func (l *ledger) receive(destination spec.ServerName, after int64, answer fclient.RespGetRelayTransaction) error {
 	l.mu.Lock()

@@ -24,7 +24,7 @@ import (
 	"github.com/matrixrelay/relay/internal/testnet"
 )
 
-// asProgram in the environment makes the test program be the program.
+// asProgram in the environment makes the test program be one of programs.
 const asProgram = "RELAY_TEST_AS_PROGRAM"
 
 // patience is for what takes no time to speak of on a machine that has nothing
@@ -35,19 +35,26 @@ const patience = 2 * time.Minute
 const relayName spec.ServerName = "relay"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) == "" {
+	program := programs[os.Getenv(asProgram)]
+	if program == nil {
 		os.Exit(m.Run())
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // ends when the test does, however it ends
 		os.Exit(99)
 	}()
-	main()
+	program()
 }
 
-func command(args ...string) *exec.Cmd {
-	c := exec.Command(os.Args[0], args...)
-	c.Env = append(os.Environ(), asProgram+"=1")
+// programs are what the test program can be instead.
+var programs = map[string]func(){"1": main}
+
+func command(args ...string) *exec.Cmd { return commandOf(os.Args[0], "1", args) }
+
+// commandOf runs a test program as one of the programs.
+func commandOf(path, program string, args []string) *exec.Cmd {
+	c := exec.Command(path, args...)
+	c.Env = append(os.Environ(), asProgram+"="+program)
 	return c
 }
 
@@ -98,8 +105,14 @@ func (p *program) waitReady() {
 // launch runs the program and doesn't wait for it.
 func launch(t testing.TB, directory string, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, command: command(args...), ready: make(chan struct{}), ended: make(chan struct{})}
-	p.command.Dir = directory
+	c := command(args...)
+	c.Dir = directory
+	return launchCommand(t, c)
+}
+
+func launchCommand(t testing.TB, c *exec.Cmd) *program {
+	t.Helper()
+	p := &program{t: t, command: c, ready: make(chan struct{}), ended: make(chan struct{})}
 	var err error
 	p.stdin, err = p.command.StdinPipe()
 	require.NoError(t, err)
