@@ -7,9 +7,8 @@ require (
 	github.com/gorilla/mux v1.8.1
 	github.com/matrix-org/gomatrix v0.0.0-20220926102614-ceba4d9f7530
 	github.com/matrix-org/gomatrixserverlib v0.0.0-20250815065806-6697d93cbcba
-	github.com/matrixrelay/relay v0.0.0
-	github.com/matrixrelay/relay/store/jetstream v0.0.0
-	github.com/matrixrelay/relay/store/postgres v0.0.0
+	github.com/matrixrelay/relay/store/jetstream v0.1.0
+	github.com/matrixrelay/relay/store/postgres v0.1.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/client_golang v1.19.1
@@ -32,6 +31,7 @@ require (
 	github.com/jackc/puddle/v2 v2.2.3 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/matrix-org/util v0.0.0-20221111132719-399730281e66 // indirect
+	github.com/matrixrelay/relay v0.1.0
 	github.com/mattn/go-isatty v0.0.20 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect
 	github.com/nats-io/jwt/v2 v2.8.2 // indirect
@@ -60,10 +60,4 @@ require (
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.11.0 // indirect
 	modernc.org/sqlite v1.48.2 // indirect
-)
-
-replace (
-	github.com/matrixrelay/relay => ../
-	github.com/matrixrelay/relay/store/jetstream => ../store/jetstream
-	github.com/matrixrelay/relay/store/postgres => ../store/postgres
 )
