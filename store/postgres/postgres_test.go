@@ -70,6 +70,7 @@ func placeAt(options Options) storetest.Place {
 			options.Retention, options.SweepInterval = retention, 20*time.Millisecond
 			return open(tb, options)
 		},
+		Copy: func(tb testing.TB) func(testing.TB) { return backup(tb, options) },
 		Damage: func(tb testing.TB, _ spec.ServerName, id int64) {
 			n := execute(tb, options, `UPDATE {s}.entry SET body = '\x7b00' WHERE id = $1`, id)
 			require.EqualValues(tb, 1, n)

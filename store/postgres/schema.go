@@ -87,7 +87,7 @@ UPDATE {s}.total SET clock = least(
 
 // migrate brings the tables to the newest version.
 func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync bool) (m meeting, err error) {
-	return s.alone(ctx, pool, 0, allowNoFsync, func(tx pgx.Tx) error {
+	return s.alone(ctx, pool, 0, 0, allowNoFsync, func(tx pgx.Tx) error {
 		version, err := s.version(ctx, tx)
 		if err != nil {
 			return err
@@ -112,10 +112,15 @@ type meeting struct {
 	clock  int64  // where the store's clock stood when it was written last
 }
 
+// takeover is how many IDs are left out when another server is written to. At an
+// opening none are: a store that is opened again and again would get ahead of
+// store.FirstID, which then says nothing.
+const takeover = 1_000_000
+
 // alone does something in a transaction that others wait for, and makes sure
 // that the IDs go on behind all that was given, at least behind lastID: the
 // server may have been restored, or have taken over from one that was further.
-func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, lastID int64, allowNoFsync bool, do func(pgx.Tx) error) (m meeting, err error) {
+func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, lastID, skip int64, allowNoFsync bool, do func(pgx.Tx) error) (m meeting, err error) {
 	err = pgx.BeginTxFunc(ctx, pool, txOptions, func(tx pgx.Tx) error {
 		if _, err := checkSettings(tx.QueryRow(ctx, s.sql(settingsSQL)), allowNoFsync); err != nil {
 			return err
@@ -126,7 +131,7 @@ func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, lastID int64, all
 		if err := do(tx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, s.sql(raiseIDsSQL), max(store.FirstID(time.Now()), lastID)); err != nil {
+		if _, err := tx.Exec(ctx, s.sql(raiseIDsSQL), max(store.FirstID(time.Now()), lastID), skip); err != nil {
 			return err
 		}
 		if err := tx.QueryRow(ctx, s.sql(clockSQL)).Scan(&m.clock); err != nil {

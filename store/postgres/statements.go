@@ -60,9 +60,9 @@ const announceSQL = `SELECT pg_catalog.set_config('synchronous_commit', 'off', t
 // What is done when a store is opened, and on another server than before.
 const (
 	lockSchemaSQL = `SELECT pg_advisory_xact_lock($1)`
-	// The server before may have been further than this one knows, and the
-	// clocks need not agree: hence the million.
-	raiseIDsSQL = `SELECT setval('{'s}.entry_id', greatest($1::bigint, last_value + CASE WHEN is_called THEN 1000000 ELSE 0 END)) FROM {s}.entry_id`
+	// A server that takes over may not know how far the one before was, and the
+	// clocks need not agree: see takeover.
+	raiseIDsSQL = `SELECT setval('{'s}.entry_id', greatest($1::bigint, last_value + CASE WHEN is_called THEN $2::bigint ELSE 0 END)) FROM {s}.entry_id`
 	clockSQL    = `SELECT max(clock) FROM {s}.total`
 )
 

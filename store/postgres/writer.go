@@ -170,7 +170,7 @@ func (w *writer) transact(works []work, noRoom bool) (err error) {
 func (w *writer) meet() error {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
 	defer cancel()
-	m, err := w.options.schema.alone(ctx, w.pool, w.lastID, w.options.allowNoFsync, func(pgx.Tx) error { return nil })
+	m, err := w.options.schema.alone(ctx, w.pool, w.lastID, takeover, w.options.allowNoFsync, func(pgx.Tx) error { return nil })
 	if err == nil {
 		w.server = m.server
 		w.options.clock.Raise(m.clock)
