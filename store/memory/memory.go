@@ -54,6 +54,7 @@ type Store struct {
 var (
 	_ store.Store   = (*Store)(nil)
 	_ store.Batches = (*Store)(nil)
+	_ store.Timed   = (*Store)(nil)
 )
 
 // New returns an empty Store.
@@ -228,6 +229,15 @@ func (s *Store) enter(ctx context.Context) error {
 	s.copies.forget(now)
 	s.dropExpired(now)
 	return nil
+}
+
+// StoreTime implements store.Timed.
+func (s *Store) StoreTime(ctx context.Context) (time.Duration, error) {
+	if err := s.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer s.mu.Unlock()
+	return time.Duration(s.made.UnixNano()) + s.now(), nil
 }
 
 // now is the time on the store's clock. It comes from monotonic readings, so

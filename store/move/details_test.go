@@ -2,6 +2,7 @@ package move
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -147,6 +148,45 @@ func TestLatePut(t *testing.T) {
 		keep(t, from, mailOf("a", 1))
 		isCopy(t, s, mailOf("a", 1))
 		numbers(t, to, "a", 1)
+	})
+}
+
+// Mail of the private half moves like other mail, and is moved when the move is
+// done. The halves' limits stay apart on the way.
+func TestPrivateMailboxes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		ours, theirs := store.Private("outbox", "a"), store.Private("seen", "b")
+		keep(t, from, mailOf(ours, 1), mailOf("a", 1), mailOf("a", 2), mailOf(theirs, 1))
+		s := underWay(t, from, to, day).(detouring).Store
+		one, two := store.Limits{StoreEntries: 3}, store.Limits{StoreEntries: 2}
+		for _, c := range []struct {
+			mail   store.Mail
+			limits store.Limits
+			full   bool
+		}{{mailOf(ours, 2), two, true}, {mailOf("b", 1), two, true}, {mailOf(ours, 2), one, false}, {mailOf("b", 1), one, false}, {mailOf(ours, 3), one, true}} {
+			_, err := s.Put(t.Context(), c.mail, c.limits)
+			require.Equal(t, c.full, errors.Is(err, store.ErrFull), "%s: %v", c.mail.TransactionID, err)
+		}
+		for half, want := range map[spec.ServerName][]spec.ServerName{"": {"a", "b"}, store.PrivateHalf: {ours, theirs}} {
+			names, err := s.Destinations(t.Context(), half, 10)
+			require.NoError(t, err)
+			require.Equal(t, want, names)
+			usage, err := s.Usage(t.Context(), half)
+			require.NoError(t, err)
+			require.EqualValues(t, 3, usage.Entries)
+		}
+		s.start()
+		closeAfter(t, s)
+		<-s.Done()
+		for _, half := range halves {
+			usage, err := from.Usage(t.Context(), half)
+			require.NoError(t, err)
+			require.Zero(t, usage)
+		}
+		numbers(t, to, ours, 1, 2)
+		numbers(t, to, theirs, 1)
+		numbers(t, to, "a", 1, 2)
 	})
 }
 

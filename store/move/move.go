@@ -71,7 +71,8 @@
 // A store remembers what was moved away from it as it remembers what was
 // acknowledged, and would take it for copies if it came back. So Open refuses
 // with ErrTooSoon to move into a store that mail was moved out of, or may have
-// been, less than Options.Retention ago. It also refuses to move a store into
+// been, less than Options.Retention ago by that store's clock (store.Timed), which
+// stands while it is closed. It also refuses to move a store into
 // itself. A store without notes can't tell: don't do either then.
 //
 // # Several processes

@@ -129,11 +129,24 @@ func (s *Store) mayTake(ctx context.Context, to store.Notes) error {
 	if err != nil {
 		return fmt.Errorf("note %s: %w", leftNote, err)
 	}
-	until := time.UnixMilli(millis).Add(s.options.Retention + 2*markEvery)
-	if wait := time.Until(until); wait > 0 {
-		return fmt.Errorf("%w: try again in %v", ErrTooSoon, wait.Round(time.Second))
+	now, err := clockOf(ctx, s.to)
+	if err != nil {
+		return err
+	}
+	ago := max(now-time.Duration(millis)*time.Millisecond, 0) // a crash may have set its clock back
+	if wait := s.options.Retention + 2*markEvery - ago; wait > 0 {
+		return fmt.Errorf("%w: try again when it was open for another %v", ErrTooSoon, wait.Round(time.Second))
 	}
 	return to.SetNotes(ctx, []store.Note{{Key: leftNote}})
+}
+
+// clockOf is where the clock stands by which a store remembers what left it. A
+// store that doesn't tell is judged by the clock of the machine.
+func clockOf(ctx context.Context, s store.Store) (time.Duration, error) {
+	if timed, ok := s.(store.Timed); ok {
+		return timed.StoreTime(ctx)
+	}
+	return time.Duration(time.Now().UnixMilli()) * time.Millisecond, nil
 }
 
 // takeNotes copies all notes that aren't there.
@@ -197,7 +210,7 @@ type marks struct {
 	move string // its name
 
 	mu   sync.Mutex
-	last time.Time
+	last time.Time // of this process
 }
 
 // refresh writes the note if it is getting old.
@@ -212,16 +225,19 @@ func (m *marks) refresh(ctx context.Context, from store.Store) error {
 }
 
 func (m *marks) write(ctx context.Context, from store.Store) error {
-	now := time.Now()
-	notes, ok := from.(store.Notes)
-	if ok {
-		value := strconv.FormatInt(now.UnixMilli(), 10) + " " + m.move
+	began := time.Now()
+	if notes, ok := from.(store.Notes); ok {
+		now, err := clockOf(ctx, from)
+		if err != nil {
+			return fmt.Errorf("move: read the old store's clock: %w", err)
+		}
+		value := strconv.FormatInt(now.Milliseconds(), 10) + " " + m.move
 		if err := notes.SetNotes(ctx, []store.Note{{Key: leftNote, Value: []byte(value)}}); err != nil {
 			return fmt.Errorf("move: note that mail is moved out: %w", err)
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last = now
+	m.last = began
 	return nil
 }

@@ -1,6 +1,7 @@
 package move
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,6 +118,71 @@ func TestWayBack(t *testing.T) {
 		s = done(t, leaveOpen(from), leaveOpen(to), day).(*Store)
 		require.NoError(t, s.Close())
 		require.Equal(t, "newer", noted(t, to)["m"], "it is another move, so notes are copied")
+	})
+}
+
+// What is moved after the last mark, before the next one is due, is remembered
+// for longer than the retention after that mark. A machine's clock says nothing
+// about it, and neither does time for which the store was closed.
+func TestWayBackAfterLastMark(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		defer func() { require.NoError(t, from.Close()) }()
+		defer func() { require.NoError(t, to.Close()) }()
+		keep(t, from, mailOf("a", 1))
+		s := newStore(from, to, Options{Retention: day, Logger: quiet}) // it has no mover, and doesn't get to its end
+		require.NoError(t, s.begin(t.Context()))
+		time.Sleep(markEvery - time.Minute)
+		_, err := s.moveChunk(t.Context(), "a")
+		require.NoError(t, err)
+
+		waited := time.Duration(0)
+		for {
+			known, err := isKnown(t.Context(), from, mailOf("a", 1))
+			require.NoError(t, err)
+			back, err := Open(t.Context(), leaveOpen(to), leaveOpen(from), Options{Retention: day, Logger: quiet})
+			if err == nil {
+				require.False(t, known, "after %v it would be taken for a copy", waited)
+				<-back.Done()
+				require.NoError(t, back.Close())
+				break
+			}
+			require.ErrorIs(t, err, ErrTooSoon)
+			require.Less(t, waited, day+2*markEvery)
+			time.Sleep(time.Minute)
+			waited += time.Minute
+		}
+		numbers(t, from, "a", 1)
+	})
+}
+
+// A store that says what time it is.
+type timed struct {
+	unclosed
+	time time.Duration
+}
+
+func (s timed) StoreTime(context.Context) (time.Duration, error) { return s.time, nil }
+
+// How long a store remembers is counted by its own clock, not the machine's.
+func TestWayBackByTheStoresClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		defer func() { require.NoError(t, from.Close()) }()
+		defer func() { require.NoError(t, to.Close()) }()
+		keep(t, from, mailOf("a", 1))
+		s := done(t, timed{leaveOpen(from), time.Hour}, leaveOpen(to), day).(*Store)
+		<-s.Done()
+		require.NoError(t, s.Close())
+		time.Sleep(30 * day)
+		for _, clock := range []time.Duration{0, time.Hour, time.Hour + day + 2*markEvery - time.Millisecond} {
+			_, err := Open(t.Context(), leaveOpen(to), timed{leaveOpen(from), clock}, Options{Logger: quiet})
+			require.ErrorIs(t, err, ErrTooSoon)
+		}
+		back := done(t, leaveOpen(to), timed{leaveOpen(from), time.Hour + day + 2*markEvery}, day).(*Store)
+		<-back.Done()
+		require.NoError(t, back.Close())
+		numbers(t, from, "a", 1)
 	})
 }
 

@@ -118,7 +118,10 @@ type Store struct {
 	closeErr  error
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store = (*Store)(nil)
+	_ store.Timed = (*Store)(nil)
+)
 
 var errInUse = errors.New("in use by another relay, or by this process already")
 
@@ -244,6 +247,14 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 	}
 	usage, err := s.reader.usage(ctx, destination)
 	return usage, s.closedOr(err)
+}
+
+// StoreTime implements store.Timed.
+func (s *Store) StoreTime(ctx context.Context) (time.Duration, error) {
+	if err := s.usable(ctx); err != nil {
+		return 0, err
+	}
+	return time.Duration(s.writer.clock.Now()) * time.Millisecond, nil
 }
 
 func (s *Store) usable(ctx context.Context) error {
