@@ -81,14 +81,15 @@ type Config struct {
 	MaxBytes    int64
 	OriginShare float64
 
-	// MaxStoreEntries and MaxStoreBytes bound all mailboxes together; what goes
+	// MaxStoreEntries and MaxStoreBytes bound the mailboxes of all servers together; what goes
 	// over is refused with 507. On the disk an entry takes about 500 bytes
 	// besides its own.
 	MaxStoreEntries int64
 	MaxStoreBytes   int64
 
-	// Lifetime is how long mail is kept for a destination that doesn't fetch
-	// it. Negative: for ever.
+	// Lifetime is how long mail is kept for a destination that doesn't fetch it,
+	// counted while the store is open and whatever the machine's clock says: see
+	// store.Mail. Negative: for ever.
 	Lifetime time.Duration
 
 	// MaxInFlightBytes bounds what is held of bodies while they are read and

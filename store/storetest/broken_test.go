@@ -54,6 +54,10 @@ var brokenStores = []broken{
 	{"ignores maxBytes", "next/maxBytes", func(s store.Store) store.Store { return ignoresMaxBytes{s} }},
 	{"has no ErrEmpty", "next/an_empty_mailbox", func(s store.Store) store.Store { return noErrEmpty{s} }},
 	{"never expires", "expiry/expires_soon", func(s store.Store) store.Store { return neverExpires{s} }},
+	{"counts its halves together", "private/usage", func(s store.Store) store.Store { return halfBlind{s} }},
+	{"lists its halves together", "private/destinations", func(s store.Store) store.Store { return halfBlind{s} }},
+	{"limits its halves together", "private/limits", func(s store.Store) store.Store { return halfBlind{s} }},
+	{"gives the whole lifetime again", "expiry/what_is_left_of_a_lifetime", func(s store.Store) store.Store { return refreshes{s} }},
 	{"sorts by a locale", "destinations/pages", func(s store.Store) store.Store { return sortsByLocale{s} }},
 	{"shows what is damaged", "damage/the_first_entry", func(s store.Store) store.Store { return showsDamage{s.(*handle)} }},
 	{"puts batches backwards", "batches/in_order,_and_whole", func(s store.Store) store.Store { return putsBackwards{s} }},
@@ -275,6 +279,47 @@ type neverExpires struct{ store.Store }
 func (s neverExpires) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
 	mail.Lifetime = 0
 	return s.Store.Put(ctx, mail, limits)
+}
+
+// halfBlind keeps all mail in one half.
+type halfBlind struct{ store.Store }
+
+func (s halfBlind) name(of spec.ServerName) spec.ServerName {
+	return spec.ServerName(strings.ReplaceAll(string(of), "~", ""))
+}
+
+func (s halfBlind) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	mail.Destination = s.name(mail.Destination)
+	return s.Store.Put(ctx, mail, limits)
+}
+
+func (s halfBlind) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	entries, err := s.Store.Next(ctx, s.name(to), after, maxEntries, maxBytes)
+	for i := range entries {
+		entries[i].Destination = to
+	}
+	return entries, err
+}
+
+func (s halfBlind) Ack(ctx context.Context, to spec.ServerName, id int64) (int, error) {
+	return s.Store.Ack(ctx, s.name(to), id)
+}
+
+func (s halfBlind) Usage(ctx context.Context, of spec.ServerName) (store.Usage, error) {
+	return s.Store.Usage(ctx, s.name(of))
+}
+
+// refreshes lets a lifetime begin anew when mail is read.
+type refreshes struct{ store.Store }
+
+func (s refreshes) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	entries, err := s.Store.Next(ctx, to, after, maxEntries, maxBytes)
+	for i := range entries {
+		if entries[i].Lifetime > 0 {
+			entries[i].Lifetime = entries[i].Lifetime.Round(time.Minute)
+		}
+	}
+	return entries, err
 }
 
 // sortsByLocale doesn't tell upper from lower case when it sorts.
