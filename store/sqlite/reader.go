@@ -143,15 +143,14 @@ func (r *reader) next(ctx context.Context, q aside.Query) (entries []store.Entry
 
 // scan reads entries with one query.
 func (c *readConn) scan(q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
-	now := c.clock.Now()
-	rows, err := c.next.Query(string(q.Destination), q.After, now, q.Entries)
+	rows, err := c.next.Query(string(q.Destination), q.After, c.clock.Now(), q.Entries)
 	if err != nil {
 		return nil, nil, wrap("next", err)
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var size int64
 	for last := q.After; rows.Next(); {
-		e, err := scanEntry(q.Destination, now, rows.Scan)
+		e, err := c.scanEntry(q.Destination, rows.Scan)
 		if e.ID <= last {
 			return nil, nil, wrap("next", &damagedRow{e.ID, errOrder})
 		}
@@ -180,7 +179,7 @@ func (c *readConn) scanEach(q aside.Query) (entries []store.Entry, damaged []asi
 	}
 	var size int64
 	for _, id := range ids {
-		e, err := scanEntry(q.Destination, c.clock.Now(), c.row.QueryRow(id).Scan)
+		e, err := c.scanEntry(q.Destination, c.row.QueryRow(id).Scan)
 		if errors.Is(err, sql.ErrNoRows) { // acknowledged meanwhile
 			continue
 		}
@@ -225,7 +224,7 @@ var (
 
 // scanEntry reads a row of entryColumns and checks that it is what was written
 // for that destination. The ID is set even if the rest is damaged.
-func scanEntry(destination spec.ServerName, now int64, scan func(...any) error) (store.Entry, error) {
+func (c *readConn) scanEntry(destination spec.ServerName, scan func(...any) error) (store.Entry, error) {
 	var e store.Entry
 	var key, digest []byte
 	var until, sum int64
@@ -239,7 +238,7 @@ func scanEntry(destination spec.ServerName, now int64, scan func(...any) error) 
 	if !bytes.Equal(key, want[:]) || sum != seal.Checksum(until, e.Body, e.Proof) {
 		return e, errChecksum
 	}
-	e.Lifetime = steady.Left(now, until)
+	e.Lifetime = steady.Left(c.clock.Now(), until) // not the query's time: the mail may be newer
 	return e, nil
 }
 
