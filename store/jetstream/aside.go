@@ -46,7 +46,7 @@ func (s *setAsideJob) run(b *batch) error {
 		return nil
 	}
 	s.done, m.state, *changed = true, setAside, true
-	b.count(x, share, -1, -m.size)
+	b.count(s.destination, x, share, -1, -m.size)
 	x.value.aside++
 	b.prove(s, messages)
 	return nil

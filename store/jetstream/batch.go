@@ -48,13 +48,13 @@ type batch struct {
 	maxMessages int // of a batch
 	room        room
 	retention   time.Duration
-	now         int64
+	now         int64 // on the clock of the store
 	wall        time.Time
 	first       int64 // no entry gets a smaller ID
 
 	unsettled bool // the job that runs may be stored yet by an earlier batch
 
-	change counts            // of the whole store
+	change halves            // of what the store holds
 	noted  *record[struct{}] // nil: the batch sets no notes
 	boxes  map[spec.ServerName]*record[box]
 	shares map[string]*record[counts]
@@ -70,10 +70,10 @@ type record[T any] struct {
 	changed bool
 }
 
-func newBatch(w *writer, c care, read map[string]message, at time.Time) *batch {
+func newBatch(w *writer, c care, read map[string]message, now int64, wall time.Time) *batch {
 	return &batch{
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: at.UnixMilli(), wall: at, first: w.first.Load(),
+		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: now, wall: wall, first: w.first.Load(),
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
 		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
 	}
@@ -94,14 +94,18 @@ func (b *batch) message(subject string, cached bool) (message, error) {
 }
 
 // sure is for a job that finds nothing to do in a mailbox: that mustn't be said
-// for what the cache has, nor for what came from a server that was cut off and
-// has less than this process knows of.
+// for what the cache has. If a server has less than this process knows of, since
+// the server was cut off or the stream was set back or purged, the batch writes
+// the record as it is: the leader accepts that only if it has no more either.
 func (b *batch) sure(destination spec.ServerName, x *record[box]) error {
 	if b.care == trusting {
 		return errFresh
 	}
 	if known, _ := b.cache.summary(destination); x.seq < known.seq {
-		return fmt.Errorf("jetstream: %s: %w", b.subjects.box(destination), errBehind)
+		if x.value == nil {
+			x.value = &box{start: known.next, mark: known.next - 1, base: known.next}
+		}
+		x.changed = true
 	}
 	return nil
 }
@@ -172,10 +176,11 @@ func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (
 }
 
 // count adds to the mailbox, the origin's share of it and the whole store.
-func (b *batch) count(x *record[box], share *record[counts], entries, bytes int64) {
+func (b *batch) count(of spec.ServerName, x *record[box], share *record[counts], entries, bytes int64) {
 	more := counts{entries: entries, bytes: bytes}
 	x.value.counts, *share.value = x.value.plus(more).positive(), share.value.plus(more).positive()
-	b.change = b.change.plus(more)
+	change := b.change.of(of)
+	*change = change.plus(more)
 	x.changed, share.changed = true, true
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/steady"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -24,7 +26,8 @@ type cache struct {
 	newest  uint64 // the largest sequence that was seen
 	records map[string]known
 	boxes   map[spec.ServerName]summary
-	held    counts              // by all of them together
+	held    halves              // what they have together
+	clock   *steady.Clock       // of the store
 	top     int64               // the largest ID that was ever seen
 	others  map[string]uint64   // by the hash of a mailbox: what others last changed there
 	writing map[string]struct{} // what this process is storing: news of it may be its own
@@ -48,7 +51,10 @@ type summary struct {
 }
 
 func newCache(s subjects, waiting *wake.Hub) *cache {
-	return &cache{subjects: s, waiting: waiting, records: make(map[string]known), boxes: make(map[spec.ServerName]summary), others: make(map[string]uint64)}
+	return &cache{
+		subjects: s, waiting: waiting, clock: steady.Start(0),
+		records: make(map[string]known), boxes: make(map[spec.ServerName]summary), others: make(map[string]uint64),
+	}
 }
 
 func (c *cache) get(subject string) (message, bool) {
@@ -85,6 +91,9 @@ func (c *cache) take(subject string, m message) (destination spec.ServerName, is
 		clear(c.others)
 	}
 	c.records[subject] = known{m, c.others[of]}
+	if subject == c.subjects.clock() {
+		c.learnClock(m.data)
+	}
 	if name, ok := c.subjects.name(subject); ok && c.subjects.isBox(subject) {
 		destination = spec.ServerName(name)
 		isNew = c.learnBox(destination, m)
@@ -152,7 +161,8 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 
 // setBox keeps what is known of a mailbox, if that isn't nothing.
 func (c *cache) setBox(destination spec.ServerName, s summary) {
-	c.held = c.held.minus(c.boxes[destination].counts).plus(s.counts)
+	held := c.held.of(destination)
+	*held = held.minus(c.boxes[destination].counts).plus(s.counts)
 	if s.seq == 0 {
 		delete(c.boxes, destination)
 	} else {
@@ -175,18 +185,7 @@ func (c *cache) clear() {
 	clear(c.records)
 	clear(c.others)
 	clear(c.boxes)
-	c.held = counts{}
-}
-
-// forget is for a mailbox that the leader doesn't have, unless more was learnt
-// since s.
-func (c *cache) forget(destination spec.ServerName, s summary) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.boxes[destination].seq == s.seq {
-		c.setBox(destination, summary{})
-		delete(c.records, c.subjects.box(destination))
-	}
+	c.held = halves{}
 }
 
 func (c *cache) summary(destination spec.ServerName) (s summary, ok bool) {
@@ -196,20 +195,20 @@ func (c *cache) summary(destination spec.ServerName) (s summary, ok bool) {
 	return s, ok
 }
 
-// whole is what all mailboxes hold, and the largest ID that any of them gave.
-func (c *cache) whole() (held counts, top int64) {
+// whole is what all mailboxes of a half hold, and the largest ID that any gave.
+func (c *cache) whole(half spec.ServerName) (held counts, top int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.held, c.top
+	return *c.held.of(half), c.top
 }
 
-// destinations returns those that have mail and come after a name.
+// destinations returns those that have mail and come after a name, in its half.
 func (c *cache) destinations(after spec.ServerName, limit int) []spec.ServerName {
 	names, last := []spec.ServerName{}, spec.ServerName("")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, s := range c.boxes {
-		if name <= after || s.entries == 0 || last != "" && name > last {
+		if name <= after || store.IsPrivate(name) != store.IsPrivate(after) || s.entries == 0 || last != "" && name > last {
 			continue
 		}
 		names = append(names, name)
@@ -223,7 +222,8 @@ func (c *cache) destinations(after spec.ServerName, limit int) []spec.ServerName
 }
 
 // due returns the mailboxes that have something to remove.
-func (c *cache) due(now int64) (names []spec.ServerName) {
+func (c *cache) due() (names []spec.ServerName) {
+	now := c.clock.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, s := range c.boxes {

@@ -41,7 +41,7 @@ func TestCacheIsBounded(t *testing.T) {
 		c.learn(c.subjects.share(spec.ServerName(fmt.Sprint(i)), originHash{}), message{uint64(i + 100), nil})
 	}
 	require.LessOrEqual(t, len(c.records), maxCached)
-	held, top := c.whole()
+	held, top := c.whole("")
 	require.Equal(t, counts{entries: 10, bytes: 70}, held)
 	require.EqualValues(t, 10, top)
 }

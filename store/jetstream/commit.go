@@ -17,6 +17,7 @@ import (
 func (w *writer) commit(jobs []*job) (others []*job) {
 	w.measure()
 	level, asking := trusting, false
+	trial := w.engine.newTrial(endOf(jobs))
 	for attempt := 0; ; attempt++ {
 		b, n, err := w.prepare(jobs, level)
 		if err == nil {
@@ -42,11 +43,15 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			level = certain
 		case v == tooMany && w.maxMessages > 16:
 			w.maxMessages /= 2
-		case (v == full || v == final) && len(jobs) > 1:
+		case (v == full || v == final) && len(jobs) > 1 && !errors.Is(err, errUnusable):
 			w.commitEach(jobs)
 			return others
-		case v != again && v != conflict || time.Now().After(endOf(jobs)):
+		case v != again && v != conflict:
 			fail(jobs, err, v)
+			return others
+		}
+		if reason := trial.over(context.Background(), err); reason != nil {
+			fail(jobs, reason, v)
 			return others
 		}
 		if level = min(level+1, certain); v == again { // it may have been stored, which has to be known before it's refused
@@ -98,9 +103,9 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), max(time.Until(endOf(jobs)), attemptTimeout))
 	defer cancel()
 	read := make(map[string]message)
-	at := time.Now() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
+	at, wall := w.cache.clock.Now(), w.options.wall() // the same for all tries: a mailbox that is new has its IDs, and so its pages, by it
 	for {
-		b := newBatch(w, c, read, at)
+		b := newBatch(w, c, read, at, wall)
 		n, err := w.runJobs(b, jobs)
 		if errors.Is(err, errMissing) {
 			if err := w.readMissing(ctx, b); err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/matrixrelay/relay/store"
 )
 
 const (
@@ -37,6 +39,7 @@ type engine struct {
 	timeout time.Duration // for all attempts of a request together
 	most    int           // bytes of a message with its headers, if the stream limits them
 	link    *link
+	owned   bool // the connection is
 }
 
 // A message is what a subject holds; if it holds nothing, seq is 0.
@@ -84,7 +87,16 @@ func (e *engine) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) 
 	if err != nil && errors.Is(context.Cause(ctx), errLinkLost) {
 		return nil, errLinkLost
 	}
-	return reply, err
+	return reply, e.reopening(err)
+}
+
+// reopening says of a connection of the store's own that opening makes another:
+// the client closes it when no server lets it in any more.
+func (e *engine) reopening(err error) error {
+	if e.owned && errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, store.ErrReopen) {
+		return fmt.Errorf("%w: %w", store.ErrReopen, err)
+	}
+	return err
 }
 
 func (e *engine) api(call string) string { return e.prefix + call + "." + e.stream }
@@ -159,7 +171,7 @@ func (e *engine) lastEach(ctx context.Context, subjects []string, read func(cont
 // retry tries until there is an answer, while the servers elect a leader or the
 // connection is being made anew, but not for ever.
 func (e *engine) retry(ctx context.Context, try func(context.Context) error) error {
-	end := time.Now().Add(e.timeout)
+	trial := e.newTrial(time.Now().Add(e.timeout))
 	for attempt := 0; ; attempt++ {
 		tried, cancel := context.WithTimeout(ctx, attemptTimeout)
 		err := try(tried)
@@ -169,7 +181,10 @@ func (e *engine) retry(ctx context.Context, try func(context.Context) error) err
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case verdictOn(err) != again || time.Now().After(end):
+		case verdictOn(err) != again:
+			return e.reopening(err)
+		}
+		if err := trial.over(ctx, err); err != nil {
 			return err
 		}
 		if err := pause(ctx, attempt); err != nil {
@@ -232,7 +247,7 @@ func (e *engine) publish(messages []outgoing, asking bool) (first uint64, err er
 			cancel()
 		}
 		if err != nil {
-			return 0, err
+			return 0, e.reopening(err)
 		}
 	}
 	answer, err := readAnswer(reply)

@@ -65,6 +65,9 @@ func saysNothing(err error) bool {
 }
 
 func verdictOn(err error) verdict {
+	if errors.Is(err, errUnusable) {
+		return final
+	}
 	if refused, ok := errors.AsType[jetstream.JetStreamError](err); ok && refused.APIError() != nil {
 		return verdictOnRefusal(refused.APIError())
 	}

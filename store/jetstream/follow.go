@@ -18,19 +18,17 @@ type follower struct {
 	consuming jetstream.ConsumeContext
 }
 
-// follow returns when the cache has all mailboxes that there were when it was
-// called. What is lost with a server is delivered anew by another one: the last
+// follow returns when the cache has all mailboxes that there were before the
+// message with the sequence from, or when it was called if that is 0: a server
+// that is behind may have fewer yet. What is lost with a server is delivered anew by another one: the last
 // of each mailbox, which is all that counts.
-func follow(ctx context.Context, e *engine, c *cache, log *slog.Logger) (*follower, error) {
+func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Logger) (*follower, error) {
 	consumer, err := makeConsumer(ctx, e, c.subjects)
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
 	}
 	ready := make(chan struct{})
 	readyOnce := sync.OnceFunc(func() { close(ready) })
-	if consumer.CachedInfo().NumPending == 0 {
-		readyOnce()
-	}
 	handle := func(m jetstream.Msg) {
 		about, err := m.Metadata()
 		if err != nil {
@@ -38,7 +36,7 @@ func follow(ctx context.Context, e *engine, c *cache, log *slog.Logger) (*follow
 			return
 		}
 		c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()})
-		if about.NumPending == 0 {
+		if from > 0 && about.Sequence.Stream >= from || from == 0 && about.NumPending == 0 {
 			readyOnce()
 		}
 	}
@@ -64,7 +62,7 @@ func follow(ctx context.Context, e *engine, c *cache, log *slog.Logger) (*follow
 func makeConsumer(ctx context.Context, e *engine, of subjects) (consumer jetstream.Consumer, err error) {
 	err = e.retry(ctx, func(ctx context.Context) error {
 		consumer, err = e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
-			FilterSubjects: []string{of.boxes()},
+			FilterSubjects: []string{of.boxes(), of.clock()},
 			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		})
 		return err
@@ -89,10 +87,10 @@ func (s *Store) refollowLoop(ctx context.Context) {
 		}
 		s.options.Logger.Error("relay: the stream has lost the last of what it had", "stream", s.options.Stream)
 		s.follower.stop()
-		s.writer.first.Store(max(store.FirstID(time.Now()), s.writer.first.Load()))
+		s.writer.first.Store(max(store.FirstID(s.options.wall()), s.writer.first.Load()))
 		s.cache.clear()
 		for attempt := 0; ; attempt++ {
-			f, err := follow(ctx, s.engine, s.cache, s.options.Logger)
+			f, err := follow(ctx, s.engine, s.cache, 0, s.options.Logger)
 			if err == nil {
 				s.follower = f
 				break

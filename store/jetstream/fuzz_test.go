@@ -19,6 +19,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add(full.encode())
 	f.Add(encodePage(make([]meta, pageSize)))
 	f.Add(encodeShare(&counts{1, 2, 3}))
+	f.Add(clockRecord{1795756188988, store.MaxID}.encode())
+	jumped := &box{counts: counts{2, 20, 0}, start: 5, mark: 5, base: 5, tail: make([]meta, 3), jumps: []jump{{6, 10}, {7, 99}}}
+	f.Add(jumped.encode())
 	for _, damaged := range []*box{
 		{start: 70, base: 40}, {start: 1, mark: 9, base: 1}, {start: 1, base: 1 + 1<<60},
 		{start: 1, base: 1, tail: []meta{{parts: 1 << 60}}}, {start: 1, base: 1, tail: []meta{{state: gone + 1}}},
@@ -32,6 +35,11 @@ func FuzzDecode(f *testing.F) {
 		}
 		_, _, _ = putBy(data)
 		_, _ = readLast(data)
+		if c, err := decodeClock(data); err == nil {
+			again, err := decodeClock(c.encode())
+			require.NoError(t, err)
+			require.Equal(t, c, again)
+		}
 		_, _ = subjects("R").name(string(data))
 		if p, err := decodePage(data); err == nil && len(p) > 0 {
 			again, err := decodePage(encodePage(p))

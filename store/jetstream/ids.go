@@ -97,7 +97,7 @@ func decodeJumps(d *decoder) (jumps []jump) {
 func (b *batch) nextID(p *putJob, r *record[box]) error {
 	first := b.first
 	if r.value == nil {
-		_, top := b.cache.whole()
+		_, top := b.cache.whole("")
 		first = max(top+1, store.FirstID(b.wall))
 		r.value = &box{start: first, mark: first - 1, base: first}
 	}

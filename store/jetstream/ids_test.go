@@ -14,7 +14,7 @@ import (
 
 // nextIDOf is what a mailbox would give next, with these clocks.
 func nextIDOf(s *Store, x *box, wall time.Time, first int64) (int64, error) {
-	b := newBatch(s.writer, trusting, nil, wall)
+	b := newBatch(s.writer, trusting, nil, 1, wall)
 	b.first = first
 	mail := testMail("next")
 	r := &record[box]{value: x}
@@ -30,7 +30,7 @@ func TestIDsAndTheClock(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)
 	put(t, s, testMail("first"))
-	_, top := s.cache.whole()
+	_, top := s.cache.whole("")
 	require.GreaterOrEqual(t, top, store.FirstID(time.Now().Add(-patience)))
 	other := func(wall time.Time) int64 {
 		id, err := nextIDOf(s, nil, wall, 0)

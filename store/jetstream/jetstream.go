@@ -25,7 +25,7 @@ type Store struct {
 
 	closing   context.Context // ends when reading has to
 	stop      context.CancelFunc
-	sweeper   sync.WaitGroup // and what makes the follower anew
+	sweeper   sync.WaitGroup // and the loops that follow and tick
 	stopSweep context.CancelFunc
 	closeOnce sync.Once
 }
@@ -45,6 +45,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	s.stopSweep = cancel
 	s.sweeper.Go(func() { s.sweepLoop(sweeping) })
 	s.sweeper.Go(func() { s.refollowLoop(sweeping) })
+	s.sweeper.Go(func() { s.tickLoop(sweeping) })
 	return s, nil
 }
 
@@ -57,7 +58,12 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.cache = newCache(subjects(o.Stream), &s.waiting)
-	if s.follower, err = follow(ctx, s.engine, s.cache, o.Logger); err != nil {
+	clock, err := startClock(ctx, s.engine, s.cache.subjects.clock(), o.wall())
+	if err != nil {
+		return err
+	}
+	s.cache.learn(s.cache.subjects.clock(), clock)
+	if s.follower, err = follow(ctx, s.engine, s.cache, clock.seq, o.Logger); err != nil {
 		return err
 	}
 	s.reader = &reader{engine: s.engine, subjects: s.cache.subjects, cache: s.cache}
@@ -95,7 +101,7 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 	for {
 		step := ackJob{destination: destination, id: id}
 		err := s.mending(ctx, destination, func() error {
-			return s.reader.untilSure(ctx, errBehind, s.options.Timeout, func() error { return s.writer.do(ctx, step.run, 0) })
+			return s.writer.do(ctx, step.run, 0)
 		})
 		if err != nil {
 			return removed, err
@@ -187,7 +193,11 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 	}
 	ctx, cancel := s.untilClosed(ctx)
 	defer cancel()
-	usage, err := s.reader.usage(ctx, destination)
+	var usage store.Usage
+	err := s.mending(ctx, destination, func() (err error) {
+		usage, err = s.reader.usage(ctx, destination)
+		return err
+	})
 	return usage, s.closedOr(ctx, err)
 }
 

@@ -118,9 +118,12 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 			return open(tb, o)
 		}
 		return storetest.Place{
-			Shared:  true,
-			OneHalf: true,
-			Open:    func(tb testing.TB, retention time.Duration) store.Store { return openIt(tb, retention) },
+			Shared: true,
+			Open:   func(tb testing.TB, retention time.Duration) store.Store { return openIt(tb, retention) },
+			Copy: func(tb testing.TB) func(testing.TB) {
+				b := backUp(tb, admin, stream)
+				return func(tb testing.TB) { b.restore(tb, admin, stream) }
+			},
 			Damage: func(tb testing.TB, destination spec.ServerName, id int64) {
 				s := openIt(tb, 0)
 				defer func() { require.NoError(tb, s.Close()) }()

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/internal/steady"
 )
 
 const (
@@ -49,16 +47,16 @@ func hashOrigin(origin spec.ServerName) (hash originHash) {
 // find out whether it was it that stored its mail.
 type nonce [8]byte
 
-// messagesOf returns what is published for mail that becomes the entry with that
-// ID: the first message, whose subject recognises copies, and the parts that
+// messagesOf returns what is published for mail that becomes the entry at that
+// place: the first message, whose subject recognises copies, and the parts that
 // didn't fit into it.
-func messagesOf(mail *store.Mail, id, expires int64, by nonce, maxMessage int) ([][]byte, error) {
+func messagesOf(mail *store.Mail, place, expires int64, by nonce, maxMessage int) ([][]byte, error) {
 	content := make([]byte, 0, mail.Size())
 	content = append(append(content, mail.Proof...), mail.Body...)
 	head := newEncoder(256)
 	head.uint32(0) // the checksum comes last
 	head.raw(by[:])
-	head.number(id)
+	head.number(place)
 	head.raw(mail.Digest[:])
 	head.string(string(mail.Destination))
 	head.string(string(mail.Origin))
@@ -90,14 +88,12 @@ func mailOf(messages [][]byte) (*store.Mail, error) {
 	d := newDecoder(messages[0])
 	want, head := d.uint32(), d.b
 	d.raw(len(nonce{}))
-	d.number() // the ID
+	d.number() // its place
 	mail := &store.Mail{}
 	copy(mail.Digest[:], d.raw(len(mail.Digest)))
 	mail.Destination, mail.Origin = spec.ServerName(d.string()), spec.ServerName(d.string())
 	mail.TransactionID = gomatrixserverlib.TransactionID(d.string())
-	if until := d.number(); until != 0 {
-		mail.Lifetime = steady.Left(now(), until)
-	}
+	d.number() // when it expires, which its mailbox knows, too
 	proof, body := d.number(), d.number()
 	content := d.b[:len(d.b):len(d.b)]
 	sum := crc32.Checksum(head, castagnoli)
@@ -112,24 +108,13 @@ func mailOf(messages [][]byte) (*store.Mail, error) {
 	return mail, nil
 }
 
-// putBy returns by which Put the first message of mail was stored, and as which
-// entry.
-func putBy(message []byte) (by nonce, id int64, err error) {
+// putBy returns by which Put the first message of mail was stored, and at which
+// place.
+func putBy(message []byte) (by nonce, place int64, err error) {
 	d := newDecoder(message)
 	d.uint32()
 	copy(by[:], d.raw(len(by)))
 	return by, d.number(), d.err
 }
 
-// expiresOf is when mail expires, in Unix milliseconds; 0 is never.
-func expiresOf(mail *store.Mail) int64 {
-	if until := steady.Until(now(), mail.Lifetime); until != steady.Never {
-		return until
-	}
-	return 0
-}
-
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// now is what an expires is compared with.
-func now() int64 { return time.Now().UnixMilli() }

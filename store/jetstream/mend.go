@@ -10,7 +10,7 @@ import (
 )
 
 // A badPage is a page that isn't there or can't be read, though its mailbox must
-// have it.
+// have it, or a record of a mailbox that is older than one that was seen.
 type badPage struct {
 	subject string
 	err     error
@@ -36,7 +36,12 @@ func (s *Store) mending(ctx context.Context, destination spec.ServerName, try fu
 		if job.mended > 0 {
 			s.options.Logger.Error("relay: pages of a mailbox can't be read, and their entries are set aside",
 				"destination", destination, "pages", job.mended, "error", bad)
-		} else if err := pause(ctx, attempt); err != nil {
+		}
+		if job.setBack {
+			s.options.Logger.Error("jetstream: the stream was set back or purged: it has less of a mailbox than it had",
+				"destination", destination)
+		}
+		if err := pause(ctx, attempt); err != nil {
 			return err
 		}
 	}
@@ -50,20 +55,26 @@ func (s *Store) mending(ctx context.Context, destination spec.ServerName, try fu
 type mendJob struct {
 	destination spec.ServerName
 	mended      int
+	setBack     bool // the leader has less of the mailbox than this process knew
 }
 
 // maxMended bounds the pages that one batch replaces.
 const maxMended = 64
 
 func (j *mendJob) run(b *batch) error {
-	j.mended = 0 // it may run again
+	j.mended, j.setBack = 0, false // it may run again
 	if b.care < careful {
 		return errCareful
 	}
 	x, err := b.box(j.destination)
-	if err != nil || x.value == nil {
+	if err != nil {
 		return err
 	}
+	changed := x.changed
+	if err := b.sure(j.destination, x); err != nil || x.value == nil {
+		return err
+	}
+	j.setBack = x.changed && !changed
 	left, bad, err := j.look(b, x.value)
 	if err != nil || len(bad) == 0 {
 		return err

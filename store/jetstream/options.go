@@ -56,6 +56,8 @@ type Options struct {
 	// Logger is told of entries that can't be read and of failures of the
 	// servers. Default: slog.Default().
 	Logger *slog.Logger
+
+	wall func() time.Time // the machine's clock, which may be wrong
 }
 
 func (o Options) withDefaults() Options {
@@ -74,6 +76,9 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.wall == nil {
+		o.wall = time.Now
+	}
 	return o
 }
 
@@ -81,6 +86,7 @@ func newEngine(o Options) (*engine, error) {
 	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix}
 	var err error
 	if e.conn == nil {
+		e.owned = true
 		e.conn, err = nats.Connect(o.URL, append(o.reconnecting(), o.Connect...)...)
 		if err != nil {
 			return nil, err

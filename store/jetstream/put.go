@@ -18,7 +18,6 @@ type putJob struct {
 	mail    store.Mail
 	key     mailKey
 	origin  originHash
-	expires int64 // as in meta
 	nonce   nonce
 	limits  store.Limits
 	stored  bool
@@ -31,7 +30,7 @@ func newPutJob(mail store.Mail, limits store.Limits) (*putJob, error) {
 	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
 		return nil, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
 	}
-	p := &putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin), expires: expiresOf(&mail)}
+	p := &putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
 	_, _ = rand.Read(p.nonce[:]) // it never fails
 	return p, nil
 }
@@ -53,7 +52,7 @@ func (p *putJob) run(b *batch) error {
 		p.looks++
 		return errUnsure
 	}
-	fits, room := p.fits(x.value, share.value), b.admits(p.limits, p.mail.Size())
+	fits, room := p.fits(x.value, share.value), p.admits(b)
 	switch {
 	case fits && room == nil:
 		return p.store(b, x, share, seq)
@@ -105,8 +104,8 @@ func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint
 	if err := b.nextID(p, x); err != nil {
 		return err
 	}
-	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: p.expires}
-	messages, err := messagesOf(&p.mail, x.value.next(), p.expires, p.nonce, b.maxMessage)
+	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: expiresAt(b.now, p.mail.Lifetime)}
+	messages, err := messagesOf(&p.mail, x.value.next(), m.expires, p.nonce, b.maxMessage)
 	if err != nil {
 		return err
 	}
@@ -114,7 +113,7 @@ func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint
 	if err := b.add(p.mail.Destination, x.value, m); err != nil {
 		return err
 	}
-	b.count(x, share, 1, m.size)
+	b.count(p.mail.Destination, x, share, 1, m.size)
 	b.send(outgoing{subject: b.subjects.mail(p.key), data: messages[0], checked: true, seq: seq})
 	for i, part := range messages[1:] {
 		b.send(outgoing{subject: b.subjects.part(p.key, int64(i+1)), data: part})
@@ -137,11 +136,12 @@ func (p *putJob) fits(x *box, share *counts) bool {
 
 func within(limit, have, more int64) bool { return limit <= 0 || have+more <= limit }
 
-// admits returns an error if the store has no room for another mail of that size,
-// as far as this process knows.
-func (b *batch) admits(l store.Limits, size int64) error {
-	held, _ := b.cache.whole()
-	held = held.plus(b.change)
+// admits returns an error if the store has no room for the mail, as far as this
+// process knows.
+func (p *putJob) admits(b *batch) error {
+	l, size := p.limits, p.mail.Size()
+	held, _ := b.cache.whole(p.mail.Destination)
+	held = held.plus(*b.change.of(p.mail.Destination))
 	if !within(l.StoreEntries, held.entries, 1) || !within(l.StoreBytes, held.bytes, size) {
 		return store.ErrFull
 	}

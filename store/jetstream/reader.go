@@ -15,9 +15,10 @@ import (
 // stream, and what it lists from wherever it is.
 //
 // A server that was cut off may answer as the leader that it was, with what it
-// had. So nothing is taken to be gone because one didn't have it: what is older
-// than this process knows is read again, and so is a mailbox of which a page is
-// missing that it should have.
+// had. So nothing is taken to be gone because one didn't have it: a record that is
+// older than this process knows is read again, and so is a mailbox of which a page
+// is missing that it should have. If that stays so, a commit finds out whether the
+// leader has no more: see mendJob.
 type reader struct {
 	engine   *engine
 	subjects subjects
@@ -31,13 +32,14 @@ var (
 
 // box reads the record of a mailbox; it is nil if there is none.
 func (r *reader) box(ctx context.Context, destination spec.ServerName) (b *box, seq uint64, err error) {
-	known, _ := r.cache.summary(destination)
-	subject := r.subjects.box(destination)
-	m, err := r.lastSince(ctx, subject, known.seq)
-	if errors.Is(err, errBehind) && m.seq == 0 { // a record of nothing, which wasn't kept
-		r.cache.forget(destination, known)
-		return nil, 0, nil
-	}
+	subject, m := r.subjects.box(destination), message{}
+	err = r.untilSure(ctx, errBehind, func() error {
+		known, _ := r.cache.summary(destination)
+		if m, err = r.engine.last(ctx, subject); err == nil && m.seq < known.seq {
+			return &badPage{subject, errBehind}
+		}
+		return err
+	})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -48,25 +50,14 @@ func (r *reader) box(ctx context.Context, destination spec.ServerName) (b *box, 
 	return b, m.seq, nil
 }
 
-// lastSince reads a subject that had this sequence before.
-func (r *reader) lastSince(ctx context.Context, subject string, seq uint64) (m message, err error) {
-	err = r.untilSure(ctx, errBehind, r.engine.timeout, func() error {
-		if m, err = r.engine.last(ctx, subject); err == nil && m.seq < seq {
-			return fmt.Errorf("jetstream: %s: %w", subject, errBehind)
-		}
-		return err
-	})
-	return m, err
-}
-
-// pagePatience is how long a page is looked for before mending finds out whether
-// it's there.
-const pagePatience = time.Second
+// behindPatience is how long a server may have less than this process knows of, before
+// mending finds out whether the leader has it.
+const behindPatience = time.Second
 
 // untilSure repeats what has failed with unsure, for as long as a server may
 // believe that it's the leader.
-func (r *reader) untilSure(ctx context.Context, unsure error, patience time.Duration, try func() error) error {
-	end := time.Now().Add(min(r.engine.timeout, patience))
+func (r *reader) untilSure(ctx context.Context, unsure error, try func() error) error {
+	end := time.Now().Add(min(r.engine.timeout, behindPatience))
 	for attempt := 0; ; attempt++ {
 		err := try()
 		if !errors.Is(err, unsure) || time.Now().After(end) {
@@ -149,13 +140,13 @@ type query struct {
 
 // list returns the entries that answer a query, without their mail.
 func (r *reader) list(ctx context.Context, q query) (items []item, err error) {
-	err = r.untilSure(ctx, errNoPage, pagePatience, func() error {
+	err = r.untilSure(ctx, errNoPage, func() error {
 		b, _, err := r.box(ctx, q.destination)
 		items = nil
 		if err != nil || b == nil {
 			return err
 		}
-		at, size := now(), int64(0)
+		at, size := r.cache.clock.Now(), int64(0)
 		return r.each(ctx, q.destination, b, b.placeOf(q.after)+1, func(i item) bool {
 			if i.state != live || i.expired(at) {
 				return true
@@ -195,6 +186,7 @@ func (r *reader) next(ctx context.Context, q query) (entries []store.Entry, dama
 			damaged = append(damaged, damage{items[i], errs[i]})
 			continue
 		}
+		mails[i].Lifetime = lifetimeLeft(r.cache.clock.Now(), items[i].expires)
 		entries = append(entries, store.Entry{ID: items[i].id, Mail: *mails[i]})
 	}
 	return entries, damaged, nil
@@ -253,8 +245,8 @@ func (r *reader) any(ctx context.Context, destination spec.ServerName, after int
 
 // usage reads what a mailbox, or without a destination the whole store, holds.
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
-	if destination == "" {
-		held, _ := r.cache.whole()
+	if destination == "" || destination == store.PrivateHalf {
+		held, _ := r.cache.whole(destination)
 		return held.usage(), nil
 	}
 	b, _, err := r.box(ctx, destination)

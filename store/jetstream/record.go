@@ -3,6 +3,8 @@ package jetstream
 import (
 	"slices"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -25,6 +27,17 @@ func (c counts) minus(d counts) counts {
 // damaged once.
 func (c counts) positive() counts {
 	return counts{max(0, c.entries), max(0, c.bytes), max(0, c.aside)}
+}
+
+// halves are the counts of the mailboxes of servers, and of the private ones.
+type halves [2]counts
+
+// of returns the counts of the half that a name is in.
+func (h *halves) of(name spec.ServerName) *counts {
+	if store.IsPrivate(name) {
+		return &h[1]
+	}
+	return &h[0]
 }
 
 // A share is what one origin has in a mailbox.
@@ -63,7 +76,7 @@ type meta struct {
 	key     mailKey
 	origin  originHash
 	size    int64
-	expires int64 // in Unix milliseconds, 0: never
+	expires int64 // in milliseconds of the store's clock, 0: never
 	parts   int64 // how many messages there are beside the first
 	state   byte
 }

@@ -110,7 +110,7 @@ func (r *remover) remove(place int64) (removed bool, err error) {
 		return true, nil
 	}
 	m.state, *changed = gone, true
-	r.b.count(r.box, share, -1, -m.size)
+	r.b.count(r.destination, r.box, share, -1, -m.size)
 	r.b.keys[m.key] = struct{}{}
 	r.b.vanish(r.b.subjects.mail(m.key), r.b.retention)
 	for part := range m.parts {

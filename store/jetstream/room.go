@@ -66,7 +66,10 @@ func (w *writer) measure() {
 // fits returns an error if the stream is too full for something of that size
 // beside what the batch has.
 func (b *batch) fits(size int64) error {
-	more := max(b.change.bytes, 0) + max(b.change.entries, 0)*2*overhead + size + (2+size/int64(b.maxMessage))*overhead
+	more := size + (2+size/int64(b.maxMessage))*overhead
+	for _, change := range b.change {
+		more += max(change.bytes, 0) + max(change.entries, 0)*2*overhead
+	}
 	if b.room.limit > 0 && more > b.room.left() {
 		return fmt.Errorf("jetstream: the stream is near its limit: %w", store.ErrFull)
 	}

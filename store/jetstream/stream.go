@@ -16,6 +16,7 @@ const (
 
 var (
 	errForeign = errors.New("there is a stream of that name that isn't a relay's, or another version's")
+	errSealed  = errors.New("the stream is sealed: nothing can be written to it or removed")
 	errOldNATS = errors.New("the server knows no atomic batches: it must be NATS 2.12 or later")
 )
 
@@ -34,6 +35,9 @@ func openStream(ctx context.Context, e *engine, o Options) error {
 		return errOldNATS
 	case config.Metadata[versionKey] != streamFormat, config.MaxMsgsPerSubject != 1, !config.AllowMsgTTL, !config.AllowDirect:
 		return fmt.Errorf("stream %s: %w", e.stream, errForeign)
+	}
+	if config.Sealed {
+		return fmt.Errorf("stream %s: %w", e.stream, errSealed)
 	}
 	e.most = int(max(config.MaxMsgSize, 0))
 	if config.Replicas == 1 && e.conn.ConnectedClusterName() != "" {

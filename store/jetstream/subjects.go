@@ -56,6 +56,8 @@ func (s subjects) note(key string) string {
 	return string(s) + ".note.x" + hex.EncodeToString([]byte(key))
 }
 
+func (s subjects) clock() string { return string(s) + ".clock" }
+
 // noted is what every change of notes writes.
 func (s subjects) noted() string { return string(s) + ".noted" }
 
@@ -84,5 +86,5 @@ func (s subjects) shareOf(subject string) (hash string) {
 
 // isRecord reports whether the cache may have what the subject has.
 func (s subjects) isRecord(subject string) bool {
-	return s.isBox(subject) || s.shareOf(subject) != "" || subject == s.noted()
+	return s.isBox(subject) || s.shareOf(subject) != "" || subject == s.noted() || subject == s.clock()
 }

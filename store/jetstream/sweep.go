@@ -38,7 +38,7 @@ func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 		return false, ctx.Err()
 	}
 	var errs []error
-	for _, destination := range s.cache.due(now()) {
+	for _, destination := range s.cache.due() {
 		done, err := s.sweepBox(ctx, destination)
 		if ctx.Err() != nil {
 			return did, ctx.Err()
@@ -73,7 +73,7 @@ func (s *Store) sweepBox(ctx context.Context, destination spec.ServerName) (did 
 // makeRoom is for mail that found none: it removes what has expired, which is in
 // nobody's way, and reports whether there was any.
 func (s *Store) makeRoom(ctx context.Context, refused error) bool {
-	if !errors.Is(refused, store.ErrFull) || len(s.cache.due(now())) == 0 {
+	if !errors.Is(refused, store.ErrFull) || len(s.cache.due()) == 0 {
 		return false
 	}
 	did, err := s.sweep(ctx)
@@ -91,13 +91,13 @@ type walk struct {
 
 // walk looks for entries whose time is over, for as many as one batch removes.
 func (r *reader) walk(ctx context.Context, destination spec.ServerName) (w *walk, err error) {
-	err = r.untilSure(ctx, errNoPage, pagePatience, func() error {
+	err = r.untilSure(ctx, errNoPage, func() error {
 		b, seq, err := r.box(ctx, destination)
 		if w = nil; err != nil || b == nil {
 			return err
 		}
 		w = &walk{seq: seq, head: b.next(), complete: true}
-		at, messages := now(), 0
+		at, messages := r.cache.clock.Now(), 0
 		return r.each(ctx, destination, b, 0, func(i item) bool {
 			if i.state == gone {
 				return true

@@ -45,7 +45,7 @@ func newWriter(options Options, e *engine, c *cache) *writer {
 		options: options, engine: e, subjects: c.subjects, cache: c,
 		shrunk: make(chan struct{}, 1), maxMessages: maxBatchMessages,
 	}
-	w.first.Store(store.FirstID(time.Now()))
+	w.first.Store(store.FirstID(options.wall()))
 	w.queue = group.New(w.commitAll, w.gather)
 	return w
 }
