@@ -3,12 +3,9 @@ package wire
 import (
 	"encoding/json"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/stretchr/testify/require"
@@ -136,20 +133,4 @@ func FuzzReadAnswer(f *testing.F) {
 			_, _ = one.Decode()
 		}
 	})
-}
-
-func TestErrorRoundTrip(t *testing.T) {
-	w := httptest.NewRecorder()
-	(&Error{Status: 429, Code: "M_LIMIT_EXCEEDED", Message: "slow", RetryAfter: 1500 * time.Millisecond}).Write(w)
-	require.Equal(t, "2", w.Header().Get("Retry-After"))
-	e := ParseError(w.Code, w.Header(), w.Body.Bytes())
-	require.Equal(t, &Error{Status: 429, Code: "M_LIMIT_EXCEEDED", Message: "slow", RetryAfter: 1500 * time.Millisecond}, e)
-	require.Equal(t, "429 M_LIMIT_EXCEEDED: slow", e.Error())
-
-	e = ParseError(502, http.Header{"Retry-After": {"3"}}, []byte(`<html>`))
-	require.Equal(t, &Error{Status: 502, RetryAfter: 3 * time.Second}, e)
-	for _, body := range []string{`{"retry_after_ms":-5}`, `{"retry_after_ms":null}`, `null`, ``} {
-		require.Zero(t, ParseError(429, nil, []byte(body)).RetryAfter, body)
-	}
-	require.Equal(t, 24*time.Hour, ParseError(429, nil, []byte(`{"retry_after_ms":1e300}`)).RetryAfter)
 }

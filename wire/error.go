@@ -28,8 +28,9 @@ type Error struct {
 	Code    spec.MatrixErrorCode
 	Message string
 
-	// RetryAfter says when to try again, if it isn't zero. On the wire it is
-	// retry_after_ms, and Retry-After in whole seconds.
+	// RetryAfter says when to try again, if it isn't zero; what a server sends
+	// counts for a day at most. On the wire it is retry_after_ms, and Retry-After
+	// in whole seconds. Retry-After may also be a date when it is read.
 	RetryAfter time.Duration
 
 	// Allow is the Allow header of a 405.
@@ -110,19 +111,35 @@ func ParseError(status int, header http.Header, body []byte) *Error {
 	e.Code, e.Message = spec.MatrixErrorCode(shorten(string(parsed.Code))), shorten(parsed.Message)
 	e.RetryAfter = milliseconds(parsed.RetryAfterMS)
 	if e.RetryAfter == 0 {
-		if seconds, err := strconv.ParseFloat(header.Get("Retry-After"), 64); err == nil {
-			e.RetryAfter = milliseconds(seconds * 1000)
-		}
+		e.RetryAfter = readRetryAfter(header)
 	}
 	e.Allow = header.Get("Allow")
 	return e
 }
 
-// milliseconds reads a number that a stranger sent: nothing negative, at most
-// a day.
+// readRetryAfter reads the header, which has seconds or a date, 0 if it can't be
+// read. A date is compared with the answer's own, since our clock may be wrong.
+func readRetryAfter(header http.Header) time.Duration {
+	value := header.Get("Retry-After")
+	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
+		return milliseconds(seconds * 1000)
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(header.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return milliseconds(float64(at.Sub(now).Milliseconds()))
+}
+
+// milliseconds reads a number that a stranger sent: nothing negative or
+// infinite, at most a day.
 func milliseconds(ms float64) time.Duration {
 	const day = 24 * time.Hour
-	if !(ms > 0) {
+	if !(ms > 0) || math.IsInf(ms, 0) {
 		return 0
 	}
 	return time.Duration(min(ms, float64(day.Milliseconds()))) * time.Millisecond
