@@ -1,10 +1,12 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -33,43 +35,59 @@ var (
 	ErrTooOld   = errors.New("client: the transaction is too old")
 )
 
-// take deals with one transaction. It succeeds if that may be acknowledged.
-func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) error {
+// take deals with one transaction. It succeeds if that may be acknowledged, and
+// reports whether it was of use: see junk.
+func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (use bool, err error) {
 	received := Received{Relay: d.Relay, EntryID: answer.EntryID, TransactionID: answer.TransactionID, Body: answer.Transaction}
 	digest, why := r.examine(ctx, &received, answer.Proof)
 	if errors.Is(why, wire.ErrProof) || errors.Is(why, ErrUnproven) || errors.Is(why, ErrTooOld) {
 		d.Rejected++
-		r.config.Logger.Warn("client: a transaction is rejected", "relay", d.Relay, "entry", answer.EntryID, "error", why)
+		if content, err := wire.ReadContent(received.Body); err == nil {
+			received.Origin = cmp.Or(received.Origin, content.Origin)
+		}
+		r.complain(ctx, d, &received, why)
 		if r.config.Rejected != nil {
 			r.config.Rejected(ctx, received, why)
 		}
-		return nil
+		return false, nil
 	}
 	if why != nil {
-		return why
+		return false, why
 	}
 	if received.Proof != Proven { // else it was read to check that
 		content, err := wire.ReadContent(received.Body)
 		if err != nil {
 			d.Unreadable++
-			r.config.Logger.Warn("client: a transaction can't be read and is passed over", "relay", d.Relay, "entry", answer.EntryID, "error", err)
-			return nil
+			r.complain(ctx, d, &received, err)
+			return false, nil
 		}
 		received.Origin, digest = content.Origin, content.Digest
 	}
 	from := source{relay: d.Relay, entry: received.EntryID, id: received.TransactionID}
-	handled, err := r.config.Seen.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
+	from.unproven = r.config.Keys != nil && received.Proof != Proven
+	dealt, err := r.config.Seen.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
 		return r.config.Handle(ctx, received)
 	})
 	switch {
 	case err != nil:
-		return err
-	case handled:
+		return false, err
+	case dealt.toHandle():
 		d.Handled++
 	default:
 		d.Dropped++
 	}
-	return nil
+	return dealt == isHandled || dealt == isCopy, nil
+}
+
+// complain logs why a transaction isn't handled. Only the first of a fetch is a
+// warning, or a relay could fill the log.
+func (r *Receiver) complain(ctx context.Context, d *Drained, received *Received, why error) {
+	level := slog.LevelWarn
+	if d.Rejected+d.Unreadable > 1 {
+		level = slog.LevelDebug
+	}
+	r.config.Logger.Log(ctx, level, "client: a transaction is acknowledged and not handled",
+		"relay", received.Relay, "entry", received.EntryID, "origin", received.Origin, "error", why)
 }
 
 // examine checks the proof, and takes over what it proves. The digest is that of

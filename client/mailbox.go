@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -23,25 +24,30 @@ const (
 type mailbox struct {
 	Drained
 	receiver *Receiver
+	turn     *relayTurn
 	limit    int
 	last     int64 // the entry that was dealt with last
 	acked    int64 // the entry that was acknowledged last, for certain
 	batches  bool  // the relay knows them
 	noAfter  bool  // but doesn't mind what is to be skipped
 	stale    bool  // what it answered already had been dealt with
+
+	asked time.Duration // how long the relay wants to be left alone
+	pause time.Duration // how long it is to be left alone for its junk; see junk.go
 }
 
 // A relayTurn is taken by whoever drains it.
 type relayTurn struct {
 	token chan struct{} // holds one while somebody does
 	last  int64         // the entry that was dealt with last, for who has the turn
+	junk  junk          // likewise
 }
 
 // drain empties one relay's mailbox. If first isn't nil, it is what the relay
 // has answered already. At most two answers are held at a time.
 func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire.Answer) *mailbox {
-	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, limit: firstLimit}
 	turn := r.turn(relay)
+	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, turn: turn, limit: firstLimit}
 	select {
 	case turn.token <- struct{}{}:
 		defer func() { <-turn.token }()
@@ -108,6 +114,7 @@ func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
 			m.limit = max(1, m.limit/4)
 			continue
 		}
+		m.asked = retryAfter(err)
 		if err == nil {
 			m.acked, m.batches = acknowledge, answer.More != nil
 		}
@@ -134,7 +141,7 @@ func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.
 	}
 	m.join(ahead)
 	switch {
-	case ahead.err != nil && retryAfter(ahead.err) == 0:
+	case ahead.err != nil && m.asked == 0:
 		// What is wrong with the next batch mustn't have this one come again.
 		return next, errors.Join(ahead.err, m.acknowledge(ctx))
 	case ahead.err == nil && ahead.answer.EntriesQueued && ahead.answer.EntryID <= m.last:
@@ -155,18 +162,22 @@ func (m *mailbox) expectsMore(batch []wire.Answer) bool {
 	if full && size < enoughBytes {
 		m.limit = min(2*m.limit, mostLimit)
 	}
-	return m.batches && !m.noAfter && (full || size >= enoughBytes/4)
+	return m.batches && !m.noAfter && m.turn.junk.row == 0 && (full || size >= enoughBytes/4)
 }
 
-// takeAll deals with transactions in order, until one can't be.
+// takeAll deals with transactions in order, until one can't be. It fails, too, if
+// the relay is to be left alone for its junk.
 func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
+	anyUse := false
 	for i := range batch {
-		if err := m.receiver.take(ctx, &m.Drained, batch[i]); err != nil {
+		use, err := m.receiver.take(ctx, &m.Drained, batch[i])
+		if err != nil {
 			return fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err)
 		}
+		anyUse = anyUse || use
 		m.last = batch[i].EntryID
 	}
-	return nil
+	return m.countJunk(anyUse)
 }
 
 // acknowledge acknowledges what was dealt with, so that it doesn't come again
@@ -206,4 +217,5 @@ func (m *mailbox) join(ahead *askedAhead) {
 	m.limit = min(m.limit, ahead.limit)
 	m.acked = ahead.acked
 	m.batches = ahead.batches
+	m.asked = ahead.asked
 }

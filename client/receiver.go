@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -67,7 +66,10 @@ type ReceiverConfig struct {
 	Seen *Seen
 
 	// Keys checks proofs of origin: the origins' keys, valid when they signed.
-	// Nil checks none.
+	// Nil checks none. With Keys, what was handled unproven is handed to Handle
+	// again when it comes proven, since a relay may have stripped the proof, or
+	// made it up. To process PDUs again is harmless; a handler that takes EDUs unproven
+	// may see one twice, and one that takes them only proven gets each once.
 	Keys gomatrixserverlib.JSONVerifier
 
 	// RequireProof has Handle given only what is proven to come from its origin.
@@ -84,7 +86,8 @@ type ReceiverConfig struct {
 	MaxAge time.Duration
 
 	// Rejected, if it isn't nil, is told of what isn't handed to Handle and why:
-	// ErrProof of wire, ErrUnproven or ErrTooOld. It is acknowledged then.
+	// ErrProof of wire, ErrUnproven or ErrTooOld. It is acknowledged then. Its
+	// Origin is what the relay claims.
 	Rejected func(ctx context.Context, received Received, why error)
 
 	// PollInterval is how often a relay that had nothing and doesn't hold
@@ -95,8 +98,8 @@ type ReceiverConfig struct {
 	// Negative: not at all. It takes a Caller with a Transport.
 	Wait time.Duration
 
-	// Backoff is how long a relay that fails, or whose transaction couldn't be
-	// handled, is left alone.
+	// Backoff is how long a relay that fails, whose transaction couldn't be
+	// handled, or that has nothing but junk is left alone.
 	Backoff Backoff
 
 	// Logger gets what an operator should know. Default: slog.Default().
@@ -161,8 +164,9 @@ type Drained struct {
 	Err error
 }
 
-// Sync asks all relays at once, each until its mailbox is empty or it fails,
-// and returns what each gave, in the order of their names. One relay's trouble
+// Sync asks all relays at once, each until its mailbox is empty, it fails, or it
+// gives nothing but junk again and again: rejected, unreadable, or repeated. It
+// returns what each gave, in the order of their names. One relay's trouble
 // delays no other. A relay that is being drained already is waited for first.
 func (r *Receiver) Sync(ctx context.Context) []Drained {
 	relays := r.config.Peers.Relays(r.self)
@@ -177,15 +181,16 @@ func (r *Receiver) Sync(ctx context.Context) []Drained {
 
 // Direct runs handle for a transaction that came from its origin itself, with
 // PUT /send, unless a relay already had it or just this was handled before, and
-// reports whether it did. While a relay's copy is being handled it waits. Body
-// is the transaction's JSON. An error is handle's, the context's or that of
+// reports whether it did. It counts as proven: see ReceiverConfig.Keys. While a
+// relay's copy is being handled it waits. Body is the transaction's JSON. An error is handle's, the context's or that of
 // writing it down; the origin must be told to come again.
 func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatrixserverlib.TransactionID, body []byte, handle func(context.Context) error) (handled bool, err error) {
 	content, err := wire.ReadContent(body)
 	if err != nil {
 		return false, fmt.Errorf("client: direct: %w", err)
 	}
-	return r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
+	came, err := r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
+	return came.toHandle() && err == nil, err
 }
 
 // Online says that this node has come online: Run asks all relays at once.
@@ -200,125 +205,4 @@ func (r *Receiver) woken() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.wake
-}
-
-// Run fetches until ctx ends, and returns its error: from each relay at once,
-// then whenever Online is called, and by polling in between. Relays that are
-// added or removed meanwhile are minded at the next poll.
-func (r *Receiver) Run(ctx context.Context) error {
-	var all sync.WaitGroup
-	defer all.Wait()
-	running := make(map[spec.ServerName]context.CancelFunc)
-	for {
-		woken := r.woken()
-		relays := make(map[spec.ServerName]bool)
-		for _, relay := range r.config.Peers.Relays(r.self) {
-			relays[relay] = true
-			if running[relay] == nil {
-				own, cancel := context.WithCancel(ctx)
-				running[relay] = cancel
-				all.Go(func() { r.follow(own, relay) })
-			}
-		}
-		for relay, cancel := range running {
-			if !relays[relay] {
-				cancel()
-				delete(running, relay)
-			}
-		}
-		select {
-		case <-woken:
-		case <-time.After(r.config.PollInterval):
-		case <-ctx.Done():
-			for _, cancel := range running {
-				cancel()
-			}
-			return ctx.Err()
-		}
-	}
-}
-
-// follow fetches from one relay until ctx ends.
-func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
-	failures := 0
-	var held *wire.Answer
-	for ctx.Err() == nil {
-		woken := r.woken()
-		d := r.drain(ctx, relay, held)
-		if d.Err == nil && d.stale {
-			d.Err = fmt.Errorf("client: %s answers entry %d again", relay, held.EntryID)
-		}
-		if d.Err == nil && held != nil {
-			failures = 0
-		}
-		held = nil
-		if d.Err == nil && d.batches && r.config.Wait > 0 {
-			asked := time.Now()
-			if held, d.Err = r.await(ctx, relay, woken); held != nil {
-				continue
-			}
-			if time.Since(asked) >= r.leastHeld() {
-				failures = 0 // what ends an answer that is held may be a proxy
-			}
-		}
-		if d.Err == nil {
-			failures = 0
-		}
-		wait := r.config.PollInterval*3/4 + rand.N(r.config.PollInterval/2+1)
-		if d.Err != nil {
-			failures++
-			wait = r.config.Backoff.after(failures, retryAfter(d.Err))
-			r.config.Logger.Debug("client: a relay failed", "relay", relay, "error", d.Err, "wait", wait)
-		}
-		select {
-		case <-woken:
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// leastWait is for relays that hold answers for less than they are asked to; one
-// that holds them for less than half of it is polled.
-const leastWait = 10 * time.Second
-
-func (r *Receiver) leastHeld() time.Duration { return min(r.config.Wait, leastWait) / 2 }
-
-// await has a relay hold its answers until there is mail, which it returns. It
-// returns nil when the node comes online, since its connections may be dead, and
-// when the relay doesn't hold an answer.
-func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-chan struct{}) (*wire.Answer, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	var watcher sync.WaitGroup
-	defer watcher.Wait()
-	defer cancel()
-	watcher.Go(func() {
-		select {
-		case <-woken:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	for {
-		start := time.Now()
-		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{Limit: firstLimit, Timeout: r.config.Wait})
-		switch {
-		case ctx.Err() != nil:
-			return nil, nil
-		case err != nil:
-			return nil, err
-		case answer.EntriesQueued:
-			return &answer, nil
-		case time.Since(start) < r.leastHeld():
-			return nil, nil
-		}
-	}
-}
-
-// retryAfter is when a server wants to be asked again, zero if it didn't say.
-func retryAfter(err error) time.Duration {
-	if e, ok := errors.AsType[*wire.Error](err); ok {
-		return e.RetryAfter
-	}
-	return 0
 }

@@ -22,6 +22,9 @@ type scripted struct {
 	last int64
 	size int // of each, about
 
+	// Body, if it isn't nil, makes the transaction of an entry.
+	body func(id int64) string
+
 	// Odd, if it isn't nil, may change what is asked for, or answer itself.
 	odd func(w http.ResponseWriter, a *ask) (answered bool)
 
@@ -70,6 +73,9 @@ func (s *scripted) answer(q wire.Query) []byte {
 	var items []wire.Item
 	for id := max(s.gone, q.After) + 1; id <= s.last && len(items) < max(1, q.Limit); id++ {
 		body := fmt.Sprintf(`{"origin":"a","pdus":[%d],"x":"%0*d"}`, id, s.size, 0)
+		if s.body != nil {
+			body = s.body(id)
+		}
 		items = append(items, wire.Item{ID: id, Transaction: []byte(body)})
 	}
 	s.given += len(items)
@@ -80,6 +86,13 @@ func (s *scripted) answer(q wire.Query) []byte {
 		return []byte(wire.EmptyBatch)
 	}
 	return []byte(wire.EmptyAnswer)
+}
+
+// add gives it one more entry.
+func (s *scripted) add() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last++
 }
 
 // limits are those that were asked for.

@@ -20,7 +20,7 @@ import (
 )
 
 // DefaultMaxSeen is how many transactions a Seen remembers by default, each
-// for about 300 bytes.
+// for about 300 bytes, twice that if it came unproven and proven.
 const DefaultMaxSeen = 100_000
 
 const seenPrefix = "seen/"
@@ -32,8 +32,14 @@ const seenPrefix = "seen/"
 // Content that was sent twice on purpose, such as two typing notices that are
 // alike, isn't dropped: transaction IDs tell them apart where they are known,
 // which deployed relays don't say. There, the second one of a relay is one too
-// many only if no more than one was handled. Make one with NewSeen or OpenSeen.
-// It is safe for concurrent use.
+// many only if no more than one was handled.
+//
+// Where proofs of origin are checked, one that came unproven doesn't make a proven
+// one a copy: a relay may have stripped the proof, or made it up. It is handled
+// again then. What came directly counts as proven. Once it was handled proven, all
+// others are copies.
+//
+// Make one with NewSeen or OpenSeen. It is safe for concurrent use.
 type Seen struct {
 	most  int
 	notes store.Notes // nil: nothing is kept
@@ -50,14 +56,31 @@ type seenKey [16]byte
 // A sighting is what is known of one content. It is stored as JSON.
 type sighting struct {
 	key      seenKey
-	Sequence int64                         `json:"s"`
-	Handled  int                           `json:"n"`           // how often
-	IDs      []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
-	Known    int                           `json:"k,omitempty"` // how many IDs there were
-	From     map[spec.ServerName]appearing `json:"f"`           // by relay; "": directly
+	Sequence int64 `json:"s"`
+	counts
+
+	// Unproven are those that came so where proofs are checked. They aren't among
+	// the others.
+	Unproven counts `json:"u,omitzero"`
 }
 
-// maxIDs bounds sighting.IDs. One over it that comes again is taken for new.
+// counts are what is known of transactions of one content.
+type counts struct {
+	Handled int                           `json:"n,omitempty"` // how often
+	IDs     []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
+	Known   int                           `json:"k,omitempty"` // how many IDs there were
+	From    map[spec.ServerName]appearing `json:"f,omitempty"` // by relay; "": directly
+}
+
+// IsZero has encoding/json leave out what is empty.
+func (c counts) IsZero() bool { return c.Handled == 0 && len(c.IDs) == 0 && len(c.From) == 0 }
+
+func (c counts) clone() counts {
+	c.IDs, c.From = slices.Clone(c.IDs), maps.Clone(c.From)
+	return c
+}
+
+// maxIDs bounds counts.IDs. One over it that comes again is taken for new.
 const maxIDs = 32
 
 // A source is where a transaction came from this time.
@@ -65,6 +88,10 @@ type source struct {
 	relay spec.ServerName                 // empty: from its origin
 	entry int64                           // at that relay
 	id    gomatrixserverlib.TransactionID // empty: unknown
+
+	// Unproven says that its proof was looked for and isn't there, or couldn't be
+	// checked.
+	unproven bool
 }
 
 // idHash is 0 if the ID is unknown.
@@ -130,11 +157,23 @@ func seenKeyOf(origin spec.ServerName, digest [sha256.Size]byte) seenKey {
 	return seenKey(sum[:16])
 }
 
+// A dealing says how a transaction that came was dealt with.
+type dealing int
+
+const (
+	isHandled  dealing = iota
+	isAlike            // handled, too, as nothing tells whether this relay repeats itself
+	isCopy             // another has brought it before
+	isRepeated         // this relay has brought it before, or its origin itself
+)
+
+func (o dealing) toHandle() bool { return o == isHandled || o == isAlike }
+
 // once runs handle unless the transaction was handled already, and remembers
 // it if handle succeeds. While another goroutine handles the same, it waits.
 // An error means that it must come again: handle's, the context's, or that
 // of writing it down.
-func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func() error) (handled bool, err error) {
+func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func() error) (dealing, error) {
 	for {
 		busy := s.begin(key)
 		if busy == nil {
@@ -143,54 +182,86 @@ func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func()
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			return false, ctx.Err()
+			return isRepeated, ctx.Err()
 		}
 	}
 	defer s.end(key)
 	one := s.look(key)
 	if one.had(from) {
-		return false, nil
+		return isRepeated, nil
 	}
-	if one.isNew(from) {
+	came := one.judge(from)
+	if came.toHandle() {
 		if err := handle(); err != nil {
-			return false, err
+			return came, err
 		}
-		one.Handled++
-		handled = true
 	}
-	one.count(from)
-	return handled, s.remember(ctx, one)
+	one.count(from, came)
+	return came, s.remember(ctx, one)
 }
 
 // had reports whether just this was dealt with before: its acknowledgement, or
 // our answer to its origin, was lost.
 func (one *sighting) had(from source) bool {
-	if from.relay == "" {
+	switch {
+	case from.relay == "":
 		return slices.Contains(one.IDs, from.idHash())
+	case one.From[from.relay].Entry >= from.entry:
+		return true
 	}
-	return one.From[from.relay].Entry >= from.entry
+	return from.unproven && one.Unproven.From[from.relay].Entry >= from.entry
 }
 
-// isNew reports whether this is other mail than what was handled.
-func (one *sighting) isNew(from source) bool {
-	id := from.idHash()
-	switch {
-	case id != 0 && slices.Contains(one.IDs, id):
-		return false
-	case id != 0 && max(one.Known, len(one.IDs)) == one.Handled:
-		return true
-	default: // one that was handled may be this
-		return one.From[from.relay].Count >= one.Handled
+// judge says what is to become of a transaction: whether it is other mail than
+// what was handled. What was handled unproven counts only for the unproven.
+func (one *sighting) judge(from source) dealing {
+	handled, brought := one.Handled, one.From[from.relay].Count
+	known, identified := one.knows(from), one.identified()
+	if from.unproven {
+		handled, brought = max(handled, one.Unproven.Handled), brought+one.Unproven.From[from.relay].Count
+		known = known || one.Unproven.knows(from)
+		identified = identified && one.Unproven.identified()
 	}
+	switch {
+	case from.id != "" && !known && identified:
+		return isHandled
+	case brought < handled: // one that was handled may be this
+		return isCopy
+	case known:
+		return isRepeated
+	case handled > 0:
+		return isAlike
+	}
+	return isHandled
 }
+
+// knows reports whether one that was dealt with had the same ID.
+func (c *counts) knows(from source) bool {
+	return from.id != "" && slices.Contains(c.IDs, from.idHash())
+}
+
+// identified reports whether the IDs of all that were handled are known.
+func (c *counts) identified() bool { return c.known() == c.Handled }
+
+func (c *counts) known() int { return max(c.Known, len(c.IDs)) }
 
 // count notes that it was dealt with.
-func (one *sighting) count(from source) {
-	one.From[from.relay] = appearing{one.From[from.relay].Count + 1, from.entry}
-	if id := from.idHash(); id != 0 && !slices.Contains(one.IDs, id) {
-		one.Known = max(one.Known, len(one.IDs)) + 1
-		one.IDs = append(one.IDs, id)
-		one.IDs = one.IDs[max(0, len(one.IDs)-maxIDs):]
+func (one *sighting) count(from source, came dealing) {
+	c := &one.counts
+	if from.unproven {
+		c = &one.Unproven
+	}
+	if came.toHandle() {
+		c.Handled++
+	}
+	if c.From == nil {
+		c.From = make(map[spec.ServerName]appearing)
+	}
+	c.From[from.relay] = appearing{c.From[from.relay].Count + 1, from.entry}
+	if from.id != "" && !c.knows(from) && c.known() < c.Handled {
+		c.Known = c.known() + 1
+		c.IDs = append(c.IDs, from.idHash())
+		c.IDs = c.IDs[max(0, len(c.IDs)-maxIDs):]
 	}
 }
 
@@ -216,11 +287,10 @@ func (s *Seen) end(key seenKey) {
 func (s *Seen) look(key seenKey) sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	one := sighting{key: key, From: make(map[spec.ServerName]appearing)}
+	one := sighting{key: key}
 	if e := s.known[key]; e != nil {
 		have := e.Value.(*sighting)
-		one.Handled, one.Known, one.IDs = have.Handled, have.Known, slices.Clone(have.IDs)
-		maps.Copy(one.From, have.From)
+		one.counts, one.Unproven = have.counts.clone(), have.Unproven.clone()
 	}
 	return one
 }
