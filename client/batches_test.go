@@ -25,7 +25,7 @@ import (
 func (b *inbox) fill(kept *memory.Store, from, to int) {
 	b.Helper()
 	for i := from; i <= to; i++ {
-		body := fmt.Appendf(nil, `{"origin":"a","pdus":[%d]}`, i)
+		body := fmt.Appendf(nil, `{"origin":"a","pdus":[{"n":%d}]}`, i)
 		content, err := wire.ReadContent(body)
 		require.NoError(b, err)
 		_, err = kept.Put(b.Context(), store.Mail{Destination: nodeB, Origin: "a", TransactionID: "x", Digest: content.Digest, Body: body}, store.Limits{})
@@ -216,14 +216,14 @@ func TestBatchesOddRelays(t *testing.T) {
 func TestBatchesBrokenAnswers(t *testing.T) {
 	for name, broken := range map[string]string{
 		"half an answer":     `{"transaction":{"pdus":[`,
-		"out of order":       `{"transaction":{"pdus":[1]},"entry_id":300,"entries_queued":true,"more":[{"transaction":{"pdus":[2]},"entry_id":299}]}`,
-		"one twice":          `{"transaction":{"pdus":[1]},"entry_id":300,"entries_queued":true,"more":[{"transaction":{"pdus":[2]},"entry_id":300}]}`,
-		"without entries":    `{"transaction":{"pdus":[1]},"entries_queued":true,"more":[]}`,
+		"out of order":       `{"transaction":{"pdus":[{"n":1}]},"entry_id":300,"entries_queued":true,"more":[{"transaction":{"pdus":[{"n":2}]},"entry_id":299}]}`,
+		"one twice":          `{"transaction":{"pdus":[{"n":1}]},"entry_id":300,"entries_queued":true,"more":[{"transaction":{"pdus":[{"n":2}]},"entry_id":300}]}`,
+		"without entries":    `{"transaction":{"pdus":[{"n":1}]},"entries_queued":true,"more":[]}`,
 		"without a body":     `{"transaction":null,"entry_id":300,"entries_queued":true,"more":[]}`,
 		"nothing":            ``,
-		"more isn't a list":  `{"transaction":{"pdus":[1]},"entry_id":300,"entries_queued":true,"more":7}`,
-		"one back in time":   `{"transaction":{"origin":"a","pdus":[5]},"entry_id":5,"entries_queued":true,"more":[]}`,
-		"the last once more": `{"transaction":{"origin":"a","pdus":[100]},"entry_id":100,"entries_queued":true,"more":[]}`,
+		"more isn't a list":  `{"transaction":{"pdus":[{"n":1}]},"entry_id":300,"entries_queued":true,"more":7}`,
+		"one back in time":   `{"transaction":{"origin":"a","pdus":[{"n":5}]},"entry_id":5,"entries_queued":true,"more":[]}`,
+		"the last once more": `{"transaction":{"origin":"a","pdus":[{"n":100}]},"entry_id":100,"entries_queued":true,"more":[]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			inInbox(t, func(b *inbox) {
@@ -266,7 +266,7 @@ func TestBatchesAskedToWait(t *testing.T) {
 // An entry for ever, in a batch: nothing is handled twice, and it ends.
 func TestBatchesSameForEver(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.net.Set(r1, answers(200, `{"transaction":{"origin":"a","pdus":[1]},"entry_id":3,"entries_queued":true,"more":[{"transaction":{"origin":"a","pdus":[2]},"entry_id":4}]}`))
+		b.net.Set(r1, answers(200, `{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true,"more":[{"transaction":{"origin":"a","pdus":[{"n":2}]},"entry_id":4}]}`))
 		for range 3 {
 			require.ErrorContains(t, b.sync()[0].Err, "after 4")
 		}

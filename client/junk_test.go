@@ -63,8 +63,8 @@ func TestJunkSlowsItsRelayDown(t *testing.T) {
 		"unreadable, one by one": {relay: &scripted{last: endless, body: sameBody(unreadable), odd: onePer}},
 		"rejected":               {relay: &scripted{last: endless, odd: few}, change: required},
 		"rejected, one by one":   {relay: &scripted{last: endless, odd: onePer}, change: required},
-		"the same for ever":      {relay: &scripted{last: endless, body: sameBody(`{"origin":"a","pdus":[1]}`), odd: few}},
-		"the same, one by one":   {relay: &scripted{last: endless, body: sameBody(`{"origin":"a","pdus":[1]}`), odd: onePer}},
+		"the same for ever":      {relay: &scripted{last: endless, body: sameBody(`{"origin":"a","pdus":[{"n":1}]}`), odd: few}},
+		"the same, one by one":   {relay: &scripted{last: endless, body: sameBody(`{"origin":"a","pdus":[{"n":1}]}`), odd: onePer}},
 		"no batches": {relay: &scripted{last: endless, body: sameBody(unreadable), odd: func(_ http.ResponseWriter, a *ask) bool {
 			a.Query = wire.Query{}
 			return false
@@ -83,9 +83,9 @@ func TestJunkSlowsItsRelayDown(t *testing.T) {
 		}}},
 		"nothing, at once": {relay: &scripted{}},
 		"one entry for ever": {relay: &scripted{odd: says(
-			`{"transaction":{"origin":"a","pdus":[1]},"entry_id":3,"entries_queued":true,"more":[]}`, always)}},
+			`{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true,"more":[]}`, always)}},
 		"one entry for ever to who waits": {relay: &scripted{odd: says(
-			`{"transaction":{"origin":"a","pdus":[1]},"entry_id":3,"entries_queued":true,"more":[]}`, waiting)}},
+			`{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true,"more":[]}`, waiting)}},
 		"without a transaction":              {relay: &scripted{odd: says(`{"entries_queued":true,"entry_id":3,"more":[]}`, always)}},
 		"without a transaction to who waits": {relay: &scripted{odd: says(`{"entries_queued":true,"entry_id":3,"more":[]}`, waiting)}},
 		"IDs that fall": {relay: &scripted{odd: func(w http.ResponseWriter, a *ask) bool {
@@ -136,7 +136,7 @@ func TestJunkBeforeMail(t *testing.T) {
 				if id <= junk {
 					return unreadable
 				}
-				return `{"origin":"a","pdus":[1]}`
+				return `{"origin":"a","pdus":[{"n":1}]}`
 			}})
 			stop := b.run()
 			time.Sleep(within)
@@ -156,7 +156,7 @@ func TestJunkIsMadeUpFor(t *testing.T) {
 			if id%row != 0 {
 				return unreadable
 			}
-			return fmt.Sprintf(`{"origin":"a","pdus":[%d]}`, id/row)
+			return fmt.Sprintf(`{"origin":"a","pdus":[{"n":%d}]}`, id/row)
 		}})
 		var at []time.Time
 		b.fail = func(client.Received) error {
@@ -198,7 +198,7 @@ func TestJunkIsNoCopy(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r3))
 		const mails = 40 * 2
-		body := func(id int64) string { return fmt.Sprintf(`{"origin":"a","pdus":[%d]}`, id%mails) }
+		body := func(id int64) string { return fmt.Sprintf(`{"origin":"a","pdus":[{"n":%d}]}`, id%mails) }
 		b.scripted(r1, &scripted{last: mails, odd: onePer, body: body})
 		second := b.scripted(r2, &scripted{odd: onePer, body: body})
 		require.Equal(t, client.Drained{Relay: r1, Handled: mails}, b.receiver.Sync(b.Context())[0])

@@ -35,7 +35,7 @@ func TestReceiverRelayRepeatsWhenWaiting(t *testing.T) {
 			require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
 			s := b.scripted(r1, &scripted{odd: func(w http.ResponseWriter, a *ask) bool {
 				if a.Timeout > 0 || a.acknowledge == 0 && (a.number == 1 || !empty) {
-					_, _ = w.Write([]byte(`{"transaction":{"origin":"a","pdus":[1]},"entry_id":1,"entries_queued":true,"more":[]}`))
+					_, _ = w.Write([]byte(`{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":1,"entries_queued":true,"more":[]}`))
 					return true
 				}
 				return false

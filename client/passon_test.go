@@ -179,7 +179,7 @@ func TestPassOnWithoutProof(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {
 		own, theirs := w.passer("r1", everything), w.passer("r2", nil)
 		own.knows(theirs)
-		body := json.RawMessage(`{"origin":"` + string(a.ServerName) + `","pdus":[0]}`)
+		body := json.RawMessage(`{"origin":"` + string(a.ServerName) + `","pdus":[{}]}`)
 		content, err := wire.ReadContent(body)
 		require.NoError(t, err)
 		_, err = own.kept.Put(w.Context(), store.Mail{Destination: nodeB, Origin: a.ServerName, TransactionID: "0", Digest: content.Digest, Body: body}, store.Limits{})

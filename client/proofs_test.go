@@ -20,8 +20,8 @@ import (
 func TestProven(t *testing.T) {
 	inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof = true }, func(p *provenInbox) {
 		p.leave("1", 1, r1)
-		p.leaveAs(a, nodeB, "2", `{"pdus":[2],"x":{"ü":1e2}}`) // without an origin
-		p.leaveAs(a, nodeB, "3", ` { "pdus":[3] , "origin":"`+string(a.ServerName)+`"}`)
+		p.leaveAs(a, nodeB, "2", `{"pdus":[{"n":2}],"x":{"ü":1e2}}`) // without an origin
+		p.leaveAs(a, nodeB, "3", ` { "pdus":[{"n":3}] , "origin":"`+string(a.ServerName)+`"}`)
 		p.forge = func(item *wire.Item) {
 			item.TransactionID = "a lie"
 			if bytes.HasPrefix(item.Transaction, []byte(`{"edus"`)) { // other spellings of the same are the same
@@ -36,9 +36,9 @@ func TestProven(t *testing.T) {
 			decoded, err := got.Decode()
 			require.NoError(t, err)
 			require.Equal(t, a.ServerName, decoded.Origin)
-			require.Equal(t, []json.RawMessage{[]byte(fmt.Sprint(i + 1))}, decoded.PDUs)
+			require.Equal(t, []json.RawMessage{fmt.Appendf(nil, `{"n":%d}`, i+1)}, decoded.PDUs)
 		}
-		require.Equal(t, `{"origin":"`+string(a.ServerName)+`","pdus":[2],"x":{"ü":1e2}}`, string(p.taken()[1].Body))
+		require.Equal(t, `{"origin":"`+string(a.ServerName)+`","pdus":[{"n":2}],"x":{"ü":1e2}}`, string(p.taken()[1].Body))
 		require.Zero(t, p.left())
 	})
 }
@@ -47,9 +47,9 @@ func TestProven(t *testing.T) {
 func TestProofStatuses(t *testing.T) {
 	inProvenInbox(t, nil, func(p *provenInbox) {
 		p.leave("1", 1, r1)
-		p.leaveAs(named, nodeB, "2", `{"pdus":[2]}`)
+		p.leaveAs(named, nodeB, "2", `{"pdus":[{"n":2}]}`)
 		p.leave("3", 3, r1)
-		p.leaveAs(named, nodeB, "4", `{"pdus":[4]}`)
+		p.leaveAs(named, nodeB, "4", `{"pdus":[{"n":4}]}`)
 		p.forge = func(item *wire.Item) {
 			if item.TransactionID == "3" {
 				item.Proof = nil
@@ -82,7 +82,7 @@ func TestProofIsRequired(t *testing.T) {
 		require.Len(t, p.refused(), 1)
 		require.ErrorIs(t, p.why()[0], client.ErrUnproven)
 		require.Equal(t, r1, p.refused()[0].Relay)
-		require.Contains(t, string(p.refused()[0].Body), `"pdus":[1]`)
+		require.Contains(t, string(p.refused()[0].Body), `"pdus":[{"n":1}]`)
 		require.Zero(t, p.left(), "what is rejected is acknowledged")
 	})
 	deployed := &deployedRelay{name: r1, first: 1}
@@ -119,11 +119,11 @@ func TestProofsAgainstForgery(t *testing.T) {
 		return func(_ *provenInbox, item *wire.Item) { item.Proof = []byte(encoded) }
 	}
 	for name, forge := range map[string]func(*provenInbox, *wire.Item){
-		"another PDU":            replace(`"pdus":[1]`, `"pdus":[2]`),
-		"one more PDU":           replace(`"pdus":[1]`, `"pdus":[1,2]`),
-		"PDUs twice":             replace(`"pdus":[1]`, `"pdus":[1],"pdus":[2]`),
-		"no PDU":                 replace(`"pdus":[1]`, `"pdus":[]`),
-		"PDUs in another case":   replace(`"pdus":[1]`, `"pdus":[1],"PDUS":[2]`),
+		"another PDU":            replace(`"pdus":[{"n":1}]`, `"pdus":[{"n":2}]`),
+		"one more PDU":           replace(`"pdus":[{"n":1}]`, `"pdus":[{"n":1},{"n":2}]`),
+		"PDUs twice":             replace(`"pdus":[{"n":1}]`, `"pdus":[{"n":1}],"pdus":[{"n":2}]`),
+		"no PDU":                 replace(`"pdus":[{"n":1}]`, `"pdus":[]`),
+		"PDUs in another case":   replace(`"pdus":[{"n":1}]`, `"pdus":[{"n":1}],"PDUS":[{"n":2}]`),
 		"another EDU":            replace(`"edu_type":"x"`, `"edu_type":"y"`),
 		"an extra less":          replace(`,"extra":1`, ``),
 		"one more field":         replace(`{"edus"`, `{"x":1,"edus"`),
@@ -145,11 +145,11 @@ func TestProofsAgainstForgery(t *testing.T) {
 		"a list for a proof":     is(`[]`),
 		"a long proof":           is(`{"relay":"` + strings.Repeat("x", wire.MaxProofBytes) + `"}`),
 		"an old proof": func(p *provenInbox, item *wire.Item) {
-			p.leaveAs(a, nodeB, "0", `{"origin":"`+string(a.ServerName)+`","pdus":[0]}`)
+			p.leaveAs(a, nodeB, "0", `{"origin":"`+string(a.ServerName)+`","pdus":[{"n":0}]}`)
 			item.Proof = p.entryOf(nodeB, "0").Proof
 		},
 		"another server's mail": func(p *provenInbox, item *wire.Item) {
-			p.leaveAs(a, nodeC, "1", `{"origin":"`+string(a.ServerName)+`","pdus":[1]}`)
+			p.leaveAs(a, nodeC, "1", `{"origin":"`+string(a.ServerName)+`","pdus":[{"n":1}]}`)
 			stolen := p.entryOf(nodeC, "1")
 			item.Transaction, item.Proof = stolen.Body, stolen.Proof
 		},
@@ -157,7 +157,7 @@ func TestProofsAgainstForgery(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, required := range []bool{false, true} {
 				inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof = required }, func(p *provenInbox) {
-					p.leaveAs(a, nodeB, "1", `{"edus":[{"content":{},"edu_type":"x","extra":1}],"origin":"`+string(a.ServerName)+`","origin_server_ts":1,"pdus":[1]}`)
+					p.leaveAs(a, nodeB, "1", `{"edus":[{"content":{},"edu_type":"x","extra":1}],"origin":"`+string(a.ServerName)+`","origin_server_ts":1,"pdus":[{"n":1}]}`)
 					p.forge = func(item *wire.Item) {
 						if item.TransactionID == "1" {
 							forge(p, item)
@@ -179,7 +179,7 @@ func TestProofsAgainstForgeryWithoutOrigin(t *testing.T) {
 			item.Transaction = bytes.Replace(item.Transaction, []byte(a.ServerName), []byte(nodeC), 1)
 			item.Proof = bytes.Replace(item.Proof, []byte(a.ServerName), []byte(nodeC), 2)
 		},
-		func(item *wire.Item) { item.Transaction = []byte(`{"pdus":[2]}`) },
+		func(item *wire.Item) { item.Transaction = []byte(`{"pdus":[{"n":2}]}`) },
 		func(item *wire.Item) {
 			item.Proof = bytes.Replace(item.Proof, []byte(`,"origin":"`+string(a.ServerName)+`"`), nil, 1)
 		},
@@ -188,7 +188,7 @@ func TestProofsAgainstForgeryWithoutOrigin(t *testing.T) {
 		},
 	} {
 		inProvenInbox(t, nil, func(p *provenInbox) {
-			p.leaveAs(a, nodeB, "1", `{"pdus":[1]}`)
+			p.leaveAs(a, nodeB, "1", `{"pdus":[{"n":1}]}`)
 			p.forge = forge
 			require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
 			require.ErrorIs(t, p.why()[0], wire.ErrProof)
@@ -202,7 +202,7 @@ func TestProofsKeyPatience(t *testing.T) {
 	required := func(c *client.ReceiverConfig) { c.RequireProof = true }
 	inProvenInbox(t, required, func(p *provenInbox) {
 		p.leave("1", 1, r1)
-		p.leaveAs(named, nodeB, "2", `{"pdus":[2]}`)
+		p.leaveAs(named, nodeB, "2", `{"pdus":[{"n":2}]}`)
 		p.leave("3", 3, r1)
 		stop := p.run()
 		time.Sleep(client.DefaultKeyPatience / 2)
@@ -215,17 +215,17 @@ func TestProofsKeyPatience(t *testing.T) {
 
 		// Whoever had a key gets all the patience again.
 		p.keys.know("named", false)
-		p.leaveAs(named, nodeB, "4", `{"pdus":[4]}`)
+		p.leaveAs(named, nodeB, "4", `{"pdus":[{"n":4}]}`)
 		time.Sleep(client.DefaultKeyPatience * 3 / 4)
 		require.Empty(t, p.refused())
 		stop()
 	})
 	inProvenInbox(t, required, func(p *provenInbox) {
-		p.leaveAs(named, nodeB, "0", `{"pdus":[0]}`)
+		p.leaveAs(named, nodeB, "0", `{"pdus":[{"n":0}]}`)
 		stop := p.run()
 		time.Sleep(time.Second)
 		for i := range 20 {
-			p.leaveAs(named, nodeB, fmt.Sprint(i), fmt.Sprintf(`{"pdus":[%d]}`, i))
+			p.leaveAs(named, nodeB, fmt.Sprint(i), fmt.Sprintf(`{"pdus":[{"n":%d}]}`, i))
 		}
 		p.leave("1", 1, r1)
 		time.Sleep(client.DefaultKeyPatience - time.Second)
@@ -241,7 +241,7 @@ func TestProofsKeyPatience(t *testing.T) {
 
 		// Later there is patience again.
 		time.Sleep(24 * time.Hour)
-		p.leaveAs(named, nodeB, "99", `{"pdus":[99]}`)
+		p.leaveAs(named, nodeB, "99", `{"pdus":[{"n":99}]}`)
 		time.Sleep(client.DefaultKeyPatience / 2)
 		require.Equal(t, 1, p.left())
 		p.keys.know("named", true)
@@ -251,7 +251,7 @@ func TestProofsKeyPatience(t *testing.T) {
 	})
 	// Who syncs once a day isn't held up for ever.
 	inProvenInbox(t, required, func(p *provenInbox) {
-		p.leaveAs(named, nodeB, "0", `{"pdus":[0]}`)
+		p.leaveAs(named, nodeB, "0", `{"pdus":[{"n":0}]}`)
 		require.ErrorIs(t, p.sync().Err, wire.ErrNoKey)
 		time.Sleep(24 * time.Hour)
 		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
@@ -263,7 +263,7 @@ func TestProofsKeysBroken(t *testing.T) {
 	for _, required := range []bool{false, true} {
 		inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof = required }, func(p *provenInbox) {
 			p.leave("1", 1, r1)
-			p.leaveAs(named, nodeB, "2", `{"pdus":[2]}`)
+			p.leaveAs(named, nodeB, "2", `{"pdus":[{"n":2}]}`)
 			p.leave("3", 3, r1)
 			p.keys.broken = errors.New("the key database is away")
 			for range 3 {
@@ -307,7 +307,7 @@ func TestProofsMaxAge(t *testing.T) {
 		})
 	}
 	inProvenInbox(t, func(r *client.ReceiverConfig) { r.MaxAge = time.Hour }, func(p *provenInbox) {
-		p.leaveAs(a, nodeB, "1", `{"pdus":[1]}`) // no time: as old as can be
+		p.leaveAs(a, nodeB, "1", `{"pdus":[{"n":1}]}`) // no time: as old as can be
 		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
 	})
 }

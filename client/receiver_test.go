@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -32,7 +33,7 @@ type inbox struct {
 	change   func(*client.Config, *client.ReceiverConfig) // or nil
 
 	mu      sync.Mutex
-	handled []string // transaction: the first PDU, or the EDU's type
+	handled []string // transaction: the number in the first PDU, or the EDU's type
 	fail    func(client.Received) error
 }
 
@@ -80,7 +81,7 @@ func (b *inbox) handle(_ context.Context, got client.Received) error {
 	if len(decoded.EDUs) > 0 {
 		b.handled = append(b.handled, decoded.EDUs[0].Type)
 	} else {
-		b.handled = append(b.handled, string(decoded.PDUs[0]))
+		b.handled = append(b.handled, strings.TrimSuffix(strings.TrimPrefix(string(decoded.PDUs[0]), `{"n":`), `}`))
 	}
 	return nil
 }
@@ -109,7 +110,7 @@ func (b *inbox) leave(id string, content any, relays ...spec.ServerName) {
 	t := gomatrixserverlib.Transaction{TransactionID: gomatrixserverlib.TransactionID(id), Origin: a.ServerName, Destination: nodeB, OriginServerTS: spec.AsTimestamp(time.Now())}
 	switch content := content.(type) {
 	case int:
-		t.PDUs = append(t.PDUs, []byte(fmt.Sprint(content)))
+		t.PDUs = append(t.PDUs, fmt.Appendf(nil, `{"n":%d}`, content))
 	case string:
 		t.EDUs = []gomatrixserverlib.EDU{{Type: content}}
 	}
@@ -194,7 +195,7 @@ func TestReceiverHandlerFails(t *testing.T) {
 		}
 		broken := errors.New("the homeserver is busy")
 		b.fail = func(got client.Received) error {
-			if got.Relay == r1 && string(got.Body[len(got.Body)-4:]) == "11]}" {
+			if got.Relay == r1 && strings.HasSuffix(string(got.Body), `{"n":11}]}`) {
 				return broken
 			}
 			return nil
@@ -309,7 +310,7 @@ func TestReceiverDirect(t *testing.T) {
 		b.relay(r1)
 		b.leave("1", 1, r1)
 		direct := func(id gomatrixserverlib.TransactionID, number int, fail error) bool {
-			body := fmt.Appendf(nil, `{"pdus":[%d]}`, number)
+			body := fmt.Appendf(nil, `{"pdus":[{"n":%d}]}`, number)
 			handled, err := b.receiver.Direct(b.Context(), a.ServerName, id, body, func(context.Context) error { return fail })
 			require.ErrorIs(t, err, fail)
 			return handled
@@ -372,7 +373,7 @@ func TestReceiverRun(t *testing.T) {
 
 // Relays that misbehave harm nobody but themselves.
 func TestReceiverOddRelays(t *testing.T) {
-	const one = `{"transaction":{"origin":"a","pdus":[1]},"entry_id":3,"entries_queued":true}`
+	const one = `{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true}`
 	for name, c := range map[string]struct {
 		host testnet.Host
 		want client.Drained

@@ -72,7 +72,7 @@ func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *scripted) answer(q wire.Query) []byte {
 	var items []wire.Item
 	for id := max(s.gone, q.After) + 1; id <= s.last && len(items) < max(1, q.Limit); id++ {
-		body := fmt.Sprintf(`{"origin":"a","pdus":[%d],"x":"%0*d"}`, id, s.size, 0)
+		body := fmt.Sprintf(`{"origin":"a","pdus":[{"n":%d}],"x":"%0*d"}`, id, s.size, 0)
 		if s.body != nil {
 			body = s.body(id)
 		}

@@ -148,7 +148,7 @@ func TestStrippedProofsOfTheAlike(t *testing.T) {
 // The same entry comes again with its proof when the origin's key can be had.
 func TestUncheckedProofComesAgain(t *testing.T) {
 	inProvenInbox(t, nil, func(p *provenInbox) {
-		p.leaveAs(named, nodeB, "1", `{"pdus":[1]}`)
+		p.leaveAs(named, nodeB, "1", `{"pdus":[{"n":1}]}`)
 		real := p.net.Host(r1)
 		faulty, asked := real, 0
 		faulty.Lose = func() (bool, bool) { asked++; return asked == 2, false } // the acknowledgement
