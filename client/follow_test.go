@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,11 +121,11 @@ func TestRunRelaysChange(t *testing.T) {
 		b.restart(func(_ *client.Config, c *client.ReceiverConfig) { c.PollInterval = 24 * time.Hour })
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1, r2, r3))
 		b.relay(r1)
-		asking, gone := 0, 0
+		var asking, gone atomic.Int64
 		b.net.Set(r2, testnet.Host{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			asking++
+			asking.Add(1)
 			<-r.Context().Done()
-			gone++
+			gone.Add(1)
 		})})
 		stop := b.run()
 		b.leave("1", 1, r1)
@@ -135,10 +136,10 @@ func TestRunRelaysChange(t *testing.T) {
 			require.NoError(t, b.peers.AddRelays(b.Context(), a.ServerName, r3))
 			time.Sleep(time.Second)
 			require.Equal(t, []string{"1"}, b.got())
-			require.Equal(t, gone+1, asking)
+			require.Equal(t, gone.Load()+1, asking.Load())
 			require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1, r2))
 			time.Sleep(time.Millisecond)
-			require.Equal(t, asking, gone, "what was asked is given up")
+			require.Equal(t, asking.Load(), gone.Load(), "what was asked is given up")
 			before := b.net.Asked(r1)
 			time.Sleep(48 * time.Hour)
 			require.Equal(t, before, b.net.Asked(r1))
