@@ -50,6 +50,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -118,6 +119,9 @@ func New(config Config) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: Config.Identity: %w", err)
 	}
+	if len(config.Identity.PrivateKey) != ed25519.PrivateKeySize {
+		return nil, errors.New("client: Config.Identity has no private key")
+	}
 	setDefault(&config.MaxAnswerBytes, DefaultMaxAnswerBytes)
 	setDefault(&config.Timeout, DefaultTimeout)
 	c := &Caller{config: config, user: user}
@@ -157,7 +161,7 @@ func NewTransaction(t gomatrixserverlib.Transaction) (Transaction, error) {
 func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction) error {
 	user, err := wire.UserAt(t.Destination)
 	if err != nil {
-		return fmt.Errorf("client: send: %w", err)
+		return fmt.Errorf("client: send: %w: %w", ErrUnsendable, err)
 	}
 	uri, body := wire.SendRelayURI(t.ID, user), []byte(t.Body)
 	if t.Proof != nil {
@@ -173,12 +177,16 @@ func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction)
 }
 
 // isAnswer returns err, or an error for a success that no Matrix server sends,
-// such as a page that asks to log in.
+// such as a page that asks to log in. Deployed relays say null.
 func isAnswer(body []byte, err error) error {
-	if err == nil && !json.Valid(body) {
-		return errors.New("client: the answer isn't JSON")
+	if err != nil {
+		return err
 	}
-	return err
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(body, &object); err != nil {
+		return errors.New("client: the answer isn't a JSON object")
+	}
+	return nil
 }
 
 // ErrNotPassedOn says that a server doesn't know proofs of origin, so that it
@@ -223,17 +231,42 @@ func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int
 	return answer, nil
 }
 
-// call makes a request and returns the body of an answer that is a success.
-func (c *Caller) call(ctx context.Context, method string, server spec.ServerName, uri string, content any) ([]byte, error) {
+// ErrUnsendable says that a request couldn't be made or signed, because of its
+// content: gomatrixserverlib can't sign JSON with keys that need an escape, for
+// one. No server was asked, and trying again makes no sense.
+var ErrUnsendable = errors.New("it can't be sent")
+
+// canSend returns an error if no request can be made of a transaction. Signing
+// it is the only way to tell.
+func (c *Caller) canSend(t Transaction) error {
+	user, err := wire.UserAt(t.Destination)
+	if err != nil {
+		return err
+	}
+	_, err = c.sign(http.MethodPut, t.Destination, wire.SendRelayURI(t.ID, user), t.Body)
+	return err
+}
+
+// sign makes a signed request. Its error wraps ErrUnsendable.
+func (c *Caller) sign(method string, server spec.ServerName, uri string, content any) (*http.Request, error) {
 	signed := fclient.NewFederationRequest(method, c.config.Identity.ServerName, server, uri)
 	if err := signed.SetContent(content); err != nil {
-		return nil, fmt.Errorf("client: %s: %w", uri, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnsendable, err)
 	}
 	id := c.config.Identity
 	if err := signed.Sign(id.ServerName, id.KeyID, id.PrivateKey); err != nil {
-		return nil, fmt.Errorf("client: sign %s: %w", uri, err)
+		return nil, fmt.Errorf("%w: signing it: %w", ErrUnsendable, err)
 	}
 	request, err := signed.HTTPRequest()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnsendable, err)
+	}
+	return request, nil
+}
+
+// call makes a request and returns the body of an answer that is a success.
+func (c *Caller) call(ctx context.Context, method string, server spec.ServerName, uri string, content any) ([]byte, error) {
+	request, err := c.sign(method, server, uri, content)
 	if err != nil {
 		return nil, fmt.Errorf("client: %s: %w", uri, err)
 	}

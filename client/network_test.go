@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
 )
 
 // How many networks TestNetwork runs, and the one seed to run.
@@ -115,7 +117,7 @@ func (n *network) lastWords() {
 func (n *network) settle() {
 	n.await("the outboxes", func() (left int64) {
 		for _, m := range n.members {
-			left += n.queued(m.mail)
+			left += n.queued(m.mail, store.PrivateHalf)
 		}
 		return left
 	})
@@ -125,7 +127,7 @@ func (n *network) settle() {
 	time.Sleep(late)
 	n.await("the relays", func() (left int64) {
 		for _, d := range n.dropboxes {
-			left += n.queued(d.ledger)
+			left += n.queued(d.ledger, "")
 		}
 		return left
 	})

@@ -75,8 +75,8 @@ func (n *network) diary() string {
 	return strings.Join(n.events[max(0, len(n.events)-150):], "\n")
 }
 
-func (n *network) queued(mail store.Store) int64 {
-	usage, err := mail.Usage(background, "")
+func (n *network) queued(mail store.Store, half spec.ServerName) int64 {
+	usage, err := mail.Usage(background, half)
 	require.NoError(n, err)
 	return usage.Entries
 }

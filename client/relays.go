@@ -9,8 +9,9 @@ import (
 )
 
 // SendToRelays tries all relays of the destination at once that aren't to be
-// left alone for now, and returns as soon as one has taken the transaction, or
-// none will. The error is the context's.
+// left alone for now, and returns nil as soon as one has taken the transaction.
+// If none has, or there is none, the error is a *SendError, which says when to
+// try again; or it is the context's.
 func (s *Sender) SendToRelays(ctx context.Context, t Transaction) ([]Attempt, error) {
 	relays := s.relaysFor(t)
 	attempts := make([]Attempt, len(relays))
@@ -24,7 +25,7 @@ func (s *Sender) SendToRelays(ctx context.Context, t Transaction) ([]Attempt, er
 		}
 		attempts[i].Verdict = Pending
 		started++
-		s.attempts.Go(func() { race.done <- finish{i, s.tryRelay(race, relay, t)} })
+		s.attempts.Go(func() { race.done <- finish{i, s.tryRelay(race.ctx, relay, t)} })
 	}
 	for range started {
 		select {
@@ -40,18 +41,23 @@ func (s *Sender) SendToRelays(ctx context.Context, t Transaction) ([]Attempt, er
 		}
 	}
 	race.cancel()
-	return attempts, nil
+	return attempts, s.sendError(Outcome{Destination: Attempt{Server: t.Destination}, Relays: attempts})
 }
 
-// relaysFor returns the relays that a transaction may be left at: none that is
-// us, and none at all if it was passed on to us.
+// relaysOf returns the relays of a destination that aren't us.
+func (s *Sender) relaysOf(destination spec.ServerName) []spec.ServerName {
+	self := s.config.Caller.config.Identity.ServerName
+	return slices.DeleteFunc(s.config.Peers.Relays(destination), func(relay spec.ServerName) bool { return relay == self })
+}
+
+// relaysFor returns the relays that a transaction may be left at: none at all if
+// it was passed on to us.
 func (s *Sender) relaysFor(t Transaction) []spec.ServerName {
 	if s.wasPassedOn(t) {
 		return nil
 	}
-	self := s.config.Caller.config.Identity.ServerName
-	return slices.DeleteFunc(s.config.Peers.Relays(t.Destination), func(relay spec.ServerName) bool {
-		return relay == self || t.Proof != nil && s.proofless.wait(relay) > 0
+	return slices.DeleteFunc(s.relaysOf(t.Destination), func(relay spec.ServerName) bool {
+		return t.Proof != nil && s.proofless.wait(relay) > 0
 	})
 }
 
@@ -101,11 +107,25 @@ func (s *Sender) letRun(r *race, attempts []Attempt) {
 	})
 }
 
-func (s *Sender) tryRelay(r *race, relay spec.ServerName, t Transaction) Attempt {
-	ctx, cancel := context.WithTimeout(r.ctx, s.config.RelayTimeout)
+// leaveAt tries one relay, unless that is to be left alone for now.
+func (s *Sender) leaveAt(ctx context.Context, relay spec.ServerName, t Transaction) Attempt {
+	wait := s.relayWait(relay, t.Destination)
+	if t.Proof != nil {
+		wait = max(wait, s.proofless.wait(relay))
+	}
+	if wait > 0 {
+		return Attempt{Server: relay, RetryAfter: wait}
+	}
+	attempt := s.tryRelay(ctx, relay, t)
+	attempt.RetryAfter = max(attempt.RetryAfter, s.relayWait(relay, t.Destination))
+	return attempt
+}
+
+func (s *Sender) tryRelay(ctx context.Context, relay spec.ServerName, t Transaction) Attempt {
+	limited, cancel := context.WithTimeout(ctx, s.config.RelayTimeout)
 	defer cancel()
-	attempt := judge(relay, s.config.Caller.Send(ctx, relay, t))
-	if r.ctx.Err() != nil { // it was ended, which says nothing about the relay
+	attempt := judge(relay, s.config.Caller.Send(limited, relay, t))
+	if ctx.Err() != nil || attempt.isOwn() { // which says nothing about the relay
 		return attempt
 	}
 	switch attempt.Verdict {
@@ -115,6 +135,7 @@ func (s *Sender) tryRelay(r *race, relay spec.ServerName, t Transaction) Attempt
 		}
 	case Later, Unreachable:
 		s.relays.failed(relay, attempt.RetryAfter)
+	case Doubtful: // others may pass
 	default:
 		s.relays.succeeded(relay)
 		s.pairs.succeeded(pair{relay, t.Destination})

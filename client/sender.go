@@ -124,13 +124,11 @@ func (s *Sender) Send(ctx context.Context, t Transaction) (Outcome, error) {
 		return o, s.sendError(o)
 	}
 	var err error
-	if o.Relays, err = s.SendToRelays(ctx, t); err != nil {
-		return o, err
+	o.Relays, err = s.SendToRelays(ctx, t)
+	if _, ok := errors.AsType[*SendError](err); ok {
+		return o, s.sendError(o) // with the direct attempt
 	}
-	if !o.Relayed() {
-		return o, s.sendError(o)
-	}
-	return o, nil
+	return o, err
 }
 
 // SendDirect tries the destination only, and reports whether it counts as
@@ -144,6 +142,8 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 	attempt = judge(t.Destination, s.config.Caller.SendDirect(limited, t))
 	var err error
 	switch {
+	case attempt.isOwn(): // which says nothing about the destination
+		offline = s.config.Peers.Offline(t.Destination)
 	case s.noteProofless(attempt): // it answers, and only relays can help
 		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
 	case attempt.Verdict == Delivered || attempt.Verdict == Refused || asksForTime(attempt):
@@ -175,12 +175,16 @@ func (s *Sender) noteProofless(a Attempt) bool {
 
 // sendError sums up an outcome that is no success.
 func (s *Sender) sendError(o Outcome) *SendError {
-	e := &SendError{Outcome: o, Refused: o.Destination.Verdict == Refused}
-	e.RelaysRefused = len(o.Relays) > 0
+	e := &SendError{Outcome: o, Refused: o.Destination.Verdict == Refused, RelaysRefused: len(o.Relays) > 0}
 	e.RetryAfter = o.Destination.RetryAfter
 	for _, a := range o.Relays {
-		e.RelaysRefused = e.RelaysRefused && a.Verdict == Refused
-		if wait := s.relayWait(a.Server, o.Destination.Server); e.RetryAfter == 0 || wait > 0 && wait < e.RetryAfter {
+		e.Refused = e.Refused || a.isOwn()
+		if a.Verdict == Refused {
+			continue
+		}
+		e.RelaysRefused = false
+		wait := max(a.RetryAfter, s.relayWait(a.Server, o.Destination.Server))
+		if e.RetryAfter == 0 || wait > 0 && wait < e.RetryAfter {
 			e.RetryAfter = wait
 		}
 	}

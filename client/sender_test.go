@@ -56,7 +56,10 @@ func answers(status int, body string) testnet.Host {
 	})}
 }
 
-var takes = answers(200, `{}`)
+var (
+	takes    = answers(200, `{}`)
+	tooLarge = answers(413, `{"errcode":"M_TOO_LARGE","error":""}`)
+)
 
 func (w *world) relays(hosts ...testnet.Host) {
 	for i, relay := range []spec.ServerName{r1, r2, r3} {
@@ -207,7 +210,7 @@ func TestSenderAnswers(t *testing.T) {
 	}{
 		"the destination refuses": {answers(400, `{"errcode":"M_BAD_JSON","error":""}`), [3]testnet.Host{takes, takes, takes}, "refused",
 			func(t *testing.T, e *client.SendError) { require.True(t, e.Refused) }},
-		"too large for the destination": {answers(413, ``), [3]testnet.Host{takes, takes, takes}, "refused",
+		"too large for the destination": {tooLarge, [3]testnet.Host{takes, takes, takes}, "refused",
 			func(t *testing.T, e *client.SendError) { require.True(t, e.Refused) }},
 		"the destination asks for time": {answers(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":7000}`), [3]testnet.Host{takes, takes, takes}, "later",
 			func(t *testing.T, e *client.SendError) {
@@ -219,7 +222,7 @@ func TestSenderAnswers(t *testing.T) {
 		"half an answer":                {testnet.Host{}, [3]testnet.Host{answers(500, `{"errcode":"M_UNK`), takes, answers(200, `<html>`)}, "unreachable, *, delivered, *", nil},
 		"answers that are no homeserver's": {answers(400, `{"message":"Unrecognised server name"}`), [3]testnet.Host{answers(200, `<html>`), answers(200, ``), answers(400, `<html>`)},
 			"unreachable, unreachable, unreachable, unreachable", func(t *testing.T, e *client.SendError) { require.False(t, e.Refused || e.RelaysRefused) }},
-		"all relays refuse": {testnet.Host{}, [3]testnet.Host{answers(400, `{"errcode":"M_BAD_JSON"}`), answers(413, ``), answers(400, `{"errcode":"M_UNKNOWN"}`)}, "unreachable, refused, refused, refused",
+		"all relays refuse": {testnet.Host{}, [3]testnet.Host{answers(400, `{"errcode":"M_BAD_JSON"}`), tooLarge, answers(400, `{"errcode":"M_NOT_JSON"}`)}, "unreachable, refused, refused, refused",
 			func(t *testing.T, e *client.SendError) {
 				require.False(t, e.Refused, "the destination may still take it")
 				require.True(t, e.RelaysRefused)

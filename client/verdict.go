@@ -26,14 +26,20 @@ const (
 	// Delivered means that the server has the transaction.
 	Delivered
 
-	// Refused means that the server will never take this transaction (400,
-	// 413).
+	// Refused means that the server will never take this transaction: see
+	// final. Or that it can't be sent to any server (ErrUnsendable).
 	Refused
 
-	// NoUse means that this relay is of no use for this destination as it is
-	// (401, 403, 404, ErrNotPassedOn): off, or not for it. The transaction is
-	// as good as it was.
+	// NoUse means that this server is of no use for this destination as it is
+	// (401, 403, 404, 405, a 400 that doesn't speak of the content,
+	// ErrNotPassedOn): off, or not for it. The transaction is as good as it was.
 	NoUse
+
+	// Doubtful means that something answers that it won't take this transaction,
+	// in words that aren't certain to be the server's or about the content (413
+	// without M_TOO_LARGE, 400 with M_UNKNOWN). It may be tried again; others may
+	// pass.
+	Doubtful
 
 	// Later means that something answers and can't take it now (429, 5xx).
 	Later
@@ -44,7 +50,7 @@ const (
 
 // String names the verdict.
 func (v Verdict) String() string {
-	names := [...]string{"untried", "pending", "delivered", "refused", "no use", "later", "unreachable"}
+	names := [...]string{"untried", "pending", "delivered", "refused", "no use", "doubtful", "later", "unreachable"}
 	if v < 0 || int(v) >= len(names) {
 		return fmt.Sprintf("Verdict(%d)", int(v))
 	}
@@ -63,6 +69,33 @@ type Attempt struct {
 	RetryAfter time.Duration
 }
 
+// isOwn reports whether it failed for a reason of ours, before any server was
+// asked.
+func (a Attempt) isOwn() bool { return errors.Is(a.Err, ErrUnsendable) }
+
+// A refusal is an answer by its HTTP status and its Matrix error code.
+type refusal struct {
+	status int
+	code   spec.MatrixErrorCode
+}
+
+// final are all answers that end a transaction at the server that gives them,
+// and why. Each is a Matrix error code that speaks of this content, with the
+// status that goes with it. Any other answer leaves the transaction as it was: it
+// may be the word of a proxy, of a captive portal or of another server at this
+// address, or speak of who sends or of the moment.
+var final = map[refusal]string{
+	{http.StatusBadRequest, spec.ErrorNotJSON}:             "the body can't be read as JSON",
+	{http.StatusBadRequest, spec.ErrorBadJSON}:             "the JSON is not that of a transaction, or has too many PDUs or EDUs",
+	{http.StatusBadRequest, spec.ErrorInvalidParam}:        "a value in it, or the transaction ID, isn't one that may be",
+	{http.StatusBadRequest, spec.ErrorMissingParam}:        "something is missing in it",
+	{http.StatusRequestEntityTooLarge, wire.ErrorTooLarge}: "it is larger than this server takes",
+}
+
+// doubtfulFor is how long a transaction isn't tried again where it may be that
+// its content is refused.
+const doubtfulFor = DefaultMostBackoff
+
 // judge sorts the outcome of a call.
 func judge(server spec.ServerName, err error) Attempt {
 	a := Attempt{Server: server, Verdict: Delivered, Err: err}
@@ -73,30 +106,42 @@ func judge(server spec.ServerName, err error) Attempt {
 	if errors.Is(err, ErrNotPassedOn) {
 		return notPassedOn(server, prooflessFor)
 	}
-	e, ok := errors.AsType[*wire.Error](err)
-	if !ok {
+	if a.isOwn() {
+		a.Verdict = Refused
 		return a
 	}
-	a.RetryAfter = e.RetryAfter
-	switch e.Status {
-	case http.StatusBadRequest:
-		// Without a code it is no homeserver's word on the transaction, but a
-		// proxy's or that of another server at this address.
-		if e.Code != "" {
-			a.Verdict = Refused
-		}
-	case http.StatusRequestEntityTooLarge:
-		a.Verdict = Refused
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
-		a.Verdict = NoUse
-	case http.StatusTooManyRequests, http.StatusRequestTimeout:
-		a.Verdict = Later
-	default:
-		if e.Status >= 500 {
-			a.Verdict = Later
-		}
+	if e, ok := errors.AsType[*wire.Error](err); ok {
+		a.RetryAfter = e.RetryAfter
+		a.Verdict = judgeAnswer(refusal{e.Status, e.Code})
+	}
+	if a.Verdict == Doubtful && a.RetryAfter == 0 {
+		a.RetryAfter = doubtfulFor
 	}
 	return a
+}
+
+// judgeAnswer sorts an answer that is no success.
+func judgeAnswer(r refusal) Verdict {
+	if final[r] != "" {
+		return Refused
+	}
+	switch {
+	case r.status == http.StatusRequestEntityTooLarge, r.status == http.StatusBadRequest && r.code == spec.ErrorUnknown:
+		return Doubtful
+	case r.status == http.StatusBadRequest && r.code == "":
+		return Unreachable // a proxy's word, or that of another server at this address
+	case slices.Contains(noUse, r.status):
+		return NoUse
+	case r.status >= 500, r.status == http.StatusTooManyRequests, r.status == http.StatusRequestTimeout:
+		return Later
+	default:
+		return Unreachable
+	}
+}
+
+// noUse are the statuses with which a server says that it isn't for us.
+var noUse = []int{
+	http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
 }
 
 // prooflessFor is how long nothing is passed on to a server that doesn't know
@@ -136,7 +181,7 @@ type SendError struct {
 	Outcome Outcome
 
 	// Refused says that trying again makes no sense: the destination itself
-	// will never take this transaction.
+	// will never take this transaction, or it can't be sent (ErrUnsendable).
 	Refused bool
 
 	// RelaysRefused says that every relay has refused it for good, so that
@@ -147,19 +192,23 @@ type SendError struct {
 	RetryAfter time.Duration
 }
 
-// refusedByRelay reports whether a relay has refused it for good.
-func (e *SendError) refusedByRelay() bool {
-	return slices.ContainsFunc(e.Outcome.Relays, func(a Attempt) bool { return a.Verdict == Refused })
-}
-
 // Error implements error.
 func (e *SendError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "client: not sent: %s: %v", e.Outcome.Destination.Server, e.Outcome.Destination.Err)
+	fmt.Fprintf(&b, "client: not sent: %s", e.Outcome.Destination.Server)
+	if e.Outcome.Destination.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Outcome.Destination.Err)
+	}
 	for _, a := range e.Outcome.Relays {
-		if a.Err != nil {
+		switch {
+		case a.Err != nil:
 			fmt.Fprintf(&b, "; relay %s: %v", a.Server, a.Err)
+		case a.Verdict == Untried:
+			fmt.Fprintf(&b, "; relay %s: left alone for now", a.Server)
 		}
+	}
+	if len(e.Outcome.Relays) == 0 {
+		b.WriteString("; no relay was tried")
 	}
 	return b.String()
 }

@@ -102,12 +102,20 @@ func (n *node) openOutbox(ctx context.Context) (err error) {
 	n.closers = append(n.closers, n.sender)
 	n.outbox, err = client.OpenOutbox(ctx, client.OutboxConfig{
 		Sender: n.sender, Store: n.mail, Backoff: nodeBackoff,
-		Notify: func(e client.Event) { n.told <- e },
+		Notify: n.note,
 	})
 	if err == nil {
 		n.closers = append(n.closers, n.outbox)
 	}
 	return err
+}
+
+// note is told what becomes of what the node sends. That further relays took it
+// is no news for the story.
+func (n *node) note(e client.Event) {
+	if e.Result != client.ResultRelayed || e.At == 1 {
+		n.told <- e
+	}
 }
 
 // receiving is how a node receives. It has a memory of what was handled, and

@@ -11,6 +11,8 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
 )
 
 // A story is everybody in it.
@@ -127,7 +129,7 @@ func (s *story) end(ctx context.Context) error {
 		}
 	}
 	for _, n := range []*node{s.a, s.b} {
-		usage, err := n.mail.Usage(ctx, "")
+		usage, err := n.mail.Usage(ctx, store.PrivateHalf)
 		if err != nil {
 			return err
 		}
