@@ -161,7 +161,7 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 // not a proxy in front of one that is down.
 func asksForTime(a Attempt) bool {
 	e, ok := errors.AsType[*wire.Error](a.Err)
-	return ok && a.RetryAfter > 0 && e.Code != ""
+	return ok && a.Verdict == Later && a.RetryAfter > 0 && e.Code != ""
 }
 
 // noteProofless notes whether a server doesn't know proofs of origin.
