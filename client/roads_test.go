@@ -75,7 +75,9 @@ func (r *recorder) dealtWith(id string) bool {
 	return slices.Contains(r.took, id) || r.refused[id]
 }
 
-func (r *recorder) host() testnet.Host { return testnet.Host{Handler: r, Latency: 10 * time.Millisecond} }
+func (r *recorder) host() testnet.Host {
+	return testnet.Host{Handler: r, Latency: 10 * time.Millisecond}
+}
 
 func numbers(from, to int) (ids []string) {
 	for i := from; i <= to; i++ {

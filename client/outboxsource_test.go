@@ -1,0 +1,140 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
+)
+
+// A frozen store's clock stands still: whatever the clock of the machine does,
+// what is left of a lifetime is what a test says.
+type frozen struct {
+	*memory.Store
+	left time.Duration // 0: what it was put with
+}
+
+// Put implements store.Store.
+func (f *frozen) Put(ctx context.Context, m store.Mail, l store.Limits) (bool, error) {
+	if f.left == 0 {
+		f.left = m.Lifetime
+	}
+	m.Lifetime = 0
+	return f.Store.Put(ctx, m, l)
+}
+
+// Next implements store.Store.
+func (f *frozen) Next(ctx context.Context, d spec.ServerName, after int64, n int, bytes int64) ([]store.Entry, error) {
+	entries, err := f.Store.Next(ctx, d, after, n, bytes)
+	for i := range entries {
+		entries[i].Lifetime = f.left
+	}
+	return entries, err
+}
+
+// The age of a transaction is what the store says. The clock of the machine may
+// be 40 days ahead, while the Outbox runs and between two runs.
+func TestOutboxAgeIsTheStores(t *testing.T) {
+	kept := &frozen{}
+	inOutWorld(t, func(c *client.OutboxConfig) {
+		if kept.Store == nil {
+			kept.Store = c.Store.(*memory.Store)
+		}
+		c.Store, c.MaxAge = kept, time.Hour
+	}, func(o *outWorld) {
+		o.enqueue("1", "2", "3")
+		before := kept.left
+		time.Sleep(40 * 24 * time.Hour)
+		require.NoError(t, o.outbox.Close())
+		o.open()
+		time.Sleep(40 * 24 * time.Hour)
+		require.Empty(t, o.told())
+		require.Equal(t, 3, o.queued(b.ServerName))
+		kept.left = before - time.Hour
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"1 expired", "2 expired", "3 expired"}, o.told())
+	})
+}
+
+// A destination that is seen isn't tried again and again while the store can't
+// take off what was sent.
+func TestOutboxStoreFailsWhileSeen(t *testing.T) {
+	f := &failingStore{}
+	f.fail.Store(true)
+	inOutWorld(t, func(c *client.OutboxConfig) { f.Store = c.Store; c.Store = f }, func(o *outWorld) {
+		o.net.Set(b.ServerName, takes)
+		o.enqueue("1")
+		for range 3600 {
+			o.outbox.Seen(b.ServerName)
+			time.Sleep(time.Second)
+		}
+		require.Less(t, o.net.Asked(b.ServerName), 30)
+		f.fail.Store(false)
+		time.Sleep(client.DefaultMostBackoff)
+		require.Zero(t, o.queued(b.ServerName))
+	})
+}
+
+// A listSource is a Source of an embedder's, in memory.
+type listSource struct {
+	client.Source
+	items   []client.Item
+	results []client.Result
+}
+
+func (s *listSource) Next(_ context.Context, to spec.ServerName, after int64) (client.Item, error) {
+	for _, item := range s.items {
+		if item.Destination == to && item.Position > after {
+			return item, nil
+		}
+	}
+	return client.Item{}, store.ErrEmpty
+}
+
+func (s *listSource) End(_ context.Context, _ spec.ServerName, position int64, result client.Result) error {
+	if len(s.items) > 0 && s.items[0].Position == position {
+		s.items, s.results = s.items[1:], append(s.results, result)
+	}
+	return nil
+}
+
+func (s *listSource) Queued(context.Context, spec.ServerName) (int64, error) { return 0, nil }
+
+func (s *listSource) Destinations(_ context.Context, after spec.ServerName, _ int) ([]spec.ServerName, error) {
+	if len(s.items) == 0 || after >= b.ServerName {
+		return nil, nil
+	}
+	return []spec.ServerName{b.ServerName}, nil
+}
+
+// An embedder's own Source is asked for transactions, and told of their ends. One
+// that can't be signed ends, and holds up nothing.
+func TestOutboxOwnSource(t *testing.T) {
+	source := &listSource{}
+	for i := range 3 {
+		source.items = append(source.items, client.Item{Transaction: transaction(t, fmt.Sprint(i)), Position: int64(10 + i)})
+	}
+	source.items[1].Body = []byte(`{"pdus":[{"a\"b":1}]}`)
+	inOutWorld(t, func(c *client.OutboxConfig) { c.Source = source }, func(o *outWorld) {
+		o.relays(takes, takes, takes)
+		require.Error(t, o.outbox.Enqueue(o.Context(), transaction(o.T, "9")))
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"0 relayed", "2 relayed"}, o.told())
+		o.net.Set(b.ServerName, takes)
+		o.outbox.Seen(b.ServerName)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"0 delivered", "1 refused", "2 delivered"}, o.told())
+		require.Equal(t, []client.Result{client.ResultDelivered, client.ResultRefused, client.ResultDelivered}, source.results)
+		source.items = append(source.items, client.Item{Transaction: transaction(t, "4"), Position: 20})
+		o.outbox.Stored(b.ServerName)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"4 delivered"}, o.told())
+	})
+}
