@@ -122,9 +122,9 @@ func useOneStore(t *testing.T, kept notedStore, round int) {
 	// What stays in the Outbox is no destination of the relay, nor does it count.
 	require.NoError(t, s.peers.SetOffline(t.Context(), "away", true))
 	for i := range 2 {
-		s.enqueue(t, "away", fmt.Sprint(i))
+		s.enqueue(t, "away", fmt.Sprint("away", round, i))
 	}
-	tooMany, err := client.NewTransaction(s.us.Transaction("away", "3", 1, 100))
+	tooMany, err := client.NewTransaction(s.us.Transaction("away", fmt.Sprint("away", round, 2), 1, 100))
 	require.NoError(t, err)
 	require.ErrorIs(t, s.outbox.Enqueue(t.Context(), tooMany), store.ErrFull)
 	requireStrangersMail(t, kept, 2*(round+1))
