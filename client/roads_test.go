@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,9 +156,10 @@ func TestOutboxAddedRelay(t *testing.T) {
 // gets those behind it at once, and that one when the proxy lets it pass.
 func TestOutboxProxyRefusesOne(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
-		page := true
+		var page atomic.Bool
+		page.Store(true)
 		relay := &recorder{answer: func(id string) *wire.Error {
-			if page && id == "002" {
+			if page.Load() && id == "002" {
 				return &wire.Error{Status: 413}
 			}
 			return nil
@@ -178,7 +180,7 @@ func TestOutboxProxyRefusesOne(t *testing.T) {
 
 		require.NoError(t, o.outbox.Close())
 		o.open()
-		page = false
+		page.Store(false)
 		time.Sleep(time.Hour)
 		require.Contains(t, relay.has(), "002")
 	})

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,7 +75,7 @@ type roadsRelay struct {
 	recorder
 	name    spec.ServerName
 	proxied bool // some don't come through a proxy until all is well
-	well    bool
+	well    atomic.Bool
 }
 
 func (r *roadsWorld) throw(n int) int {
@@ -127,9 +128,9 @@ func (r *roadsWorld) add() {
 			return &wire.Error{Status: 413, Code: wire.ErrorTooLarge}
 		case kind == 3:
 			return wire.BadRequest(spec.ErrorBadJSON, "no")
-		case relay.proxied && !relay.well && number%7 == 0:
+		case relay.proxied && !relay.well.Load() && number%7 == 0:
 			return &wire.Error{Status: 413}
-		case !relay.well && r.throw(10) == 0:
+		case !relay.well.Load() && r.throw(10) == 0:
 			return &wire.Error{Status: []int{302, 400, 403, 404, 429, 500, 502, 511}[r.throw(8)]}
 		}
 		return nil
@@ -144,11 +145,11 @@ func (r *roadsWorld) add() {
 // set has a relay be there or not.
 func (r *roadsWorld) set(relay *roadsRelay) {
 	host := testnet.Host{Latency: time.Duration(r.script.IntN(2000)) * time.Millisecond}
-	if relay.well || r.script.IntN(3) > 0 {
+	if relay.well.Load() || r.script.IntN(3) > 0 {
 		host.Handler = relay
 	}
-	host.Hangs = !relay.well && r.script.IntN(5) == 0
-	if !relay.well {
+	host.Hangs = !relay.well.Load() && r.script.IntN(5) == 0
+	if !relay.well.Load() {
 		host.Lose = func() (request, answer bool) { return r.throw(10) == 0, r.throw(10) == 0 }
 	}
 	r.net.Set(relay.name, host)
@@ -201,7 +202,7 @@ func (r *roadsWorld) trouble() (last int) {
 func (r *roadsWorld) heal() {
 	r.net.Set(b.ServerName, testnet.Host{})
 	for _, relay := range r.relays {
-		relay.well = true
+		relay.well.Store(true)
 		r.set(relay)
 	}
 	r.enqueue("999") // which has the destination tried, so that it counts as offline
