@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -96,6 +97,7 @@ func TestProtocolPage(t *testing.T) {
 		require.Contains(t, page, "| `"+string(name)+"` |", who)
 	}
 	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(time.UnixMilli(1766620800000))) // when the page's story is told
 		relays := map[string]*relay.Server{"R": newDocRelay(t, names["R"]), "S": newDocRelay(t, names["S"])}
 		answer, requests, answers := "", 0, 0
 		for _, f := range fences {
