@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -93,10 +92,7 @@ func (f *forwarder) check(ctx context.Context, p passed, destination spec.Server
 	case errors.Is(err, wire.ErrProof):
 		return proven, wire.Forbidden("the transaction was not signed by its origin for this destination")
 	case errors.Is(err, wire.ErrNoKey): // may be there later
-		return proven, &wire.Error{
-			Status: http.StatusServiceUnavailable, Code: spec.ErrorUnknown,
-			Message: "the origin's key can't be had now",
-		}
+		return proven, wire.KeyUnavailable()
 	case err != nil:
 		return proven, fmt.Errorf("relay: checking a proof of origin: %w", err)
 	}

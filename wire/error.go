@@ -51,6 +51,19 @@ func unauthorized(message string) *Error {
 	return &Error{Status: http.StatusUnauthorized, Code: ErrorUnauthorized, Message: message}
 }
 
+// keyRetryAfter is longer than a key that couldn't be fetched should count as
+// missing, and short, since the failure may be over in a moment.
+const keyRetryAfter = 3 * time.Second
+
+// KeyUnavailable is a 503: no key of the server that signed can be had now, so
+// nobody knows whether the signature is right.
+func KeyUnavailable() *Error {
+	return &Error{
+		Status: http.StatusServiceUnavailable, Code: spec.ErrorUnknown,
+		Message: "no valid key of the server that signed can be had now", RetryAfter: keyRetryAfter,
+	}
+}
+
 // Unrecognized is a 404: there is nothing at this path, or not now.
 func Unrecognized() *Error {
 	return &Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "unrecognized request"}

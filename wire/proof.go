@@ -42,9 +42,10 @@ type Proof struct {
 // changed or redirected the transaction.
 var ErrProof = errors.New("wire: wrong proof of origin")
 
-// ErrNoKey says that a proof couldn't be checked, because no key of the origin
-// that was valid then could be had.
-var ErrNoKey = errors.New("wire: no key to check a proof of origin")
+// ErrNoKey says that a signature couldn't be checked, because no key of its
+// server that was valid then could be had. A JSONVerifier may wrap it in the
+// errors of its results.
+var ErrNoKey = errors.New("wire: no key to check a signature")
 
 // ProofOf returns the proof in a SendRelay request that was verified, whose body
 // is content. Relay is the server that the request is for if its header doesn't
@@ -244,10 +245,10 @@ func (p *Proof) ask(ctx context.Context, keys gomatrixserverlib.JSONVerifier, pr
 // isKeyMissing reads the errors of gomatrixserverlib.KeyRing; there is no other
 // way to tell a key that is missing from a signature that is wrong. A key that
 // wasn't valid is often one that couldn't be fetched anew, since its server is
-// offline, and then the signature wasn't looked at.
+// offline, or our own clock is wrong, and then the signature wasn't looked at.
 func isKeyMissing(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "could not download key") || strings.Contains(text, " not valid at ")
+	return errors.Is(err, ErrNoKey) || strings.Contains(text, "could not download key") || strings.Contains(text, " not valid at ")
 }
 
 // WithProof returns the body of a SendRelay request that passes a transaction

@@ -81,8 +81,8 @@ func CheckContentType(contentType string) error {
 // Verify returns the server that signed the request, whose key must have been
 // valid at that time. The error is an *Error: 401 M_UNAUTHORIZED if the
 // signature isn't right or for another server, 400 M_NOT_JSON or M_BAD_JSON if
-// the content can't be what was signed; or another error if the keys could not
-// be looked up.
+// the content can't be what was signed, 503 M_UNKNOWN if no key that was valid
+// then can be had (see ErrNoKey); or another error if looking for keys failed.
 func (v *Verifier) Verify(ctx context.Context, r SignedRequest, at time.Time) (spec.ServerName, error) {
 	header, err := r.header()
 	if err != nil {
@@ -180,6 +180,8 @@ func (v *Verifier) verifySlowly(ctx context.Context, r SignedRequest, at time.Ti
 		return signed.Origin(), nil
 	case keys.err != nil:
 		return "", fmt.Errorf("wire: looking up the keys of the signing server: %w", keys.err)
+	case keys.missing:
+		return "", KeyUnavailable()
 	case answer.Code == http.StatusUnauthorized:
 		return "", unauthorized("the request's signature is missing, wrong or not valid now")
 	default:
@@ -187,15 +189,20 @@ func (v *Verifier) verifySlowly(ctx context.Context, r SignedRequest, at time.Ti
 	}
 }
 
-// watchedKeys keeps the error that fclient only logs.
+// watchedKeys keeps what fclient only logs: the error, and whether a key was
+// missing.
 type watchedKeys struct {
 	gomatrixserverlib.JSONVerifier
-	err error
+	err     error
+	missing bool
 }
 
 func (w *watchedKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
 	results, err := w.JSONVerifier.VerifyJSONs(ctx, requests)
 	w.err = err
+	for _, result := range results {
+		w.missing = w.missing || result.Error != nil && isKeyMissing(result.Error)
+	}
 	return results, err
 }
 
