@@ -202,3 +202,17 @@ func TestFoundIsBounded(t *testing.T) {
 	}
 	require.Len(t, r.transport.found, maxFound)
 }
+
+// TestRedirects: where the answer to a well-known request may be.
+func TestRedirects(t *testing.T) {
+	transport := New(Options{})
+	for to, good := range map[string]bool{
+		"https://other.example/x": true, "https://other.example:443/x": true,
+		"http://other.example/x": false, "http://other.example:443/x": false, "https://other.example:8448/x": false,
+		"https://other.example:80/x": false, "file:///x": false, "matrix://other.example/x": false,
+	} {
+		request, err := http.NewRequest(http.MethodGet, to, nil)
+		require.NoError(t, err)
+		require.Equal(t, good, transport.checkRedirect(request, nil) == nil, to)
+	}
+}

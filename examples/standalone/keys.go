@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
-	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/wire"
@@ -24,64 +22,51 @@ const (
 )
 
 const (
-	fetchTimeout = 10 * time.Second
-	maxKeysBody  = 64 << 10
+	maxKeysBody = 64 << 10
+	maxKeysEach = 32 // of one server, so that none fills the cache
 )
 
-// private networks have nothing to do with the servers of others, which could
-// otherwise have this relay make requests in them by naming themselves after
-// an address. (What fclient asks for first, a server's .well-known at port 443,
-// isn't bound to these.)
-var (
-	everywhere = []string{"0.0.0.0/0", "::/0"}
-	private    = []string{
-		"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-		"::/128", "::1/128", "64:ff9b::/96", "fc00::/7", "fe80::/10",
-	}
-)
-
-// newKeys checks signatures. Servers whose name is their key (64 hex
-// characters) are never looked up.
-func newKeys(whose string) gomatrixserverlib.JSONVerifier {
-	if whose == keysNone {
-		return wire.HexKeys{}
-	}
-	return wire.HexKeys{Others: newKeyRing(append(networkOptions(whose), fclient.WithTimeout(fetchTimeout))...)}
+// keys check signatures. Servers whose name is their key (64 hex characters) are
+// never looked up.
+type keys struct {
+	wire.HexKeys
+	fetcher *sparingFetcher
 }
 
-// networkOptions say how other servers are found, and where none is.
-func networkOptions(whose string) []fclient.ClientOption {
-	options := []fclient.ClientOption{fclient.WithWellKnownSRVLookups(true)}
-	if whose == keysPublic {
-		options = append(options, fclient.WithAllowDenyNetworks(everywhere, private))
-	}
-	return options
-}
-
-// newKeyRing fetches keys from the servers that have them, and keeps them for
-// a while.
-func newKeyRing(options ...fclient.ClientOption) *gomatrixserverlib.KeyRing {
-	direct := &gomatrixserverlib.DirectKeyFetcher{
-		Client:            keyClient{fclient.NewClient(options...)},
+// newKeys has keys fetched over a network.
+func newKeys(network http.RoundTripper) keys {
+	fetcher := newSparingFetcher(&gomatrixserverlib.DirectKeyFetcher{
+		Client:            newKeyClient(network),
 		IsLocalServerName: func(spec.ServerName) bool { return false },
-	}
-	return &gomatrixserverlib.KeyRing{
-		KeyFetchers: []gomatrixserverlib.KeyFetcher{newSparingFetcher(direct)},
+	})
+	ring := &gomatrixserverlib.KeyRing{
+		KeyFetchers: []gomatrixserverlib.KeyFetcher{fetcher},
 		KeyDatabase: &keyCache{},
 	}
+	return keys{wire.HexKeys{Others: ring}, fetcher}
 }
 
+// close ends the look-ups under way.
+func (k keys) close() { k.fetcher.close() }
+
 // A keyClient is a gomatrixserverlib.KeyClient that reads an answer to a bound
-// only.
-type keyClient struct{ client *fclient.Client }
+// only, and follows no redirect.
+type keyClient struct{ client *http.Client }
+
+func newKeyClient(network http.RoundTripper) keyClient {
+	return keyClient{&http.Client{
+		Transport:     network,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
 
 // GetServerKeys implements gomatrixserverlib.KeyClient.
 func (c keyClient) GetServerKeys(ctx context.Context, server spec.ServerName) (keys gomatrixserverlib.ServerKeys, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "matrix://"+string(server)+"/_matrix/key/v2/server", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "matrix://"+string(server)+keyPath, nil)
 	if err != nil {
 		return keys, err
 	}
-	response, err := c.client.DoHTTPRequest(ctx, request)
+	response, err := c.client.Do(request)
 	if err != nil {
 		return keys, err
 	}
@@ -93,7 +78,13 @@ func (c keyClient) GetServerKeys(ctx context.Context, server spec.ServerName) (k
 	if err != nil {
 		return keys, err
 	}
-	return keys, json.Unmarshal(body, &keys)
+	if err := json.Unmarshal(body, &keys); err != nil {
+		return keys, err
+	}
+	if n := len(keys.VerifyKeys) + len(keys.OldVerifyKeys); n > maxKeysEach {
+		return keys, fmt.Errorf("%s has %d keys", server, n)
+	}
+	return keys, nil
 }
 
 var errNoNotary = errors.New("no notary is asked")

@@ -30,8 +30,10 @@ import (
 type keyServer struct {
 	validFor time.Duration
 	padding  int
+	more     int // keys
 	delay    time.Duration
 	fail     error
+	hang     string // servers whose name ends so never answer
 
 	mu    sync.Mutex
 	keys  map[string]ed25519.PrivateKey // by server name
@@ -52,8 +54,12 @@ func (s *keyServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	s.asked = append(s.asked, r.URL.Host)
 	s.mu.Unlock()
+	delay := s.delay
+	if s.hang != "" && strings.HasSuffix(r.URL.Host, s.hang) {
+		delay = 1000 * time.Hour
+	}
 	select {
-	case <-time.After(s.delay):
+	case <-time.After(delay):
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
@@ -69,11 +75,17 @@ func (s *keyServer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (s *keyServer) publish(name string, key ed25519.PrivateKey) []byte {
-	unsigned, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
-		ServerName:   spec.ServerName(name),
-		VerifyKeys:   map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{ordinaryKeyID: {Key: spec.Base64Bytes(key.Public().(ed25519.PublicKey))}},
-		ValidUntilTS: spec.AsTimestamp(time.Now().Add(s.validFor)),
-	})
+	fields := gomatrixserverlib.ServerKeyFields{
+		ServerName:    spec.ServerName(name),
+		VerifyKeys:    map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{ordinaryKeyID: {Key: spec.Base64Bytes(key.Public().(ed25519.PublicKey))}},
+		OldVerifyKeys: make(map[gomatrixserverlib.KeyID]gomatrixserverlib.OldVerifyKey),
+		ValidUntilTS:  spec.AsTimestamp(time.Now().Add(s.validFor)),
+	}
+	for i := range s.more {
+		id := gomatrixserverlib.KeyID(fmt.Sprintf("ed25519:old%d", i))
+		fields.OldVerifyKeys[id] = gomatrixserverlib.OldVerifyKey{VerifyKey: fields.VerifyKeys[ordinaryKeyID], ExpiredTS: 1}
+	}
+	unsigned, err := json.Marshal(fields)
 	if err != nil {
 		panic(err) // can't be
 	}
@@ -92,7 +104,7 @@ func (s *keyServer) times() int {
 
 // verifier checks as the program does.
 func (s *keyServer) verifier() *wire.Verifier {
-	return &wire.Verifier{ServerName: relayName, Keys: wire.HexKeys{Others: newKeyRing(fclient.WithTransport(s), fclient.WithTimeout(fetchTimeout))}}
+	return &wire.Verifier{ServerName: relayName, Keys: newKeys(s)}
 }
 
 // signed is a request by a server, signed with the key of another name (which
@@ -153,8 +165,9 @@ func TestHexNamesAreNeverLookedUp(t *testing.T) {
 
 func TestNoKeysFetched(t *testing.T) {
 	s := newKeyServer("example.org")
-	v := &wire.Verifier{ServerName: relayName, Keys: newKeys(keysNone)}
-	require.Error(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+	require.Nil(t, (&options{keys: keysNone}).network(newStrangers()))
+	v := &wire.Verifier{ServerName: relayName, Keys: wire.HexKeys{}}
+	assertRefused(t, http.StatusUnauthorized, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
 }
 
 // TestServersAreNotPestered: no stranger makes this relay ask a server again
@@ -166,14 +179,127 @@ func TestServersAreNotPestered(t *testing.T) {
 		v := s.verifier()
 		for i := range 100 {
 			id := gomatrixserverlib.KeyID(fmt.Sprintf("ed25519:%d", i))
-			require.Error(t, verify(t.Context(), v, s.signed(t, "example.org", id, "example.org")))
+			assertUnavailable(t, verify(t.Context(), v, s.signed(t, "example.org", id, "example.org")))
 		}
 		require.Equal(t, 1, s.times())
 
+		// A failure is over soon: who was told to come again finds it forgotten.
 		s.fail = nil
-		time.Sleep(askAgain + time.Second)
+		require.Less(t, failAgain, wire.KeyUnavailable().RetryAfter)
+		time.Sleep(wire.KeyUnavailable().RetryAfter)
 		require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
 		require.Equal(t, 2, s.times())
+	})
+}
+
+// TestUnknownKeysAreNotPestered: one that a server doesn't have is no reason to
+// ask it again and again either.
+func TestUnknownKeysAreNotPestered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		v := s.verifier()
+		for i := range 100 {
+			id := gomatrixserverlib.KeyID(fmt.Sprintf("ed25519:%d", i))
+			assertUnavailable(t, verify(t.Context(), v, s.signed(t, "example.org", id, "example.org")))
+			time.Sleep(askAgain / 200)
+		}
+		require.Equal(t, 1, s.times())
+	})
+}
+
+// TestServersThatHang hold up nobody but themselves: not those whose keys are
+// known, and not those whose servers answer.
+func TestServersThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("known.example", "other.example", "third.example")
+		s.hang = ".hang.example"
+		v := s.verifier()
+		require.NoError(t, verify(t.Context(), v, s.signed(t, "known.example", ordinaryKeyID, "known.example")))
+		begin := time.Now()
+		var all sync.WaitGroup
+		for i := range maxFetching {
+			request := s.signed(t, fmt.Sprintf("s%d.hang.example", i), ordinaryKeyID, "other.example")
+			all.Go(func() { assertUnavailable(t, verify(t.Context(), v, request)) })
+		}
+		synctest.Wait()
+		require.Equal(t, 1+maxFetching, s.times())
+		require.NoError(t, verify(t.Context(), v, s.signed(t, "known.example", ordinaryKeyID, "known.example")))
+		assertUnavailable(t, verify(t.Context(), v, s.signed(t, "other.example", ordinaryKeyID, "other.example")))
+		require.Equal(t, begin, time.Now(), "nobody has waited")
+
+		time.Sleep(fetchGrace)
+		for _, name := range []string{"other.example", "third.example"} {
+			require.NoError(t, verify(t.Context(), v, s.signed(t, name, ordinaryKeyID, name)))
+		}
+		require.Equal(t, begin.Add(fetchGrace), time.Now())
+		all.Wait()
+		require.LessOrEqual(t, time.Since(begin), fetchTimeout, "they don't hang for long")
+	})
+}
+
+func assertUnavailable(t *testing.T, err error) { assertRefused(t, http.StatusServiceUnavailable, err) }
+
+func assertRefused(t *testing.T, status int, err error) {
+	t.Helper()
+	if e, ok := errors.AsType[*wire.Error](err); assert.True(t, ok, "%v", err) {
+		assert.Equal(t, status, e.Status, "%v", err)
+	}
+}
+
+// TestManyServersThatFail push nobody else out.
+func TestManyServersThatFail(t *testing.T) {
+	s := newKeyServer("example.org")
+	v := s.verifier()
+	for i := range maxAnswers + 10 {
+		_ = verify(t.Context(), v, s.signed(t, fmt.Sprintf("s%d.example", i), ordinaryKeyID, "example.org"))
+	}
+	require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+}
+
+// TestTooManyKeys: a server with thousands of keys doesn't push those of others
+// out of the cache.
+func TestTooManyKeys(t *testing.T) {
+	s := newKeyServer("example.org")
+	s.more = maxKeysEach
+	assertUnavailable(t, verify(t.Context(), s.verifier(), s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+	s.more = maxKeysEach - 1
+	require.NoError(t, verify(t.Context(), s.verifier(), s.signed(t, "example.org", ordinaryKeyID, "example.org")))
+}
+
+// TestWrongClock: a signature that is right isn't refused for good while our
+// clock says that its key is too old.
+func TestWrongClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		v := s.verifier()
+		s.validFor = -40 * 24 * time.Hour
+		request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
+		assertUnavailable(t, verify(t.Context(), v, request))
+		s.validFor = time.Hour
+		time.Sleep(askAgain)
+		require.NoError(t, verify(t.Context(), v, request))
+	})
+}
+
+// TestClosedKeys ends the look-ups under way, and begins none.
+func TestClosedKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newKeyServer("example.org")
+		s.hang = "example.org"
+		keys := newKeys(s)
+		v := &wire.Verifier{ServerName: relayName, Keys: keys}
+		request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
+		var all sync.WaitGroup
+		all.Go(func() { assertUnavailable(t, verify(t.Context(), v, request)) })
+		synctest.Wait()
+		begin := time.Now()
+		keys.close()
+		all.Wait()
+		require.Equal(t, begin, time.Now())
+		time.Sleep(failAgain)
+		assertUnavailable(t, verify(t.Context(), v, request))
+		keys.close()
+		require.Equal(t, 1, s.times())
 	})
 }
 
@@ -218,17 +344,18 @@ func TestAnswersAreBounded(t *testing.T) {
 	s := newKeyServer("example.org")
 	s.padding = maxKeysBody
 	request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
-	_, err := keyClient{fclient.NewClient(fclient.WithTransport(s))}.GetServerKeys(t.Context(), "example.org")
+	_, err := newKeyClient(s).GetServerKeys(t.Context(), "example.org")
 	require.NoError(t, err, "what is cut off is space")
 	require.NoError(t, verify(t.Context(), s.verifier(), request))
 
 	f := newSparingFetcher(&gomatrixserverlib.DirectKeyFetcher{
-		Client: keyClient{fclient.NewClient(fclient.WithTransport(s))}, IsLocalServerName: func(spec.ServerName) bool { return false },
+		Client: newKeyClient(s), IsLocalServerName: func(spec.ServerName) bool { return false },
 	})
 	s.fail = errors.New("down")
 	for i := range 2 * maxAnswers {
 		id := keyID{ServerName: spec.ServerName(fmt.Sprintf("s%d.example", i)), KeyID: ordinaryKeyID}
-		_, _ = f.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0}) // some find no room
+		_, err := f.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0})
+		require.NoError(t, err)
 	}
 	require.LessOrEqual(t, len(f.answers), maxAnswers)
 }

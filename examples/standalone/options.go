@@ -172,7 +172,6 @@ func (o *options) relayConfig(name spec.ServerName, mail store.Store, log *slog.
 	c := o.config
 	c.ServerName, c.Store, c.Logger = name, mail, log
 	c.MaxBatch, c.MaxWaiting = int(min(o.maxBatch, math.MaxInt32)), int(min(o.maxWaiting, math.MaxInt32))
-	c.Keys = newKeys(o.keys)
 	if len(o.actsFor) > 0 {
 		c.Admit = o.actsFor.admit
 	}

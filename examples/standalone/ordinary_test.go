@@ -47,6 +47,6 @@ func TestOrdinaryServerOverTheNetwork(t *testing.T) {
 	transaction := node.Transaction(testnet.NewNode("b").ServerName, "t1", 1, 300)
 
 	require.NoError(t, put(t, start(t, "-db", database(t), "-keys", "any").network(), node, transaction))
-	requireStatus(t, http.StatusUnauthorized, put(t, start(t, "-db", database(t)).network(), node, transaction))
+	requireStatus(t, http.StatusServiceUnavailable, put(t, start(t, "-db", database(t)).network(), node, transaction))
 	requireStatus(t, http.StatusUnauthorized, put(t, start(t, "-db", database(t), "-keys", "none").network(), node, transaction))
 }

@@ -52,14 +52,15 @@ func (p *passing) check(signingKey string) error {
 
 // A passer passes mail on.
 type passer struct {
-	sender *client.Sender
-	outbox *client.Outbox
+	sender    *client.Sender
+	outbox    *client.Outbox
+	strangers *strangers
 }
 
 // startPassing passes on what is in a relay's store. It must be closed before
 // that is.
-func startPassing(ctx context.Context, o *options, id fclient.SigningIdentity, mail store.Store, log *slog.Logger) (p *passer, err error) {
-	caller, err := client.New(client.Config{Identity: id, Transport: newRoads(o.pass.at, o.keys)})
+func startPassing(ctx context.Context, o *options, id fclient.SigningIdentity, mail store.Store, r *roads, log *slog.Logger) (p *passer, err error) {
+	caller, err := client.New(client.Config{Identity: id, Transport: r})
 	if err != nil {
 		return nil, err
 	}
@@ -69,13 +70,15 @@ func startPassing(ctx context.Context, o *options, id fclient.SigningIdentity, m
 			return nil, err
 		}
 	}
-	p = &passer{}
+	p = &passer{strangers: r.strangers}
+	o.pass.introduce(r.strangers)
 	if p.sender, err = client.NewSender(client.SenderConfig{Caller: caller, Peers: peers, Logger: log}); err != nil {
 		return nil, err
 	}
 	p.outbox, err = client.OpenOutbox(ctx, client.OutboxConfig{
 		Sender: p.sender, Store: mail, Logger: log,
 		PassOn: func(server spec.ServerName) bool { return server != id.ServerName && o.pass.to.has(server) },
+		Notify: p.learn,
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.sender.Close())
@@ -83,9 +86,33 @@ func startPassing(ctx context.Context, o *options, id fclient.SigningIdentity, m
 	return p, nil
 }
 
-// listenTo has the relay tell of new mail, and of who is there.
+// introduce names the servers that the operator names.
+func (p *passing) introduce(s *strangers) {
+	for server := range p.to.list {
+		s.meet(server)
+	}
+	for server, relays := range p.relaysOf {
+		s.meet(server)
+		for _, relay := range relays {
+			s.meet(relay)
+		}
+	}
+}
+
+// learn hears what becomes of mail.
+func (p *passer) learn(e client.Event) {
+	if e.Result == client.ResultDelivered {
+		p.strangers.meet(e.Destination)
+	}
+}
+
+// listenTo has the relay tell of new mail, and of servers that are there.
 func (p *passer) listenTo(config *relay.Config) {
-	config.Stored, config.Asked = p.outbox.Stored, p.outbox.Seen
+	config.Stored = p.outbox.Stored
+	config.Asked = func(server spec.ServerName) {
+		p.strangers.meet(server)
+		p.outbox.Seen(server)
+	}
 }
 
 func (p *passer) close() error { return errors.Join(p.outbox.Close(), p.sender.Close()) }

@@ -133,14 +133,16 @@ func TestRoads(t *testing.T) {
 	defer server.Close()
 	at, hex := server.Listener.Addr().String(), string(testnet.NewNode("b").ServerName)
 	for _, test := range []struct{ server, keys, want string }{
-		{at, keysPublic, "is denied"},
+		{at, keysPublic, "not a public"},
 		{at, keysNone, "no way"},
 		{hex, keysAny, "no way"},
 		{at, keysAny, "certificate"}, // it was found
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "matrix://"+test.server+"/", nil)
 		require.NoError(t, err)
-		response, err := newRoads(nil, test.keys).RoundTrip(request)
+		strangers := newStrangers()
+		roads := newRoads(nil, (&options{keys: test.keys}).network(strangers), strangers)
+		response, err := roads.RoundTrip(request)
 		if err == nil {
 			_ = response.Body.Close()
 		}

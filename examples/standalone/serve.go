@@ -51,9 +51,16 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, mail.Close()) }()
 	ctx, unwatch := endWhenFailed(ctx, mail)
 	defer func() { err = errors.Join(unwatch(), err) }()
-	config := o.relayConfig(id.ServerName, mail, log)
+	config, strangers := o.relayConfig(id.ServerName, mail, log), newStrangers()
+	network := o.network(strangers)
+	if network != nil {
+		defer network.CloseIdleConnections()
+		keys := newKeys(network)
+		defer keys.close()
+		config.Keys = keys
+	}
 	if o.pass.isOn() {
-		passer, err := startPassing(ctx, o, id, mail, log)
+		passer, err := startPassing(ctx, o, id, mail, newRoads(o.pass.at, network, strangers), log)
 		if err != nil {
 			return err
 		}
