@@ -7,7 +7,7 @@
 // There is one stream, so there is one order and one leader. Each of its
 // subjects has one message, and a new one replaces it:
 //
-//	RELAY.total.N            an eighth of the counts of the whole store, a shard
+//	RELAY.clock              where the store's clock stands, and the largest ID ever given
 //	RELAY.box.NAME           a mailbox: what it holds, and its last entries
 //	RELAY.page.BOX.ID        the entries before those, 32 in each page
 //	RELAY.share.BOX.ORIGIN   what one origin has in a mailbox
@@ -17,10 +17,10 @@
 //	RELAY.noted              changed with every note
 //	RELAY.damage.BOX.ID.N    for a day: why an entry was set aside
 //
-// A mailbox counts its entries by itself: an ID is one more than the last, and a
-// mailbox that is new begins after all IDs that any other gave. So a mailbox is
-// read by looking up subjects, which costs the same however deep it is, and an
-// entry that is missing is noticed.
+// Entries of a mailbox have places that follow each other. IDs are the same
+// numbers, but go on after store.FirstID at each opening; the record of the mailbox
+// keeps the last 256 jumps. So a mailbox is read by looking up subjects, which costs
+// the same however deep it is, and an entry that is missing is noticed.
 //
 // # Writing
 //
@@ -48,18 +48,14 @@
 // The leader does one batch after the other, so several processes store hardly
 // more together than one would, and less if they put into the same mailboxes at
 // the same time: then each commit makes those of the others be done again, and
-// who has bad luck waits for seconds where there are eight or more.
+// some wait for seconds where there are eight or more. Processes whose mail is for
+// different mailboxes have no record in common.
 //
 // # The limits of the whole store
 //
-// Every batch changes a shard of the counts, of which each process uses another
-// one, as far as there are enough. A shard has a grant, up to which its process
-// may put without a look at the others; the grants of all shards together are
-// what the store may hold at most. When a grant is used up, a process takes half
-// of what another shard has left; if that isn't enough, or a limit is lower than
-// before, it divides what is left anew, in a batch that writes all shards. So
-// limits are exact, and processes wait for each other only where the store is
-// nearly full; there a Put may take seconds if others store all the time.
+// What the whole store holds is what each process has counted from the mailboxes
+// that it follows. Mail that other processes store at the same moment may exceed
+// those limits; limits of a mailbox, and of an origin in it, are never exceeded.
 //
 // # Copies
 //
@@ -83,7 +79,8 @@
 // # Expiry
 //
 // Expired mail isn't returned, whatever the stream has. Each process removes it
-// now and then, up to 256 messages in a batch.
+// now and then, up to 256 messages in a batch. Lifetimes count by the store's clock,
+// the retention of copies by the clocks of the NATS servers.
 //
 // # Durability
 //
@@ -104,9 +101,8 @@
 //
 // Removing mail writes, too. Of a stream that has a limit (Options.MaxBytes, the
 // max_bytes of the stream) an eighth, at most 16 MiB, is kept for that: Put gives
-// store.ErrFull before the server would refuse, and Ack still works. Where no more
-// than another eighth is left, batches write all shards, so that processes which
-// put at the same moment don't use it together. A server that has reached a limit
+// store.ErrFull before the server would refuse, and Ack still works. Near the limit
+// the stream is measured before each batch. A server that has reached a limit
 // of its own (max_file_store, the disk, the account) refuses even an Ack, and then
 // only a higher limit helps. One that is alone then keeps the beginning of the
 // batch during which it reached its limit (seen with NATS 2.15.2, which checks that
@@ -124,7 +120,7 @@
 // messages, or fewer if the server says so.
 //
 // Each process remembers the name and a few numbers of every mailbox that has
-// something, about 200 bytes, and up to 16,384 records of mailboxes and shares as
+// something, about 200 bytes, and up to 16,384 records of mailboxes as
 // they are in the stream, of at most 2 KiB each. What it has to store waits in a
 // queue of 1,024 calls, beside the 256 (or 8 MiB and one more) in the batch that
 // is on its way.
@@ -134,7 +130,6 @@
 // What becomes of a block of which the disk has changed some bytes is up to the
 // server: it may give up all that it had after them. Mail that is gone or isn't
 // what was put is set aside, and so are the 32 entries of a page; what their
-// origins had stays in those origins' shares. Those and the counts of the whole
-// store are only counted anew. The record of a mailbox that can't be read makes
+// origins had stays in those origins' shares, until these are counted anew. The record of a mailbox that can't be read makes
 // the mailbox fail until it's repaired: to go on without would lose what it lists.
 package jetstream
