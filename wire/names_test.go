@@ -3,6 +3,7 @@ package wire
 import (
 	"crypto/ed25519"
 	"encoding/hex"
+	"errors"
 	"math/big"
 	"slices"
 	"strings"
@@ -106,7 +107,9 @@ func TestAnybodySigns(t *testing.T) {
 	header := `X-Matrix origin="` + string(weak) + `",key="ed25519:1",sig="` + spec.Base64Bytes(signature).Encode() + `",destination="` + testRelay + `"`
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
 	_, err := v.Verify(t.Context(), SignedRequest{"GET", uri, []string{header}, []byte(`{}`), nil}, time.Now())
-	require.Equal(t, 401, err.(*Error).Status)
+	refused, ok := errors.AsType[*Error](err)
+	require.True(t, ok)
+	require.Equal(t, 401, refused.Status)
 
 	p, r := signedProof(t, proofWithout)
 	p.Origin, p.Signature = weak, spec.Base64Bytes(signature).Encode()
@@ -121,8 +124,10 @@ func TestOtherSpellingsHaveNoRoute(t *testing.T) {
 	for _, name := range []string{upper, weak} {
 		for _, uri := range []string{"send_relay/1/@user:", "relay_txn/@user:"} {
 			_, err := ParseURI(Prefix + uri + name)
-			require.Equal(t, 400, err.(*Error).Status, name)
-			require.EqualValues(t, "M_INVALID_USERNAME", err.(*Error).Code)
+			refused, ok := errors.AsType[*Error](err)
+			require.True(t, ok)
+			require.Equal(t, 400, refused.Status, name)
+			require.EqualValues(t, "M_INVALID_USERNAME", refused.Code)
 		}
 		_, err := UserAt(spec.ServerName(name))
 		require.Error(t, err)

@@ -24,11 +24,11 @@ func PDU(id string, origin spec.ServerName, size int) json.RawMessage {
 	return relaytest.PDU(id, origin, size)
 }
 
-// A Virtual is a network in memory, a Host a server on it.
-type (
-	Virtual = relaytest.Network
-	Host    = relaytest.Host
-)
+// A Virtual is a network in memory.
+type Virtual = relaytest.Network
+
+// A Host is a server on it.
+type Host = relaytest.Host
 
 // NewVirtual returns a network without servers.
 func NewVirtual() *Virtual { return relaytest.NewNetwork() }

@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -61,7 +62,7 @@ func (p *putJob) run(b *batch) error {
 	case !fits:
 		room = store.ErrFull
 	case b.unsettled: // a batch that was tried before may find the room that this one doesn't
-		return fmt.Errorf("jetstream: an answer was lost, and now there is no room: %s", room)
+		return errors.New("jetstream: an answer was lost, and now there is no room: " + room.Error()) // not ErrFull: it may be stored
 	}
 	p.refused = fmt.Errorf("jetstream: mail from %s for %s: %w", p.mail.Origin, p.mail.Destination, room)
 	return nil

@@ -125,7 +125,7 @@ func (f *files) opened() (err error) {
 // settle notes that there is a database, and keeps room for a full disk. On one
 // that is full already neither keeps the store from being used.
 func (f *files) settle(log *slog.Logger) error {
-	if err := errors.Join(f.lock.remember(false), f.lock.reserve()); err != nil {
+	if err := errors.Join(f.lock.remember(), f.lock.reserve()); err != nil {
 		if !isNoSpace(err) {
 			return err
 		}

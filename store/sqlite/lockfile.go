@@ -11,11 +11,11 @@ import (
 	"sync"
 )
 
-// The words that the lock file begins with, and how many bytes they get.
+// The words that the lock file begins with once a database was made, and how many
+// bytes they get.
 const (
-	wordMade   = "A relay's database was made beside this file. Keep this file as long as the database.\n"
-	wordRepair = "The database is damaged and is to be repaired when it is opened.\n"
-	wordsSize  = 512
+	wordMade  = "A relay's database was made beside this file. Keep this file as long as the database.\n"
+	wordsSize = 512
 )
 
 // reserveBytes is the room that the lock file keeps on the disk behind its
@@ -65,25 +65,15 @@ func (l *lockFile) read() error {
 func (l *lockFile) close() error { return l.f.Close() }
 
 // isMade reports whether a database was made here before.
-func (l *lockFile) isMade() bool { return l.has(wordMade) }
-
-// wantsRepair reports whether damage was met.
-func (l *lockFile) wantsRepair() bool { return l.has(wordRepair) }
-
-func (l *lockFile) has(word string) bool {
+func (l *lockFile) isMade() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Contains(l.words, word)
+	return strings.Contains(l.words, wordMade)
 }
 
-// remember has the file say that a database was made, and whether that is to be
-// repaired.
-func (l *lockFile) remember(repair bool) error {
-	words := wordMade
-	if repair {
-		words += wordRepair
-	}
-	words += strings.Repeat("\n", wordsSize-len(words))
+// remember has the file say that a database was made.
+func (l *lockFile) remember() error {
+	words := wordMade + strings.Repeat("\n", wordsSize-len(wordMade))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if words == l.words {
