@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -28,6 +29,11 @@ func TestStoryNotices(t *testing.T) {
 	}{
 		"a relay loses its file": {"the relay is back", func(_ context.Context, s *story) error {
 			return os.Remove(filepath.Join(s.directory, "relay1.db"))
+		}, "the relay is back: the relay process"},
+		"a relay loses all its files": {"the relay is back", func(_ context.Context, s *story) error {
+			return errors.Join(
+				os.Remove(filepath.Join(s.directory, "relay1.db")), os.Remove(filepath.Join(s.directory, "relay1.db-wal")),
+				os.Remove(filepath.Join(s.directory, "relay1.db-shm")), os.Remove(filepath.Join(s.directory, "relay1.db-lock")))
 		}, "relay1 took 4 transactions and gave 3"},
 		"a relay gives what nobody wrote": {"B comes back", leaveMore, "4 transactions were sent, 5 arrived"},
 		"another relay is where one was": {"B comes back", func(_ context.Context, s *story) error {
