@@ -3,6 +3,9 @@ package client_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,14 +21,12 @@ import (
 // what is left of a lifetime is what a test says.
 type frozen struct {
 	*memory.Store
-	left time.Duration // 0: what it was put with
+	left atomic.Int64 // a time.Duration; 0: what it was put with
 }
 
 // Put implements store.Store.
 func (f *frozen) Put(ctx context.Context, m store.Mail, l store.Limits) (bool, error) {
-	if f.left == 0 {
-		f.left = m.Lifetime
-	}
+	f.left.CompareAndSwap(0, int64(m.Lifetime))
 	m.Lifetime = 0
 	return f.Store.Put(ctx, m, l)
 }
@@ -34,7 +35,7 @@ func (f *frozen) Put(ctx context.Context, m store.Mail, l store.Limits) (bool, e
 func (f *frozen) Next(ctx context.Context, d spec.ServerName, after int64, n int, bytes int64) ([]store.Entry, error) {
 	entries, err := f.Store.Next(ctx, d, after, n, bytes)
 	for i := range entries {
-		entries[i].Lifetime = f.left
+		entries[i].Lifetime = time.Duration(f.left.Load())
 	}
 	return entries, err
 }
@@ -50,14 +51,14 @@ func TestOutboxAgeIsTheStores(t *testing.T) {
 		c.Store, c.MaxAge = kept, time.Hour
 	}, func(o *outWorld) {
 		o.enqueue("1", "2", "3")
-		before := kept.left
+		before := kept.left.Load()
 		time.Sleep(40 * 24 * time.Hour)
 		require.NoError(t, o.outbox.Close())
 		o.open()
 		time.Sleep(40 * 24 * time.Hour)
 		require.Empty(t, o.told())
 		require.Equal(t, 3, o.queued(b.ServerName))
-		kept.left = before - time.Hour
+		kept.left.Store(before - int64(time.Hour))
 		time.Sleep(time.Hour)
 		require.Equal(t, []string{"1 expired", "2 expired", "3 expired"}, o.told())
 	})
@@ -85,11 +86,14 @@ func TestOutboxStoreFailsWhileSeen(t *testing.T) {
 // A listSource is a Source of an embedder's, in memory.
 type listSource struct {
 	client.Source
+	mu      sync.Mutex
 	items   []client.Item
 	results []client.Result
 }
 
 func (s *listSource) Next(_ context.Context, to spec.ServerName, after int64) (client.Item, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, item := range s.items {
 		if item.Destination == to && item.Position > after {
 			return item, nil
@@ -99,15 +103,31 @@ func (s *listSource) Next(_ context.Context, to spec.ServerName, after int64) (c
 }
 
 func (s *listSource) End(_ context.Context, _ spec.ServerName, position int64, result client.Result) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.items) > 0 && s.items[0].Position == position {
 		s.items, s.results = s.items[1:], append(s.results, result)
 	}
 	return nil
 }
 
+func (s *listSource) add(item client.Item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.items = append(s.items, item)
+}
+
+func (s *listSource) ends() []client.Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.results)
+}
+
 func (s *listSource) Queued(context.Context, spec.ServerName) (int64, error) { return 0, nil }
 
 func (s *listSource) Destinations(_ context.Context, after spec.ServerName, _ int) ([]spec.ServerName, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.items) == 0 || after >= b.ServerName {
 		return nil, nil
 	}
@@ -131,8 +151,8 @@ func TestOutboxOwnSource(t *testing.T) {
 		o.outbox.Seen(b.ServerName)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"0 delivered", "1 refused", "2 delivered"}, o.told())
-		require.Equal(t, []client.Result{client.ResultDelivered, client.ResultRefused, client.ResultDelivered}, source.results)
-		source.items = append(source.items, client.Item{Transaction: transaction(t, "4"), Position: 20})
+		require.Equal(t, []client.Result{client.ResultDelivered, client.ResultRefused, client.ResultDelivered}, source.ends())
+		source.add(client.Item{Transaction: transaction(t, "4"), Position: 20})
 		o.outbox.Stored(b.ServerName)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"4 delivered"}, o.told())

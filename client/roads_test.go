@@ -125,14 +125,19 @@ func TestOutboxEventsCount(t *testing.T) {
 		defer mu.Unlock()
 		told = append(told, fmt.Sprintf("%s at %d of %d", e.Result, e.At, e.Of))
 	}
+	all := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(told)
+	}
 	inOutWorld(t, func(c *client.OutboxConfig) { c.Notify = tell; c.KeepRelayed = -1 }, func(o *outWorld) {
 		o.relays(takes, testnet.Host{}, tooLarge)
 		o.enqueue("1")
 		time.Sleep(time.Minute)
-		require.Equal(t, []string{"relayed at 1 of 3"}, told)
+		require.Equal(t, []string{"relayed at 1 of 3"}, all())
 		o.net.Set(r2, takes)
 		time.Sleep(time.Hour)
-		require.Equal(t, []string{"relayed at 1 of 3", "relayed at 2 of 3", "dropped at 2 of 3"}, told)
+		require.Equal(t, []string{"relayed at 1 of 3", "relayed at 2 of 3", "dropped at 2 of 3"}, all())
 	})
 }
 

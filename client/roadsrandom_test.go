@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -210,16 +211,19 @@ func (r *roadsWorld) heal() {
 }
 
 func (r *roadsWorld) check(last int) {
+	r.mu.Lock()
+	ended := maps.Clone(r.ended)
+	r.mu.Unlock()
 	direct := r.direct.has()
 	require.True(r, slices.IsSorted(direct))
 	for _, id := range append(numbers(1, last), "999") {
-		if r.ended[id] == client.ResultDelivered || slices.Contains(direct, id) {
+		if ended[id] == client.ResultDelivered || slices.Contains(direct, id) {
 			require.Contains(r, direct, id)
 			continue
 		}
 		for _, relay := range r.relays {
 			// What was dropped before it was added it can't have.
-			if !relay.lies && r.ended[id] == "" {
+			if !relay.lies && ended[id] == "" {
 				require.True(r, relay.dealtWith(id), "%s isn't at %s", id, relay.name)
 			}
 		}
