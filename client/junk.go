@@ -11,10 +11,10 @@ import (
 // hardly any junk: with batches, this is 16,000 transactions of it.
 const junkAnswers = 32
 
-// A junk is how many answers of a relay had no use. Of use is new mail, and the
-// first copy that this relay has of what another brought. All else is junk: what
-// is rejected or can't be read, and what this relay has brought before. That is so
-// even where it is handled, since without an ID it may be meant.
+// A junk is how many answers of a relay had no use. New mail is of use, and so is the
+// first copy that this relay has of mail that another brought. All else is junk: mail
+// that is rejected or can't be read, and mail that this relay has brought before. That
+// is so even where it is handled, since without an ID it may be meant.
 type junk struct {
 	row  int       // in a row
 	last time.Time // when there was one

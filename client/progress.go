@@ -114,11 +114,14 @@ func (o *Outbox) save(ctx context.Context, d *destination, relay spec.ServerName
 	}
 	d.mu.Lock()
 	p := d.progressOf(relay)
+	if !p.unsaved {
+		d.mu.Unlock()
+		return nil
+	}
 	value, err := json.Marshal(p)
-	unsaved := p.unsaved
-	p.unsaved, p.noted = false, p.noted || unsaved
+	p.unsaved, p.noted = false, true
 	d.mu.Unlock()
-	if err != nil || !unsaved {
+	if err != nil {
 		return err
 	}
 	err = o.notes.SetNotes(context.WithoutCancel(ctx), []store.Note{{Key: o.noteKey(d.name, relay), Value: value}})
@@ -152,8 +155,8 @@ func (o *Outbox) noteKey(destination, relay spec.ServerName) string {
 	return o.notePrefix + string(destination) + "/" + string(relay)
 }
 
-// loadProgress reads what was written down, and drops what is of no use: that of
-// destinations which have nothing, and what can't be read.
+// loadProgress reads the notes, and drops those of no use: notes on destinations
+// that have nothing, and notes that can't be read.
 func (o *Outbox) loadProgress(ctx context.Context) error {
 	var stale []store.Note
 	err := eachNote(ctx, o.notes, o.notePrefix, func(note store.Note) error {

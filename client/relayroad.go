@@ -9,7 +9,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// serveRelay leaves at a relay what that doesn't have yet, in order.
+// serveRelay leaves at a relay the transactions that it doesn't have yet, in order.
 func (o *Outbox) serveRelay(ctx context.Context, r *road) (t turn, err error) {
 	defer func() { err = errors.Join(err, o.save(ctx, r.to, r.relay)) }()
 	for range turnLength {
