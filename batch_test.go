@@ -12,21 +12,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
 // askWith makes a signed request with a query.
-func (r *rig) askWith(ctx context.Context, node *testnet.Node, entry int64, query string) (status int, body string) {
+func (r *rig) askWith(ctx context.Context, node *relaytest.Node, entry int64, query string) (status int, body string) {
 	r.Helper()
-	uri := wire.RelayTxnURI(testnet.User(node.ServerName)) + query
+	uri := wire.RelayTxnURI(relaytest.User(node.ServerName)) + query
 	request, err := node.Request(http.MethodGet, relayName, uri, json.RawMessage(fmt.Sprintf(`{"entry_id":%d}`, entry)))
 	require.NoError(r, err)
 	return r.do(request.WithContext(ctx))
 }
 
 // batch returns the entries of an answer to a request with a query.
-func (r *rig) batch(node *testnet.Node, entry int64, query string) []wire.Answer {
+func (r *rig) batch(node *relaytest.Node, entry int64, query string) []wire.Answer {
 	r.Helper()
 	status, body := r.askWith(context.Background(), node, entry, query)
 	require.Equal(r, http.StatusOK, status, body)
@@ -179,7 +179,7 @@ func TestBadQueries(t *testing.T) {
 func TestStrangersBatch(t *testing.T) {
 	r := newRig(t, nil)
 	ids := r.fill(2, 200)
-	uri := wire.RelayTxnURI(testnet.User(r.b.ServerName))
+	uri := wire.RelayTxnURI(relaytest.User(r.b.ServerName))
 	request, err := r.c.Request(http.MethodGet, relayName, uri+"?limit=5", json.RawMessage(fmt.Sprintf(`{"entry_id":%d}`, ids[0])))
 	require.NoError(t, err)
 	status, body := r.do(request)
@@ -202,7 +202,7 @@ func TestBatchWithoutMemory(t *testing.T) {
 	// Somebody asks for much and doesn't read it.
 	status, body := r.put(r.b, "1", r.a.ServerName, string(largeContent(size)))
 	require.Equal(t, http.StatusOK, status, body)
-	request, err := r.a.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(r.a.ServerName)), json.RawMessage(`{"entry_id":0}`))
+	request, err := r.a.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(r.a.ServerName)), json.RawMessage(`{"entry_id":0}`))
 	require.NoError(t, err)
 	response, err := r.network.RoundTrip(request)
 	require.NoError(t, err)
@@ -257,7 +257,7 @@ func (h *heldWriter) Write(p []byte) (int, error) {
 func TestShortBatchHoldsLittle(t *testing.T) {
 	r := newRig(t, nil)
 	r.fill(1, 300)
-	request, err := r.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(r.b.ServerName))+"?limit=50", json.RawMessage(`{"entry_id":0}`))
+	request, err := r.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(r.b.ServerName))+"?limit=50", json.RawMessage(`{"entry_id":0}`))
 	require.NoError(t, err)
 	w := &heldWriter{httptest.NewRecorder(), r.server, 0}
 	r.server.ServeHTTP(w, request)

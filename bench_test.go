@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/sqlite"
 )
@@ -140,9 +140,9 @@ func signedPuts(b *testing.B, connections, each int) [][][]byte {
 	for c := range requests {
 		requests[c] = make([][]byte, each)
 		all.Go(func() {
-			origin := testnet.NewNode(fmt.Sprint("origin", c))
+			origin := relaytest.NewNode(fmt.Sprint("origin", c))
 			for i := range each {
-				to := testnet.NewNode(fmt.Sprint("destination", i%16)).ServerName
+				to := relaytest.NewNode(fmt.Sprint("destination", i%16)).ServerName
 				t := origin.Transaction(to, fmt.Sprintf("%d-%d", c, i), 5, 1500)
 				r, err := origin.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/"+string(t.TransactionID)+"/@user:"+string(to), t)
 				if err != nil {
@@ -217,7 +217,7 @@ func BenchmarkRelayTxn(b *testing.B) {
 }
 
 // ask gets that many answers, without acknowledging any.
-func ask(b *testing.B, r *rig, node *testnet.Node, count int) time.Duration {
+func ask(b *testing.B, r *rig, node *relaytest.Node, count int) time.Duration {
 	var took time.Duration
 	for range count {
 		request, err := node.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(node.ServerName), fclient.RelayEntry{})
@@ -234,7 +234,7 @@ func ask(b *testing.B, r *rig, node *testnet.Node, count int) time.Duration {
 
 // fill puts transactions for a destination, past the server.
 func fill(b *testing.B, s store.Store, destination spec.ServerName, count int) {
-	body, err := json.Marshal(testnet.NewNode("a").Transaction(destination, "1", 5, 1500))
+	body, err := json.Marshal(relaytest.NewNode("a").Transaction(destination, "1", 5, 1500))
 	require.NoError(b, err)
 	var all sync.WaitGroup
 	for worker := range 64 {

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -104,7 +104,7 @@ func TestSlowBodyIsCutOff(t *testing.T) {
 
 // askWithoutReading asks for mail and reads no more than the beginning of the
 // answer.
-func (r *rig) askWithoutReading(node *testnet.Node) {
+func (r *rig) askWithoutReading(node *relaytest.Node) {
 	r.Helper()
 	request, err := node.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(node.ServerName), fclient.RelayEntry{})
 	require.NoError(r, err)
@@ -129,7 +129,7 @@ func TestUnreadAnswersAreCutOff(t *testing.T) {
 	for range 5 {
 		r.askWithoutReading(r.c)
 	}
-	for _, node := range []*testnet.Node{r.b, r.c} {
+	for _, node := range []*relaytest.Node{r.b, r.c} {
 		require.Eventually(t, func() bool {
 			status, body := r.ask(node, node.ServerName, `{"entry_id":0}`)
 			if status == http.StatusTooManyRequests {

@@ -12,12 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/freeport"
 	"github.com/matrixrelay/relay/internal/need"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 const cachingProxy = `
@@ -81,7 +80,8 @@ func TestBehindACachingProxy(t *testing.T) {
 	}))
 	defer control.Close()
 	proxy := startCachingProxy(t, r.address, control.Listener.Addr().String())
-	r.network = testnet.NewNetwork(map[spec.ServerName]string{relayName: proxy})
+	r.network = relaytest.NewNetwork()
+	r.network.Set(relayName, relaytest.Host{Address: proxy})
 	t.Cleanup(r.network.CloseIdleConnections)
 	for range 3 {
 		response, err := http.Get("http://" + proxy + "/control/")

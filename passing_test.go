@@ -17,17 +17,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
-var first = testnet.NewNode("first relay") // passes on what it gets
+var first = relaytest.NewNode("first relay") // passes on what it gets
 
 // leaveAtFirst signs a transaction for the first relay, and returns what that
 // keeps of it.
-func leaveAtFirst(t testing.TB, from *testnet.Node, id string, to spec.ServerName, content string) (signed []byte, proof wire.Proof) {
+func leaveAtFirst(t testing.TB, from *relaytest.Node, id string, to spec.ServerName, content string) (signed []byte, proof wire.Proof) {
 	t.Helper()
-	uri := wire.SendRelayURI(gomatrixserverlib.TransactionID(id), testnet.User(to))
+	uri := wire.SendRelayURI(gomatrixserverlib.TransactionID(id), relaytest.User(to))
 	request, err := from.Request(http.MethodPut, first.ServerName, uri, json.RawMessage(content))
 	require.NoError(t, err)
 	signed, err = io.ReadAll(request.Body)
@@ -334,7 +334,7 @@ func TestStoredAndAsked(t *testing.T) {
 // What comes directly is handed out with its proof, however it was spelled.
 func TestProofOfDirectMail(t *testing.T) {
 	r := newRig(t, nil)
-	uri := wire.SendRelayURI("1", testnet.User(r.b.ServerName))
+	uri := wire.SendRelayURI("1", relaytest.User(r.b.ServerName))
 	const content, spelled = `{"origin_server_ts":1,"pdus":[{"a":"é"}]}`, " { \"pdus\": [{\"a\":\"\\u00e9\"}], \"origin_server_ts\":1}\n"
 	request, err := r.a.Request(http.MethodPut, relayName, uri, json.RawMessage(content))
 	require.NoError(t, err)

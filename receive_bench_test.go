@@ -17,7 +17,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/sqlite"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -43,7 +43,7 @@ func sqliteRig(b *testing.B) *rig {
 }
 
 // drainOne fetches one at a time, as deployed nodes do.
-func (r *rig) drainOne(b *testing.B, node *testnet.Node, over http.RoundTripper, want int) time.Duration {
+func (r *rig) drainOne(b *testing.B, node *relaytest.Node, over http.RoundTripper, want int) time.Duration {
 	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: over})
 	require.NoError(b, err)
 	start := time.Now()
@@ -54,7 +54,7 @@ func (r *rig) drainOne(b *testing.B, node *testnet.Node, over http.RoundTripper,
 }
 
 // drainBatches fetches as our receivers do.
-func (r *rig) drainBatches(b *testing.B, node *testnet.Node, over http.RoundTripper, want int) time.Duration {
+func (r *rig) drainBatches(b *testing.B, node *relaytest.Node, over http.RoundTripper, want int) time.Duration {
 	receiver := r.receiver(b, node, over, func(client.Received) {})
 	start := time.Now()
 	d := receiver.Sync(b.Context())[0]
@@ -63,7 +63,7 @@ func (r *rig) drainBatches(b *testing.B, node *testnet.Node, over http.RoundTrip
 	return time.Since(start)
 }
 
-func (r *rig) receiver(b *testing.B, node *testnet.Node, over http.RoundTripper, handle func(client.Received)) *client.Receiver {
+func (r *rig) receiver(b *testing.B, node *relaytest.Node, over http.RoundTripper, handle func(client.Received)) *client.Receiver {
 	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: over})
 	require.NoError(b, err)
 	peers := client.NewPeers()
@@ -145,9 +145,9 @@ func BenchmarkWake(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	var all sync.WaitGroup
 	arrived := make(chan time.Time, 1)
-	nodes := make([]*testnet.Node, receivers)
+	nodes := make([]*relaytest.Node, receivers)
 	for i := range nodes {
-		nodes[i] = testnet.NewNode(fmt.Sprint("waiting", i))
+		nodes[i] = relaytest.NewNode(fmt.Sprint("waiting", i))
 		receiver := r.receiver(b, nodes[i], r.network, func(client.Received) { arrived <- time.Now() })
 		all.Go(func() { _ = receiver.Run(ctx) })
 	}

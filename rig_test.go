@@ -16,7 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
@@ -32,9 +31,9 @@ type rig struct {
 	testing.TB
 	server  *relay.Server
 	store   store.Store
-	network *testnet.Network
+	network *relaytest.Network
 	address string
-	a, b, c *testnet.Node
+	a, b, c *relaytest.Node
 }
 
 func newRig(t testing.TB, change func(*relay.Config)) *rig {
@@ -53,9 +52,10 @@ func newRig(t testing.TB, change func(*relay.Config)) *rig {
 	require.NoError(t, err)
 	r := &rig{
 		TB: t, server: server, store: config.Store, address: web.Address,
-		a: testnet.NewNode("a"), b: testnet.NewNode("b"), c: testnet.NewNode("c"),
+		a: relaytest.NewNode("a"), b: relaytest.NewNode("b"), c: relaytest.NewNode("c"),
 	}
-	r.network = testnet.NewNetwork(map[spec.ServerName]string{relayName: r.address})
+	r.network = relaytest.NewNetwork()
+	r.network.Set(relayName, relaytest.Host{Address: r.address})
 	t.Cleanup(func() {
 		r.network.CloseIdleConnections()
 		require.NoError(t, web.Close())
@@ -68,18 +68,18 @@ func newRig(t testing.TB, change func(*relay.Config)) *rig {
 }
 
 // send leaves a transaction as a deployed node does.
-func (r *rig) send(from *testnet.Node, t gomatrixserverlib.Transaction) error {
-	_, err := from.Federation(r.network).P2PSendTransactionToRelay(context.Background(), testnet.User(t.Destination), t, relayName)
+func (r *rig) send(from *relaytest.Node, t gomatrixserverlib.Transaction) error {
+	_, err := from.Federation(r.network).P2PSendTransactionToRelay(context.Background(), relaytest.User(t.Destination), t, relayName)
 	return err
 }
 
 // fetch empties the mailbox as a deployed node does.
-func (r *rig) fetch(node *testnet.Node) []fclient.RespGetRelayTransaction {
+func (r *rig) fetch(node *relaytest.Node) []fclient.RespGetRelayTransaction {
 	r.Helper()
 	var all []fclient.RespGetRelayTransaction
 	federation, entry := node.Federation(r.network), fclient.RelayEntry{}
 	for {
-		answer, err := federation.P2PGetTransactionFromRelay(context.Background(), testnet.User(node.ServerName), entry, relayName)
+		answer, err := federation.P2PGetTransactionFromRelay(context.Background(), relaytest.User(node.ServerName), entry, relayName)
 		require.NoError(r, err)
 		if !answer.EntriesQueued {
 			require.Equal(r, fclient.RespGetRelayTransaction{}, answer)
@@ -92,17 +92,17 @@ func (r *rig) fetch(node *testnet.Node) []fclient.RespGetRelayTransaction {
 }
 
 // peek asks for the next entry, acknowledging one.
-func (r *rig) peek(node *testnet.Node, acknowledge int64) fclient.RespGetRelayTransaction {
+func (r *rig) peek(node *relaytest.Node, acknowledge int64) fclient.RespGetRelayTransaction {
 	r.Helper()
 	answer, err := node.Federation(r.network).P2PGetTransactionFromRelay(
-		context.Background(), testnet.User(node.ServerName), fclient.RelayEntry{EntryID: acknowledge}, relayName)
+		context.Background(), relaytest.User(node.ServerName), fclient.RelayEntry{EntryID: acknowledge}, relayName)
 	require.NoError(r, err)
 	return answer
 }
 
 // put makes a signed request with just this content, which fclient puts into
 // canonical form.
-func (r *rig) put(from *testnet.Node, id string, to spec.ServerName, content string) (status int, body string) {
+func (r *rig) put(from *relaytest.Node, id string, to spec.ServerName, content string) (status int, body string) {
 	r.Helper()
 	request, err := from.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/"+id+"/@user:"+string(to), json.RawMessage(content))
 	require.NoError(r, err)
@@ -110,7 +110,7 @@ func (r *rig) put(from *testnet.Node, id string, to spec.ServerName, content str
 }
 
 // ask makes a signed request for the mailbox of owner.
-func (r *rig) ask(signer *testnet.Node, owner spec.ServerName, content string) (status int, body string) {
+func (r *rig) ask(signer *relaytest.Node, owner spec.ServerName, content string) (status int, body string) {
 	r.Helper()
 	request, err := signer.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(owner), json.RawMessage(content))
 	require.NoError(r, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // Nobody else's mail.
@@ -20,7 +20,7 @@ func TestStrangerReadsNothing(t *testing.T) {
 	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
 	entry := r.peek(r.b, 0).EntryID
 
-	for _, stranger := range []*testnet.Node{r.a, r.c} {
+	for _, stranger := range []*relaytest.Node{r.a, r.c} {
 		for _, id := range []int64{0, entry} {
 			status, body := r.ask(stranger, r.b.ServerName, fmt.Sprintf(`{"entry_id":%d}`, id))
 			requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
@@ -82,7 +82,7 @@ func TestOtherSpellings(t *testing.T) {
 		status, body := r.ask(r.b, owner, acknowledge)
 		requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
 	}
-	for _, signer := range []*testnet.Node{r.b, &upper} {
+	for _, signer := range []*relaytest.Node{r.b, &upper} {
 		status, body := r.ask(signer, upper.ServerName, acknowledge)
 		requireError(t, http.StatusBadRequest, "M_INVALID_USERNAME", status, body)
 		status, body = r.put(signer, "1", upper.ServerName, `{"pdus":[]}`)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -24,7 +24,7 @@ import (
 type quiet struct {
 	testing.TB
 	server *relay.Server
-	a, b   *testnet.Node
+	a, b   *relaytest.Node
 }
 
 // quietly runs a test in simulated time.
@@ -43,7 +43,7 @@ func newQuiet(t testing.TB, change func(*relay.Config)) *quiet {
 		require.NoError(t, server.Close())
 		require.NoError(t, config.Store.Close())
 	})
-	return &quiet{t, server, testnet.NewNode("a"), testnet.NewNode("b")}
+	return &quiet{t, server, relaytest.NewNode("a"), relaytest.NewNode("b")}
 }
 
 // An asked is a request that was made.
@@ -55,15 +55,15 @@ type asked struct {
 }
 
 // ask makes a request, and returns when it is answered or waits.
-func (q *quiet) ask(node *testnet.Node, entry int64, query string) *asked {
+func (q *quiet) ask(node *relaytest.Node, entry int64, query string) *asked {
 	a := q.start(node, entry, query)
 	synctest.Wait()
 	return a
 }
 
-func (q *quiet) start(node *testnet.Node, entry int64, query string) *asked {
+func (q *quiet) start(node *relaytest.Node, entry int64, query string) *asked {
 	q.Helper()
-	uri := wire.RelayTxnURI(testnet.User(node.ServerName)) + query
+	uri := wire.RelayTxnURI(relaytest.User(node.ServerName)) + query
 	request, err := node.Request(http.MethodGet, relayName, uri, json.RawMessage(fmt.Sprintf(`{"entry_id":%d}`, entry)))
 	require.NoError(q, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -77,7 +77,7 @@ func (q *quiet) start(node *testnet.Node, entry int64, query string) *asked {
 	return a
 }
 
-func (q *quiet) put(to *testnet.Node, id string) {
+func (q *quiet) put(to *relaytest.Node, id string) {
 	q.Helper()
 	request, err := q.a.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/"+id+"/@user:"+string(to.ServerName), json.RawMessage(`{"pdus":[]}`))
 	require.NoError(q, err)
@@ -180,7 +180,7 @@ func TestTooManyWaits(t *testing.T) {
 	quietly(t, func(c *relay.Config) { c.MaxWaiting = 3 }, func(q *quiet) {
 		var waiting []*asked
 		for i := range 3 {
-			waiting = append(waiting, q.ask(testnet.NewNode(fmt.Sprint(i)), 0, "?timeout=60000"))
+			waiting = append(waiting, q.ask(relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=60000"))
 			require.True(q, waiting[i].waits())
 		}
 		q.ask(q.b, 0, "?timeout=60000").requireEmpty(q, wire.EmptyAnswer)

@@ -18,7 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/internal/pipes"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -40,7 +41,7 @@ func newWaitingRig(t *testing.T, start func(*httptest.Server)) (*quiet, *httptes
 
 // over makes a request for b's mail over HTTP.
 func (q *quiet) over(ctx context.Context, web *httptest.Server, query string) (*http.Response, []byte, error) {
-	request, err := q.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(q.b.ServerName))+query, json.RawMessage(`{"entry_id":0}`))
+	request, err := q.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(q.b.ServerName))+query, json.RawMessage(`{"entry_id":0}`))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -76,13 +77,13 @@ func TestWaitOutlastsDeadlines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				pipes := testnet.NewPipes()
+				listener := pipes.Listen()
 				q, web := newWaitingRig(t, func(s *httptest.Server) {
 					require.NoError(t, s.Listener.Close())
-					s.Listener = pipes
+					s.Listener = listener
 					s.Config.ReadTimeout, s.Config.WriteTimeout = granted, granted
 					start(s)
-					s.Client().Transport.(*http.Transport).DialContext = pipes.DialContext
+					s.Client().Transport.(*http.Transport).DialContext = listener.DialContext
 				})
 				for i := range 2 {
 					began := time.Now()
@@ -108,22 +109,22 @@ func TestWaitOutlastsDeadlines(t *testing.T) {
 // Who waits and doesn't read what comes then is given up in the end.
 func TestUnreadAfterWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pipes := testnet.NewPipes()
+		listener := pipes.Listen()
 		q, _ := newWaitingRig(t, func(s *httptest.Server) {
 			require.NoError(t, s.Listener.Close())
-			s.Listener = pipes
+			s.Listener = listener
 			s.Start()
 		})
-		request, err := q.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(q.b.ServerName))+"?timeout=60000", json.RawMessage(`{"entry_id":0}`))
+		request, err := q.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(q.b.ServerName))+"?timeout=60000", json.RawMessage(`{"entry_id":0}`))
 		require.NoError(t, err)
-		conn, err := pipes.DialContext(t.Context(), "", "")
+		conn, err := listener.DialContext(t.Context(), "", "")
 		require.NoError(t, err)
 		defer func() { require.NoError(t, conn.Close()) }()
 		require.NoError(t, request.Write(conn))
 		synctest.Wait()
 		require.Equal(t, 1, q.server.Waiting())
 
-		uri := wire.SendRelayURI("1", testnet.User(q.b.ServerName))
+		uri := wire.SendRelayURI("1", relaytest.User(q.b.ServerName))
 		mail, err := q.a.Request(http.MethodPut, relayName, uri, largeContent(20_000))
 		require.NoError(t, err)
 		q.server.ServeHTTP(httptest.NewRecorder(), mail)
@@ -195,10 +196,10 @@ func TestManyWaits(t *testing.T) {
 	var mail looks
 	q := newQuiet(t, func(c *relay.Config) { mail.Store, c.Store = c.Store, &mail })
 	var all []*asked
-	var last *testnet.Node
+	var last *relaytest.Node
 	before := heap()
 	for i := range nodes {
-		last = testnet.NewNode(fmt.Sprint("n", i))
+		last = relaytest.NewNode(fmt.Sprint("n", i))
 		for range each {
 			all = append(all, q.start(last, 0, "?timeout=300000&limit=50"))
 		}

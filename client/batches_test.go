@@ -14,7 +14,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -297,7 +297,7 @@ func TestBatchesDeployedRelay(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
 		deployed := &deployedRelay{name: r1, first: 1}
-		b.net.Set(r1, testnet.Host{Handler: deployed})
+		b.net.Set(r1, relaytest.Host{Handler: deployed})
 		for i := range 20 {
 			b.leave(fmt.Sprint(i), i, r1)
 		}

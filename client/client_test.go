@@ -11,13 +11,11 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -27,13 +25,14 @@ func init() { logrus.SetOutput(io.Discard) }
 
 const relayName = "relay.example"
 
-var a, b = testnet.NewNode("a"), testnet.NewNode("b")
+var a, b = relaytest.NewNode("a"), relaytest.NewNode("b")
 
 // serve puts a relay on a network of its own.
-func serve(t *testing.T, handler http.Handler) *testnet.Network {
+func serve(t *testing.T, handler http.Handler) *relaytest.Network {
 	web, err := relaytest.NewServer(handler)
 	require.NoError(t, err)
-	network := testnet.NewNetwork(map[spec.ServerName]string{relayName: web.Address})
+	network := relaytest.NewNetwork()
+	network.Set(relayName, relaytest.Host{Address: web.Address})
 	t.Cleanup(func() {
 		network.CloseIdleConnections()
 		require.NoError(t, web.Close())
@@ -42,7 +41,7 @@ func serve(t *testing.T, handler http.Handler) *testnet.Network {
 }
 
 // both makes the node's caller in the two ways there are.
-func both(t *testing.T, node *testnet.Node, network *testnet.Network) map[string]*client.Caller {
+func both(t *testing.T, node *relaytest.Node, network *relaytest.Network) map[string]*client.Caller {
 	t.Helper()
 	transport, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: network, MaxAnswerBytes: 1 << 20})
 	require.NoError(t, err)
@@ -181,7 +180,7 @@ func TestOddAnswers(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	network := testnet.NewNetwork(nil)
+	network := relaytest.NewNetwork()
 	for _, caller := range both(t, a, network) {
 		err := caller.Send(t.Context(), relayName, transaction(t, "1"))
 		require.ErrorContains(t, err, "connection refused")

@@ -19,7 +19,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -94,11 +94,11 @@ func (d *deployedRelay) get(content []byte) (int, any) {
 }
 
 // deployedSync fetches as deployed nodes do, and returns what they process.
-func deployedSync(t *testing.T, node *testnet.Node, network http.RoundTripper, relay spec.ServerName) (got []gomatrixserverlib.Transaction) {
+func deployedSync(t *testing.T, node *relaytest.Node, network http.RoundTripper, relay spec.ServerName) (got []gomatrixserverlib.Transaction) {
 	t.Helper()
 	federation := node.Federation(network)
 	for last := (fclient.RelayEntry{}); ; {
-		answer, err := federation.P2PGetTransactionFromRelay(t.Context(), testnet.User(node.ServerName), last, relay)
+		answer, err := federation.P2PGetTransactionFromRelay(t.Context(), relaytest.User(node.ServerName), last, relay)
 		require.NoError(t, err)
 		if !answer.EntriesQueued {
 			require.Empty(t, answer.Transaction.PDUs, "they process this as well")
@@ -110,7 +110,7 @@ func deployedSync(t *testing.T, node *testnet.Node, network http.RoundTripper, r
 }
 
 // deployedNode takes what is sent directly, and returns what it took.
-func deployedNode() (host testnet.Host, took func() []string) {
+func deployedNode() (host relaytest.Host, took func() []string) {
 	var mu sync.Mutex
 	var ids []string
 	mux := http.NewServeMux()
@@ -125,7 +125,7 @@ func deployedNode() (host testnet.Host, took func() []string) {
 		ids = append(ids, r.PathValue("txnID"))
 		_, _ = io.WriteString(w, `{"pdus":{"$a":{"error":"not allowed"}}}`)
 	})
-	return testnet.Host{Handler: mux}, func() []string {
+	return relaytest.Host{Handler: mux}, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
 		return ids
@@ -135,13 +135,13 @@ func deployedNode() (host testnet.Host, took func() []string) {
 // What deployed relays, and proxies before them, answer to a PUT.
 func TestSenderDeployedAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		host       testnet.Host
+		host       relaytest.Host
 		want       client.Verdict
 		retryAfter time.Duration // if the caller has a Transport
 	}{
-		"stored":                     {testnet.Host{Handler: &deployedRelay{name: r1}}, client.Delivered, 0},
-		"off":                        {testnet.Host{Handler: &deployedRelay{name: r1, off: true}}, client.NoUse, 0},
-		"its database fails":         {testnet.Host{Handler: &deployedRelay{name: r1, broken: true}}, client.Later, 0},
+		"stored":                     {relaytest.Host{Handler: &deployedRelay{name: r1}}, client.Delivered, 0},
+		"off":                        {relaytest.Host{Handler: &deployedRelay{name: r1, off: true}}, client.NoUse, 0},
+		"its database fails":         {relaytest.Host{Handler: &deployedRelay{name: r1, broken: true}}, client.Later, 0},
 		"it doesn't like the key":    {answers(401, `{"message":"Invalid request signature"}`), client.NoUse, 0},
 		"it panics":                  {answers(500, `{"message":"Internal Server Error"}`), client.Later, 0},
 		"it isn't a relay":           {answers(404, "404 page not found\n"), client.NoUse, 0},
@@ -158,7 +158,7 @@ func TestSenderDeployedAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				network := testnet.NewVirtual()
+				network := relaytest.NewNetwork()
 				network.Set(r1, c.host)
 				for _, config := range []client.Config{
 					{Identity: a.SigningIdentity, Transport: network},
@@ -176,8 +176,8 @@ func TestSenderDeployedAnswers(t *testing.T) {
 }
 
 // proxy answers what isn't JSON.
-func proxy(status int, body, retryAfter string) testnet.Host {
-	return testnet.Host{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+func proxy(status int, body, retryAfter string) relaytest.Host {
+	return relaytest.Host{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		if retryAfter != "" {
 			w.Header().Set("Retry-After", retryAfter)
@@ -210,7 +210,7 @@ func leaveAt(t *testing.T, config client.Config, relay spec.ServerName) client.A
 func TestOutboxDeployedRelays(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		off, broken := &deployedRelay{name: r1, first: 1, off: true}, &deployedRelay{name: r2, first: 1, broken: true}
-		o.relays(testnet.Host{Handler: off}, testnet.Host{Handler: broken}, proxy(502, "<html>", ""))
+		o.relays(relaytest.Host{Handler: off}, relaytest.Host{Handler: broken}, proxy(502, "<html>", ""))
 		o.enqueue("1", "2", "3")
 		time.Sleep(time.Hour)
 		require.Empty(t, o.told())
@@ -252,7 +252,7 @@ func TestDeployedNodeFetches(t *testing.T) {
 		defer func() { require.NoError(t, server.Close()); require.NoError(t, mail.Close()) }()
 		tries := 0
 		loseFirstAnswer := func() (request, answer bool) { tries++; return false, tries == 1 }
-		o.net.Set(r2, testnet.Host{Handler: server, Lose: loseFirstAnswer})
+		o.net.Set(r2, relaytest.Host{Handler: server, Lose: loseFirstAnswer})
 
 		sent := time.Now()
 		o.enqueue("1", "2", "3")
@@ -274,7 +274,7 @@ func TestRetryAtDeployedRelay(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		deployed, tries := &deployedRelay{name: r1, first: 1}, 0
 		loseFirstAnswer := func() (request, answer bool) { tries++; return false, tries == 1 }
-		o.net.Set(r1, testnet.Host{Handler: deployed, Lose: loseFirstAnswer})
+		o.net.Set(r1, relaytest.Host{Handler: deployed, Lose: loseFirstAnswer})
 		o.enqueue("1", "2")
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"1 relayed", "2 relayed"}, o.told())

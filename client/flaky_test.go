@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -101,8 +101,8 @@ func TestOutboxOnFlakyStore(t *testing.T) {
 					}
 				})
 			}
-			o.relays(testnet.Host{Latency: time.Millisecond, Handler: record(func(id string) { atRelays[id] = true }, 50)}, testnet.Host{}, testnet.Host{})
-			here := testnet.Host{Latency: time.Millisecond, Handler: record(func(id string) {
+			o.relays(relaytest.Host{Latency: time.Millisecond, Handler: record(func(id string) { atRelays[id] = true }, 50)}, relaytest.Host{}, relaytest.Host{})
+			here := relaytest.Host{Latency: time.Millisecond, Handler: record(func(id string) {
 				if len(direct) == 0 || direct[len(direct)-1] != id {
 					direct = append(direct, id)
 				}
@@ -119,7 +119,7 @@ func TestOutboxOnFlakyStore(t *testing.T) {
 					o.net.Set(b.ServerName, here)
 					o.outbox.Seen(b.ServerName)
 				case 1:
-					o.net.Set(b.ServerName, testnet.Host{})
+					o.net.Set(b.ServerName, relaytest.Host{})
 				case 2:
 					f.rate.Store(0)
 					require.NoError(t, o.outbox.Close())

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -122,7 +122,7 @@ func TestRunRelaysChange(t *testing.T) {
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1, r2, r3))
 		b.relay(r1)
 		var asking, gone atomic.Int64
-		b.net.Set(r2, testnet.Host{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b.net.Set(r2, relaytest.Host{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			asking.Add(1)
 			<-r.Context().Done()
 			gone.Add(1)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -43,7 +43,7 @@ func (m *member) compose(to *member) *sent {
 		body["edus"] = []any{map[string]any{"edu_type": "m.typing", "x.extra": m.script.IntN(2), "content": map[string]any{"ü": []int{1}}}}
 	} else {
 		size := 300 + m.script.IntN(8)/7*2000
-		body["pdus"] = []any{testnet.PDU(string(s.key.id), m.name, size)}
+		body["pdus"] = []any{relaytest.PDU(string(s.key.id), m.name, size)}
 	}
 	var err error
 	s.body, err = json.Marshal(body)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -24,7 +24,7 @@ import (
 // A member is a node of the network, which sends and receives.
 type member struct {
 	*host
-	node   *testnet.Node
+	node   *relaytest.Node
 	relays []spec.ServerName // which others may know
 	inlet  *relay.Server     // takes or refuses what relays hand over; or nil
 	mail   *memory.Store     // its outbox and its notes
@@ -47,9 +47,9 @@ type member struct {
 	requests sync.WaitGroup
 }
 
-var memberNodes = func() (nodes []*testnet.Node) {
+var memberNodes = func() (nodes []*relaytest.Node) {
 	for i := range 4 {
-		nodes = append(nodes, testnet.NewNode(fmt.Sprint("member", i)))
+		nodes = append(nodes, relaytest.NewNode(fmt.Sprint("member", i)))
 	}
 	return nodes
 }()

@@ -15,7 +15,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 )
@@ -37,9 +37,9 @@ type dropbox struct {
 	outbox  *client.Outbox
 }
 
-var dropboxNodes = func() (nodes []*testnet.Node) {
+var dropboxNodes = func() (nodes []*relaytest.Node) {
 	for i := range 3 {
-		nodes = append(nodes, testnet.NewNode(fmt.Sprint("dropbox", i)))
+		nodes = append(nodes, relaytest.NewNode(fmt.Sprint("dropbox", i)))
 	}
 	return nodes
 }()
@@ -64,7 +64,7 @@ func (n *network) newDropbox(i int) *dropbox {
 }
 
 // passOn says how the relay passes on what it has.
-func (d *dropbox) passOn(node *testnet.Node) {
+func (d *dropbox) passOn(node *relaytest.Node) {
 	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: d.n.net})
 	require.NoError(d.n, err)
 	backoff := client.Backoff{Most: time.Minute + d.dice.upTo(30*time.Minute)}

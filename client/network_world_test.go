@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -23,7 +23,7 @@ import (
 type network struct {
 	*testing.T
 	seed     uint64
-	net      *testnet.Virtual
+	net      *relaytest.Network
 	began    time.Time
 	length   time.Duration // of the trouble
 	troubled atomic.Bool
@@ -40,7 +40,7 @@ type network struct {
 }
 
 func newNetwork(t *testing.T, seed uint64) *network {
-	n := &network{T: t, seed: seed, net: testnet.NewVirtual(), began: time.Now(), sent: make(map[copyKey]*sent)}
+	n := &network{T: t, seed: seed, net: relaytest.NewNetwork(), began: time.Now(), sent: make(map[copyKey]*sent)}
 	d := n.dice("network")
 	n.length = time.Hour + d.upTo(7*time.Hour)
 	n.lossy, n.faulty, n.passing = d.IntN(15), d.IntN(15), d.chance(40)
@@ -128,7 +128,7 @@ type host struct {
 	dice    *dice
 	latency time.Duration
 	handler http.Handler
-	late    func() time.Duration // see testnet.Host
+	late    func() time.Duration // see relaytest.Host
 	state   atomic.Int64
 }
 
@@ -143,7 +143,7 @@ func (n *network) newHost(name spec.ServerName, handler http.Handler) *host {
 func (h *host) set(s state) {
 	h.n.log("%.6s is in state %d", h.name, s)
 	h.state.Store(int64(s))
-	on := testnet.Host{Handler: h, Latency: h.latency, Hangs: s == hanging, Lose: h.lose, Late: h.late}
+	on := relaytest.Host{Handler: h, Latency: h.latency, Hangs: s == hanging, Lose: h.lose, Late: h.late}
 	if s == refusing {
 		on.Handler = nil
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/store/sqlite"
@@ -43,8 +43,8 @@ func TestOneStoreForAll(t *testing.T) {
 // oneStore is all that a process may have on one store.
 type oneStore struct {
 	kept     notedStore
-	network  *testnet.Virtual
-	us       *testnet.Node
+	network  *relaytest.Network
+	us       *relaytest.Node
 	peers    *client.Peers
 	seen     *client.Seen
 	caller   *client.Caller
@@ -94,12 +94,12 @@ func (s *oneStore) close(t *testing.T) {
 }
 
 func useOneStore(t *testing.T, kept notedStore, round int) {
-	s := &oneStore{kept: kept, network: testnet.NewVirtual(), us: testnet.NewNode("us"), told: make(chan client.Event, 10)}
+	s := &oneStore{kept: kept, network: relaytest.NewNetwork(), us: relaytest.NewNode("us"), told: make(chan client.Event, 10)}
 	s.open(t)
 	defer s.close(t)
 	s.network.Set(b.ServerName, answers(400, `{"errcode":"M_BAD_JSON","error":"not yours"}`))
-	s.network.Set(s.us.ServerName, testnet.Host{Handler: s.server})
-	stranger := testnet.NewNode("stranger")
+	s.network.Set(s.us.ServerName, relaytest.Host{Handler: s.server})
+	stranger := relaytest.NewNode("stranger")
 	theirs, err := client.New(client.Config{Identity: stranger.SigningIdentity, Transport: s.network})
 	require.NoError(t, err)
 	for i := range 2 {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 )
@@ -80,7 +80,7 @@ func (o *outWorld) enqueue(ids ...string) {
 // toDead enqueues a transaction for a destination that hangs.
 func (o *outWorld) toDead(i int) {
 	dead := spec.ServerName(fmt.Sprintf("dead%d", i))
-	o.net.Set(dead, testnet.Host{Hangs: true})
+	o.net.Set(dead, relaytest.Host{Hangs: true})
 	made, err := client.NewTransaction(a.Transaction(dead, "x", 1, 100))
 	require.NoError(o, err)
 	require.NoError(o, o.outbox.Enqueue(o.Context(), made))
@@ -133,14 +133,14 @@ func TestOutboxHandsOver(t *testing.T) {
 // Without being told, it finds out by itself.
 func TestOutboxRetries(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
-		o.relays(testnet.Host{}, testnet.Host{}, testnet.Host{})
+		o.relays(relaytest.Host{}, relaytest.Host{}, relaytest.Host{})
 		o.enqueue("1")
 		time.Sleep(24 * time.Hour)
 		require.Empty(t, o.told())
 		asked := o.net.Asked(b.ServerName)
 		require.Greater(t, asked, 90)
 		require.Less(t, asked, 250, "later and later, at most every quarter of an hour")
-		o.relays(testnet.Host{}, testnet.Host{}, takes)
+		o.relays(relaytest.Host{}, relaytest.Host{}, takes)
 		time.Sleep(time.Hour)
 		require.Equal(t, []string{"1 relayed"}, o.told())
 		o.net.Set(b.ServerName, takes)
@@ -155,7 +155,7 @@ func TestOutboxSurvives(t *testing.T) {
 		o.enqueue("1", "2")
 		time.Sleep(time.Second)
 		require.NoError(t, o.outbox.Close())
-		o.relays(testnet.Host{}, testnet.Host{}, testnet.Host{})
+		o.relays(relaytest.Host{}, relaytest.Host{}, relaytest.Host{})
 		require.Equal(t, []string{"1 relayed", "2 relayed"}, o.told())
 		asked := o.net.Asked(r1)
 
@@ -177,7 +177,7 @@ func TestOutboxEnds(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"1 refused"}, o.told())
 
-		o.net.Set(b.ServerName, testnet.Host{})
+		o.net.Set(b.ServerName, relaytest.Host{})
 		o.relays(takes, takes, takes)
 		o.enqueue("2", "3", "4")
 		time.Sleep(time.Minute)
@@ -236,7 +236,7 @@ func TestOutboxRefusesAtOnce(t *testing.T) {
 func TestOutboxRelaysAtOnce(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		o.relays(takes, takes, takes)
-		o.net.Set(b.ServerName, testnet.Host{Hangs: true})
+		o.net.Set(b.ServerName, relaytest.Host{Hangs: true})
 		o.enqueue("0")
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"0 relayed"}, o.told())
@@ -260,7 +260,7 @@ func TestOutboxAsksRelaysAgain(t *testing.T) {
 		inOutWorld(t, nil, func(o *outWorld) {
 			refuses := tooLarge
 			refuses.Latency = latency
-			o.relays(refuses, testnet.Host{}, refuses)
+			o.relays(refuses, relaytest.Host{}, refuses)
 			o.enqueue("1")
 			time.Sleep(24 * time.Hour)
 			require.Empty(t, o.told())

@@ -13,7 +13,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // Of what is kept for its destination nothing is dropped for what has expired.
@@ -83,7 +83,7 @@ func TestPassOnForgetsMadeUpServers(t *testing.T) {
 		r := w.passer("r1", everything)
 		server, err := relay.New(relay.Config{ServerName: r.name, Store: r.kept, Lifetime: time.Hour, Stored: r.outbox.Stored, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
-		w.net.Set(r.name, testnet.Host{Handler: server})
+		w.net.Set(r.name, relaytest.Host{Handler: server})
 		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		for i := range 100 {

@@ -7,14 +7,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // A proxy before a destination that is down is no word of the destination.
 func TestOutboxProxySaysLater(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		o.relays(takes, takes, takes)
-		o.net.Set(b.ServerName, testnet.Host{Latency: time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		o.net.Set(b.ServerName, relaytest.Host{Latency: time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "120")
 			w.WriteHeader(503)
 		})})

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -40,7 +40,7 @@ func TestOutboxSeenWhileRelaying(t *testing.T) {
 func TestOutboxRelayRefusesAndOthersAreDead(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		var took atomic.Int32
-		picky := testnet.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		picky := relaytest.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			uri, _ := wire.SignedURI(r)
 			route, err := wire.ParseURI(uri)
 			if err == nil && route.TransactionID == "1" {
@@ -50,7 +50,7 @@ func TestOutboxRelayRefusesAndOthersAreDead(t *testing.T) {
 			took.Add(1)
 			_, _ = w.Write([]byte(`{}`))
 		})}
-		o.relays(picky, testnet.Host{}, testnet.Host{})
+		o.relays(picky, relaytest.Host{}, relaytest.Host{})
 		o.enqueue("1", "2", "3")
 		time.Sleep(24 * time.Hour)
 		require.EqualValues(t, 2, took.Load())

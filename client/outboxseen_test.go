@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 )
 
@@ -18,8 +18,8 @@ import (
 func TestOutboxesThatSeeEachOther(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		var theirs *client.Outbox
-		host := func(seen func()) testnet.Host {
-			return testnet.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		host := func(seen func()) relaytest.Host {
+			return relaytest.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				seen()
 				w.WriteHeader(500)
 			})}

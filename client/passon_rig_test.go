@@ -17,7 +17,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -26,7 +26,7 @@ import (
 // b, which takes it in from relays that hand it over and fetches the rest.
 type passWorld struct {
 	*testing.T
-	net      *testnet.Virtual
+	net      *relaytest.Network
 	peers    *client.Peers // of b
 	receiver *client.Receiver
 	server   *relay.Server // of b
@@ -38,7 +38,7 @@ type passWorld struct {
 
 func inPassWorld(t *testing.T, run func(*passWorld)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &passWorld{T: t, net: testnet.NewVirtual(), peers: client.NewPeers()}
+		w := &passWorld{T: t, net: relaytest.NewNetwork(), peers: client.NewPeers()}
 		caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		w.receiver, err = client.NewReceiver(client.ReceiverConfig{
@@ -85,9 +85,9 @@ func (w *passWorld) got() []string {
 
 // b has b on the network, or not.
 func (w *passWorld) b(here bool) {
-	w.net.Set(nodeB, testnet.Host{})
+	w.net.Set(nodeB, relaytest.Host{})
 	if here {
-		w.net.Set(nodeB, testnet.Host{Handler: w.server, Latency: 10 * time.Millisecond})
+		w.net.Set(nodeB, relaytest.Host{Handler: w.server, Latency: 10 * time.Millisecond})
 	}
 }
 
@@ -123,7 +123,7 @@ func (w *passWorld) sync(relays ...*passer) []client.Drained {
 type passer struct {
 	w       *passWorld
 	name    spec.ServerName
-	node    *testnet.Node
+	node    *relaytest.Node
 	kept    *memory.Store
 	peers   *client.Peers
 	passOn  func(spec.ServerName) bool // nil: it doesn't
@@ -138,7 +138,7 @@ func everything(spec.ServerName) bool { return true }
 
 // passer puts a relay on the network.
 func (w *passWorld) passer(seed string, passOn func(spec.ServerName) bool) *passer {
-	node := testnet.NewNode(seed)
+	node := relaytest.NewNode(seed)
 	p := &passer{w: w, name: node.ServerName, node: node, kept: memory.New(memory.Options{}), peers: client.NewPeers(), passOn: passOn}
 	p.start()
 	w.Cleanup(func() {
@@ -166,7 +166,7 @@ func (p *passer) start() {
 	p.server, err = relay.New(config)
 	require.NoError(p.w, err)
 	p.stopped = false
-	p.w.net.Set(p.name, testnet.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(p.serve)})
+	p.w.net.Set(p.name, relaytest.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(p.serve)})
 }
 
 func (p *passer) serve(w http.ResponseWriter, r *http.Request) {
@@ -181,7 +181,7 @@ func (p *passer) stop() {
 		return
 	}
 	p.stopped = true
-	p.w.net.Set(p.name, testnet.Host{})
+	p.w.net.Set(p.name, relaytest.Host{})
 	require.NoError(p.w, p.server.Close())
 	if p.outbox != nil {
 		require.NoError(p.w, p.outbox.Close())

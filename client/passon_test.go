@@ -16,7 +16,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -149,7 +149,7 @@ func TestPassOnToDeployed(t *testing.T) {
 		inPassWorld(t, func(w *passWorld) {
 			own, theirs := w.passer("r1", everything), w.passer("r2", nil)
 			own.knows(theirs)
-			deployed := testnet.Host{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) })}
+			deployed := relaytest.Host{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) })}
 			w.net.Set(theirs.name, deployed)
 			w.net.Set(nodeB, deployed)
 			w.leave("123", own)
@@ -308,7 +308,7 @@ func TestPassOnToWhoOnlyFetches(t *testing.T) {
 		kept := memory.New(memory.Options{})
 		server, err := relay.New(relay.Config{ServerName: nodeB, Store: kept, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
-		w.net.Set(nodeB, testnet.Host{Handler: server})
+		w.net.Set(nodeB, relaytest.Host{Handler: server})
 		own, theirs := w.passer("r1", everything), w.passer("r2", everything)
 		own.knows(theirs)
 		w.leave("12", own)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -20,12 +20,12 @@ import (
 // it for mail like any other, and keep it each time.
 func TestProoflessIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		us, b := testnet.NewNode("us"), testnet.NewNode("b").ServerName
+		us, b := relaytest.NewNode("us"), relaytest.NewNode("b").ServerName
 		const deployed spec.ServerName = "deployed"
-		network, peers := testnet.NewVirtual(), client.NewPeers()
+		network, peers := relaytest.NewNetwork(), client.NewPeers()
 		keeps := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "null") })
-		network.Set(b, testnet.Host{Handler: keeps})
-		network.Set(deployed, testnet.Host{Handler: keeps})
+		network.Set(b, relaytest.Host{Handler: keeps})
+		network.Set(deployed, relaytest.Host{Handler: keeps})
 		require.NoError(t, peers.AddRelays(t.Context(), b, deployed))
 		caller, err := client.New(client.Config{Identity: us.SigningIdentity, Transport: network})
 		require.NoError(t, err)

@@ -17,13 +17,13 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
-var nodeC = testnet.NewNode("c").ServerName
+var nodeC = relaytest.NewNode("c").ServerName
 
 // A provenInbox is an inbox that checks proofs, with one relay, which may forge
 // what it answers.
@@ -157,12 +157,12 @@ func (k *keyBook) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.Ve
 	return results, nil
 }
 
-var named = &testnet.Node{SigningIdentity: a.SigningIdentity}
+var named = &relaytest.Node{SigningIdentity: a.SigningIdentity}
 
 func init() { named.ServerName, named.KeyID = "named", "ed25519:1" }
 
 // leaveAs leaves a body for a server at the relay.
-func (p *provenInbox) leaveAs(from *testnet.Node, to spec.ServerName, id, body string) {
+func (p *provenInbox) leaveAs(from *relaytest.Node, to spec.ServerName, id, body string) {
 	p.Helper()
 	caller, err := client.New(client.Config{Identity: from.SigningIdentity, Transport: p.net})
 	require.NoError(p, err)

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -87,11 +87,11 @@ func TestProofIsRequired(t *testing.T) {
 	})
 	deployed := &deployedRelay{name: r1, first: 1}
 	inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof, c.Rejected = true, nil }, func(p *provenInbox) {
-		p.net.Set(r1, testnet.Host{Handler: deployed})
+		p.net.Set(r1, relaytest.Host{Handler: deployed})
 		p.leave("1", 1, r1)
 		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
 	})
-	caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: testnet.NewVirtual()})
+	caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: relaytest.NewNetwork()})
 	require.NoError(t, err)
 	_, err = client.NewReceiver(client.ReceiverConfig{
 		Caller: caller, Peers: client.NewPeers(), RequireProof: true, Handle: func(context.Context, client.Received) error { return nil },

@@ -18,7 +18,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 )
 
@@ -26,7 +26,7 @@ import (
 // memory, in simulated time.
 type inbox struct {
 	*testing.T
-	net      *testnet.Virtual
+	net      *relaytest.Network
 	peers    *client.Peers
 	mail     *memory.Store // notes of b
 	receiver *client.Receiver
@@ -39,7 +39,7 @@ type inbox struct {
 
 func inInbox(t *testing.T, run func(*inbox)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &inbox{T: t, net: testnet.NewVirtual(), peers: client.NewPeers(), mail: memory.New(memory.Options{})}
+		b := &inbox{T: t, net: relaytest.NewNetwork(), peers: client.NewPeers(), mail: memory.New(memory.Options{})}
 		b.start(client.NewSeen(0))
 		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r1, r2, r3))
 		run(b)
@@ -49,7 +49,7 @@ func inInbox(t *testing.T, run func(*inbox)) {
 var nodeB = b.ServerName
 
 func (b *inbox) start(seen *client.Seen) {
-	config := client.Config{Identity: testnet.NewNode("b").SigningIdentity, Transport: b.net}
+	config := client.Config{Identity: relaytest.NewNode("b").SigningIdentity, Transport: b.net}
 	receiver := client.ReceiverConfig{Peers: b.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler), Handle: b.handle}
 	if b.change != nil {
 		b.change(&config, &receiver)
@@ -100,7 +100,7 @@ func (b *inbox) relay(name spec.ServerName, change ...func(*relay.Config)) *rela
 	}
 	server, err := relay.New(config)
 	require.NoError(b, err)
-	b.net.Set(name, testnet.Host{Handler: server, Latency: 10 * time.Millisecond})
+	b.net.Set(name, relaytest.Host{Handler: server, Latency: 10 * time.Millisecond})
 	return server
 }
 
@@ -262,7 +262,7 @@ func TestReceiverRemembers(t *testing.T) {
 		require.NoError(t, err)
 		b.start(seen)
 		b.leave("1", 1, r1, r2)
-		b.net.Set(r2, testnet.Host{})
+		b.net.Set(r2, relaytest.Host{})
 		b.sync()
 		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r2))
 
@@ -335,7 +335,7 @@ func TestReceiverDirect(t *testing.T) {
 func TestReceiverRun(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.relay(r1)
-		b.net.Set(r2, testnet.Host{Hangs: true})
+		b.net.Set(r2, relaytest.Host{Hangs: true})
 		b.leave("1", 1, r1)
 		ctx, cancel := context.WithCancel(b.Context())
 		ended := make(chan error)
@@ -375,14 +375,14 @@ func TestReceiverRun(t *testing.T) {
 func TestReceiverOddRelays(t *testing.T) {
 	const one = `{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true}`
 	for name, c := range map[string]struct {
-		host testnet.Host
+		host relaytest.Host
 		want client.Drained
 	}{
 		"the same entry for ever": {answers(200, one), client.Drained{Handled: 1}},
 		"half an answer":          {answers(200, one[:30]), client.Drained{}},
 		"an error":                {answers(500, `{"errcode":"M_UNKNOWN","error":""}`), client.Drained{}},
 		"a redirect":              {answers(302, ``), client.Drained{}},
-		"it hangs":                {testnet.Host{Hangs: true}, client.Drained{}},
+		"it hangs":                {relaytest.Host{Hangs: true}, client.Drained{}},
 		"what nobody can decode":  {answers(200, `{"transaction":{"pdus":7},"entry_id":3,"entries_queued":true}`), client.Drained{Unreadable: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -424,7 +424,7 @@ func TestReceiverTwoSyncs(t *testing.T) {
 func TestReceiverDeployedRelay(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		deployed := &deployedRelay{name: r1, first: 1}
-		b.net.Set(r1, testnet.Host{Handler: deployed})
+		b.net.Set(r1, relaytest.Host{Handler: deployed})
 		b.leave("1", 1, r1)
 		b.leave("2", "m.typing", r1)
 		require.Equal(t, client.Drained{Relay: r1, Handled: 2}, b.sync()[0])

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -76,8 +76,8 @@ func (r *recorder) dealtWith(id string) bool {
 	return slices.Contains(r.took, id) || r.refused[id]
 }
 
-func (r *recorder) host() testnet.Host {
-	return testnet.Host{Handler: r, Latency: 10 * time.Millisecond}
+func (r *recorder) host() relaytest.Host {
+	return relaytest.Host{Handler: r, Latency: 10 * time.Millisecond}
 }
 
 func numbers(from, to int) (ids []string) {
@@ -96,7 +96,7 @@ func TestOutboxEachRelayGetsAll(t *testing.T) {
 			t.Run(fmt.Sprint(name, restart), func(t *testing.T) {
 				inOutWorld(t, func(c *client.OutboxConfig) { c.KeepRelayed = 5 }, func(o *outWorld) {
 					honest := &recorder{}
-					o.relays(other.host(), testnet.Host{}, testnet.Host{})
+					o.relays(other.host(), relaytest.Host{}, relaytest.Host{})
 					require.NoError(t, o.peers.RemoveRelays(o.Context(), b.ServerName, r3))
 					o.enqueue(numbers(1, 20)...)
 					time.Sleep(time.Minute)
@@ -131,7 +131,7 @@ func TestOutboxEventsCount(t *testing.T) {
 		return slices.Clone(told)
 	}
 	inOutWorld(t, func(c *client.OutboxConfig) { c.Notify = tell; c.KeepRelayed = -1 }, func(o *outWorld) {
-		o.relays(takes, testnet.Host{}, tooLarge)
+		o.relays(takes, relaytest.Host{}, tooLarge)
 		o.enqueue("1")
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"relayed at 1 of 3"}, all())
@@ -169,7 +169,7 @@ func TestOutboxProxyRefusesOne(t *testing.T) {
 			}
 			return nil
 		}}
-		o.relays(relay.host(), testnet.Host{}, testnet.Host{})
+		o.relays(relay.host(), relaytest.Host{}, relaytest.Host{})
 		require.NoError(t, o.peers.RemoveRelays(o.Context(), b.ServerName, r2, r3))
 		o.enqueue("001", "002", "003")
 		time.Sleep(time.Minute)
@@ -193,7 +193,7 @@ func TestOutboxProxyRefusesOne(t *testing.T) {
 
 // A page of a proxy at the destination itself ends nothing: relays get it.
 func TestOutboxPageEndsNothing(t *testing.T) {
-	for name, host := range map[string]testnet.Host{
+	for name, host := range map[string]relaytest.Host{
 		"413": proxy(413, "<html>", ""), "400": proxy(400, "<html>", ""), "302": proxy(302, "", ""), "202": answers(202, `{}`),
 		"login page": proxy(200, "<html>", ""), "a list": answers(200, `[]`), "511": proxy(511, "<html>", ""),
 		"M_UNAUTHORIZED": answers(400, `{"errcode":"M_UNAUTHORIZED","error":""}`), "M_UNKNOWN": answers(400, `{"errcode":"M_UNKNOWN","error":""}`),

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -145,7 +145,7 @@ func (r *roadsWorld) add() {
 
 // set has a relay be there or not.
 func (r *roadsWorld) set(relay *roadsRelay) {
-	host := testnet.Host{Latency: time.Duration(r.script.IntN(2000)) * time.Millisecond}
+	host := relaytest.Host{Latency: time.Duration(r.script.IntN(2000)) * time.Millisecond}
 	if relay.well.Load() || r.script.IntN(3) > 0 {
 		host.Handler = relay
 	}
@@ -185,7 +185,7 @@ func (r *roadsWorld) trouble() (last int) {
 			r.net.Set(b.ServerName, r.direct.host())
 			r.outbox.Seen(b.ServerName)
 			time.Sleep(time.Duration(r.script.IntN(300)) * time.Millisecond)
-			r.net.Set(b.ServerName, testnet.Host{})
+			r.net.Set(b.ServerName, relaytest.Host{})
 		case 3, 4:
 			r.set(r.relays[r.script.IntN(len(r.relays))])
 		default:
@@ -201,7 +201,7 @@ func (r *roadsWorld) trouble() (last int) {
 
 // heal has all relays be well, and waits; the destination is still away.
 func (r *roadsWorld) heal() {
-	r.net.Set(b.ServerName, testnet.Host{})
+	r.net.Set(b.ServerName, relaytest.Host{})
 	for _, relay := range r.relays {
 		relay.well.Store(true)
 		r.set(relay)

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -44,7 +44,7 @@ type ask struct {
 // scripted puts a relay on the network.
 func (b *inbox) scripted(name spec.ServerName, s *scripted) *scripted {
 	s.b = b
-	b.net.Set(name, testnet.Host{Handler: s, Latency: 10 * time.Millisecond})
+	b.net.Set(name, relaytest.Host{Handler: s, Latency: 10 * time.Millisecond})
 	return s
 }
 

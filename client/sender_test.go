@@ -17,14 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // A world is node a, which sends to b through relays r1, r2 and r3 on a
 // network in memory. It lives in simulated time.
 type world struct {
 	*testing.T
-	net    *testnet.Virtual
+	net    *relaytest.Network
 	peers  *client.Peers
 	sender *client.Sender
 }
@@ -33,7 +33,7 @@ var r1, r2, r3 = spec.ServerName("r1"), spec.ServerName("r2"), spec.ServerName("
 
 func inWorld(t *testing.T, change func(*client.SenderConfig), run func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{T: t, net: testnet.NewVirtual(), peers: client.NewPeers()}
+		w := &world{T: t, net: relaytest.NewNetwork(), peers: client.NewPeers()}
 		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		config := client.SenderConfig{Caller: caller, Peers: w.peers, Logger: slog.New(slog.DiscardHandler)}
@@ -49,8 +49,8 @@ func inWorld(t *testing.T, change func(*client.SenderConfig), run func(*world)) 
 }
 
 // answers is a server that gives one answer to everything.
-func answers(status int, body string) testnet.Host {
-	return testnet.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+func answers(status int, body string) relaytest.Host {
+	return relaytest.Host{Latency: 10 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	})}
@@ -61,7 +61,7 @@ var (
 	tooLarge = answers(413, `{"errcode":"M_TOO_LARGE","error":""}`)
 )
 
-func (w *world) relays(hosts ...testnet.Host) {
+func (w *world) relays(hosts ...relaytest.Host) {
 	for i, relay := range []spec.ServerName{r1, r2, r3} {
 		w.net.Set(relay, hosts[i])
 	}
@@ -144,7 +144,7 @@ func TestSenderAttemptsBeforeOffline(t *testing.T) {
 		w.net.Set(b.ServerName, takes)
 		_, err = w.send("2")
 		require.NoError(t, err)
-		w.net.Set(b.ServerName, testnet.Host{})
+		w.net.Set(b.ServerName, relaytest.Host{})
 		_, err = w.send("3")
 		require.Error(t, err)
 		require.False(t, w.peers.Offline(b.ServerName))
@@ -154,8 +154,8 @@ func TestSenderAttemptsBeforeOffline(t *testing.T) {
 // A dead, slow or hanging relay delays the success of another by nothing.
 func TestSenderFirstRelayWins(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
-		w.relays(testnet.Host{Hangs: true}, takes, testnet.Host{})
-		w.net.Set(b.ServerName, testnet.Host{})
+		w.relays(relaytest.Host{Hangs: true}, takes, relaytest.Host{})
+		w.net.Set(b.ServerName, relaytest.Host{})
 		start := time.Now()
 		o, err := w.send("1")
 		require.NoError(t, err)
@@ -168,8 +168,8 @@ func TestSenderFirstRelayWins(t *testing.T) {
 func TestSenderBackground(t *testing.T) {
 	inWorld(t, func(c *client.SenderConfig) { c.RelayBackoff.First = time.Minute }, func(w *world) {
 		var served atomic.Int32
-		slow := testnet.Host{Latency: 5 * time.Second, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) })}
-		w.relays(takes, slow, testnet.Host{Hangs: true})
+		slow := relaytest.Host{Latency: 5 * time.Second, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) })}
+		w.relays(takes, slow, relaytest.Host{Hangs: true})
 		_, err := w.send("1")
 		require.NoError(t, err)
 		require.Zero(t, served.Load())
@@ -186,7 +186,7 @@ func TestSenderBackground(t *testing.T) {
 func TestSenderBackgroundIsBounded(t *testing.T) {
 	inWorld(t, func(c *client.SenderConfig) { c.MaxBackground = 1 }, func(w *world) {
 		var ended atomic.Int32
-		w.relays(takes, testnet.Host{}, testnet.Host{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		w.relays(takes, relaytest.Host{}, relaytest.Host{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 			ended.Add(1)
 		})})
@@ -203,31 +203,31 @@ func TestSenderBackgroundIsBounded(t *testing.T) {
 
 func TestSenderAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		destination testnet.Host
-		relays      [3]testnet.Host
+		destination relaytest.Host
+		relays      [3]relaytest.Host
 		want        string
 		check       func(*testing.T, *client.SendError) // nil: success
 	}{
-		"the destination refuses": {answers(400, `{"errcode":"M_BAD_JSON","error":""}`), [3]testnet.Host{takes, takes, takes}, "refused",
+		"the destination refuses": {answers(400, `{"errcode":"M_BAD_JSON","error":""}`), [3]relaytest.Host{takes, takes, takes}, "refused",
 			func(t *testing.T, e *client.SendError) { require.True(t, e.Refused) }},
-		"too large for the destination": {tooLarge, [3]testnet.Host{takes, takes, takes}, "refused",
+		"too large for the destination": {tooLarge, [3]relaytest.Host{takes, takes, takes}, "refused",
 			func(t *testing.T, e *client.SendError) { require.True(t, e.Refused) }},
-		"the destination asks for time": {answers(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":7000}`), [3]testnet.Host{takes, takes, takes}, "later",
+		"the destination asks for time": {answers(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":7000}`), [3]relaytest.Host{takes, takes, takes}, "later",
 			func(t *testing.T, e *client.SendError) {
 				require.False(t, e.Refused)
 				require.Equal(t, 7*time.Second, e.RetryAfter)
 			}},
-		"a proxy without a destination": {answers(502, `<html>`), [3]testnet.Host{takes, {}, {}}, "later, delivered, *, *", nil},
-		"two are of no use":             {testnet.Host{}, [3]testnet.Host{answers(404, `{}`), answers(403, `{}`), {Latency: time.Second, Handler: takes.Handler}}, "unreachable, no use, no use, delivered", nil},
-		"half an answer":                {testnet.Host{}, [3]testnet.Host{answers(500, `{"errcode":"M_UNK`), takes, answers(200, `<html>`)}, "unreachable, *, delivered, *", nil},
-		"answers that are no homeserver's": {answers(400, `{"message":"Unrecognised server name"}`), [3]testnet.Host{answers(200, `<html>`), answers(200, ``), answers(400, `<html>`)},
+		"a proxy without a destination": {answers(502, `<html>`), [3]relaytest.Host{takes, {}, {}}, "later, delivered, *, *", nil},
+		"two are of no use":             {relaytest.Host{}, [3]relaytest.Host{answers(404, `{}`), answers(403, `{}`), {Latency: time.Second, Handler: takes.Handler}}, "unreachable, no use, no use, delivered", nil},
+		"half an answer":                {relaytest.Host{}, [3]relaytest.Host{answers(500, `{"errcode":"M_UNK`), takes, answers(200, `<html>`)}, "unreachable, *, delivered, *", nil},
+		"answers that are no homeserver's": {answers(400, `{"message":"Unrecognised server name"}`), [3]relaytest.Host{answers(200, `<html>`), answers(200, ``), answers(400, `<html>`)},
 			"unreachable, unreachable, unreachable, unreachable", func(t *testing.T, e *client.SendError) { require.False(t, e.Refused || e.RelaysRefused) }},
-		"all relays refuse": {testnet.Host{}, [3]testnet.Host{answers(400, `{"errcode":"M_BAD_JSON"}`), tooLarge, answers(400, `{"errcode":"M_NOT_JSON"}`)}, "unreachable, refused, refused, refused",
+		"all relays refuse": {relaytest.Host{}, [3]relaytest.Host{answers(400, `{"errcode":"M_BAD_JSON"}`), tooLarge, answers(400, `{"errcode":"M_NOT_JSON"}`)}, "unreachable, refused, refused, refused",
 			func(t *testing.T, e *client.SendError) {
 				require.False(t, e.Refused, "the destination may still take it")
 				require.True(t, e.RelaysRefused)
 			}},
-		"all fail": {testnet.Host{}, [3]testnet.Host{answers(500, ``), answers(429, `{"retry_after_ms":60000}`), {}}, "unreachable, later, later, unreachable",
+		"all fail": {relaytest.Host{}, [3]relaytest.Host{answers(500, ``), answers(429, `{"retry_after_ms":60000}`), {}}, "unreachable, later, later, unreachable",
 			func(t *testing.T, e *client.SendError) {
 				require.False(t, e.Refused)
 				require.False(t, e.RelaysRefused)
@@ -290,8 +290,8 @@ func TestSenderWithoutRelays(t *testing.T) {
 
 func TestSenderTimeoutsAndContext(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
-		w.relays(testnet.Host{Hangs: true}, testnet.Host{Hangs: true}, testnet.Host{Hangs: true})
-		w.net.Set(b.ServerName, testnet.Host{Hangs: true})
+		w.relays(relaytest.Host{Hangs: true}, relaytest.Host{Hangs: true}, relaytest.Host{Hangs: true})
+		w.net.Set(b.ServerName, relaytest.Host{Hangs: true})
 		start := time.Now()
 		_, err := w.send("1")
 		_ = refusal(t, err)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // inWaiting is an inbox with one relay, at which its receiver waits.
@@ -76,10 +76,10 @@ func TestWaitingOnline(t *testing.T) {
 			require.Equal(t, before+1, b.net.Asked(r1))
 			time.Sleep(time.Second)
 		}
-		b.net.Set(r1, testnet.Host{Hangs: true})
+		b.net.Set(r1, relaytest.Host{Hangs: true})
 		b.receiver.Online()
 		time.Sleep(time.Second)
-		b.net.Set(r1, testnet.Host{Handler: server})
+		b.net.Set(r1, relaytest.Host{Handler: server})
 		b.leave("1", 1, r1)
 		require.Empty(t, b.got())
 		b.receiver.Online()

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/examples/dendrite"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -37,7 +37,7 @@ func TestWhatRoutersRedirect(t *testing.T) {
 		dendrite.Mount(federation, server)
 		return root
 	}
-	b := testnet.NewNode("b").ServerName
+	b := relaytest.NewNode("b").ServerName
 	dots := prefixV1 + "/send_relay/../" + string("@user:"+b)
 	slashes := wire.SendRelayURI("t", oddUser(t, "a//b", b))
 	climbing := wire.SendRelayURI("t", oddUser(t, "a/../b", b))
@@ -70,7 +70,7 @@ func TestWhatRoutersRedirect(t *testing.T) {
 // answered with a redirect.
 func (s *site) requireStored(t *testing.T, uri string, stored bool, to spec.ServerName) {
 	t.Helper()
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	request, err := a.Request(http.MethodPut, relayName, uri, a.Transaction(to, "t", 1, 300))
 	require.NoError(t, err)
 	response, body := s.do(t, request)
@@ -79,7 +79,7 @@ func (s *site) requireStored(t *testing.T, uri string, stored bool, to spec.Serv
 	} else {
 		require.Equal(t, 3, response.StatusCode/100, body)
 	}
-	got, err := b.Federation(s.network).P2PGetTransactionFromRelay(t.Context(), testnet.User(to), fclient.RelayEntry{}, relayName)
+	got, err := b.Federation(s.network).P2PGetTransactionFromRelay(t.Context(), relaytest.User(to), fclient.RelayEntry{}, relayName)
 	require.NoError(t, err)
 	require.Equal(t, stored, got.EntriesQueued)
 }

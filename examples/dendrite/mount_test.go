@@ -20,7 +20,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/examples/dendrite"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -169,7 +169,7 @@ type closing struct {
 type site struct {
 	server  *relay.Server
 	url     string
-	network *testnet.Network
+	network *relaytest.Network
 }
 
 func newSite(t *testing.T, mount func(http.Handler) http.Handler) *site {
@@ -178,7 +178,8 @@ func newSite(t *testing.T, mount func(http.Handler) http.Handler) *site {
 	require.NoError(t, err)
 	handler := mount(server)
 	web := httptest.NewServer(handler)
-	network := testnet.NewNetwork(map[spec.ServerName]string{relayName: web.Listener.Addr().String()})
+	network := relaytest.NewNetwork()
+	network.Set(relayName, relaytest.Host{Address: web.Listener.Addr().String()})
 	t.Cleanup(func() {
 		network.CloseIdleConnections()
 		web.Close()
@@ -216,7 +217,7 @@ var (
 // delivers sends for each odd user ID and with each odd transaction ID, and
 // fetches it all.
 func (s *site) delivers(t *testing.T) {
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	var sent []gomatrixserverlib.Transaction
 	send := func(user spec.UserID, id string) {
 		transaction := a.Transaction(b.ServerName, id, 1, 600+len(sent)) // no two alike
@@ -228,7 +229,7 @@ func (s *site) delivers(t *testing.T) {
 		send(oddUser(t, localpart, b.ServerName), "user")
 	}
 	for _, id := range transactionIDs {
-		send(testnet.User(b.ServerName), id)
+		send(relaytest.User(b.ServerName), id)
 	}
 	var last fclient.RelayEntry
 	for i, want := range sent {
@@ -239,7 +240,7 @@ func (s *site) delivers(t *testing.T) {
 		require.Equal(t, string(want.PDUs[0]), string(got.Transaction.PDUs[0]))
 		last.EntryID = got.EntryID
 	}
-	got, err := b.Federation(s.network).P2PGetTransactionFromRelay(t.Context(), testnet.User(b.ServerName), last, relayName)
+	got, err := b.Federation(s.network).P2PGetTransactionFromRelay(t.Context(), relaytest.User(b.ServerName), last, relayName)
 	require.NoError(t, err)
 	require.False(t, got.EntriesQueued)
 }
@@ -253,7 +254,7 @@ func oddUser(t *testing.T, localpart string, server spec.ServerName) spec.UserID
 
 // checksSignatures changes requests after they were signed.
 func (s *site) checksSignatures(t *testing.T) {
-	a, b, c := testnet.NewNode("a"), testnet.NewNode("b").ServerName, testnet.NewNode("c").ServerName
+	a, b, c := relaytest.NewNode("a"), relaytest.NewNode("b").ServerName, relaytest.NewNode("c").ServerName
 	uri := wire.SendRelayURI("t1", oddUser(t, "a/b", b))
 	for name, change := range map[string]func(*http.Request){
 		"body": func(r *http.Request) {
@@ -300,17 +301,17 @@ func (s *site) do(t *testing.T, request *http.Request) (*http.Response, string) 
 
 // refuses what isn't there, with the relay's own words.
 func (s *site) refuses(t *testing.T) {
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	for _, test := range []struct {
 		method, uri string
 		status      int
 		allow       string
 	}{
-		{http.MethodPost, wire.SendRelayURI("t", testnet.User(b.ServerName)), http.StatusMethodNotAllowed, http.MethodPut},
-		{http.MethodGet, wire.SendRelayURI("t", testnet.User(b.ServerName)), http.StatusMethodNotAllowed, http.MethodPut},
-		{http.MethodPut, wire.RelayTxnURI(testnet.User(b.ServerName)), http.StatusMethodNotAllowed, http.MethodGet},
+		{http.MethodPost, wire.SendRelayURI("t", relaytest.User(b.ServerName)), http.StatusMethodNotAllowed, http.MethodPut},
+		{http.MethodGet, wire.SendRelayURI("t", relaytest.User(b.ServerName)), http.StatusMethodNotAllowed, http.MethodPut},
+		{http.MethodPut, wire.RelayTxnURI(relaytest.User(b.ServerName)), http.StatusMethodNotAllowed, http.MethodGet},
 		{http.MethodGet, prefixV1 + "/relay_txn/nobody", http.StatusBadRequest, ""},
-		{http.MethodGet, wire.RelayTxnURI(testnet.User(b.ServerName)), http.StatusForbidden, ""},
+		{http.MethodGet, wire.RelayTxnURI(relaytest.User(b.ServerName)), http.StatusForbidden, ""},
 	} {
 		request, err := a.Request(test.method, relayName, test.uri, fclient.RelayEntry{})
 		require.NoError(t, err)
@@ -332,10 +333,10 @@ func matrixCode(body string) string {
 func (s *site) canBeOff(t *testing.T) {
 	s.server.SetEnabled(false)
 	defer s.server.SetEnabled(true)
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
-	_, err := a.Federation(s.network).P2PSendTransactionToRelay(t.Context(), testnet.User(b.ServerName), a.Transaction(b.ServerName, "t", 1, 300), relayName)
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
+	_, err := a.Federation(s.network).P2PSendTransactionToRelay(t.Context(), relaytest.User(b.ServerName), a.Transaction(b.ServerName, "t", 1, 300), relayName)
 	requireStatus(t, http.StatusNotFound, err)
-	_, err = b.Federation(s.network).P2PGetTransactionFromRelay(t.Context(), testnet.User(b.ServerName), fclient.RelayEntry{}, relayName)
+	_, err = b.Federation(s.network).P2PGetTransactionFromRelay(t.Context(), relaytest.User(b.ServerName), fclient.RelayEntry{}, relayName)
 	requireStatus(t, http.StatusNotFound, err)
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // TestClockJumps runs programs whose wall clock really is set: far ahead, back
@@ -135,7 +135,7 @@ func (s *clockStory) put() {
 
 // acknowledgeAgain acknowledges an entry that was acknowledged before, maybe by
 // a process that had another clock. It must take nothing else away.
-func (s *clockStory) acknowledgeAgain(to *testnet.Node) {
+func (s *clockStory) acknowledgeAgain(to *relaytest.Node) {
 	old := s.ledger.acknowledged(to.ServerName)
 	if len(old) == 0 {
 		return

@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 const (
@@ -65,10 +65,10 @@ type crash struct {
 	command   func(relay int, args ...string) *exec.Cmd
 	ledger    *ledger
 	senders   []*sender
-	to        []*testnet.Node
+	to        []*relaytest.Node
 
 	relays []*program
-	roads  []atomic.Pointer[testnet.Network] // to each relay
+	roads  []atomic.Pointer[relaytest.Network] // to each relay
 
 	answers atomic.Int64  // how many transactions were answered with 200
 	starts  time.Duration // how long the last start took
@@ -79,15 +79,15 @@ type crash struct {
 func newCrash(t *testing.T, seed uint64, arguments ...[]string) *crash {
 	c := &crash{
 		t: t, random: rand.New(rand.NewPCG(seed, 0)), ledger: newLedger(), arguments: arguments,
-		relays: make([]*program, len(arguments)), roads: make([]atomic.Pointer[testnet.Network], len(arguments)),
+		relays: make([]*program, len(arguments)), roads: make([]atomic.Pointer[relaytest.Network], len(arguments)),
 		command: func(_ int, args ...string) *exec.Cmd { return command(args...) },
 	}
 	for i := range crashDestinations {
-		c.to = append(c.to, testnet.NewNode(fmt.Sprintf("to %d", i)))
+		c.to = append(c.to, relaytest.NewNode(fmt.Sprintf("to %d", i)))
 	}
 	for i := range crashSenders {
 		c.senders = append(c.senders, &sender{
-			Node: testnet.NewNode(fmt.Sprintf("from %d", i)), random: rand.New(rand.NewPCG(seed, uint64(i)+1)),
+			Node: relaytest.NewNode(fmt.Sprintf("from %d", i)), random: rand.New(rand.NewPCG(seed, uint64(i)+1)),
 		})
 	}
 	return c
@@ -112,7 +112,7 @@ func (c *crash) launch(i int) *program {
 }
 
 // road leads to any of the relays.
-func (c *crash) road() *testnet.Network { return c.roads[rand.IntN(len(c.roads))].Load() }
+func (c *crash) road() *relaytest.Network { return c.roads[rand.IntN(len(c.roads))].Load() }
 
 // maybeKillAtStart kills the program now and then while it starts, at any moment
 // of it, so that some kills come while it opens the file.
@@ -204,7 +204,7 @@ func (c *crash) send(s *sender) {
 }
 
 // fetch is the loop of deployed nodes: at most so many entries, or all.
-func (c *crash) fetch(to *testnet.Node, most int) {
+func (c *crash) fetch(to *relaytest.Node, most int) {
 	var last int64
 	for range most {
 		now := c.ledger.acknowledge(to.ServerName, last)
@@ -229,7 +229,7 @@ func (c *crash) fetch(to *testnet.Node, most int) {
 
 // A sender is a node that sends. It remembers what it sent, for repetitions.
 type sender struct {
-	*testnet.Node
+	*relaytest.Node
 	random               *rand.Rand
 	count                int
 	answered, unanswered []*letter
@@ -237,7 +237,7 @@ type sender struct {
 
 // next chooses what to send: something new, or again what was not answered, or
 // what was, or more under an ID that was used.
-func (s *sender) next(to []*testnet.Node) gomatrixserverlib.Transaction {
+func (s *sender) next(to []*relaytest.Node) gomatrixserverlib.Transaction {
 	choice := s.random.IntN(100)
 	switch {
 	case choice < 40 && len(s.unanswered) > 0:
@@ -277,5 +277,5 @@ func (s *sender) pdu() []byte {
 	if s.random.IntN(20) == 0 {
 		size = s.random.IntN(crashLargest)
 	}
-	return testnet.PDU(fmt.Sprintf("%d é🎁", s.count), s.ServerName, size)
+	return relaytest.PDU(fmt.Sprintf("%d é🎁", s.count), s.ServerName, size)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // TestDribblers has many connections that send a part of a request and no
@@ -24,7 +24,7 @@ func TestDribblers(t *testing.T) {
 		require.NoError(t, err)
 	}
 	p := start(t, "-db", database(t))
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	begun := p.rawPut(a, b, "dribble", 20_000)
 	for kind, part := range map[string][]byte{
 		"idle":        nil,

@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // A program whose store has failed ends with an error that says why, also if
@@ -15,7 +15,7 @@ import (
 func TestEndsWhenItsStoreFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "relay.db")
 	relay := start(t, "-db", path)
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	require.NoError(t, put(t, relay.network(), a, a.Transaction(b.ServerName, "1", 1, 100)))
 	require.NoError(t, os.Rename(path, path+"-away"))
 	require.Equal(t, 1, relay.status(), relay.logged())

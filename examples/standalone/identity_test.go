@@ -18,11 +18,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // keyFile writes the key of a node to a file.
-func keyFile(t testing.TB, node *testnet.Node) string {
+func keyFile(t testing.TB, node *relaytest.Node) string {
 	file := filepath.Join(t.TempDir(), "key.pem")
 	block := &pem.Block{Type: keyBlock, Headers: map[string]string{keyIDHeader: string(node.KeyID)}, Bytes: node.PrivateKey.Seed()}
 	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(block), 0o600))
@@ -77,7 +77,7 @@ AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=
 }
 
 func TestNameIsAnotherKey(t *testing.T) {
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	o := options{name: string(a.ServerName), signingKey: keyFile(t, b)}
 	_, err := o.identify()
 	require.ErrorContains(t, err, "another key")
@@ -90,7 +90,7 @@ func TestNameIsAnotherKey(t *testing.T) {
 }
 
 func TestKeyIsPublished(t *testing.T) {
-	node := testnet.NewNode("relay")
+	node := relaytest.NewNode("relay")
 	publisher := keyPublisher{
 		fclient.SigningIdentity{ServerName: "relay.example", KeyID: node.KeyID, PrivateKey: node.PrivateKey},
 		http.NotFoundHandler(),

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -153,7 +153,7 @@ func TestForgeriesAreRefused(t *testing.T) {
 func TestHexNamesAreNeverLookedUp(t *testing.T) {
 	s := newKeyServer("example.org")
 	v := s.verifier()
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	s.keys["a"], s.keys["b"] = a.PrivateKey, b.PrivateKey
 	require.NoError(t, verify(t.Context(), v, s.signed(t, string(a.ServerName), "ed25519:any", "a")))
 	require.Error(t, verify(t.Context(), v, s.signed(t, string(a.ServerName), "ed25519:any", "b")))

@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // A letter is one content of one transaction: what must arrive exactly once if
@@ -176,7 +176,7 @@ func (l *ledger) count() (sent, answered, arrivedUnanswered int) {
 
 // TestLedgerNotices has the ledger meet what a relay must never do.
 func TestLedgerNotices(t *testing.T) {
-	a, b := testnet.NewNode("a"), testnet.NewNode("b").ServerName
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b").ServerName
 	first, second := a.Transaction(b, "t1", 2, 300), a.Transaction(b, "t2", 2, 300)
 	changed := first
 	changed.PDUs = slices.Clone(first.PDUs[:1])

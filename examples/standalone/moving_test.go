@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // moved is what the log says then.
@@ -138,7 +138,7 @@ func TestMoveOptions(t *testing.T) {
 func TestMoveBackTooSoon(t *testing.T) {
 	from, to := database(t), database(t)
 	first := start(t, "-db", from)
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	require.NoError(t, put(t, first.network(), a, a.Transaction(b.ServerName, "t1", 1, 500)))
 	first.stop()
 	second := start(t, "-db", to, "-move-from", from)

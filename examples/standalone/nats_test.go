@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/freeport"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // natsNode writes the configuration of one of the servers whose routes have
@@ -60,7 +60,7 @@ func TestNATS(t *testing.T) {
 		p.waitReady()
 		require.NotContains(t, p.logged(), "secret")
 	}
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	sent := a.Transaction(b.ServerName, "t1", 2, 500)
 	require.NoError(t, put(t, programs[0].network(), a, sent))
 	require.NoError(t, put(t, programs[1].network(), a, sent), "a copy")
@@ -88,7 +88,7 @@ func TestNATSAlone(t *testing.T) {
 		"-nats-server", natsNode(t, port, 0, nil), "-db", fmt.Sprintf("nats://127.0.0.1:%d", port), "-nats-max", "1MiB",
 	}
 	p := start(t, arguments...)
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t1", 2, 500)))
 	p.kill()
 	p = start(t, arguments...)

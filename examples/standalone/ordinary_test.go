@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // TestOrdinaryServerOverTheNetwork has the program fetch the key of a server
@@ -39,12 +39,12 @@ func TestOrdinaryServerOverTheNetwork(t *testing.T) {
 
 	address, err := url.Parse(server.URL)
 	require.NoError(t, err)
-	node := testnet.NewNode("ordinary")
+	node := relaytest.NewNode("ordinary")
 	node.SigningIdentity = fclient.SigningIdentity{
 		ServerName: spec.ServerName(fmt.Sprintf("127.0.0.1:%s", address.Port())), KeyID: ordinaryKeyID, PrivateKey: node.PrivateKey,
 	}
 	keys.keys[string(node.ServerName)] = node.PrivateKey
-	transaction := node.Transaction(testnet.NewNode("b").ServerName, "t1", 1, 300)
+	transaction := node.Transaction(relaytest.NewNode("b").ServerName, "t1", 1, 300)
 
 	require.NoError(t, put(t, start(t, "-db", database(t), "-keys", "any").network(), node, transaction))
 	requireStatus(t, http.StatusServiceUnavailable, put(t, start(t, "-db", database(t)).network(), node, transaction))

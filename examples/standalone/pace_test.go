@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/internal/pipes"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -29,13 +30,13 @@ const (
 // A pacedSite is a server that has a pace, and the way to it, in simulated time.
 type pacedSite struct {
 	*http.Transport
-	pipes *testnet.Pipes
+	pipes *pipes.Listener
 	dials atomic.Int64
 }
 
 func onPacedSite(t *testing.T, handler http.HandlerFunc, test func(*testing.T, *pacedSite)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &pacedSite{pipes: testnet.NewPipes()}
+		s := &pacedSite{pipes: pipes.Listen()}
 		s.Transport = &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			s.dials.Add(1)
 			return s.pipes.DialContext(ctx, network, address)
@@ -168,8 +169,8 @@ func TestWaitOutlastsPace(t *testing.T) {
 		server, err = relay.New(relay.Config{ServerName: relayName, Store: mail})
 		require.NoError(t, err)
 		defer func() { assert.NoError(t, server.Close()); assert.NoError(t, mail.Close()) }()
-		node := testnet.NewNode("b")
-		request, err := node.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(node.ServerName))+"?limit=1&timeout=2500", fclient.RelayEntry{})
+		node := relaytest.NewNode("b")
+		request, err := node.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(node.ServerName))+"?limit=1&timeout=2500", fclient.RelayEntry{})
 		require.NoError(t, err)
 		request.URL.Scheme = "http"
 		begin := time.Now()

@@ -19,7 +19,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -27,13 +27,15 @@ import (
 // TestPassOn has a node leave mail at one relay, and another find it at a
 // second one, and then get it.
 func TestPassOn(t *testing.T) {
-	a, b, c, first := testnet.NewNode("a"), testnet.NewNode("b"), testnet.NewNode("c"), testnet.NewNode("first")
+	a, b, c, first := relaytest.NewNode("a"), relaytest.NewNode("b"), relaytest.NewNode("c"), relaytest.NewNode("first")
 	bAddress := freeAddress(t)
 	p2 := start(t, "-db", database(t))
 	p1 := startIn(t, "", "-listen", "127.0.0.1:0", "-db", database(t), "-signing-key", keyFile(t, first),
 		"-pass-on", string(b.ServerName), "-relays-of", string(b.ServerName+"="+relayName),
 		"-at", string(b.ServerName)+"="+bAddress, "-at", string(relayName)+"="+p2.address, "-at", string(c.ServerName)+"="+p2.address)
-	network := testnet.NewNetwork(map[spec.ServerName]string{first.ServerName: p1.address, relayName: p2.address})
+	network := relaytest.NewNetwork()
+	network.Set(first.ServerName, relaytest.Host{Address: p1.address})
+	network.Set(relayName, relaytest.Host{Address: p2.address})
 	t.Cleanup(network.CloseIdleConnections)
 	sent := a.Transaction(b.ServerName, "t1", 2, 500)
 	leave(t, network, a, first.ServerName, sent)
@@ -59,14 +61,15 @@ func TestPassOn(t *testing.T) {
 // TestPassOnWhatWasThere passes on what a relay has stored before it was told
 // to.
 func TestPassOnWhatWasThere(t *testing.T) {
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	db, key, bAddress := database(t), filepath.Join(t.TempDir(), "key.pem"), freeAddress(t)
 	o := options{signingKey: key}
 	id, err := o.identify()
 	require.NoError(t, err)
 	arguments := []string{"-listen", "127.0.0.1:0", "-db", db, "-signing-key", key}
 	p := startIn(t, "", arguments...)
-	network := testnet.NewNetwork(map[spec.ServerName]string{id.ServerName: p.address})
+	network := relaytest.NewNetwork()
+	network.Set(id.ServerName, relaytest.Host{Address: p.address})
 	t.Cleanup(network.CloseIdleConnections)
 	leave(t, network, a, id.ServerName, a.Transaction(b.ServerName, "t1", 1, 500))
 	p.stop()
@@ -90,7 +93,7 @@ func TestPassOnByOrdinaryNames(t *testing.T) {
 	}
 	cert, key, pool := certificate(t)
 	t.Setenv("SSL_CERT_FILE", cert)
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	run := func(more ...string) (spec.ServerName, *program) {
 		address := freeAddress(t)
 		return spec.ServerName(address), startIn(t, "", append([]string{
@@ -109,7 +112,7 @@ func TestPassOnByOrdinaryNames(t *testing.T) {
 
 // TestStopWhilePassingOn stops the program while a destination keeps it waiting.
 func TestStopWhilePassingOn(t *testing.T) {
-	a, b, first := testnet.NewNode("a"), testnet.NewNode("b"), testnet.NewNode("first")
+	a, b, first := relaytest.NewNode("a"), relaytest.NewNode("b"), relaytest.NewNode("first")
 	asked, end := make(chan time.Time, 10), make(chan struct{})
 	stuck := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		asked <- time.Now()
@@ -119,7 +122,8 @@ func TestStopWhilePassingOn(t *testing.T) {
 	defer close(end)
 	p := startIn(t, "", "-listen", "127.0.0.1:0", "-db", database(t), "-signing-key", keyFile(t, first),
 		"-pass-on", "all", "-at", string(b.ServerName)+"="+stuck.Listener.Addr().String())
-	network := testnet.NewNetwork(map[spec.ServerName]string{first.ServerName: p.address})
+	network := relaytest.NewNetwork()
+	network.Set(first.ServerName, relaytest.Host{Address: p.address})
 	t.Cleanup(network.CloseIdleConnections)
 	leave(t, network, a, first.ServerName, a.Transaction(b.ServerName, "t1", 1, 500))
 	begin := <-asked
@@ -131,7 +135,7 @@ func TestStopWhilePassingOn(t *testing.T) {
 func TestRoads(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	defer server.Close()
-	at, hex := server.Listener.Addr().String(), string(testnet.NewNode("b").ServerName)
+	at, hex := server.Listener.Addr().String(), string(relaytest.NewNode("b").ServerName)
 	for _, test := range []struct{ server, keys, want string }{
 		{at, keysPublic, "not a public"},
 		{at, keysNone, "no way"},
@@ -151,7 +155,7 @@ func TestRoads(t *testing.T) {
 }
 
 // appear has a node listen, and returns what is passed on to it.
-func appear(t *testing.T, node *testnet.Node, address string) <-chan relay.Delivery {
+func appear(t *testing.T, node *relaytest.Node, address string) <-chan relay.Delivery {
 	delivered := make(chan relay.Delivery, 10)
 	mail := memory.New(memory.Options{})
 	server, err := relay.New(relay.Config{ServerName: node.ServerName, Store: mail, Deliver: func(_ context.Context, d relay.Delivery) error {
@@ -171,13 +175,13 @@ func appear(t *testing.T, node *testnet.Node, address string) <-chan relay.Deliv
 	return delivered
 }
 
-func leave(t testing.TB, transport http.RoundTripper, from *testnet.Node, relay spec.ServerName, transaction gomatrixserverlib.Transaction) {
+func leave(t testing.TB, transport http.RoundTripper, from *relaytest.Node, relay spec.ServerName, transaction gomatrixserverlib.Transaction) {
 	t.Helper()
-	_, err := from.Federation(transport).P2PSendTransactionToRelay(t.Context(), testnet.User(transaction.Destination), transaction, relay)
+	_, err := from.Federation(transport).P2PSendTransactionToRelay(t.Context(), relaytest.User(transaction.Destination), transaction, relay)
 	require.NoError(t, err)
 }
 
-func next(t testing.TB, transport http.RoundTripper, node *testnet.Node, relay spec.ServerName) wire.Answer {
+func next(t testing.TB, transport http.RoundTripper, node *relaytest.Node, relay spec.ServerName) wire.Answer {
 	t.Helper()
 	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: transport})
 	require.NoError(t, err)
@@ -188,7 +192,7 @@ func next(t testing.TB, transport http.RoundTripper, node *testnet.Node, relay s
 
 // requireProven waits until a relay has a transaction, with the proof that its
 // origin signed it.
-func requireProven(t *testing.T, transport http.RoundTripper, to *testnet.Node, relay spec.ServerName, sent gomatrixserverlib.Transaction) {
+func requireProven(t *testing.T, transport http.RoundTripper, to *relaytest.Node, relay spec.ServerName, sent gomatrixserverlib.Transaction) {
 	t.Helper()
 	var answer wire.Answer
 	require.Eventually(t, func() bool {

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // TestPostgres has two programs on one database: what one takes in the other
@@ -19,7 +19,7 @@ func TestPostgres(t *testing.T) {
 	db := withPassword(t, server.Database(t))
 	first, second := start(t, "-db", db), start(t, "-db", db)
 	require.NotContains(t, first.logged(), "secret")
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	sent := a.Transaction(b.ServerName, "t1", 2, 500)
 	require.NoError(t, put(t, first.network(), a, sent))
 	require.NoError(t, put(t, second.network(), a, sent), "a copy")

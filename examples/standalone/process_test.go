@@ -21,7 +21,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 // asProgram in the environment makes the test program be one of programs.
@@ -185,23 +185,24 @@ func (p *program) stop() {
 }
 
 // network leads to the program.
-func (p *program) network() *testnet.Network {
-	n := testnet.NewNetwork(map[spec.ServerName]string{relayName: p.address})
+func (p *program) network() *relaytest.Network {
+	n := relaytest.NewNetwork()
+	n.Set(relayName, relaytest.Host{Address: p.address})
 	p.t.Cleanup(n.CloseIdleConnections)
 	return n
 }
 
 // put leaves a transaction with the unmodified client of nodes.
-func put(t testing.TB, transport http.RoundTripper, from *testnet.Node, transaction gomatrixserverlib.Transaction) error {
+func put(t testing.TB, transport http.RoundTripper, from *relaytest.Node, transaction gomatrixserverlib.Transaction) error {
 	_, err := from.Federation(transport).P2PSendTransactionToRelay(
-		t.Context(), testnet.User(transaction.Destination), transaction, relayName)
+		t.Context(), relaytest.User(transaction.Destination), transaction, relayName)
 	return err
 }
 
 // get fetches what is next, likewise.
-func get(t testing.TB, transport http.RoundTripper, to *testnet.Node, acknowledge int64) (fclient.RespGetRelayTransaction, error) {
+func get(t testing.TB, transport http.RoundTripper, to *relaytest.Node, acknowledge int64) (fclient.RespGetRelayTransaction, error) {
 	return to.Federation(transport).P2PGetTransactionFromRelay(
-		t.Context(), testnet.User(to.ServerName), fclient.RelayEntry{EntryID: acknowledge}, relayName)
+		t.Context(), relaytest.User(to.ServerName), fclient.RelayEntry{EntryID: acknowledge}, relayName)
 }
 
 // runToEnd runs a program that doesn't listen.

@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/freeport"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 )
 
 func freeAddress(t *testing.T) string {
@@ -42,7 +42,7 @@ func requireStatus(t *testing.T, want int, err error) {
 // requireDelivery sends one transaction and fetches it.
 func requireDelivery(t *testing.T, transport http.RoundTripper) {
 	t.Helper()
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	sent := a.Transaction(b.ServerName, "t1", 2, 500)
 	require.NoError(t, put(t, transport, a, sent))
 	got, err := get(t, transport, b, 0)
@@ -167,7 +167,7 @@ func TestSecondOnTheSameFile(t *testing.T) {
 
 func TestMailOutlivesTheProgram(t *testing.T) {
 	db := database(t)
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	sent := a.Transaction(b.ServerName, "t1", 1, 500)
 	p := start(t, "-db", db)
 	require.NoError(t, put(t, p.network(), a, sent))
@@ -190,7 +190,7 @@ func TestMemory(t *testing.T) {
 }
 
 func TestFor(t *testing.T) {
-	a, b, c, d := testnet.NewNode("a"), testnet.NewNode("b"), testnet.NewNode("c"), testnet.NewNode("d")
+	a, b, c, d := relaytest.NewNode("a"), relaytest.NewNode("b"), relaytest.NewNode("c"), relaytest.NewNode("d")
 	p := start(t, "-db", database(t), "-for", string(b.ServerName+", "+c.ServerName))
 	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t", 1, 300)))
 	require.NoError(t, put(t, p.network(), a, a.Transaction(c.ServerName, "t", 1, 300)))
@@ -198,7 +198,7 @@ func TestFor(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	a, b := testnet.NewNode("a"), testnet.NewNode("b")
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	p := start(t, "-db", database(t), "-max-body", "8KiB", "-max-entries", "4", "-origin-share", "0.5", "-max-bytes", "none")
 	requireStatus(t, http.StatusRequestEntityTooLarge, put(t, p.network(), a, a.Transaction(b.ServerName, "large", 1, 9000)))
 	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t1", 1, 300)))

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -29,10 +29,10 @@ type rawPut struct {
 	header, body []byte
 }
 
-func (p *program) rawPut(from, to *testnet.Node, id string, size int) *rawPut {
+func (p *program) rawPut(from, to *relaytest.Node, id string, size int) *rawPut {
 	p.t.Helper()
 	transaction := from.Transaction(to.ServerName, id, 1, size)
-	request, err := from.Request(http.MethodPut, relayName, wire.SendRelayURI(transaction.TransactionID, testnet.User(to.ServerName)), transaction)
+	request, err := from.Request(http.MethodPut, relayName, wire.SendRelayURI(transaction.TransactionID, relaytest.User(to.ServerName)), transaction)
 	require.NoError(p.t, err)
 	body, err := io.ReadAll(request.Body)
 	require.NoError(p.t, err)
@@ -77,7 +77,7 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 			const senders = 8
 			db := database(t)
 			p := start(t, "-db", db)
-			a, b := testnet.NewNode("a"), testnet.NewNode("b")
+			a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 			underWay := make([]*rawPut, senders)
 			for i := range underWay {
 				underWay[i] = p.rawPut(a, b, strconv.Itoa(i), 20_000)
@@ -116,9 +116,9 @@ func (p *program) waitDeaf() {
 func TestStopEndsWaits(t *testing.T) {
 	const waiting = 3
 	p := start(t, "-db", database(t), "-max-waiting", "2")
-	node, answers := testnet.NewNode("b"), make(chan string, waiting)
+	node, answers := relaytest.NewNode("b"), make(chan string, waiting)
 	for range waiting {
-		request, err := node.Request(http.MethodGet, relayName, wire.RelayTxnURI(testnet.User(node.ServerName))+"?limit=1&timeout=60000", fclient.RelayEntry{})
+		request, err := node.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(node.ServerName))+"?limit=1&timeout=60000", fclient.RelayEntry{})
 		require.NoError(t, err)
 		go func() { answers <- answerTo(p.network(), request) }()
 	}
@@ -150,7 +150,7 @@ func TestStopWaitsForNobodyForever(t *testing.T) {
 	}
 	t.Parallel()
 	p := start(t, "-db", database(t))
-	stuck := p.rawPut(testnet.NewNode("a"), testnet.NewNode("b"), "1", 20_000)
+	stuck := p.rawPut(relaytest.NewNode("a"), relaytest.NewNode("b"), "1", 20_000)
 	stuck.begin(t)
 	p.stop()
 	assert.Contains(t, p.logged(), "cutting off")
@@ -158,7 +158,7 @@ func TestStopWaitsForNobodyForever(t *testing.T) {
 
 func TestSecondSignalKills(t *testing.T) {
 	p := start(t, "-db", database(t))
-	stuck := p.rawPut(testnet.NewNode("a"), testnet.NewNode("b"), "1", 20_000)
+	stuck := p.rawPut(relaytest.NewNode("a"), relaytest.NewNode("b"), "1", 20_000)
 	stuck.begin(t)
 	p.signal(syscall.SIGTERM)
 	p.waitDeaf()
@@ -174,7 +174,7 @@ func TestSecondSignalKills(t *testing.T) {
 }
 
 // drain is the loop of deployed nodes.
-func drain(t testing.TB, transport http.RoundTripper, to *testnet.Node) (entries []int64) {
+func drain(t testing.TB, transport http.RoundTripper, to *relaytest.Node) (entries []int64) {
 	t.Helper()
 	var last int64
 	for {

@@ -19,7 +19,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/internal/testnet"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 )
 
@@ -126,7 +126,7 @@ func TestKnownServers(t *testing.T) {
 	require.NoError(t, o.pass.to.Set("listed.example"))
 	require.NoError(t, o.pass.to.Set(everyone))
 	o.pass.relaysOf = relayTable{"b.example": {"r.example"}}
-	p, err := startPassing(t.Context(), o, testnet.NewNode("first").SigningIdentity, mail, newRoads(nil, nil, s), slog.New(slog.DiscardHandler))
+	p, err := startPassing(t.Context(), o, relaytest.NewNode("first").SigningIdentity, mail, newRoads(nil, nil, s), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	var config relay.Config
 	p.listenTo(&config)
