@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -30,7 +31,10 @@ type Store struct {
 	closeOnce sync.Once
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store = (*Store)(nil)
+	_ store.Timed = (*Store)(nil)
+)
 
 // Open opens the stream, and makes it if there is none. It fails when ctx ends
 // before the servers have answered; the store itself doesn't depend on ctx.
@@ -199,6 +203,15 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 		return err
 	})
 	return usage, s.closedOr(ctx, err)
+}
+
+// StoreTime implements store.Timed. The retention is counted by the clocks of the
+// servers, which count at least as much, unless somebody sets them back.
+func (s *Store) StoreTime(ctx context.Context) (time.Duration, error) {
+	if err := s.usable(ctx); err != nil {
+		return 0, err
+	}
+	return time.Duration(s.cache.clock.Now()) * time.Millisecond, nil
 }
 
 func (s *Store) usable(ctx context.Context) error {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -70,4 +71,12 @@ func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.U
 	}
 	usage, err := s.reader.usage(ctx, destination)
 	return usage, s.closedOr(ctx, err)
+}
+
+// StoreTime implements store.Timed.
+func (s *Store) StoreTime(ctx context.Context) (time.Duration, error) {
+	if err := s.usable(ctx); err != nil {
+		return 0, err
+	}
+	return time.Duration(s.clock.Now()) * time.Millisecond, nil
 }

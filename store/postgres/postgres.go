@@ -158,7 +158,10 @@ type Store struct {
 	closeOnce  sync.Once
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store = (*Store)(nil)
+	_ store.Timed = (*Store)(nil)
+)
 
 // Open connects to the server and makes the tables, or brings them to the
 // version that this program knows; those of a newer one are refused. The

@@ -123,6 +123,7 @@ var groups = []group{
 	{name: "damage", tests: damageTests, needs: Place.damages},
 	{name: "notes", tests: notesTests},
 	{name: "batches", tests: batchTests},
+	{name: "timed", tests: timedTests},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 
