@@ -35,11 +35,11 @@ func (l *logState) add(written int64) {
 // reader of another process: what one of them keeps from being brought is tried
 // again when some more was written.
 func (w *writer) checkpoint() {
-	if w.trust.failure() != nil || w.log.behind == 0 {
+	if w.trust.Failure() != nil || w.log.behind == 0 {
 		return
 	}
 	if err := w.files.check(); err != nil {
-		w.trust.lose(err)
+		w.trust.Lose(err)
 		return
 	}
 	done, err := w.runCheckpoint("PASSIVE")

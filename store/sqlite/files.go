@@ -155,12 +155,12 @@ func (s *Store) watchLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.trust.lost:
+		case <-s.trust.Failed():
 			return
 		case <-ticker.C:
 		}
 		if err := s.files.check(); err != nil {
-			s.trust.lose(err)
+			s.trust.Lose(err)
 		}
 	}
 }

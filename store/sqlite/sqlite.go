@@ -62,6 +62,7 @@ import (
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
+	"github.com/matrixrelay/relay/store/internal/trust"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -104,7 +105,7 @@ func (o Options) withDefaults() Options {
 type Store struct {
 	options Options
 	files   *files
-	trust   *trust
+	trust   *trust.Trust
 	db      *sql.DB
 	reader  *reader
 	past    aside.Reader // past what is damaged
@@ -129,7 +130,7 @@ var errInUse = errors.New("in use by another relay, or by this process already")
 // there is none. The directory must exist.
 func Open(path string, options Options) (*Store, error) {
 	s := &Store{options: options.withDefaults()}
-	s.trust = newTrust(s.options.Logger)
+	s.trust = trust.New("sqlite", s.options.Logger)
 	if err := s.open(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), s.release())
 	}
@@ -273,7 +274,7 @@ func (s *Store) closedOr(err error) error {
 	if err == nil || errors.Is(err, store.ErrEmpty) {
 		return err
 	}
-	if lost := s.trust.failure(); lost != nil {
+	if lost := s.trust.Failure(); lost != nil {
 		return fmt.Errorf("%w (%w)", err, lost)
 	}
 	return err

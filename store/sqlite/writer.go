@@ -12,6 +12,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/group"
 	"github.com/matrixrelay/relay/store/internal/steady"
+	"github.com/matrixrelay/relay/store/internal/trust"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -30,7 +31,7 @@ const (
 type writer struct {
 	options Options
 	files   *files
-	trust   *trust
+	trust   *trust.Trust
 	conn    *sql.Conn
 	sql     *statements
 	waiting *wake.Hub
@@ -155,9 +156,9 @@ func (w *writer) learn(err error) bool {
 
 func (w *writer) transact(jobs []*job) error {
 	if err := w.files.check(); err != nil {
-		w.trust.lose(err)
+		w.trust.Lose(err)
 	}
-	if err := w.trust.failure(); err != nil {
+	if err := w.trust.Failure(); err != nil {
 		return err
 	}
 	b := newBatch(w)
@@ -172,11 +173,11 @@ func (w *writer) transact(jobs []*job) error {
 	if err != nil {
 		w.check(err)
 		w.rollback()
-		return cmp.Or(w.trust.failure(), wrap(doing, err))
+		return cmp.Or(w.trust.Failure(), wrap(doing, err))
 	}
 	if err := w.files.check(); err != nil { // what was committed may have gone to files without a name
-		w.trust.lose(err)
-		return w.trust.failure()
+		w.trust.Lose(err)
+		return w.trust.Failure()
 	}
 	w.log.add(b.written + rowCost)
 	w.raise = b.raise
@@ -214,13 +215,13 @@ func (w *writer) rollback() {
 		return
 	}
 	w.check(err)
-	w.trust.lose(fmt.Errorf("after a rollback that failed: %w", err))
+	w.trust.Lose(fmt.Errorf("after a rollback that failed: %w", err))
 }
 
 // check ends all trust in the disk after a failed fsync.
 func (w *writer) check(err error) {
 	if isFailedSync(err) {
-		w.trust.lose(fmt.Errorf("after a failed fsync: %w", err))
+		w.trust.Lose(fmt.Errorf("after a failed fsync: %w", err))
 	}
 }
 
