@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -150,8 +151,9 @@ func TestRunRelaysChange(t *testing.T) {
 }
 
 // However relays come and go, in the end those that are there are followed, each
-// once.
+// once. RELAY_FOLLOW_SEED repeats it.
 func TestRunRelaysChangeAtRandom(t *testing.T) {
+	dice := rand.New(rand.NewPCG(seeds.Of(t, "RELAY_FOLLOW_SEED"), 0))
 	inInbox(t, func(b *inbox) {
 		all := []spec.ServerName{r1, r2, r3}
 		for _, relay := range all {
@@ -159,13 +161,13 @@ func TestRunRelaysChangeAtRandom(t *testing.T) {
 		}
 		stop := b.run()
 		for round := range 50 {
-			for range rand.IntN(10) {
+			for range dice.IntN(10) {
 				change := []func() error{
-					func() error { return b.peers.AddRelays(b.Context(), nodeB, all[rand.IntN(3)]) },
-					func() error { return b.peers.RemoveRelays(b.Context(), nodeB, all[rand.IntN(3)]) },
+					func() error { return b.peers.AddRelays(b.Context(), nodeB, all[dice.IntN(3)]) },
+					func() error { return b.peers.RemoveRelays(b.Context(), nodeB, all[dice.IntN(3)]) },
 				}
-				require.NoError(t, change[rand.IntN(2)]())
-				time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+				require.NoError(t, change[dice.IntN(2)]())
+				time.Sleep(time.Duration(dice.IntN(30)) * time.Millisecond)
 			}
 			require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r1))
 			time.Sleep(time.Second)

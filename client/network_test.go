@@ -2,10 +2,6 @@ package client_test
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -13,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -40,27 +37,14 @@ const (
 // source, nor which of two goroutines is first, so the dice may be thrown for
 // other requests. What fails rarely takes a few runs of its seed to fail again.
 func TestNetwork(t *testing.T) {
-	seed, runs, next := rand.Uint64()>>1, 100, uint64(1)
-	if given := os.Getenv(networkSeed); given != "" {
-		var err error
-		seed, err = strconv.ParseUint(given, 10, 64)
-		require.NoError(t, err, networkSeed)
-		runs, next = 1, 0
-	} else if testing.Short() {
+	runs := 100
+	if testing.Short() {
 		runs = 20
 	}
-	if given := os.Getenv(networkRuns); given != "" {
-		var err error
-		runs, err = strconv.Atoi(given)
-		require.NoError(t, err, networkRuns)
-	}
-	for i := range uint64(runs) {
-		seed := seed + i*next
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { runNetwork(t, seed) })
-		})
-	}
+	seeds.Each(t, networkSeed, networkRuns, runs, func(t *testing.T, seed uint64) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) { runNetwork(t, seed) })
+	})
 }
 
 func runNetwork(t *testing.T, seed uint64) {

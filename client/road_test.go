@@ -9,6 +9,8 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/seeds"
 )
 
 // TestRoadTransitions goes over the whole table: what follows each state, and
@@ -71,10 +73,10 @@ func requireSound(t *testing.T, s *schedule) {
 }
 
 // TestScheduleAtRandom drives a schedule with everything that happens to one, in
-// any order, and in the end serves all that is left.
+// any order, and in the end serves all that is left. RELAY_SCHEDULE_SEED repeats
+// it.
 func TestScheduleAtRandom(t *testing.T) {
-	seed := rand.Uint64()
-	t.Log("seed", seed)
+	seed := seeds.Of(t, "RELAY_SCHEDULE_SEED")
 	synctest.Test(t, func(t *testing.T) {
 		dice := rand.New(rand.NewPCG(seed, 1))
 		s := newSchedule(1+dice.IntN(8), Backoff{First: time.Second, Most: time.Minute}.withDefaults())

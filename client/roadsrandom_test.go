@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -37,27 +37,14 @@ const (
 // that seed alone. A seed decides all but the jitter of back-offs, and which of
 // two goroutines is first.
 func TestRoads(t *testing.T) {
-	runs, seed, next := 50, rand.Uint64()>>1, uint64(1)
+	runs := 50
 	if testing.Short() {
 		runs = 20
 	}
-	var err error
-	if given := os.Getenv(roadsSeed); given != "" {
-		seed, err = strconv.ParseUint(given, 10, 64)
-		require.NoError(t, err, roadsSeed)
-		runs, next = 1, 0
-	}
-	if given := os.Getenv(roadsRuns); given != "" {
-		runs, err = strconv.Atoi(given)
-		require.NoError(t, err, roadsRuns)
-	}
-	for i := range uint64(runs) {
-		seed := seed + i*next
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			r := &roadsWorld{script: rand.New(rand.NewPCG(seed, 0)), dice: rand.New(rand.NewPCG(seed, 1)), ended: make(map[string]client.Result)}
-			inOutWorld(t, r.configure, func(o *outWorld) { r.run(o) })
-		})
-	}
+	seeds.Each(t, roadsSeed, roadsRuns, runs, func(t *testing.T, seed uint64) {
+		r := &roadsWorld{script: rand.New(rand.NewPCG(seed, 0)), dice: rand.New(rand.NewPCG(seed, 1)), ended: make(map[string]client.Result)}
+		inOutWorld(t, r.configure, func(o *outWorld) { r.run(o) })
+	})
 }
 
 type roadsWorld struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"math"
-	"math/rand/v2"
 	"os/exec"
 	"testing"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 )
 
@@ -63,10 +63,9 @@ type clockStory struct {
 const clockMost = "12"
 
 func clockJumps(t *testing.T, path string, arguments ...[]string) {
-	rounds := int(fromEnvironment(t, "RELAY_CLOCK_ROUNDS", 150))
-	seed := fromEnvironment(t, "RELAY_CLOCK_SEED", rand.Int64())
-	t.Logf("RELAY_CLOCK_SEED=%d RELAY_CLOCK_ROUNDS=%d", seed, rounds)
-	s := &clockStory{crash: newCrash(t, uint64(seed), arguments...)}
+	rounds := seeds.Count(t, "RELAY_CLOCK_ROUNDS", 150)
+	seed := seeds.Of(t, "RELAY_CLOCK_SEED")
+	s := &clockStory{crash: newCrash(t, seed, arguments...)}
 	for i := range arguments {
 		s.arguments[i] = append(arguments[i][:len(arguments[i]):len(arguments[i])], "-max-entries", clockMost, "-origin-share", "1")
 		s.clocks = append(s.clocks, newWallClock(t))

@@ -4,10 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,6 +15,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 )
 
@@ -33,10 +32,9 @@ const (
 // with IDs that are never used again. RELAY_CRASH_ROUNDS is how often (default
 // 3), RELAY_CRASH_SEED makes the same choices again, though not the same race.
 func TestKill(t *testing.T) {
-	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 3))
-	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
-	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
-	c := newCrash(t, uint64(seed), []string{"-db", database(t)})
+	rounds := seeds.Count(t, "RELAY_CRASH_ROUNDS", 3)
+	seed := seeds.Of(t, "RELAY_CRASH_SEED")
+	c := newCrash(t, seed, []string{"-db", database(t)})
 	for range rounds {
 		c.restart(0)
 		c.fetchSome()
@@ -45,16 +43,6 @@ func TestKill(t *testing.T) {
 	}
 	c.restart(0)
 	c.finish()
-}
-
-func fromEnvironment(t *testing.T, name string, otherwise int64) int64 {
-	s := os.Getenv(name)
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	require.NoError(t, err, name)
-	return n
 }
 
 // A crash is a test under way, with one relay or several on one database.

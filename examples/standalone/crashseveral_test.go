@@ -3,12 +3,12 @@
 package main
 
 import (
-	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
+	"github.com/matrixrelay/relay/internal/seeds"
 )
 
 // A trouble is what may happen to relays that share a database.
@@ -63,10 +63,9 @@ func TestKillSeveral(t *testing.T) {
 }
 
 func killSeveral(t *testing.T, arguments [][]string, troubles []trouble) {
-	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 1))
-	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
-	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
-	c := newCrash(t, uint64(seed), arguments...)
+	rounds := seeds.Count(t, "RELAY_CRASH_ROUNDS", 1)
+	seed := seeds.Of(t, "RELAY_CRASH_SEED")
+	c := newCrash(t, seed, arguments...)
 	all := c.random.Perm(len(arguments))
 	c.restart(all...)
 	for round := range rounds {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 )
 
@@ -56,10 +56,9 @@ func testMove(t *testing.T, from, to func(*testing.T) place) {
 
 // moveOnce returns how many kills came while mail was on its way.
 func moveOnce(t *testing.T, from, to place) (onTheWay int) {
-	rounds := int(fromEnvironment(t, "RELAY_CRASH_ROUNDS", 1))
-	seed := fromEnvironment(t, "RELAY_CRASH_SEED", rand.Int64())
-	t.Logf("RELAY_CRASH_SEED=%d RELAY_CRASH_ROUNDS=%d", seed, rounds)
-	c := newCrash(t, uint64(seed), slices.Concat([]string{"-db", from.db}, from.with))
+	rounds := seeds.Count(t, "RELAY_CRASH_ROUNDS", 1)
+	seed := seeds.Of(t, "RELAY_CRASH_SEED")
+	c := newCrash(t, seed, slices.Concat([]string{"-db", from.db}, from.with))
 	c.restart(0)
 	c.fill(100)
 	for _, node := range c.to[:2] { // these have fetched everything before

@@ -1,16 +1,14 @@
 package jetstream
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -19,10 +17,7 @@ import (
 // ID comes twice. RELAY_CLOCK_SEED repeats it.
 func TestWrongClocks(t *testing.T) {
 	t.Parallel()
-	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("RELAY_CLOCK_SEED"), strconv.FormatUint(rand.Uint64(), 10)), 10, 64)
-	require.NoError(t, err)
-	t.Logf("RELAY_CLOCK_SEED=%d", seed)
-	dice := rand.New(rand.NewPCG(seed, 0))
+	dice := rand.New(rand.NewPCG(seeds.Of(t, "RELAY_CLOCK_SEED"), 0))
 	wall := func() time.Time {
 		days := []int{0, 40, -40, 400, -400, -365 * 60, 365 * 300}[dice.IntN(7)]
 		return time.Now().AddDate(0, 0, days)

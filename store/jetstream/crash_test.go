@@ -6,12 +6,13 @@ import (
 	"cmp"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/seeds"
 )
 
 // A fault is something that happens to nodes.
@@ -101,13 +102,10 @@ func TestCrashesOfOne(t *testing.T) { crash(t, 1, faults[len(faults)-2:]) }
 
 func crash(t *testing.T, size int, faults []fault) {
 	t.Parallel()
-	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("RELAY_JETSTREAM_ROUNDS"), "7"))
-	require.NoError(t, err)
+	rounds := seeds.Count(t, "RELAY_JETSTREAM_ROUNDS", 7)
 	most, err := time.ParseDuration(cmp.Or(os.Getenv("RELAY_JETSTREAM_TIME"), "8s"))
 	require.NoError(t, err)
-	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("RELAY_CRASH_SEED"), strconv.FormatUint(rand.Uint64(), 10)), 10, 64)
-	require.NoError(t, err)
-	t.Logf("RELAY_CRASH_SEED=%d", seed)
+	seed := seeds.Of(t, "RELAY_CRASH_SEED")
 	if testing.Short() {
 		rounds = 1
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -48,12 +49,12 @@ func TestIDsAndTheClock(t *testing.T) {
 }
 
 // IDs and places are each other's, however often the IDs jumped, and only as many
-// jumps are kept as entries need.
+// jumps are kept as entries need. RELAY_JUMPS_SEED repeats it.
 func TestJumps(t *testing.T) {
 	t.Parallel()
-	for range 200 {
-		seed := rand.Uint64()
-		random := rand.New(rand.NewPCG(seed, 0))
+	seed := seeds.Of(t, "RELAY_JUMPS_SEED")
+	for run := range uint64(200) {
+		random := rand.New(rand.NewPCG(seed, run))
 		b, ids := &box{start: 5, base: 5, mark: 4}, map[int64]int64{}
 		for step := range 1 + random.IntN(2*maxJumps) {
 			if random.IntN(3) == 0 {
@@ -70,7 +71,7 @@ func TestJumps(t *testing.T) {
 				b.forgetJumps()
 			}
 			again, err := decodeBox(b.encode())
-			require.NoError(t, err, "seed %d, step %d", seed, step)
+			require.NoError(t, err, "run %d, step %d", run, step)
 			require.Equal(t, b.jumps, again.jumps)
 		}
 		last := int64(0)

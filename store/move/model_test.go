@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -85,13 +84,7 @@ func (f flaky) Ack(ctx context.Context, to spec.ServerName, id int64) (int, erro
 // from a full store to an empty one, which both fail at times and are closed and
 // opened again, and checks that everything arrives once and in order.
 func TestModel(t *testing.T) {
-	seed := rand.Uint64()
-	if given := os.Getenv(seedVariable); given != "" {
-		var err error
-		seed, err = strconv.ParseUint(given, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("%s=%d", seedVariable, seed)
+	seed := seeds.Of(t, seedVariable)
 	for run := range 3 {
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
 			testModel(t, rand.New(rand.NewPCG(seed, uint64(run))), []float64{0, 0.02, 0.2}[run])

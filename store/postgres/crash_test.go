@@ -18,13 +18,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
+	"github.com/matrixrelay/relay/internal/seeds"
 )
 
 // TestKilledServer kills the server with SIGKILL again and again, and starts it
 // again, while two stores are used. RELAY_CRASH_ROUNDS is how often (default
 // 3), RELAY_CRASH_SEED makes the same choices again, though not the same race.
 func TestKilledServer(t *testing.T) {
-	s := seed(t)
+	s := seeds.Of(t, crashSeed)
 	random := rand.New(rand.NewPCG(s, 1000))
 	server := pgtest.New(t)
 	options := Options{ConnString: server.Database(t), SweepInterval: 50 * time.Millisecond}
@@ -33,7 +34,7 @@ func TestKilledServer(t *testing.T) {
 	defer func() { require.NoError(t, second.Close()) }()
 	l := newLoad(t, first, second)
 	l.start(s)
-	for range rounds(t, 3) {
+	for range seeds.Count(t, crashRounds, 3) {
 		l.progress(loadWriters)
 		time.Sleep(time.Duration(50+random.IntN(700)) * time.Millisecond)
 		server.Kill()
@@ -46,7 +47,7 @@ func TestKilledServer(t *testing.T) {
 
 // TestTerminatedConnections has the server end connections at any moment.
 func TestTerminatedConnections(t *testing.T) {
-	s := seed(t)
+	s := seeds.Of(t, crashSeed)
 	options := fresh(t)
 	options.ConnString = pgtest.Shared(t).Database(t)
 	first, second := open(t, options), open(t, options)
@@ -55,7 +56,7 @@ func TestTerminatedConnections(t *testing.T) {
 	l := newLoad(t, first, second)
 	l.start(s)
 	l.progress(loadWriters)
-	for least, ended := rounds(t, 30), int64(0); least > 0 || ended < 10; least-- {
+	for least, ended := seeds.Count(t, crashRounds, 30), int64(0); least > 0 || ended < 10; least-- {
 		time.Sleep(20 * time.Millisecond)
 		ended += execute(t, options, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.5`)
@@ -67,7 +68,7 @@ func TestTerminatedConnections(t *testing.T) {
 // TestCutConnections cuts connections at the worst moments: when the answer to
 // a commit is on its way, when the commit itself is, and anywhere.
 func TestCutConnections(t *testing.T) {
-	s := seed(t)
+	s := seeds.Of(t, crashSeed)
 	cut := newCutter(t, s, pgtest.Shared(t))
 	options := fresh(t)
 	options.ConnString = cut.connString(t, options.ConnString)
@@ -77,7 +78,7 @@ func TestCutConnections(t *testing.T) {
 	l := newLoad(t, first, second)
 	cut.enable(true)
 	l.start(s)
-	time.Sleep(time.Duration(rounds(t, 3)) * time.Second)
+	time.Sleep(time.Duration(seeds.Count(t, crashRounds, 3)) * time.Second)
 	require.Eventually(t, cut.everywhere, patience, 10*time.Millisecond, "%v", cut)
 	cut.enable(false)
 	l.progress(10 * loadWriters)

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -62,27 +60,11 @@ func newLoad(t *testing.T, stores ...*Store) *load {
 	}
 }
 
-// seed returns the seed of a test, which it prints.
-func seed(t *testing.T) uint64 {
-	s := rand.Uint64()
-	if given := os.Getenv("RELAY_CRASH_SEED"); given != "" {
-		var err error
-		s, err = strconv.ParseUint(given, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("RELAY_CRASH_SEED=%d", s)
-	return s
-}
-
-// rounds is how often something happens in a test.
-func rounds(t *testing.T, otherwise int) int {
-	if given := os.Getenv("RELAY_CRASH_ROUNDS"); given != "" {
-		n, err := strconv.Atoi(given)
-		require.NoError(t, err)
-		return n
-	}
-	return otherwise
-}
+// How often a test of crashes does something, and its seed.
+const (
+	crashRounds = "RELAY_CRASH_ROUNDS"
+	crashSeed   = "RELAY_CRASH_SEED"
+)
 
 func destination(i int) spec.ServerName { return spec.ServerName(fmt.Sprint("to ", i)) }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/pgtest"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -22,9 +23,9 @@ import (
 // synchronous standby take over. The stores find it by themselves, and nothing
 // is lost, doubled or out of order.
 func TestLostServer(t *testing.T) {
-	s := seed(t)
+	s := seeds.Of(t, crashSeed)
 	random := rand.New(rand.NewPCG(s, 3000))
-	for range rounds(t, 1) {
+	for range seeds.Count(t, crashRounds, 1) {
 		primary := pgtest.New(t)
 		connString := primary.Database(t)
 		standby := primary.Replica(t, pgtest.Synchronous)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -24,24 +25,13 @@ import (
 // whose database has gone must not begin anew. RELAY_FILES_ROUNDS is how often
 // (default 12), RELAY_FILES_SEED makes the same choices again.
 func TestFilesChange(t *testing.T) {
-	rounds, seed := int(fromEnvironment(t, "RELAY_FILES_ROUNDS", 12)), fromEnvironment(t, "RELAY_FILES_SEED", rand.Int64())
-	t.Logf("RELAY_FILES_SEED=%d RELAY_FILES_ROUNDS=%d", seed, rounds)
+	rounds, seed := seeds.Count(t, "RELAY_FILES_ROUNDS", 12), seeds.Of(t, "RELAY_FILES_SEED")
 	for round := range rounds {
 		t.Run(strconv.Itoa(round), func(t *testing.T) {
-			c := &change{t: t, random: rand.New(rand.NewPCG(uint64(seed), uint64(round)))}
+			c := &change{t: t, random: rand.New(rand.NewPCG(seed, uint64(round)))}
 			c.run(round)
 		})
 	}
-}
-
-func fromEnvironment(t *testing.T, name string, otherwise int64) int64 {
-	s := os.Getenv(name)
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	require.NoError(t, err, name)
-	return n
 }
 
 // A change is one round: what happens to which file, and what must be kept.

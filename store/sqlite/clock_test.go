@@ -6,15 +6,14 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -86,13 +85,7 @@ var wrongTimes = []func(right time.Time) time.Time{
 // as its lifetime is, counted while the store is open, and no longer by much; IDs
 // only grow.
 func TestWrongClocks(t *testing.T) {
-	seed := rand.Uint64()
-	if given := os.Getenv(clockSeed); given != "" {
-		var err error
-		seed, err = strconv.ParseUint(given, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("%s=%d", clockSeed, seed)
+	seed := seeds.Of(t, clockSeed)
 	for run := range uint64(5) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &wrongClocks{T: t, dice: rand.New(rand.NewPCG(seed, run)), path: filepath.Join(t.TempDir(), "relay.db")}

@@ -4,14 +4,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -35,9 +34,7 @@ func (r *rig) seeds(run func(r *rig, seed uint64)) {
 			run(r, seed)
 		})
 	}
-	if given := os.Getenv(seedVariable); given != "" {
-		seed, err := strconv.ParseUint(given, 10, 64)
-		require.NoError(r, err, seedVariable)
+	if seed, given := seeds.Given(r, seedVariable); given {
 		one(seed)
 		return
 	}
