@@ -2,7 +2,9 @@ package client_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -10,7 +12,6 @@ import (
 
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/memory"
 )
 
 // New transactions of the same content aren't dropped, whatever way they come.
@@ -44,13 +45,77 @@ func TestSeenManyAlike(t *testing.T) {
 	})
 }
 
-// A note that can't be read doesn't keep a node from its mail.
+// reopen starts b anew with what its notes hold.
+func (b *inbox) reopen() {
+	b.Helper()
+	seen, err := client.OpenSeen(b.Context(), b.mail, 0)
+	require.NoError(b, err)
+	b.start(seen)
+}
+
+// direct says whether a transaction that comes directly is handled.
+func (b *inbox) direct(id, body string) (handled bool) {
+	b.Helper()
+	handled, err := b.receiver.Direct(b.Context(), "a", gomatrixserverlib.TransactionID(id), []byte(body), func(context.Context) error { return nil })
+	require.NoError(b, err)
+	return handled
+}
+
+// Of transactions that are alike, the last 32 IDs are remembered.
+func TestSeenRemembersIDs(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.reopen()
+		const most = 32
+		direct := func(i int) bool { return b.direct(fmt.Sprint(i), `{"edus":[{"edu_type":"m.typing"}],"pdus":[]}`) }
+		for i := range most + 1 {
+			require.True(t, direct(i))
+		}
+		b.reopen()
+		for i := range most {
+			require.False(t, direct(i+1))
+		}
+		require.True(t, direct(0), "it was forgotten")
+		require.True(t, direct(1), "it was forgotten for 0")
+		require.False(t, direct(most))
+		notes, err := b.mail.Notes(b.Context(), "seen/", "", 10)
+		require.NoError(t, err)
+		require.Len(t, notes, 1)
+		var note struct {
+			IDs []uint64 `json:"i"`
+		}
+		require.NoError(t, json.Unmarshal(notes[0].Value, &note))
+		require.Len(t, note.IDs, most)
+	})
+}
+
+// Notes that can't be read keep a node neither from its mail nor from the notes
+// that can be read.
 func TestSeenDamagedNotes(t *testing.T) {
-	notes := memory.New(memory.Options{})
-	for key, value := range map[string]string{"zz": "{}", "00": "{}", "": "{}", "00112233445566778899aabbccddeeff": "{", "10112233445566778899aabbccddeeff": `{"n":"x"}`} {
-		require.NoError(t, notes.SetNotes(t.Context(), []store.Note{{Key: "seen/" + key, Value: []byte(value)}}))
-	}
-	_, err := client.OpenSeen(t.Context(), notes, 0)
-	require.NoError(t, err)
-	require.NoError(t, notes.Close())
+	inInbox(t, func(b *inbox) {
+		b.relay(r1)
+		b.reopen()
+		direct := func(i int) bool { return b.direct(fmt.Sprint(i), fmt.Sprintf(`{"pdus":[{"n":%d}]}`, i)) }
+		for i := range 20 {
+			require.True(t, direct(i))
+		}
+		good, err := b.mail.Notes(b.Context(), "seen/", "", 100)
+		require.NoError(t, err)
+		for key, value := range map[string]string{
+			"zz": "{}", "00": "{}", "": "{}", "00112233445566778899aabbccddeeff": "{", "10112233445566778899aabbccddeeff": `{"n":"x"}`,
+			strings.TrimPrefix(good[7].Key, "seen/"): string(good[7].Value[1:]),
+		} {
+			require.NoError(t, b.mail.SetNotes(b.Context(), []store.Note{{Key: "seen/" + key, Value: []byte(value)}}))
+		}
+		for _, again := range []int{1, 0} {
+			b.reopen()
+			handled := 0
+			for i := range 20 {
+				if direct(i) {
+					handled++
+				}
+			}
+			require.Equal(t, again, handled, "only that whose note is damaged comes again, once")
+		}
+	})
 }

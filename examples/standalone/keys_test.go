@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,6 +39,8 @@ type keyServer struct {
 	mu    sync.Mutex
 	keys  map[string]ed25519.PrivateKey // by server name
 	asked []string
+
+	hanging atomic.Int64 // requests that wait
 }
 
 const ordinaryKeyID gomatrixserverlib.KeyID = "ed25519:auto"
@@ -58,6 +61,8 @@ func (s *keyServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if s.hang != "" && strings.HasSuffix(r.URL.Host, s.hang) {
 		delay = 1000 * time.Hour
 	}
+	s.hanging.Add(1)
+	defer s.hanging.Add(-1)
 	select {
 	case <-time.After(delay):
 	case <-r.Context().Done():
@@ -232,6 +237,8 @@ func TestServersThatHang(t *testing.T) {
 			require.NoError(t, verify(t.Context(), v, s.signed(t, name, ordinaryKeyID, name)))
 		}
 		require.Equal(t, begin.Add(fetchGrace), time.Now())
+		synctest.Wait()
+		require.EqualValues(t, maxFetching-1, s.hanging.Load(), "the request that gave up its place has ended")
 		all.Wait()
 		require.LessOrEqual(t, time.Since(begin), fetchTimeout, "they don't hang for long")
 	})
