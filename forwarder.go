@@ -22,8 +22,8 @@ type forwarder struct {
 // put stores the transaction in a request that signer signed, or hands it to the
 // embedder if it is for this server, and returns the answer. The store has it on
 // the disk by then.
-func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.ServerName, request wire.SignedRequest, share *share) (answer, error) {
-	body, proof, passedOn, err := wire.CutProof(request.Content)
+func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.ServerName, request *wire.SignedRequest, share *share) (answer, error) {
+	body, proof, passedOn, err := request.Body().CutProof()
 	if err != nil {
 		return answer{}, err
 	}
@@ -55,11 +55,11 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 }
 
 // readOwn reads a transaction that its origin leaves here itself.
-func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wire.SignedRequest) error {
+func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request *wire.SignedRequest) error {
 	if int64(len(request.Content)) > f.config.MaxBodyBytes { // there is no proof in it after all
 		return tooLarge(f.config.MaxBodyBytes)
 	}
-	content, err := wire.ReadContent(request.Content)
+	content, err := request.Body().Content()
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request wi
 		return wire.Forbidden("the transaction's origin isn't the server that signed the request")
 	}
 	mail.Origin, mail.Body, mail.Digest = signer, request.Content, content.Digest
-	if proof, ok := wire.ProofOf(request, f.config.ServerName, content); ok {
+	if proof, ok := wire.ProofOf(request, f.config.ServerName); ok {
 		mail.Proof = proof.JSON()
 	}
 	mail.Lifetime = max(f.config.Lifetime, 0)

@@ -15,7 +15,7 @@ import (
 // passed is a transaction that somebody passes on. Its proof, not who that is,
 // says where it comes from.
 type passed struct {
-	body      []byte
+	body      *wire.Body
 	proof     wire.Proof
 	share     *share
 	origin    spec.ServerName // claimed
@@ -25,7 +25,7 @@ type passed struct {
 
 // readPassedOn reads a transaction that somebody passes on.
 func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, p passed) error {
-	if int64(len(p.body)) > f.config.MaxBodyBytes {
+	if int64(len(p.body.JSON())) > f.config.MaxBodyBytes {
 		return tooLarge(f.config.MaxBodyBytes)
 	}
 	if err := p.readClaims(); err != nil {
@@ -66,7 +66,7 @@ func (f *forwarder) limitAge(mail *store.Mail, signed time.Time) error {
 
 // readClaims reads what isn't proven yet.
 func (p *passed) readClaims() error {
-	content, err := wire.ReadContent(p.body)
+	content, err := p.body.Content()
 	if err != nil {
 		return err
 	}
@@ -82,10 +82,10 @@ func (p *passed) readClaims() error {
 
 // check checks the proof.
 func (f *forwarder) check(ctx context.Context, p passed, destination spec.ServerName) (proven wire.Proven, err error) {
-	size := int64(len(p.body))
+	size := int64(len(p.body.JSON()))
 	quick := size <= small || p.canonical && f.isKnown(p.origin, p.proof)
 	err = p.share.whileChecking(ctx, size, quick, func(ctx context.Context) (err error) {
-		proven, err = p.proof.Check(ctx, f.verifier.Keys, p.body, destination)
+		proven, err = p.proof.CheckBody(ctx, f.verifier.Keys, p.body, destination)
 		return err
 	})
 	switch {

@@ -32,11 +32,9 @@ func leaveAtFirst(t testing.TB, from *relaytest.Node, id string, to spec.ServerN
 	require.NoError(t, err)
 	signed, err = io.ReadAll(request.Body)
 	require.NoError(t, err)
-	read, err := wire.ReadContent(signed)
-	require.NoError(t, err)
-	proof, ok := wire.ProofOf(wire.SignedRequest{
+	proof, ok := wire.ProofOf(&wire.SignedRequest{
 		Method: http.MethodPut, URI: uri, Authorization: request.Header.Values("Authorization"), Content: signed,
-	}, first.ServerName, read)
+	}, first.ServerName)
 	require.True(t, ok)
 	return signed, proof
 }

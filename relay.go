@@ -241,12 +241,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, uri string) (answ
 		return answer{}, err
 	}
 	request.Content = body.bytes
-	signer, err := s.verify(r.Context(), request, body.share)
+	signer, err := s.verify(r.Context(), &request, body.share)
 	if err != nil {
 		return answer{}, err
 	}
 	if route.Endpoint == wire.SendRelay {
-		return s.forwarder.put(r.Context(), route, signer, request, body.share)
+		return s.forwarder.put(r.Context(), route, signer, &request, body.share)
 	}
 	body.release() // it may have to wait
 	return s.retriever.next(r.Context(), asking{
@@ -277,7 +277,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, endpoint wire.
 const slowFactor = 12
 
 // verify checks the signature.
-func (s *Server) verify(ctx context.Context, request wire.SignedRequest, share *share) (signer spec.ServerName, err error) {
+func (s *Server) verify(ctx context.Context, request *wire.SignedRequest, share *share) (signer spec.ServerName, err error) {
 	size := int64(len(request.Content))
 	quick := size <= small || s.verifier.Quick(request)
 	err = share.whileChecking(ctx, size, quick, func(ctx context.Context) (err error) {

@@ -162,6 +162,6 @@ func (m *member) verify(r *http.Request) (spec.ServerName, []byte, error) {
 	uri, _ := wire.SignedURI(r)
 	verifier := wire.Verifier{ServerName: m.name, Keys: wire.HexKeys{}}
 	request := wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization"), Content: body}
-	origin, err := verifier.Verify(r.Context(), request, time.Now())
+	origin, err := verifier.Verify(r.Context(), &request, time.Now())
 	return origin, slices.Clone(body), err
 }

@@ -135,7 +135,7 @@ func (h *Homeserver) read(r *http.Request) (Sent, error) {
 	}
 	verifier := wire.Verifier{ServerName: h.Name, Keys: h.Keys}
 	signed := wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization"), Content: body}
-	origin, err := verifier.Verify(r.Context(), signed, time.Now())
+	origin, err := verifier.Verify(r.Context(), &signed, time.Now())
 	if err != nil {
 		return Sent{}, err
 	}

@@ -1,31 +1,26 @@
 package wire
 
-import "unicode/utf8"
+import (
+	"encoding/binary"
+	"unicode/utf8"
+)
 
-// isCanonical reports whether body is a JSON object that is certain to be
-// Matrix canonical JSON already, so that gomatrixserverlib.CanonicalJSON would
-// return it unchanged. Senders that use gomatrixserverlib send that form, since
-// signing produces it, and then nothing needs to be encoded again to check the
-// signature.
+// A scanner reads JSON that is certain to be Matrix canonical JSON already, so
+// that gomatrixserverlib.CanonicalJSON would return it unchanged. Senders that
+// use gomatrixserverlib send that form, since signing produces it, and then
+// nothing needs to be encoded again to check the signature.
 //
-// It says no whenever it isn't sure: besides what isn't canonical, to escapes
-// in keys and to what goes over MaxDepth or MaxWidth. A no costs time only; a
-// wrong yes would accept what fclient refuses, so the fuzz tests hold it against
-// gomatrixserverlib.
-func isCanonical(body []byte) bool {
-	if len(body) == 0 || body[0] != '{' || !utf8.Valid(body) {
-		return false
-	}
-	s := scanner{in: body}
-	return s.value(0) && s.pos == len(body)
-}
-
-// A scanner reads canonical JSON. Its methods return false at the first byte
-// that doesn't fit.
+// Its methods return false at the first byte that doesn't fit, and whenever they
+// aren't sure: besides what isn't canonical, for escapes in keys and what goes
+// over MaxDepth or MaxWidth. A no costs time only; a wrong yes would accept what
+// fclient refuses, so the fuzz tests hold it against gomatrixserverlib.
 type scanner struct {
 	in  []byte
 	pos int
 }
+
+// isUTF8Object looks at all but the JSON.
+func (s *scanner) isUTF8Object() bool { return s.peek() == '{' && utf8.Valid(s.in) }
 
 // peek returns the next byte, 0 at the end: no JSON has that outside a string.
 func (s *scanner) peek() byte {
@@ -48,9 +43,9 @@ func (s *scanner) value(depth int) bool {
 	case '"':
 		return s.text(true)
 	case '{':
-		return depth < MaxDepth && s.object(depth+1)
+		return depth < MaxDepth && s.object(depth+1, nil)
 	case '[':
-		return depth < MaxDepth && s.array(depth+1)
+		return depth < MaxDepth && s.array(depth+1, nil)
 	case 't':
 		return s.word("true")
 	case 'f':
@@ -62,8 +57,9 @@ func (s *scanner) value(depth int) bool {
 	}
 }
 
-// object accepts keys in strictly ascending order of their bytes only.
-func (s *scanner) object(depth int) bool {
+// object accepts keys in strictly ascending order of their bytes only. Member, if
+// it isn't nil, scans the values.
+func (s *scanner) object(depth int, member func(key []byte) bool) bool {
 	s.pos++
 	if s.accept('}') {
 		return true
@@ -79,7 +75,10 @@ func (s *scanner) object(depth int) bool {
 			return false
 		}
 		last = key
-		if !s.accept(':') || !s.value(depth) {
+		if !s.accept(':') {
+			return false
+		}
+		if ok := member == nil && s.value(depth) || member != nil && member(key); !ok {
 			return false
 		}
 		if !s.accept(',') {
@@ -89,13 +88,14 @@ func (s *scanner) object(depth int) bool {
 	return false
 }
 
-func (s *scanner) array(depth int) bool {
+// array has item, if it isn't nil, scan the items.
+func (s *scanner) array(depth int, item func() bool) bool {
 	s.pos++
 	if s.accept(']') {
 		return true
 	}
 	for range MaxWidth {
-		if !s.value(depth) {
+		if ok := item == nil && s.value(depth) || item != nil && item(); !ok {
 			return false
 		}
 		if !s.accept(',') {
@@ -109,7 +109,11 @@ func (s *scanner) text(escapes bool) bool {
 	if !s.accept('"') {
 		return false
 	}
-	for i := s.pos; i < len(s.in); i++ {
+	for i := s.pos; ; i++ {
+		i += plainLength(s.in[i:])
+		if i >= len(s.in) {
+			return false
+		}
 		switch c := s.in[i]; {
 		case c == '"':
 			s.pos = i + 1
@@ -124,7 +128,20 @@ func (s *scanner) text(escapes bool) bool {
 			return false
 		}
 	}
-	return false
+}
+
+// plainLength returns how many bytes at the beginning stand in a string as they
+// are, or a few fewer near the end. It looks at eight at a time.
+func plainLength(in []byte) (n int) {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; len(in)-n >= 8; n += 8 {
+		x := binary.LittleEndian.Uint64(in[n:])
+		quote, slash := x^(ones*'"'), x^(ones*'\\')
+		if ((x-ones*' ')&^x|(quote-ones)&^quote|(slash-ones)&^slash)&tops != 0 {
+			break
+		}
+	}
+	return n
 }
 
 // escapeLength returns the length of the escape that in begins with if it is

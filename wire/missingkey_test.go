@@ -69,7 +69,7 @@ func TestMissingKeys(t *testing.T) {
 		"an embedder's verifier has none": {saysNoKey{}, 503},
 	} {
 		v := Verifier{ServerName: testRelay, Keys: c.keys}
-		_, err := v.Verify(t.Context(), request, time.Now())
+		_, err := v.Verify(t.Context(), &request, time.Now())
 		if c.want == 0 {
 			require.NoError(t, err, name)
 			continue

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
@@ -48,7 +49,7 @@ func keyOfName(server spec.ServerName) (ed25519.PublicKey, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("it is not hex: %w", err)
-	case hex.EncodeToString(key) != string(server):
+	case strings.ToLower(string(server)) != string(server):
 		return nil, errors.New("a name that is a key is written in lower case")
 	case !isCanonicalKey(key):
 		return nil, errors.New("it is a key in another encoding than that of RFC 8032")
@@ -60,8 +61,8 @@ func keyOfName(server spec.ServerName) (ed25519.PublicKey, error) {
 
 // withoutSign returns the y coordinate in a key, without the bit that says
 // which of two points it is.
-func withoutSign(key []byte) []byte {
-	y := slices.Clone(key)
+func withoutSign(key []byte) (y [ed25519.PublicKeySize]byte) {
+	copy(y[:], key)
 	y[len(y)-1] &= 0x7f
 	return y
 }
@@ -86,5 +87,8 @@ var smallOrder = []string{
 }
 
 func isSmallOrder(key []byte) bool {
-	return slices.Contains(smallOrder, hex.EncodeToString(withoutSign(key)))
+	y := withoutSign(key)
+	var digits [2 * len(y)]byte
+	hex.Encode(digits[:], y[:])
+	return slices.ContainsFunc(smallOrder, func(small string) bool { return small == string(digits[:]) })
 }

@@ -47,15 +47,19 @@ var ErrProof = errors.New("wire: wrong proof of origin")
 // errors of its results.
 var ErrNoKey = errors.New("wire: no key to check a signature")
 
-// ProofOf returns the proof in a SendRelay request that was verified, whose body
-// is content. Relay is the server that the request is for if its header doesn't
-// say. There is no proof in requests that nothing sends but what is made by
-// hand: with several signatures, odd characters in names, a proof that would be
-// too long, or content whose keys need escapes, for which signers and verifiers
-// don't agree on a canonical form.
-func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, ok bool) {
+// ProofOf returns the proof in a SendRelay request that was verified. Relay is
+// the server that the request is for if its header doesn't say. There is no proof
+// in requests that nothing sends but what is made by hand: with several
+// signatures, odd characters in names, a proof that would be too long, or content
+// whose keys need escapes, for which signers and verifiers don't agree on a
+// canonical form.
+func ProofOf(r *SignedRequest, relay spec.ServerName) (p Proof, ok bool) {
 	header, err := r.header()
 	if err != nil || header.count != 1 || r.Method != http.MethodPut {
+		return p, false
+	}
+	content, err := r.Body().Content()
+	if err != nil {
 		return p, false
 	}
 	if header.destination != "" {
@@ -68,9 +72,7 @@ func ProofOf(r SignedRequest, relay spec.ServerName, content Content) (p Proof, 
 	if len(header.signature) != ed25519.SignatureSize || !p.isPlain(header.origin) || len(p.JSON()) > MaxProofBytes {
 		return p, false
 	}
-	if !content.Canonical {
-		_, err = canonicalContent(r.Content)
-	}
+	_, err = r.Body().canonical()
 	return p, err == nil
 }
 
@@ -131,6 +133,11 @@ type Proven struct {
 // that can't be told since there is no key, and is another one if looking for
 // keys failed.
 func (p *Proof) Check(ctx context.Context, keys gomatrixserverlib.JSONVerifier, transaction []byte, destination spec.ServerName) (Proven, error) {
+	return p.CheckBody(ctx, keys, NewBody(transaction), destination)
+}
+
+// CheckBody is Check for a transaction of which something may be known already.
+func (p *Proof) CheckBody(ctx context.Context, keys gomatrixserverlib.JSONVerifier, transaction *Body, destination spec.ServerName) (Proven, error) {
 	proven, err := p.read(transaction, destination)
 	if err != nil {
 		return Proven{}, fmt.Errorf("%w: %w", ErrProof, err)
@@ -142,7 +149,7 @@ func (p *Proof) Check(ctx context.Context, keys gomatrixserverlib.JSONVerifier, 
 }
 
 // read finds what is proven, if the signature is right.
-func (p *Proof) read(transaction []byte, destination spec.ServerName) (proven Proven, err error) {
+func (p *Proof) read(transaction *Body, destination spec.ServerName) (proven Proven, err error) {
 	route, err := ParseURI(p.URI)
 	if err != nil || route.Endpoint != SendRelay {
 		return proven, errors.New("its URI isn't that of a send_relay request")
@@ -150,14 +157,18 @@ func (p *Proof) read(transaction []byte, destination spec.ServerName) (proven Pr
 	if route.Destination() != destination {
 		return proven, fmt.Errorf("the transaction is for %q", route.Destination())
 	}
-	if proven.Content, err = canonicalContent(p.withoutOrigin(transaction)); err != nil {
-		return proven, err
-	}
-	content, err := ReadContent(proven.Content)
+	signed, err := p.withoutOrigin(transaction).canonical()
 	if err != nil {
 		return proven, err
 	}
-	proven.Origin, proven.TransactionID, proven.Digest = content.Origin, route.TransactionID, content.Digest
+	content, err := signed.Content()
+	if err != nil {
+		return proven, err
+	}
+	proven = Proven{
+		Origin: content.Origin, TransactionID: route.TransactionID,
+		Content: signed.json, Digest: content.Digest, Signed: content.OriginServerTS,
+	}
 	if content.HasOrigin == (p.Origin != "") {
 		return proven, errors.New("the transaction and the proof must have one origin between them")
 	}
@@ -167,41 +178,19 @@ func (p *Proof) read(transaction []byte, destination spec.ServerName) (proven Pr
 	if !p.isPlain(proven.Origin) {
 		return proven, errors.New("there are characters in it that no proof has")
 	}
-	proven.Signed = spec.Timestamp(gjson.GetBytes(proven.Content, "origin_server_ts").Uint())
 	return proven, nil
 }
 
 // withoutOrigin takes away the origin that a relay put in.
-func (p *Proof) withoutOrigin(transaction []byte) []byte {
+func (p *Proof) withoutOrigin(transaction *Body) *Body {
 	if p.Origin == "" {
 		return transaction
 	}
-	transaction = bytes.TrimLeft(transaction, space)
-	rest, ok := bytes.CutPrefix(transaction, []byte(`{"origin":"`+string(p.Origin)+`",`))
+	rest, ok := bytes.CutPrefix(bytes.TrimLeft(transaction.json, space), []byte(`{"origin":"`+string(p.Origin)+`",`))
 	if !ok {
 		return transaction
 	}
-	return append([]byte{'{'}, rest...)
-}
-
-// canonicalContent returns the canonical form of content, provided that it is
-// JSON that everybody reads alike. Some other contents can have the same form
-// (-0.5 has that of 0.5), so nothing but this form may be taken for signed.
-func canonicalContent(content []byte) ([]byte, error) {
-	if isCanonical(content) {
-		return content, nil
-	}
-	if err := checkContent(content); err != nil {
-		return nil, err
-	}
-	canonical, err := gomatrixserverlib.CanonicalJSON(content)
-	if err != nil {
-		return nil, fmt.Errorf("the transaction isn't JSON: %w", err)
-	}
-	if !isCanonical(canonical) {
-		return nil, errors.New("the transaction has keys that need escapes")
-	}
-	return canonical, nil
+	return NewBody(append([]byte{'{'}, rest...))
 }
 
 func (p *Proof) verify(ctx context.Context, keys gomatrixserverlib.JSONVerifier, proven *Proven) error {
@@ -209,16 +198,16 @@ func (p *Proof) verify(ctx context.Context, keys gomatrixserverlib.JSONVerifier,
 	if err := signature.Decode(p.Signature); err != nil || len(signature) != ed25519.SignatureSize {
 		return fmt.Errorf("%w: the signature can't be read", ErrProof)
 	}
-	message := signedMessage(proven.Content, p.Relay, http.MethodPut, proven.Origin, p.URI)
+	covered := signedMessage{proven.Content, p.Relay, http.MethodPut, proven.Origin, p.URI}
 	if known, ok := keys.(KnownKeys); ok {
 		if key, ok := known.KnownKey(proven.Origin, p.Key); ok {
-			if !ed25519.Verify(key, message, signature) {
+			if !covered.verify(key, signature) {
 				return fmt.Errorf("%w: the signature is wrong", ErrProof)
 			}
 			return nil
 		}
 	}
-	return p.ask(ctx, keys, proven, message, signature)
+	return p.ask(ctx, keys, proven, covered.append(nil), signature)
 }
 
 // ask leaves the signature to a JSONVerifier.
@@ -268,24 +257,28 @@ func HasProof(body []byte) bool { return bytes.Contains(body, []byte(`"`+proofKe
 
 // CutProof takes the proof out of the body of a SendRelay request; has says
 // whether there is one. The error is an *Error, 400 M_BAD_JSON.
-func CutProof(body []byte) (transaction []byte, p Proof, has bool, err error) {
-	if !HasProof(body) {
-		return body, p, false, nil
+func (b *Body) CutProof() (transaction *Body, p Proof, has bool, err error) {
+	if !HasProof(b.json) {
+		return b, p, false, nil
 	}
-	value := gjson.GetBytes(body, proofKey)
+	value := gjson.GetBytes(b.json, proofKey)
 	if !value.Exists() {
-		return body, p, false, nil
+		return b, p, false, nil
 	}
 	p, err = ReadProof([]byte(value.Raw))
-	before, found := cutKey(body[:value.Index])
+	before, found := cutKey(b.json[:value.Index])
 	if err != nil || !found {
 		return nil, p, true, BadRequest(spec.ErrorBadJSON, "relay_proof can't be read")
 	}
-	rest, more := bytes.CutPrefix(bytes.TrimLeft(body[value.Index+len(value.Raw):], space), []byte(`,`))
+	rest, more := bytes.CutPrefix(bytes.TrimLeft(b.json[value.Index+len(value.Raw):], space), []byte(`,`))
 	if !more { // it was the last
 		before = bytes.TrimSuffix(bytes.TrimRight(before, space), []byte(`,`))
 	}
-	return append(before[:len(before):len(before)], rest...), p, true, nil
+	transaction = NewBody(append(before[:len(before):len(before)], rest...))
+	if b.form == canonicalForm { // then it still is, and has the same fields
+		transaction.form, transaction.fields = canonicalForm, b.fields
+	}
+	return transaction, p, true, nil
 }
 
 // cutKey takes the key of the proof, as everybody spells it, off the end.

@@ -23,18 +23,19 @@ func FuzzCutProof(f *testing.F) {
 	f.Add([]byte(`{"pdus":["relay_proof"],"relay_proof":{},"relay_proof":{}}`), "")
 	f.Add([]byte(`{"relay_proof":{}}`), "")
 	f.Fuzz(func(t *testing.T, body []byte, uri string) {
-		rest, _, has, err := CutProof(bytes.Clone(body))
+		rest, _, has, err := NewBody(bytes.Clone(body)).CutProof()
 		switch {
 		case err != nil:
 			e, ok := errors.AsType[*Error](err)
 			require.True(t, ok)
 			require.Equal(t, 400, e.Status)
 		case !has:
-			require.Equal(t, string(body), string(rest))
+			require.Equal(t, string(body), string(rest.JSON()))
 		case json.Valid(body):
-			require.True(t, json.Valid(rest), "%s", rest)
-			require.Less(t, len(rest), len(body))
+			require.True(t, json.Valid(rest.JSON()), "%s", rest.JSON())
+			require.Less(t, len(rest.JSON()), len(body))
 		}
+		requireKnownAsRead(t, body)
 		if _, err := ReadContent(body); err != nil {
 			return // no transaction
 		}
@@ -45,12 +46,32 @@ func FuzzCutProof(f *testing.F) {
 		}
 		with := WithProof(body, proof)
 		require.True(t, json.Valid(with), "%s", with)
-		rest, got, has, err := CutProof(with)
+		rest, got, has, err := NewBody(with).CutProof()
 		require.NoError(t, err)
 		require.True(t, has)
 		require.Equal(t, encoded, got)
-		require.Equal(t, string(body), string(rest))
+		require.Equal(t, string(body), string(rest.JSON()))
 	})
+}
+
+// requireKnownAsRead: what is known of a transaction from the body that the proof
+// was cut out of is what a reading of its own would find.
+func requireKnownAsRead(t *testing.T, body []byte) {
+	whole := NewBody(bytes.Clone(body))
+	if !whole.isCanonical() {
+		return
+	}
+	rest, _, _, err := whole.CutProof()
+	if err != nil {
+		return
+	}
+	require.Equal(t, canonicalForm, rest.form)
+	anew := NewBody(rest.JSON())
+	require.True(t, anew.isCanonical(), "%s", rest.JSON())
+	known, knownErr := rest.Content()
+	read, readErr := anew.Content()
+	require.Equal(t, readErr, knownErr)
+	require.Equal(t, read, known)
 }
 
 // FuzzCheckProof: whatever a relay makes of a proof and its transaction, it

@@ -9,8 +9,8 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -19,34 +19,57 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A SignedRequest is all that an X-Matrix signature covers, and the
-// signatures.
+// A SignedRequest is all that an X-Matrix signature covers, and the signatures.
+// What is learnt of it is kept, so that nothing in it is read twice: it isn't
+// safe for concurrent use, and its fields must not be changed after the first.
 type SignedRequest struct {
 	Method string
 
 	// URI is the path and query as they were sent: see SignedURI.
 	URI string
 
-	// Authorization are the values of the Authorization headers. They must not
-	// be changed after the first use.
+	// Authorization are the values of the Authorization headers.
 	Authorization []string
 
-	// Content is the body: JSON.
+	// Content is the body: JSON. It may come after Claimed.
 	Content []byte
 
-	parsed *xMatrix // of Authorization, once it was read
+	learnt *learnt
 }
 
-// header reads Authorization, once for all copies that are made later.
+// learnt is what was read of a request, nil or empty where nothing was.
+type learnt struct {
+	header *xMatrix
+	body   *Body
+}
+
+func (r *SignedRequest) know() *learnt {
+	if r.learnt == nil {
+		r.learnt = new(learnt)
+	}
+	return r.learnt
+}
+
+// header reads Authorization.
 func (r *SignedRequest) header() (xMatrix, error) {
-	if r.parsed != nil {
-		return *r.parsed, nil
+	know := r.know()
+	if know.header != nil {
+		return *know.header, nil
 	}
 	header, err := parseAuthorization(r.Authorization)
 	if err == nil {
-		r.parsed = &header
+		know.header = &header
 	}
 	return header, err
+}
+
+// Body is the Content, and what is known of it.
+func (r *SignedRequest) Body() *Body {
+	know := r.know()
+	if know.body == nil {
+		know.body = NewBody(r.Content)
+	}
+	return know.body
 }
 
 // A Verifier checks X-Matrix signatures of requests to one server. It accepts
@@ -83,7 +106,7 @@ func CheckContentType(contentType string) error {
 // signature isn't right or for another server, 400 M_NOT_JSON or M_BAD_JSON if
 // the content can't be what was signed, 503 M_UNKNOWN if no key that was valid
 // then can be had (see ErrNoKey); or another error if looking for keys failed.
-func (v *Verifier) Verify(ctx context.Context, r SignedRequest, at time.Time) (spec.ServerName, error) {
+func (v *Verifier) Verify(ctx context.Context, r *SignedRequest, at time.Time) (spec.ServerName, error) {
 	header, err := r.header()
 	if err != nil {
 		return "", err
@@ -91,16 +114,18 @@ func (v *Verifier) Verify(ctx context.Context, r SignedRequest, at time.Time) (s
 	if !v.isForUs(header.destination) {
 		return "", unauthorized("the request is signed for another server")
 	}
+	key, quick := v.quickKey(r, header)
+	if !quick {
+		return v.verifySlowly(ctx, r, at)
+	}
 	if header.destination == "" {
 		header.destination = v.ServerName
 	}
-	if message, key := v.canonicalMessage(r, header); message != nil {
-		if !ed25519.Verify(key, message, header.signature) {
-			return "", unauthorized("the request's signature is wrong")
-		}
-		return header.origin, nil
+	covered := signedMessage{r.Content, header.destination, r.Method, header.origin, r.URI}
+	if !covered.verify(key, header.signature) {
+		return "", unauthorized("the request's signature is wrong")
 	}
-	return v.verifySlowly(ctx, r, at)
+	return header.origin, nil
 }
 
 func (v *Verifier) isForUs(destination spec.ServerName) bool {
@@ -112,40 +137,62 @@ func (v *Verifier) isForUs(destination spec.ServerName) bool {
 
 // Quick reports whether Verify checks the request itself. If it leaves it to
 // fclient, that takes many times the memory of the content.
-func (v *Verifier) Quick(r SignedRequest) bool {
+func (v *Verifier) Quick(r *SignedRequest) bool {
 	header, err := r.header()
-	message, _ := v.canonicalMessage(r, header)
-	return err != nil || message != nil
+	if err != nil {
+		return true // it is refused
+	}
+	_, quick := v.quickKey(r, header)
+	return quick
 }
 
-// canonicalMessage builds what the signature is over and finds the key, for
-// the requests that nearly all are: one signature, of a known key, over a body
-// that is canonical JSON as it came. For the others message is nil.
-func (v *Verifier) canonicalMessage(r SignedRequest, header xMatrix) (message []byte, key ed25519.PublicKey) {
+// quickKey returns the key for the requests that nearly all are: with one
+// signature, of a known key, over a body that is canonical JSON as it came.
+func (v *Verifier) quickKey(r *SignedRequest, header xMatrix) (key ed25519.PublicKey, quick bool) {
 	keys, ok := v.Keys.(KnownKeys)
 	if !ok || header.count != 1 || len(header.signature) != ed25519.SignatureSize {
-		return nil, nil
+		return nil, false
 	}
 	if key, ok = keys.KnownKey(header.origin, header.keyID); !ok {
-		return nil, nil
+		return nil, false
 	}
 	plain := isPlain(string(header.origin)) && isPlain(string(header.destination)) && isPlain(r.Method) && isPlain(r.URI)
-	if !plain || !isCanonical(r.Content) {
-		return nil, nil
-	}
-	return signedMessage(r.Content, header.destination, r.Method, header.origin, r.URI), key
+	return key, plain && isPlain(string(v.ServerName)) && r.Body().isCanonical()
 }
 
-// signedMessage builds what an X-Matrix signature is over, in canonical JSON,
-// from canonical content and plain strings.
-func signedMessage(content []byte, destination spec.ServerName, method string, origin spec.ServerName, uri string) []byte {
-	message := make([]byte, 0, len(content)+len(destination)+len(origin)+len(uri)+80)
-	message = append(append(message, `{"content":`...), content...)
-	message = append(append(message, `,"destination":"`...), destination...)
-	message = append(append(message, `","method":"`...), method...)
-	message = append(append(message, `","origin":"`...), origin...)
-	message = append(append(message, `","uri":"`...), uri...)
+// A signedMessage is what an X-Matrix signature is over: canonical content and
+// plain strings.
+type signedMessage struct {
+	content     []byte
+	destination spec.ServerName
+	method      string
+	origin      spec.ServerName
+	uri         string
+}
+
+// append appends the message in canonical JSON.
+func (m *signedMessage) append(message []byte) []byte {
+	message = append(append(message, `{"content":`...), m.content...)
+	message = append(append(message, `,"destination":"`...), m.destination...)
+	message = append(append(message, `","method":"`...), m.method...)
+	message = append(append(message, `","origin":"`...), m.origin...)
+	message = append(append(message, `","uri":"`...), m.uri...)
 	return append(message, `"}`...)
+}
+
+// messages are buffers in which messages are put together, none of them large.
+var messages = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxPooled = 64 << 10
+
+func (m *signedMessage) verify(key ed25519.PublicKey, signature []byte) bool {
+	buffer := messages.Get().(*[]byte)
+	message := m.append((*buffer)[:0])
+	if cap(message) <= maxPooled {
+		*buffer = message
+		defer messages.Put(buffer)
+	}
+	return ed25519.Verify(key, message, signature)
 }
 
 // isPlain reports whether s stands in canonical JSON as it is.
@@ -159,8 +206,8 @@ func isPlain(s string) bool {
 }
 
 // verifySlowly asks fclient.
-func (v *Verifier) verifySlowly(ctx context.Context, r SignedRequest, at time.Time) (spec.ServerName, error) {
-	if err := checkContent(r.Content); err != nil {
+func (v *Verifier) verifySlowly(ctx context.Context, r *SignedRequest, at time.Time) (spec.ServerName, error) {
+	if err := r.Body().checkContent(); err != nil {
 		return "", err
 	}
 	u, err := url.ParseRequestURI(r.URI)
@@ -208,16 +255,6 @@ func (w *watchedKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserver
 
 // silence is what fclient logs to: strangers could fill any other log.
 var silence = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Formatter: &logrus.TextFormatter{}, Level: logrus.PanicLevel})
-
-func checkContent(content []byte) error {
-	if !utf8.Valid(content) {
-		return BadRequest(spec.ErrorNotJSON, "the body isn't UTF-8")
-	}
-	if !hasGoodShape(content) {
-		return BadRequest(spec.ErrorBadJSON, fmt.Sprintf("the body nests deeper than %d, or has a list of more than %d", MaxDepth, MaxWidth))
-	}
-	return nil
-}
 
 // xMatrix is what the X-Matrix headers of a request say. KeyID and signature
 // are those of the last, and mean something only if it is the only one.

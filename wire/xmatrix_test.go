@@ -77,12 +77,12 @@ type noShortcut struct{ gomatrixserverlib.JSONVerifier }
 func requireSameAsFclient(t *testing.T, r SignedRequest, local func(spec.ServerName) bool) (accepted bool) {
 	t.Helper()
 	v := Verifier{ServerName: testRelay, IsLocal: local, Keys: HexKeys{}}
-	got, err := v.Verify(context.Background(), r, time.Now())
+	got, err := v.Verify(context.Background(), &r, time.Now())
 	want, ok := byFclient(r, HexKeys{}, local)
 	require.Equal(t, ok, err == nil, "fclient accepts: %v, we say: %v\n%+v", ok, err, r)
 	require.Equal(t, want, got)
 	v.Keys = noShortcut{HexKeys{}}
-	_, slowErr := v.Verify(context.Background(), r, time.Now())
+	_, slowErr := v.Verify(context.Background(), &r, time.Now())
 	require.Equal(t, ok, slowErr == nil)
 	if err != nil {
 		e, isWire := errors.AsType[*Error](err)
@@ -187,19 +187,19 @@ func TestVerifyBounds(t *testing.T) {
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
 	deep := []byte(`{"a":` + strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth) + `}`)
 	header, _ := sign(t, "PUT", uri, testRelay, deep)
-	_, err := v.Verify(t.Context(), SignedRequest{"PUT", uri, []string{header}, deep, nil}, time.Now())
+	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, deep, nil}, time.Now())
 	require.ErrorContains(t, err, "nests deeper")
 
 	shallow := []byte(`{"a":` + strings.Repeat("[", MaxDepth-1) + strings.Repeat("]", MaxDepth-1) + `}`)
 	header, _ = sign(t, "PUT", uri, testRelay, shallow)
-	_, err = v.Verify(t.Context(), SignedRequest{"PUT", uri, []string{header}, shallow, nil}, time.Now())
+	_, err = v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, shallow, nil}, time.Now())
 	require.NoError(t, err)
 
 	many := make([]string, maxSignatures+1)
 	for i := range many {
 		many[i] = header
 	}
-	_, err = v.Verify(t.Context(), SignedRequest{"PUT", uri, many, shallow, nil}, time.Now())
+	_, err = v.Verify(t.Context(), &SignedRequest{"PUT", uri, many, shallow, nil}, time.Now())
 	require.ErrorContains(t, err, "too many")
 }
 
@@ -213,7 +213,7 @@ func TestVerifyKeysUnavailable(t *testing.T) {
 	const uri = "/_matrix/federation/v1/send_relay/1/@user:b"
 	header, _ := sign(t, "PUT", uri, testRelay, []byte(`{}`))
 	v := Verifier{ServerName: testRelay, Keys: brokenKeys{}}
-	_, err := v.Verify(t.Context(), SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil}, time.Now())
+	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil}, time.Now())
 	require.Error(t, err)
 	_, isWire := errors.AsType[*Error](err)
 	require.False(t, isWire, "it's our fault, not the caller's")
@@ -264,7 +264,7 @@ func FuzzCanonical(f *testing.F) {
 		f.Add(fmt.Appendf(nil, `{"a":"\u%04X\\u%04x\"\n"}`, c, c))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		if !isCanonical(content) {
+		if !NewBody(content).isCanonical() {
 			return
 		}
 		require.True(t, json.Valid(content))
@@ -272,12 +272,25 @@ func FuzzCanonical(f *testing.F) {
 		canonical, err := gomatrixserverlib.CanonicalJSON(content)
 		require.NoError(t, err)
 		require.Equal(t, string(content), string(canonical))
+		requireSameFields(t, content)
 		again, err := json.Marshal(spec.RawJSON(content))
 		require.NoError(t, err)
 		canonical, err = gomatrixserverlib.CanonicalJSON(again)
 		require.NoError(t, err)
 		require.Equal(t, string(content), string(canonical))
 	})
+}
+
+// requireSameFields: the scan finds the same in canonical JSON as another parser.
+func requireSameFields(t *testing.T, content []byte) {
+	var scanned, read fields
+	require.True(t, scanned.scan(content))
+	read.read(content)
+	if scanned.err != nil { // the first reason; the other parser stops at it
+		require.Equal(t, read.err, scanned.err)
+		return
+	}
+	require.Equal(t, read, scanned)
 }
 
 // The shortcut must be taken for what deployed nodes send, else it is no use.
@@ -289,7 +302,7 @@ func TestCanonicalIsTaken(t *testing.T) {
 	r := fclient.NewFederationRequest("PUT", testName, testRelay, "/x")
 	require.NoError(t, r.SetContent(transaction))
 	require.NoError(t, r.Sign(testName, "ed25519:1", testKey))
-	require.True(t, isCanonical(r.Content()), "%s", r.Content())
+	require.True(t, NewBody(r.Content()).isCanonical(), "%s", r.Content())
 	for content, want := range map[string]bool{
 		`{}`: true, `{"a":{}}`: true, `{"a":"\"\\\b\f\n\r\t"}`: true, `{"a":1,"b":2}`: true, `{"a":-1.5e-3}`: true,
 		``: false, `[]`: false, `{`: false, `{}}`: false, `{"a":1,}`: false, `{"b":1,"a":2}`: false, `{"a":1,"a":1}`: false,
@@ -299,7 +312,7 @@ func TestCanonicalIsTaken(t *testing.T) {
 		`{"a":"\u001"}`: false, `{"a":"\U0001"}`: false, `{"a":"\u001g"}`: false, `{"\u0001":1}`: false,
 		`{"a":tru}`: false, `{"a":"`: false, `{"a":"\`: false, `{"a":"\q"}`: false, `{"a" :1}`: false, "{\"a\":\"\x01\"}": false,
 	} {
-		require.Equal(t, want, isCanonical([]byte(content)), content)
+		require.Equal(t, want, NewBody([]byte(content)).isCanonical(), content)
 	}
 }
 
@@ -313,17 +326,17 @@ func TestHexKeysOthers(t *testing.T) {
 	signed := SignedRequest{"PUT", uri, request.Header.Values("Authorization"), r.Content(), nil}
 
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
-	_, err = v.Verify(t.Context(), signed, time.Now())
+	_, err = v.Verify(t.Context(), &signed, time.Now())
 	require.Error(t, err)
 
 	v.Keys = HexKeys{Others: gomatrixserverlib.KeyRing{KeyDatabase: fixedKey{}}}
-	name, err := v.Verify(t.Context(), signed, time.Now())
+	name, err := v.Verify(t.Context(), &signed, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, spec.ServerName("named.example"), name)
 
 	// A key that was valid until yesterday isn't now.
 	v.Keys = HexKeys{Others: gomatrixserverlib.KeyRing{KeyDatabase: fixedKey{until: time.Now().Add(-24 * time.Hour)}}}
-	_, err = v.Verify(t.Context(), signed, time.Now())
+	_, err = v.Verify(t.Context(), &signed, time.Now())
 	require.Error(t, err)
 }
 

@@ -127,7 +127,7 @@ func (s *keyServer) signed(t *testing.T, name string, id gomatrixserverlib.KeyID
 }
 
 func verify(ctx context.Context, v *wire.Verifier, r wire.SignedRequest) error {
-	_, err := v.Verify(ctx, r, time.Now())
+	_, err := v.Verify(ctx, &r, time.Now())
 	return err
 }
 
