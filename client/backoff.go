@@ -54,8 +54,8 @@ type backoffs[K comparable] struct {
 }
 
 type failure struct {
-	failures int
-	until    time.Time
+	failures     int
+	until, asked time.Time // asked: as the other side wants it
 }
 
 func newBackoffs[K comparable](b Backoff) *backoffs[K] {
@@ -82,7 +82,20 @@ func (b *backoffs[K]) failed(key K, asked time.Duration) {
 		b.keys[key] = f
 	}
 	f.failures++
-	f.until = time.Now().Add(b.backoff.after(f.failures, asked))
+	now := time.Now()
+	f.until, f.asked = now.Add(b.backoff.after(f.failures, asked)), now.Add(asked)
+}
+
+// anew forgets all failures, but not what the other side asked for.
+func (b *backoffs[K]) anew() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, f := range b.keys {
+		f.failures, f.until = 0, f.asked
+		if time.Until(f.until) <= 0 {
+			delete(b.keys, key)
+		}
+	}
 }
 
 func (b *backoffs[K]) succeeded(key K) {

@@ -108,6 +108,9 @@ type Caller struct {
 	config Config
 	client http.Client
 	user   spec.UserID
+
+	// contacts, if it isn't nil, remembers how requests to relays went.
+	contacts *contacts
 }
 
 // New makes a Caller.
@@ -173,7 +176,9 @@ func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction)
 	if err == nil && t.Proof != nil && !wire.IsProven(answer) {
 		return fmt.Errorf("client: %s: %w", relay, ErrNotPassedOn)
 	}
-	return isAnswer(answer, err)
+	err = isAnswer(answer, err)
+	c.contacts.note(ctx, relay, err)
+	return err
 }
 
 // isAnswer returns err, or an error for a success that no Matrix server sends,
@@ -220,7 +225,13 @@ func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge in
 func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int64, query wire.Query) (wire.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
 	defer cancel()
-	body, err := c.call(ctx, http.MethodGet, relay, wire.RelayTxnURI(c.user)+query.Encode(), fclient.RelayEntry{EntryID: acknowledge})
+	answer, err := c.ask(ctx, relay, wire.RelayTxnURI(c.user)+query.Encode(), acknowledge)
+	c.contacts.note(ctx, relay, err)
+	return answer, err
+}
+
+func (c *Caller) ask(ctx context.Context, relay spec.ServerName, uri string, acknowledge int64) (wire.Answer, error) {
+	body, err := c.call(ctx, http.MethodGet, relay, uri, fclient.RelayEntry{EntryID: acknowledge})
 	if err != nil {
 		return wire.Answer{}, err
 	}
@@ -266,6 +277,9 @@ func (c *Caller) sign(method string, server spec.ServerName, uri string, content
 
 // call makes a request and returns the body of an answer that is a success.
 func (c *Caller) call(ctx context.Context, method string, server spec.ServerName, uri string, content any) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("client: %s at %s: %w", uri, server, err)
+	}
 	request, err := c.sign(method, server, uri, content)
 	if err != nil {
 		return nil, fmt.Errorf("client: %s: %w", uri, err)

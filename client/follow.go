@@ -98,6 +98,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			wait = r.config.Backoff.after(failures, d.asked)
 		}
 		if d.Err != nil {
+			r.config.Caller.contacts.note(ctx, relay, d.Err)
 			r.config.Logger.Debug("client: a relay failed", "relay", relay, "error", d.Err, "wait", wait)
 		}
 		select {

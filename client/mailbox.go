@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -41,6 +42,8 @@ type relayTurn struct {
 	token chan struct{} // holds one while somebody does
 	last  int64         // the entry that was dealt with last, for who has the turn
 	junk  junk          // likewise
+
+	fetched atomic.Int64 // transactions that were dealt with
 }
 
 // drain empties one relay's mailbox. If first isn't nil, it is what the relay
@@ -170,11 +173,15 @@ func (m *mailbox) expectsMore(batch []wire.Answer) bool {
 func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
 	anyUse := false
 	for i := range batch {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		use, err := m.receiver.take(ctx, &m.Drained, batch[i])
 		if err != nil {
 			return fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err)
 		}
 		anyUse = anyUse || use
+		m.turn.fetched.Add(1)
 		m.last = batch[i].EntryID
 	}
 	return m.countJunk(anyUse)

@@ -148,6 +148,15 @@ type Outbox struct {
 
 // OpenOutbox makes an Outbox, which goes on with what is in the store.
 func OpenOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
+	o, err := loadOutbox(ctx, config)
+	if err == nil {
+		o.running.Go(func() { o.run(o.stop) })
+	}
+	return o, err
+}
+
+// loadOutbox makes an Outbox that sends nothing until run is called.
+func loadOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
 	if config.Sender == nil || config.Store == nil && config.Source == nil {
 		return nil, errors.New("client: OutboxConfig needs Sender, and Store or Source")
 	}
@@ -165,8 +174,18 @@ func OpenOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
 		return nil, fmt.Errorf("client: outbox: %w", err)
 	}
 	o.unwatch = o.peers.watch(func(server spec.ServerName) { o.schedule.useRelays(server, o.relaysInUse(server)) })
-	o.running.Go(func() { o.schedule.dispatch(o.stop, o.serve) })
 	return o, nil
+}
+
+// run sends until ctx ends, and waits for the attempts under way. It may be
+// called again after that.
+func (o *Outbox) run(ctx context.Context) { o.schedule.dispatch(ctx, o.serve) }
+
+// anew forgets which attempts have failed, and tries all that waits at once: it
+// was this server that had no network.
+func (o *Outbox) anew() {
+	o.config.Sender.relays.anew()
+	o.schedule.anew()
 }
 
 func (c OutboxConfig) withDefaults() OutboxConfig {

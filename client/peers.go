@@ -75,6 +75,20 @@ func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
 // AddRelays makes servers known as relays of server. An error means that the
 // change isn't kept.
 func (p *Peers) AddRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
+	return p.changeRelays(ctx, server, relays, func(have []spec.ServerName) []spec.ServerName {
+		return slices.Concat(have, relays)
+	})
+}
+
+// SetRelays makes these servers, and no others, known as relays of server. An
+// error means that the change isn't kept.
+func (p *Peers) SetRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
+	return p.changeRelays(ctx, server, relays, func([]spec.ServerName) []spec.ServerName {
+		return slices.Clone(relays)
+	})
+}
+
+func (p *Peers) changeRelays(ctx context.Context, server spec.ServerName, relays []spec.ServerName, how func(have []spec.ServerName) []spec.ServerName) error {
 	for _, name := range append([]spec.ServerName{server}, relays...) {
 		if wire.CheckName(name) != nil {
 			return fmt.Errorf("client: peers: %q is not a server name", name)
@@ -84,7 +98,7 @@ func (p *Peers) AddRelays(ctx context.Context, server spec.ServerName, relays ..
 		return errors.New("client: peers: a server can't be its own relay")
 	}
 	return p.change(ctx, server, func(have *peer) {
-		have.Relays = slices.Concat(have.Relays, relays)
+		have.Relays = how(have.Relays)
 		slices.Sort(have.Relays)
 		have.Relays = slices.Compact(have.Relays)
 	})

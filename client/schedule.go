@@ -126,6 +126,22 @@ func (s *schedule) seen(name spec.ServerName) {
 	}
 }
 
+// anew forgets how attempts on all roads went, and has those served that wait.
+func (s *schedule) anew() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, d := range s.all {
+		for _, r := range d.roads {
+			r.health = health{answers: r.answers}
+			if r.state == ready || r.state == waiting {
+				s.move(r, wakes, now)
+			}
+		}
+	}
+	s.tell()
+}
+
 // wake has a road served now, if the news are a reason to.
 func (s *schedule) wake(r *road, n news) {
 	r.news.fresh, r.news.seen = r.news.fresh || n.fresh, r.news.seen || n.seen

@@ -1,0 +1,222 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// maxStatus bounds the destinations of a NodeStatus.
+const maxStatus = 1000
+
+// A NodeStatus is what an operator, or the user of a phone, may want to know.
+type NodeStatus struct {
+	// Online is false while nobody is asked: see Node.Offline.
+	Online bool
+
+	// Relays are those of this server, and those of others that were asked since
+	// OpenNode, in the order of their names.
+	Relays []RelayStatus
+
+	// Destinations are those for which something waits, in the order of their
+	// names, up to 1,000. OtherDestinations is how many there are besides.
+	Destinations      []DestinationStatus
+	OtherDestinations int
+}
+
+// A RelayStatus says how it goes with one relay, since OpenNode.
+type RelayStatus struct {
+	Relay spec.ServerName
+
+	// Own is whether it is a relay of this server, from which mail is fetched.
+	Own bool
+
+	// LastSuccess is when it last gave a right answer, LastFailure when it last
+	// didn't, or gave what couldn't be handled, and LastError why. They are zero
+	// if it never did.
+	LastSuccess time.Time
+	LastFailure time.Time
+	LastError   error
+
+	// Fetched is how many transactions it gave that are dealt with, copies and
+	// rejected ones included.
+	Fetched int64
+}
+
+// A DestinationStatus says what waits for a destination, and where.
+type DestinationStatus struct {
+	Destination spec.ServerName
+
+	// Waiting is how many transactions the destination hasn't got directly.
+	Waiting int64
+
+	// Offline is whether it counts as offline, so that relays are used.
+	Offline bool
+
+	// NextAttempt is when it is tried directly again. Zero: now, or as soon as
+	// Run gets to it.
+	NextAttempt time.Time
+
+	// Relays are those of the destination, in the order of their names.
+	Relays []HoldingStatus
+}
+
+// A HoldingStatus says how much of what waits for a destination a relay has.
+type HoldingStatus struct {
+	Relay spec.ServerName
+
+	// Given is how much it was given, and Lacks how many of those it has refused,
+	// or couldn't take so far, up to 116.
+	Given Extent
+	Lacks int
+}
+
+// An Extent is how much of something there is.
+type Extent string
+
+// Extents.
+const (
+	None Extent = "none"
+	Some Extent = "some"
+	All  Extent = "all"
+)
+
+// Status returns what is known now. It asks the store, a few times for each
+// destination, and no server.
+func (n *Node) Status(ctx context.Context) (NodeStatus, error) {
+	status := NodeStatus{Relays: n.relayStatus()}
+	status.Online = n.isOnline()
+	names := n.outbox.schedule.names()
+	for i, name := range names {
+		if len(status.Destinations) == maxStatus {
+			status.OtherDestinations = len(names) - i
+			break
+		}
+		one, err := n.outbox.status(ctx, name)
+		if err != nil {
+			return NodeStatus{}, fmt.Errorf("client: node: status of %s: %w", name, err)
+		}
+		if one.Waiting > 0 {
+			status.Destinations = append(status.Destinations, one)
+		}
+	}
+	return status, nil
+}
+
+func (n *Node) isOnline() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.online
+}
+
+func (n *Node) relayStatus() []RelayStatus {
+	own, contacts := n.peers.Relays(n.self), n.caller.contacts.all()
+	names := slices.Sorted(maps.Keys(contacts))
+	names = append(names, own...)
+	slices.Sort(names)
+	var all []RelayStatus
+	for _, relay := range slices.Compact(names) {
+		c := contacts[relay]
+		all = append(all, RelayStatus{
+			Relay: relay, Own: slices.Contains(own, relay), Fetched: n.receiver.fetched(relay),
+			LastSuccess: c.success, LastFailure: c.failure, LastError: c.err,
+		})
+	}
+	return all
+}
+
+// fetched is how many transactions of a relay were dealt with.
+func (r *Receiver) fetched(relay spec.ServerName) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if turn := r.turns[relay]; turn != nil {
+		return turn.fetched.Load()
+	}
+	return 0
+}
+
+// status says what waits for a destination. Nothing may, by now.
+func (o *Outbox) status(ctx context.Context, name spec.ServerName) (s DestinationStatus, err error) {
+	s = DestinationStatus{Destination: name, Offline: o.peers.Offline(name), NextAttempt: o.schedule.nextAttempt(name)}
+	oldest, err := o.source.Next(ctx, name, 0)
+	if errors.Is(err, store.ErrEmpty) {
+		return s, nil
+	}
+	if err == nil {
+		s.Waiting, err = o.source.Queued(ctx, name)
+	}
+	for _, relay := range o.config.Sender.relaysOf(name) {
+		if err != nil {
+			return s, err
+		}
+		var holding HoldingStatus
+		holding, err = o.holding(ctx, name, relay, oldest.Position)
+		s.Relays = append(s.Relays, holding)
+	}
+	return s, err
+}
+
+// holding says how much a relay has of what waits for a destination, from the
+// oldest on.
+func (o *Outbox) holding(ctx context.Context, name, relay spec.ServerName, oldest int64) (HoldingStatus, error) {
+	status := HoldingStatus{Relay: relay, Given: None}
+	var done int64
+	done, status.Lacks = o.schedule.given(name, relay, oldest)
+	if done < oldest {
+		return status, nil
+	}
+	_, err := o.source.Next(ctx, name, done)
+	switch {
+	case err == nil:
+		status.Given = Some
+	case errors.Is(err, store.ErrEmpty):
+		status.Given, err = All, nil
+	}
+	return status, err
+}
+
+// given returns the position up to which a relay was given what waits, and how
+// much of that, from the oldest on, it hasn't.
+func (s *schedule) given(name, relay spec.ServerName, oldest int64) (done int64, lacks int) {
+	d := s.find(name)
+	if d == nil {
+		return 0, 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.relays[relay]
+	if p == nil {
+		return 0, 0
+	}
+	for _, position := range slices.Concat(p.Owed, p.Refused) {
+		if position >= oldest {
+			lacks++
+		}
+	}
+	return p.Done, lacks
+}
+
+// names returns the destinations that there may be something for, in order.
+func (s *schedule) names() []spec.ServerName {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.all))
+}
+
+// nextAttempt is when a destination is tried directly again, zero if it isn't
+// waited for.
+func (s *schedule) nextAttempt(name spec.ServerName) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.all[name]; d != nil && d.roads[""].state == waiting {
+		return d.roads[""].until
+	}
+	return time.Time{}
+}
