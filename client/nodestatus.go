@@ -74,18 +74,18 @@ type HoldingStatus struct {
 
 	// Given is how much it was given, and Lacks how many of those it has refused,
 	// or couldn't take so far, up to 116.
-	Given Extent
+	Given Given
 	Lacks int
 }
 
-// An Extent is how much of something there is.
-type Extent string
+// A Given is how much of what waits for a destination a relay was given.
+type Given string
 
-// Extents.
+// Values of Given.
 const (
-	None Extent = "none"
-	Some Extent = "some"
-	All  Extent = "all"
+	GivenNone Given = "none"
+	GivenSome Given = "some"
+	GivenAll  Given = "all"
 )
 
 // Status returns what is known now. It asks the store, a few times for each
@@ -166,7 +166,7 @@ func (o *Outbox) status(ctx context.Context, name spec.ServerName) (s Destinatio
 // holding says how much a relay has of what waits for a destination, from the
 // oldest on.
 func (o *Outbox) holding(ctx context.Context, name, relay spec.ServerName, oldest int64) (HoldingStatus, error) {
-	status := HoldingStatus{Relay: relay, Given: None}
+	status := HoldingStatus{Relay: relay, Given: GivenNone}
 	var done int64
 	done, status.Lacks = o.schedule.given(name, relay, oldest)
 	if done < oldest {
@@ -175,9 +175,9 @@ func (o *Outbox) holding(ctx context.Context, name, relay spec.ServerName, oldes
 	_, err := o.source.Next(ctx, name, done)
 	switch {
 	case err == nil:
-		status.Given = Some
+		status.Given = GivenSome
 	case errors.Is(err, store.ErrEmpty):
-		status.Given, err = All, nil
+		status.Given, err = GivenAll, nil
 	}
 	return status, err
 }

@@ -30,8 +30,9 @@ type Source interface {
 	// to come: Next must not return it again. It may be called twice for one.
 	End(ctx context.Context, destination spec.ServerName, position int64, result Result) error
 
-	// Queued returns how many transactions of a destination there are. An
-	// Outbox asks only if it may drop some: see OutboxConfig.KeepRelayed.
+	// Queued returns how many transactions of a destination there are. It is
+	// asked for Node.Status, and where some may be dropped: see
+	// OutboxConfig.KeepRelayed.
 	Queued(ctx context.Context, destination spec.ServerName) (int64, error)
 
 	// Destinations returns up to limit destinations that have transactions, in
