@@ -96,6 +96,24 @@ func TestNodeOnlineAgain(t *testing.T) {
 	})
 }
 
+// After a time without network the pauses between attempts are short again.
+func TestNodeOnlineShortPauses(t *testing.T) {
+	inNodeWorld(t, nil, func(w *nodeWorld) {
+		w.setRelays(b.ServerName, r2)
+		w.enqueue("1")
+		time.Sleep(24 * time.Hour)
+		for _, restart := range []func(){w.goOffline, func() {}} {
+			restart()
+			before, relays := w.net.Asked(b.ServerName), w.net.Asked(r2)
+			w.goOnline()
+			time.Sleep(time.Minute)
+			require.Greater(t, w.net.Asked(b.ServerName)-before, 4)
+			require.Greater(t, w.net.Asked(r2)-relays, 4)
+			time.Sleep(24 * time.Hour)
+		}
+	})
+}
+
 // A relay that asked for time gets it, whatever the network does.
 func TestNodeOnlineLeavesTime(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
