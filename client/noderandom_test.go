@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 )
@@ -37,27 +36,14 @@ const (
 // seed alone. A seed decides all but the jitter of back-offs, and which of two
 // goroutines is first.
 func TestNodeAtRandom(t *testing.T) {
-	runs, seed, next := 50, rand.Uint64()>>1, uint64(1)
+	runs := 50
 	if testing.Short() {
 		runs = 20
 	}
-	var err error
-	if given := os.Getenv(nodeSeed); given != "" {
-		seed, err = strconv.ParseUint(given, 10, 64)
-		require.NoError(t, err, nodeSeed)
-		runs, next = 1, 0
-	}
-	if given := os.Getenv(nodeRuns); given != "" {
-		runs, err = strconv.Atoi(given)
-		require.NoError(t, err, nodeRuns)
-	}
-	for i := range uint64(runs) {
-		seed := seed + i*next
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			r := &nodeRandom{script: rand.New(rand.NewPCG(seed, 0)), mayDie: seed%2 == 0}
-			inNodeWorld(t, nil, r.play)
-		})
-	}
+	seeds.Each(t, nodeSeed, nodeRuns, runs, func(t *testing.T, seed uint64) {
+		r := &nodeRandom{script: rand.New(rand.NewPCG(seed, 0)), mayDie: seed%2 == 0}
+		inNodeWorld(t, nil, r.play)
+	})
 }
 
 type nodeRandom struct {
