@@ -277,9 +277,6 @@ func (c *Caller) sign(method string, server spec.ServerName, uri string, content
 
 // call makes a request and returns the body of an answer that is a success.
 func (c *Caller) call(ctx context.Context, method string, server spec.ServerName, uri string, content any) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, server, err)
-	}
 	request, err := c.sign(method, server, uri, content)
 	if err != nil {
 		return nil, fmt.Errorf("client: %s: %w", uri, err)

@@ -162,8 +162,10 @@ func TestNodeOfflineEndsHandlers(t *testing.T) {
 		require.Equal(t, []string{"1", "2", "3"}, w.fetched(), "1 was written down")
 
 		// One that doesn't care is waited for, and is the last.
-		w.fails(func(context.Context) error { time.Sleep(time.Minute); return nil })
+		w.goOffline()
 		w.leave(r1, "4", "5")
+		w.fails(func(context.Context) error { time.Sleep(time.Minute); return nil })
+		w.goOnline()
 		time.Sleep(time.Second)
 		w.goOffline()
 		time.Sleep(time.Hour)
