@@ -16,23 +16,23 @@ func (s *Server) NoGrace() { s.setPatience(0, time.Minute) }
 func (s *Server) LongGrace() { s.setPatience(time.Hour, patience) }
 
 func (s *Server) setPatience(grace, patience time.Duration) {
-	for _, b := range []*budget{s.bodies, s.answers} {
+	for _, b := range []*budget{s.memory.in, s.memory.out} {
 		b.grace, b.patience = grace, patience
 	}
 }
 
 // Held is what bodies hold of the budget.
 func (s *Server) Held() int64 {
-	s.bodies.mu.Lock()
-	defer s.bodies.mu.Unlock()
-	return s.bodies.held
+	s.memory.in.mu.Lock()
+	defer s.memory.in.mu.Unlock()
+	return s.memory.in.held
 }
 
 // HeldByAnswers is what answers hold of theirs.
 func (s *Server) HeldByAnswers() int64 {
-	s.answers.mu.Lock()
-	defer s.answers.mu.Unlock()
-	return s.answers.held
+	s.memory.out.mu.Lock()
+	defer s.memory.out.mu.Unlock()
+	return s.memory.out.held
 }
 
 // Waiting is how many requests wait for mail.

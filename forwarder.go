@@ -6,39 +6,38 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A forwarder takes transactions in.
+// A forwarder takes transactions in: it is the fourth stage of send_relay.
 type forwarder struct {
-	config   Config
-	verifier wire.Verifier
-	metrics  *metrics
+	config  Config
+	metrics *metrics
 }
 
-// put stores the transaction in a request that signer signed, or hands it to the
-// embedder if it is for this server, and returns the answer. The store has it on
-// the disk by then.
-func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.ServerName, request *wire.SignedRequest, share *share) (answer, error) {
-	body, proof, passedOn, err := request.Body().CutProof()
+// put stores the transaction in a request, or hands it to the embedder if it is
+// for this server, and returns the answer. The store has it on the disk by then.
+func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
+	transaction, proof, passedOn, err := q.Body().CutProof()
 	if err != nil {
 		return answer{}, err
 	}
-	mail, sent := store.Mail{Destination: route.Destination(), TransactionID: route.TransactionID}, wire.SentAnswer
+	mail, sent := store.Mail{Destination: q.route.Destination(), TransactionID: q.route.TransactionID}, wire.SentAnswer
 	local := f.config.isLocal(mail.Destination)
 	deliver := local && f.config.Deliver != nil
 	if passedOn && local && !deliver {
-		// Who passes it on would be rid of it, and nobody asks us for our own.
+		// Its sender would be rid of it, and nobody asks us for our own.
 		return answer{}, wire.Forbidden("this server fetches its mail, and isn't handed it")
+	}
+	if size := int64(len(transaction.JSON())); size > f.config.MaxBodyBytes { // without a proof
+		return answer{}, tooLarge(f.config.MaxBodyBytes)
 	}
 	if passedOn {
 		sent = wire.ProvenAnswer
-		err = f.readPassedOn(ctx, &mail, passed{body: body, proof: proof, share: share, kept: !deliver})
+		err = f.readPassedOn(ctx, &mail, q.memory, passed{transaction: transaction, proof: proof, kept: !deliver})
 	} else {
-		err = f.readOwn(&mail, signer, request)
+		err = f.readOwn(&mail, q)
 	}
 	if err != nil {
 		return answer{}, err
@@ -55,19 +54,16 @@ func (f *forwarder) put(ctx context.Context, route wire.Route, signer spec.Serve
 }
 
 // readOwn reads a transaction that its origin leaves here itself.
-func (f *forwarder) readOwn(mail *store.Mail, signer spec.ServerName, request *wire.SignedRequest) error {
-	if int64(len(request.Content)) > f.config.MaxBodyBytes { // there is no proof in it after all
-		return tooLarge(f.config.MaxBodyBytes)
-	}
-	content, err := request.Body().Content()
+func (f *forwarder) readOwn(mail *store.Mail, q *request) error {
+	content, err := q.Body().Content()
 	if err != nil {
 		return err
 	}
-	if content.HasOrigin && content.Origin != signer {
+	if content.HasOrigin && content.Origin != q.signer {
 		return wire.Forbidden("the transaction's origin isn't the server that signed the request")
 	}
-	mail.Origin, mail.Body, mail.Digest = signer, request.Content, content.Digest
-	if proof, ok := wire.ProofOf(request, f.config.ServerName); ok {
+	mail.Origin, mail.Body, mail.Digest = q.signer, q.Content, content.Digest
+	if proof, ok := wire.ProofOf(&q.SignedRequest, f.config.ServerName); ok {
 		mail.Proof = proof.JSON()
 	}
 	mail.Lifetime = max(f.config.Lifetime, 0)

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,36 +13,31 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// passed is a transaction that somebody passes on. Its proof, not who that is,
-// says where it comes from.
+// passed is a transaction that somebody passes on. Its proof, not the server that
+// signed the request, says where it comes from.
 type passed struct {
-	body      *wire.Body
-	proof     wire.Proof
-	share     *share
-	origin    spec.ServerName // claimed
-	canonical bool
-	kept      bool // its age counts
+	transaction *wire.Body
+	proof       wire.Proof
+	origin      spec.ServerName // claimed
+	kept        bool            // its age counts
 }
 
 // readPassedOn reads a transaction that somebody passes on.
-func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, p passed) error {
-	if int64(len(p.body.JSON())) > f.config.MaxBodyBytes {
-		return tooLarge(f.config.MaxBodyBytes)
-	}
+func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, memory *share, p passed) error {
 	if err := p.readClaims(); err != nil {
 		return err
 	}
 	if err := f.config.admit(ctx, p.origin, mail.Destination); err != nil {
 		return err // before anybody is asked for keys
 	}
-	proven, err := f.check(ctx, p, mail.Destination)
+	proven, err := f.check(ctx, memory, p, mail.Destination)
 	if err != nil {
 		return err
 	}
 	if proven.Origin != p.origin || proven.TransactionID != mail.TransactionID {
 		return wire.Forbidden("the transaction was signed with another ID, or by another server")
 	}
-	// Not p.body: only this was signed.
+	// Not as it came: only this was signed.
 	mail.Origin, mail.Body, mail.Digest, mail.Proof = proven.Origin, proven.Content, proven.Digest, p.proof.JSON()
 	if !p.kept {
 		return nil
@@ -66,26 +62,21 @@ func (f *forwarder) limitAge(mail *store.Mail, signed time.Time) error {
 
 // readClaims reads what isn't proven yet.
 func (p *passed) readClaims() error {
-	content, err := p.body.Content()
+	content, err := p.transaction.Content()
 	if err != nil {
 		return err
 	}
-	p.origin, p.canonical = content.Origin, content.Canonical
-	if p.proof.Origin != "" {
-		p.origin = p.proof.Origin
-	}
-	if p.origin == "" {
+	if p.origin = cmp.Or(p.proof.Origin, content.Origin); p.origin == "" {
 		return wire.Forbidden("the transaction has no origin")
 	}
 	return nil
 }
 
 // check checks the proof.
-func (f *forwarder) check(ctx context.Context, p passed, destination spec.ServerName) (proven wire.Proven, err error) {
-	size := int64(len(p.body.JSON()))
-	quick := size <= small || p.canonical && f.isKnown(p.origin, p.proof)
-	err = p.share.whileChecking(ctx, size, quick, func(ctx context.Context) (err error) {
-		proven, err = p.proof.CheckBody(ctx, f.verifier.Keys, p.body, destination)
+func (f *forwarder) check(ctx context.Context, memory *share, p passed, destination spec.ServerName) (proven wire.Proven, err error) {
+	quick := func() bool { return p.proof.Quick(f.config.Keys, p.transaction, p.origin) }
+	err = memory.checking(ctx, int64(len(p.transaction.JSON())), quick, func(ctx context.Context) (err error) {
+		proven, err = p.proof.CheckBody(ctx, f.config.Keys, p.transaction, destination)
 		return err
 	})
 	switch {
@@ -97,13 +88,4 @@ func (f *forwarder) check(ctx context.Context, p passed, destination spec.Server
 		return proven, fmt.Errorf("relay: checking a proof of origin: %w", err)
 	}
 	return proven, nil
-}
-
-// isKnown reports whether the key is known without asking anyone.
-func (f *forwarder) isKnown(origin spec.ServerName, proof wire.Proof) bool {
-	keys, ok := f.verifier.Keys.(wire.KnownKeys)
-	if ok {
-		_, ok = keys.KnownKey(origin, proof.Key)
-	}
-	return ok
 }

@@ -6,39 +6,27 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A retriever hands transactions out.
+// A retriever hands transactions out: it is the fourth stage of relay_txn.
 type retriever struct {
 	config  Config
 	waits   *waits
-	answers *budget
+	memory  memory
 	metrics *metrics
-}
-
-// asking is a request whose signature is right.
-type asking struct {
-	route  wire.Route
-	signer spec.ServerName
-	body   []byte
-
-	cut  func() bool          // ends the sending of the answer
-	hold func() (goOn func()) // called before the answer is held, and after
 }
 
 // next acknowledges the entry in the request's body and returns the answer
 // that holds what comes next. Only the server that the mailbox belongs to may
-// ask.
-func (r *retriever) next(ctx context.Context, ask asking) (answer, error) {
-	destination := ask.route.Destination()
-	if ask.signer != destination {
+// q.
+func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
+	destination := q.route.Destination()
+	if q.signer != destination {
 		return answer{}, wire.Forbidden("only the server itself may fetch its transactions")
 	}
-	acknowledged, err := wire.ReadEntryID(ask.body)
+	acknowledged, err := wire.ReadEntryID(q.Content)
 	if err != nil {
 		return answer{}, err
 	}
@@ -52,12 +40,12 @@ func (r *retriever) next(ctx context.Context, ask asking) (answer, error) {
 	if r.config.Asked != nil {
 		r.config.Asked(destination)
 	}
-	found, err := r.fetch(ctx, ask)
-	if errors.Is(err, store.ErrEmpty) && ask.route.Query.Timeout > 0 {
-		found, err = r.await(ctx, ask)
+	found, err := r.fetch(ctx, q)
+	if errors.Is(err, store.ErrEmpty) && q.route.Query.Timeout > 0 {
+		found, err = r.await(ctx, q)
 	}
 	if errors.Is(err, store.ErrEmpty) {
-		return emptyAnswer(ask.route.Query), nil
+		return emptyAnswer(q.route.Query), nil
 	}
 	if err != nil {
 		return answer{}, fmt.Errorf("relay: reading the next entries: %w", err)
@@ -67,14 +55,14 @@ func (r *retriever) next(ctx context.Context, ask asking) (answer, error) {
 
 // fetch returns the answer with as many entries as are asked for and as it may
 // hold. If there is no room for a batch, it is a short one.
-func (r *retriever) fetch(ctx context.Context, ask asking) (answer, error) {
-	query := ask.route.Query
-	share := r.answers.share(ask.cut)
+func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
+	query := q.route.Query
+	share := r.memory.handOut(q.w)
 	most, bytes := 1, int64(math.MaxInt64)
 	if query.Limit > 1 && share.set(r.config.MaxBatchBytes, false) {
 		most, bytes = min(query.Limit, r.config.MaxBatch), r.config.MaxBatchBytes
 	}
-	entries, err := r.config.Store.Next(ctx, ask.route.Destination(), query.After, most, bytes)
+	entries, err := r.config.Store.Next(ctx, q.route.Destination(), query.After, most, bytes)
 	if err != nil {
 		share.release()
 		return answer{}, err
@@ -84,15 +72,15 @@ func (r *retriever) fetch(ctx context.Context, ask asking) (answer, error) {
 
 // await returns the answer with what comes before the query's time is over, and
 // store.ErrEmpty if nothing does.
-func (r *retriever) await(ctx context.Context, ask asking) (answer, error) {
-	query, destination := ask.route.Query, ask.route.Destination()
+func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
+	query, destination := q.route.Query, q.route.Destination()
 	waiting, done := r.waits.begin(ctx, destination, min(query.Timeout, r.config.MaxWait))
 	if waiting == nil {
 		return answer{}, store.ErrEmpty
 	}
 	defer done()
 	for {
-		goOn := ask.hold()
+		goOn := allowWaiting(q.w)
 		err := r.config.Store.Wait(waiting, destination, query.After)
 		goOn() // before there is something to send, which may be cut off
 		if waiting.Err() != nil && ctx.Err() == nil {
@@ -101,7 +89,7 @@ func (r *retriever) await(ctx context.Context, ask asking) (answer, error) {
 		if err != nil {
 			return answer{}, err
 		}
-		found, err := r.fetch(ctx, ask)
+		found, err := r.fetch(ctx, q)
 		if !errors.Is(err, store.ErrEmpty) {
 			return found, err
 		}

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"container/list"
+	"context"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -14,7 +16,43 @@ const (
 
 	// A quarter of a budget is kept for transfers that are no larger than this.
 	small = 256 << 10
+
+	// firstRead is what a body gets before it has sent anything, and an answer for
+	// nothing, outside of the budget: little, so that connections that dribble
+	// cost little.
+	firstRead = 2 << 10
+
+	// slowFactor is about how much memory, in sizes of the body, it takes to
+	// check a signature with fclient.
+	slowFactor = 12
 )
+
+// The memory that transfers share: in is for what is being taken in, out for
+// what is being handed out. It alone cuts transfers off.
+type memory struct{ in, out *budget }
+
+func newMemory(bytes int64) memory { return memory{newBudget(bytes), newBudget(bytes)} }
+
+// takeIn begins the transfer of a request's body. To cut it off, its next read is
+// made to fail, where the server can do that.
+func (m memory) takeIn(w http.ResponseWriter) *share {
+	c := http.NewResponseController(w)
+	return m.in.share(func() bool { return c.SetReadDeadline(longAgo) == nil })
+}
+
+// handOut begins the transfer of an answer, likewise.
+func (m memory) handOut(w http.ResponseWriter) *share {
+	c := http.NewResponseController(w)
+	return m.out.share(func() bool { return c.SetWriteDeadline(longAgo) == nil })
+}
+
+var longAgo = time.Unix(1, 0)
+
+// cutAll cuts off all transfers that can be.
+func (m memory) cutAll() {
+	m.in.cutAll()
+	m.out.cutAll()
+}
 
 // A budget is memory that transfers share. When there is none left, the one
 // that has gone on for longest is cut off, if it has had its grace. So those
@@ -128,13 +166,32 @@ func (s *share) end() bool {
 	return s.isCut
 }
 
-// cutAll cuts off all transfers that can be.
 func (b *budget) cutAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for e := b.shares.Front(); e != nil; e = e.Next() {
 		e.Value.(*share).end()
 	}
+}
+
+// checking runs the check of a signature over that much. While it waits for
+// somebody else's keys, the request can be cut off for others. Quick checks, and
+// those of what is small, take no memory to speak of.
+func (s *share) checking(ctx context.Context, size int64, quick func() bool, check func(context.Context) error) error {
+	if size > small && !quick() {
+		if !s.set(slowFactor*size, true) {
+			return tooMuchInFlight()
+		}
+		defer s.set(size, false)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.setCut(func() bool { cancel(); return true })
+	err := check(ctx)
+	if s.setCut(nil) {
+		return tooMuchInFlight()
+	}
+	return err
 }
 
 // setCut says how the transfer can be cut off from now on (nil: not at all),

@@ -3,22 +3,36 @@ package relay
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/wire"
 )
 
-// firstRead is what a body gets before it has sent anything, outside of the
-// budget: little, so that connections that dribble cost little.
-const firstRead = 2 << 10
+// transfer is the second stage of a request: its body comes in, which may be of
+// that many bytes.
+func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes int64) error {
+	limit, most := maxBodyBytes+wire.MaxProofBytes, maxBodyBytes
+	if q.route.Endpoint == wire.RelayTxn {
+		limit, most = wire.MaxEntryRequestBytes, wire.MaxEntryRequestBytes
+	}
+	body := body{share: q.memory}
+	if err := body.read(w, r, limit); err != nil {
+		return err
+	}
+	q.Content = body.bytes
+	if int64(len(q.Content)) > most && !wire.HasProof(q.Content) {
+		return tooLarge(most)
+	}
+	if len(q.Content) > 0 {
+		return wire.CheckContentType(r.Header.Get("Content-Type"))
+	}
+	return nil
+}
 
-// A body is what was read of a request, and its share of the budget. The bytes
-// stay good after release, which only stops counting them.
+// A body is what was read of a request, and its share of the memory.
 type body struct {
 	*share
 	bytes []byte
@@ -75,30 +89,6 @@ func (b *body) makeRoom(announced, limit int64) bool {
 	copy(grown, b.bytes)
 	b.bytes = grown
 	return true
-}
-
-// cutReading makes the request's next read fail, where the server can do that.
-func cutReading(w http.ResponseWriter) func() bool {
-	return func() bool { return http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) == nil }
-}
-
-// cutWriting makes the answer's next write fail, where the server can do that.
-func cutWriting(w http.ResponseWriter) func() bool {
-	return func() bool { return http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)) == nil }
-}
-
-func tooLarge(limit int64) error {
-	return &wire.Error{
-		Status: http.StatusRequestEntityTooLarge, Code: wire.ErrorTooLarge,
-		Message: fmt.Sprintf("the body is larger than %d bytes", limit),
-	}
-}
-
-func tooMuchInFlight() error {
-	return &wire.Error{
-		Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-		Message: "too much is in flight at once", RetryAfter: time.Second,
-	}
 }
 
 // readError says that a body that didn't come whole may be sent again.

@@ -1,0 +1,86 @@
+package relay
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// An answer is the body of a 200, in pieces that needn't be put together.
+type answer struct {
+	pieces       [][]byte
+	transactions int
+	share        *share // what it holds already, or nil
+}
+
+func (a *answer) size() (size int) {
+	for _, piece := range a.pieces {
+		size += len(piece)
+	}
+	return size
+}
+
+// answers are the last stage: callers are told.
+type answers struct {
+	memory  memory
+	metrics *metrics
+	logger  *slog.Logger
+}
+
+// send sends an answer that is a success. It fails, and nothing was sent, if
+// too many large ones are on their way. It doesn't wait for them: the answer is
+// in memory already.
+func (s *answers) send(w http.ResponseWriter, endpoint wire.Endpoint, a answer) error {
+	share := a.share
+	if share == nil {
+		share = s.memory.handOut(w)
+	}
+	defer share.release()
+	size := a.size()
+	if (size > firstRead || a.share != nil) && !share.set(int64(size), false) {
+		return tooMuchInFlight()
+	}
+	s.metrics.answered(endpoint, http.StatusOK)
+	s.metrics.handOut(a.transactions)
+	wire.NoStore(w.Header())
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(size))
+	for _, piece := range a.pieces {
+		if _, err := w.Write(piece); err != nil {
+			return nil // a caller that has gone asks again
+		}
+	}
+	return nil
+}
+
+// refuse sends an error.
+func (s *answers) refuse(w http.ResponseWriter, r *http.Request, endpoint wire.Endpoint, err error) {
+	e := s.wireError(r, endpoint, err)
+	s.metrics.answered(endpoint, e.Status)
+	e.Write(w)
+}
+
+// wireError is what the caller is told. What is our fault is logged.
+func (s *answers) wireError(r *http.Request, endpoint wire.Endpoint, err error) *wire.Error {
+	e, ok := errors.AsType[*wire.Error](err)
+	if ok && e != nil && e.Status >= 400 && e.Status < 600 {
+		return e
+	}
+	if r.Context().Err() != nil {
+		return &wire.Error{Status: statusClientGone, Code: spec.ErrorUnknown, Message: "the client has gone"}
+	}
+	if errors.Is(err, store.ErrReopen) { // the store has said so once, and can't say anything new
+		return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "the store failed"}
+	}
+	s.logger.Error("relay: a request failed", "endpoint", endpoint, "error", err)
+	return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "internal error"}
+}
+
+// statusClientGone is for the metrics: nobody gets the answer.
+const statusClientGone = 499

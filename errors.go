@@ -1,0 +1,27 @@
+package relay
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// What several stages tell callers.
+
+func tooLarge(limit int64) error {
+	return &wire.Error{
+		Status: http.StatusRequestEntityTooLarge, Code: wire.ErrorTooLarge,
+		Message: fmt.Sprintf("the body is larger than %d bytes", limit),
+	}
+}
+
+func tooMuchInFlight() error {
+	return &wire.Error{
+		Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
+		Message: "too much is in flight at once", RetryAfter: time.Second,
+	}
+}

@@ -1,0 +1,29 @@
+package relay
+
+import (
+	"net/http"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A request goes through the stages in the order of its fields: each stage fills
+// in what it learns, for those that follow. In each file there is one:
+//
+//	gate.go       is it ours, allowed, and from a server that may?
+//	transfer.go   its body comes in, as far as there is memory
+//	signature.go  who signed it?
+//	forwarder.go  it leaves mail (passing.go: another server's), or
+//	retriever.go  it fetches mail (waits.go: once there is some)
+//	answer.go     what the caller is told
+//
+// None of them names another one but answer.go; they all use memory.go.
+type request struct {
+	wire.SignedRequest // without Content until the transfer
+	route              wire.Route
+	memory             *share // holds the body
+	signer             spec.ServerName
+
+	w http.ResponseWriter // for its deadlines
+}
