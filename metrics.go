@@ -43,9 +43,9 @@ func newMetrics(registerer prometheus.Registerer, s store.Store, w *waits) (*met
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "relay_waiting", Help: "Requests that wait for mail.",
 	}, func() float64 { return float64(w.count()) })
-	m.collectors = []prometheus.Collector{m.requests, m.stored, m.copies, m.handedOut, m.acknowledged, waiting, &usageCollector{s}}
+	m.collectors = []prometheus.Collector{m.requests, m.stored, m.copies, m.handedOut, m.acknowledged, waiting, usageOf(s)}
 	if measured, ok := s.(store.Measured); ok {
-		m.collectors = append(m.collectors, &sizesCollector{measured})
+		m.collectors = append(m.collectors, sizesOf(measured))
 	}
 	for i, c := range m.collectors {
 		if err := registerer.Register(c); err != nil {
@@ -98,62 +98,53 @@ func (m *metrics) acknowledge(n int) {
 	}
 }
 
-// A usageCollector asks the store when it is scraped.
-type usageCollector struct{ store store.Store }
-
-var (
-	entriesDesc  = prometheus.NewDesc("relay_entries", "Transactions waiting to be fetched.", nil, nil)
-	bytesDesc    = prometheus.NewDesc("relay_bytes", "Bytes of transactions waiting to be fetched.", nil, nil)
-	setAsideDesc = prometheus.NewDesc("relay_entries_set_aside", "Entries that could not be read and are passed over.", nil, nil)
-)
-
-func (c *usageCollector) Describe(descs chan<- *prometheus.Desc) {
-	descs <- entriesDesc
-	descs <- bytesDesc
-	descs <- setAsideDesc
+// A storeCollector asks the store when it is scraped.
+type storeCollector struct {
+	descs []*prometheus.Desc
+	ask   func(context.Context) (values []int64, err error) // as many as descs
 }
 
-func (c *usageCollector) Collect(out chan<- prometheus.Metric) {
+func gauge(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+
+func usageOf(s store.Store) prometheus.Collector {
+	return &storeCollector{[]*prometheus.Desc{
+		gauge("relay_entries", "Transactions waiting to be fetched."),
+		gauge("relay_bytes", "Bytes of transactions waiting to be fetched."),
+		gauge("relay_entries_set_aside", "Entries that could not be read and are passed over."),
+	}, func(ctx context.Context) ([]int64, error) {
+		u, err := s.Usage(ctx, "")
+		return []int64{u.Entries, u.Bytes, u.SetAside}, err
+	}}
+}
+
+func sizesOf(s store.Measured) prometheus.Collector {
+	return &storeCollector{[]*prometheus.Desc{
+		gauge("relay_store_file_bytes", "Size of the store's database file."),
+		gauge("relay_store_log_bytes", "Size of the store's log, which isn't in the database yet."),
+	}, func(ctx context.Context) ([]int64, error) {
+		sizes, err := s.Sizes(ctx)
+		return []int64{sizes.File, sizes.Log}, err
+	}}
+}
+
+func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, desc := range c.descs {
+		descs <- desc
+	}
+}
+
+func (c *storeCollector) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	u, err := c.store.Usage(ctx, "")
+	values, err := c.ask(ctx)
 	if errors.Is(err, store.ErrClosed) {
 		return
 	}
-	for desc, value := range map[*prometheus.Desc]int64{entriesDesc: u.Entries, bytesDesc: u.Bytes, setAsideDesc: u.SetAside} {
+	for i, desc := range c.descs {
 		if err != nil {
 			out <- prometheus.NewInvalidMetric(desc, err)
 			continue
 		}
-		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
-	}
-}
-
-// A sizesCollector asks a store for the sizes of its files when it is scraped.
-type sizesCollector struct{ store store.Measured }
-
-var (
-	fileDesc = prometheus.NewDesc("relay_store_file_bytes", "Size of the store's database file.", nil, nil)
-	logDesc  = prometheus.NewDesc("relay_store_log_bytes", "Size of the store's log, which isn't in the database yet.", nil, nil)
-)
-
-func (c *sizesCollector) Describe(descs chan<- *prometheus.Desc) {
-	descs <- fileDesc
-	descs <- logDesc
-}
-
-func (c *sizesCollector) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	sizes, err := c.store.Sizes(ctx)
-	if errors.Is(err, store.ErrClosed) {
-		return
-	}
-	for desc, value := range map[*prometheus.Desc]int64{fileDesc: sizes.File, logDesc: sizes.Log} {
-		if err != nil {
-			out <- prometheus.NewInvalidMetric(desc, err)
-			continue
-		}
-		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(values[i]))
 	}
 }

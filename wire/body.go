@@ -15,22 +15,16 @@ import (
 type Body struct {
 	json []byte
 
-	form   form
-	fields fields // if form is canonicalForm
-	sound  *error // of checkContent, once that has run
+	isScanned, canonical bool
+	fields               fields // if it is canonical
 
-	content    *Content // once it was read
+	isChecked bool
+	checked   error // by check
+
+	isRead     bool
+	content    Content
 	contentErr error
 }
-
-// A form says whether JSON is canonical.
-type form byte
-
-const (
-	unknownForm form = iota
-	canonicalForm
-	otherForm
-)
 
 // NewBody returns a Body of which nothing is known yet. The JSON must not be
 // changed afterwards.
@@ -42,45 +36,33 @@ func (b *Body) JSON() []byte { return b.json }
 // isCanonical reports whether the body is a JSON object that is certain to be
 // Matrix canonical JSON: see scanner.
 func (b *Body) isCanonical() bool {
-	if b.form == unknownForm {
-		b.form = otherForm
-		if b.fields.scan(b.json) {
-			b.form = canonicalForm
-		}
+	if !b.isScanned {
+		b.isScanned, b.canonical = true, b.fields.scan(b.json)
 	}
-	return b.form == canonicalForm
+	return b.canonical
 }
 
-// checkContent refuses what no decoder should be given.
-func (b *Body) checkContent() error {
-	if b.form == canonicalForm {
-		return nil
+// check refuses what no decoder should be given.
+func (b *Body) check() error {
+	switch {
+	case b.isChecked || b.canonical:
+	case !utf8.Valid(b.json):
+		b.checked = BadRequest(spec.ErrorNotJSON, "the body isn't UTF-8")
+	case !hasGoodShape(b.json):
+		b.checked = BadRequest(spec.ErrorBadJSON, fmt.Sprintf("the body nests deeper than %d, or has a list of more than %d", MaxDepth, MaxWidth))
 	}
-	if b.sound == nil {
-		err := checkContent(b.json)
-		b.sound = &err
-	}
-	return *b.sound
-}
-
-func checkContent(content []byte) error {
-	if !utf8.Valid(content) {
-		return BadRequest(spec.ErrorNotJSON, "the body isn't UTF-8")
-	}
-	if !hasGoodShape(content) {
-		return BadRequest(spec.ErrorBadJSON, fmt.Sprintf("the body nests deeper than %d, or has a list of more than %d", MaxDepth, MaxWidth))
-	}
-	return nil
+	b.isChecked = true
+	return b.checked
 }
 
 // canonical returns the canonical form of the body, provided that it is JSON
 // that everybody reads alike. Some other contents can have the same form (-0.5
 // has that of 0.5), so nothing but this form may be taken for signed.
-func (b *Body) canonical() (*Body, error) {
+func (b *Body) canonicalForm() (*Body, error) {
 	if b.isCanonical() {
 		return b, nil
 	}
-	if err := b.checkContent(); err != nil {
+	if err := b.check(); err != nil {
 		return nil, err
 	}
 	json, err := gomatrixserverlib.CanonicalJSON(b.json)
@@ -102,9 +84,9 @@ func (b *Body) canonical() (*Body, error) {
 // of the transaction in another case or twice is refused, because decoders
 // differ in what they make of it.
 func (b *Body) Content() (Content, error) {
-	if b.content == nil {
-		content, err := b.readContent()
-		b.content, b.contentErr = &content, err
+	if !b.isRead {
+		b.content, b.contentErr = b.readContent()
+		b.isRead = true
 	}
-	return *b.content, b.contentErr
+	return b.content, b.contentErr
 }

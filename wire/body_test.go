@@ -27,7 +27,7 @@ func TestNothingIsReadTwice(t *testing.T) {
 	require.False(t, has)
 	content, err := whole.Content()
 	require.NoError(t, err)
-	require.True(t, content.Canonical)
+	require.True(t, whole.canonical)
 	require.Equal(t, testName, content.Origin)
 	require.EqualValues(t, 1766620800000, content.OriginServerTS)
 
@@ -48,7 +48,7 @@ func TestQuickCopiesNothing(t *testing.T) {
 	result := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			anew := SignedRequest{r.Method, r.URI, r.Authorization, r.Content, nil}
+			anew := SignedRequest{r.Method, r.URI, r.Authorization, r.Content, nil, nil}
 			require.True(b, v.Quick(&anew))
 		}
 	})

@@ -44,7 +44,7 @@ func (f failingFetcher) FetchKeys(ctx context.Context, requests map[gomatrixserv
 func TestMissingKeys(t *testing.T) {
 	const uri = "/_matrix/federation/v1/send_relay/1/@user:b"
 	header, _ := sign(t, "PUT", uri, testRelay, []byte(`{}`))
-	request := SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil}
+	request := SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil, nil}
 	until := func(at time.Time) func(*gomatrixserverlib.PublicKeyLookupResult) {
 		return func(k *gomatrixserverlib.PublicKeyLookupResult) { k.ValidUntilTS = spec.AsTimestamp(at) }
 	}

@@ -106,7 +106,7 @@ func TestAnybodySigns(t *testing.T) {
 	weak := spec.ServerName(hex.EncodeToString(key))
 	header := `X-Matrix origin="` + string(weak) + `",key="ed25519:1",sig="` + spec.Base64Bytes(signature).Encode() + `",destination="` + testRelay + `"`
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
-	_, err := v.Verify(t.Context(), &SignedRequest{"GET", uri, []string{header}, []byte(`{}`), nil}, time.Now())
+	_, err := v.Verify(t.Context(), &SignedRequest{"GET", uri, []string{header}, []byte(`{}`), nil, nil}, time.Now())
 	refused, ok := errors.AsType[*Error](err)
 	require.True(t, ok)
 	require.Equal(t, 401, refused.Status)

@@ -72,7 +72,7 @@ func ProofOf(r *SignedRequest, relay spec.ServerName) (p Proof, ok bool) {
 	if len(header.signature) != ed25519.SignatureSize || !p.isPlain(header.origin) || len(p.JSON()) > MaxProofBytes {
 		return p, false
 	}
-	_, err = r.Body().canonical()
+	_, err = r.Body().canonicalForm()
 	return p, err == nil
 }
 
@@ -167,7 +167,7 @@ func (p *Proof) read(transaction *Body, destination spec.ServerName) (proven Pro
 	if route.Destination() != destination {
 		return proven, fmt.Errorf("the transaction is for %q", route.Destination())
 	}
-	signed, err := p.withoutOrigin(transaction).canonical()
+	signed, err := p.withoutOrigin(transaction).canonicalForm()
 	if err != nil {
 		return proven, err
 	}
@@ -285,8 +285,8 @@ func (b *Body) CutProof() (transaction *Body, p Proof, has bool, err error) {
 		before = bytes.TrimSuffix(bytes.TrimRight(before, space), []byte(`,`))
 	}
 	transaction = NewBody(append(before[:len(before):len(before)], rest...))
-	if b.form == canonicalForm { // then it still is, and has the same fields
-		transaction.form, transaction.fields = canonicalForm, b.fields
+	if b.canonical { // then it still is, and has the same fields
+		transaction.isScanned, transaction.canonical, transaction.fields = true, true, b.fields
 	}
 	return transaction, p, true, nil
 }

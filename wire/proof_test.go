@@ -52,7 +52,7 @@ func signedByFclient(t testing.TB, uri string, content []byte) SignedRequest {
 	require.NoError(t, r.Sign(testName, "ed25519:1", testKey))
 	request, err := r.HTTPRequest()
 	require.NoError(t, err)
-	return SignedRequest{http.MethodPut, request.URL.RequestURI(), request.Header.Values("Authorization"), r.Content(), nil}
+	return SignedRequest{http.MethodPut, request.URL.RequestURI(), request.Header.Values("Authorization"), r.Content(), nil, nil}
 }
 
 // prove makes the proof of a signed request, as a relay that verified it.
@@ -125,7 +125,7 @@ func TestProofIsShort(t *testing.T) {
 	require.NoError(t, r.Sign(testName, "ed25519:dendrite-demo-yggdrasil", testKey))
 	request, err := r.HTTPRequest()
 	require.NoError(t, err)
-	p := prove(t, SignedRequest{http.MethodPut, request.URL.RequestURI(), request.Header.Values("Authorization"), r.Content(), nil})
+	p := prove(t, SignedRequest{http.MethodPut, request.URL.RequestURI(), request.Header.Values("Authorization"), r.Content(), nil, nil})
 	size := len(p.JSON())
 	p.Origin = ""
 	t.Logf("%d bytes, %d if the transaction has its origin", size, len(p.JSON()))
@@ -138,15 +138,15 @@ func TestNoProof(t *testing.T) {
 	good := signedByFclient(t, uri, []byte(`{"pdus":[]}`))
 	header := good.Authorization[0]
 	for name, r := range map[string]SignedRequest{
-		"two signatures": {"PUT", uri, []string{header, header}, good.Content, nil},
-		"no signature":   {"PUT", uri, nil, good.Content, nil},
-		"GET":            {"GET", uri, good.Authorization, good.Content, nil},
-		"long":           {"PUT", uri + "?" + strings.Repeat("x", MaxProofBytes), good.Authorization, good.Content, nil},
-		"odd URI":        {"PUT", uri + `?"`, good.Authorization, good.Content, nil},
-		"odd key":        {"PUT", uri, []string{strings.Replace(header, "ed25519:1", "ed25519: 1", 1)}, good.Content, nil},
-		"odd relay":      {"PUT", uri, []string{strings.Replace(header, testRelay, "é", 1)}, good.Content, nil},
-		"short":          {"PUT", uri, []string{strings.Replace(header, `sig="`, `sig="AA",x="`, 1)}, good.Content, nil},
-		"key in escapes": {"PUT", uri, good.Authorization, []byte(`{"pdus":[{"\\":1}]}`), nil},
+		"two signatures": {"PUT", uri, []string{header, header}, good.Content, nil, nil},
+		"no signature":   {"PUT", uri, nil, good.Content, nil, nil},
+		"GET":            {"GET", uri, good.Authorization, good.Content, nil, nil},
+		"long":           {"PUT", uri + "?" + strings.Repeat("x", MaxProofBytes), good.Authorization, good.Content, nil, nil},
+		"odd URI":        {"PUT", uri + `?"`, good.Authorization, good.Content, nil, nil},
+		"odd key":        {"PUT", uri, []string{strings.Replace(header, "ed25519:1", "ed25519: 1", 1)}, good.Content, nil, nil},
+		"odd relay":      {"PUT", uri, []string{strings.Replace(header, testRelay, "é", 1)}, good.Content, nil, nil},
+		"short":          {"PUT", uri, []string{strings.Replace(header, `sig="`, `sig="AA",x="`, 1)}, good.Content, nil, nil},
+		"key in escapes": {"PUT", uri, good.Authorization, []byte(`{"pdus":[{"\\":1}]}`), nil, nil},
 	} {
 		_, err := ReadContent(r.Content)
 		require.NoError(t, err, name)

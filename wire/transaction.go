@@ -30,18 +30,14 @@ type Content struct {
 	// transaction ID are the same mail exactly if their digests are: time
 	// stamps differ between retries, lists of events between contents.
 	Digest [sha256.Size]byte
-
-	// Canonical says that the body is certain to be canonical JSON as it is.
-	Canonical bool
 }
 
 // ReadContent reads the body of a transaction: see Body.Content.
 func ReadContent(body []byte) (Content, error) { return NewBody(body).Content() }
 
 func (b *Body) readContent() (Content, error) {
-	canonical := b.isCanonical()
-	if !canonical {
-		if err := b.checkContent(); err != nil {
+	if !b.isCanonical() {
+		if err := b.check(); err != nil {
 			return Content{}, err
 		}
 		if !json.Valid(b.json) {
@@ -50,7 +46,7 @@ func (b *Body) readContent() (Content, error) {
 		b.fields = fields{}
 		b.fields.read(b.json)
 	}
-	content, err := b.fields.content(canonical)
+	content, err := b.fields.content(b.canonical)
 	if err != nil {
 		return Content{}, BadRequest(spec.ErrorBadJSON, err.Error())
 	}
@@ -58,7 +54,7 @@ func (b *Body) readContent() (Content, error) {
 }
 
 func (f *fields) content(canonical bool) (Content, error) {
-	c := Content{HasOrigin: f.origin != nil, Canonical: canonical}
+	c := Content{HasOrigin: f.origin != nil}
 	if f.err != nil {
 		return c, f.err
 	}

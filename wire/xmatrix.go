@@ -34,42 +34,28 @@ type SignedRequest struct {
 	// Content is the body: JSON. It may come after Claimed.
 	Content []byte
 
-	learnt *learnt
-}
-
-// learnt is what was read of a request, nil or empty where nothing was.
-type learnt struct {
-	header *xMatrix
-	body   *Body
-}
-
-func (r *SignedRequest) know() *learnt {
-	if r.learnt == nil {
-		r.learnt = new(learnt)
-	}
-	return r.learnt
+	parsed *xMatrix // of Authorization, once it was read
+	body   *Body    // of Content, likewise
 }
 
 // header reads Authorization.
 func (r *SignedRequest) header() (xMatrix, error) {
-	know := r.know()
-	if know.header != nil {
-		return *know.header, nil
+	if r.parsed != nil {
+		return *r.parsed, nil
 	}
 	header, err := parseAuthorization(r.Authorization)
 	if err == nil {
-		know.header = &header
+		r.parsed = &header
 	}
 	return header, err
 }
 
 // Body is the Content, and what is known of it.
 func (r *SignedRequest) Body() *Body {
-	know := r.know()
-	if know.body == nil {
-		know.body = NewBody(r.Content)
+	if r.body == nil {
+		r.body = NewBody(r.Content)
 	}
-	return know.body
+	return r.body
 }
 
 // A Verifier checks X-Matrix signatures of requests to one server. It accepts
@@ -207,7 +193,7 @@ func isPlain(s string) bool {
 
 // verifySlowly asks fclient.
 func (v *Verifier) verifySlowly(ctx context.Context, r *SignedRequest, at time.Time) (spec.ServerName, error) {
-	if err := r.Body().checkContent(); err != nil {
+	if err := r.Body().check(); err != nil {
 		return "", err
 	}
 	u, err := url.ParseRequestURI(r.URI)

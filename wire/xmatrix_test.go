@@ -128,18 +128,18 @@ func TestVerifySameAsFclient(t *testing.T) {
 			require.True(t, requireSameAsFclient(t, r, nil))
 
 			for change, damaged := range map[string]SignedRequest{
-				"method":       {"GET", uri, r.Authorization, r.Content, nil},
-				"uri":          {"PUT", uri + "x", r.Authorization, r.Content, nil},
-				"query":        {"PUT", uri + "?x", r.Authorization, r.Content, nil},
-				"content":      {"PUT", uri, r.Authorization, append([]byte(`{"z":1}`), r.Content...), nil},
-				"destination":  {"PUT", uri, []string{strings.Replace(header, testRelay, "relay.other", 1)}, r.Content, nil},
-				"signature":    {"PUT", uri, []string{strings.Replace(header, `sig="`, `sig="A`, 1)}, r.Content, nil},
-				"no signature": {"PUT", uri, []string{strings.Replace(header, "sig=", "gis=", 1)}, r.Content, nil},
-				"no header":    {"PUT", uri, nil, r.Content, nil},
-				"other scheme": {"PUT", uri, []string{"Bearer x"}, r.Content, nil},
-				"key ID":       {"PUT", uri, []string{strings.Replace(header, "ed25519:1", "rsa:1", 1)}, r.Content, nil},
-				"not UTF-8":    {"PUT", uri, r.Authorization, append([]byte("\xff"), r.Content...), nil},
-				"origin":       {"PUT", uri, []string{strings.Replace(header, string(testName), strings.ToUpper(string(testName)), 1)}, r.Content, nil},
+				"method":       {"GET", uri, r.Authorization, r.Content, nil, nil},
+				"uri":          {"PUT", uri + "x", r.Authorization, r.Content, nil, nil},
+				"query":        {"PUT", uri + "?x", r.Authorization, r.Content, nil, nil},
+				"content":      {"PUT", uri, r.Authorization, append([]byte(`{"z":1}`), r.Content...), nil, nil},
+				"destination":  {"PUT", uri, []string{strings.Replace(header, testRelay, "relay.other", 1)}, r.Content, nil, nil},
+				"signature":    {"PUT", uri, []string{strings.Replace(header, `sig="`, `sig="A`, 1)}, r.Content, nil, nil},
+				"no signature": {"PUT", uri, []string{strings.Replace(header, "sig=", "gis=", 1)}, r.Content, nil, nil},
+				"no header":    {"PUT", uri, nil, r.Content, nil, nil},
+				"other scheme": {"PUT", uri, []string{"Bearer x"}, r.Content, nil, nil},
+				"key ID":       {"PUT", uri, []string{strings.Replace(header, "ed25519:1", "rsa:1", 1)}, r.Content, nil, nil},
+				"not UTF-8":    {"PUT", uri, r.Authorization, append([]byte("\xff"), r.Content...), nil, nil},
+				"origin":       {"PUT", uri, []string{strings.Replace(header, string(testName), strings.ToUpper(string(testName)), 1)}, r.Content, nil, nil},
 			} {
 				require.False(t, requireSameAsFclient(t, damaged, nil), change)
 			}
@@ -187,19 +187,19 @@ func TestVerifyBounds(t *testing.T) {
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
 	deep := []byte(`{"a":` + strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth) + `}`)
 	header, _ := sign(t, "PUT", uri, testRelay, deep)
-	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, deep, nil}, time.Now())
+	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, deep, nil, nil}, time.Now())
 	require.ErrorContains(t, err, "nests deeper")
 
 	shallow := []byte(`{"a":` + strings.Repeat("[", MaxDepth-1) + strings.Repeat("]", MaxDepth-1) + `}`)
 	header, _ = sign(t, "PUT", uri, testRelay, shallow)
-	_, err = v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, shallow, nil}, time.Now())
+	_, err = v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, shallow, nil, nil}, time.Now())
 	require.NoError(t, err)
 
 	many := make([]string, maxSignatures+1)
 	for i := range many {
 		many[i] = header
 	}
-	_, err = v.Verify(t.Context(), &SignedRequest{"PUT", uri, many, shallow, nil}, time.Now())
+	_, err = v.Verify(t.Context(), &SignedRequest{"PUT", uri, many, shallow, nil, nil}, time.Now())
 	require.ErrorContains(t, err, "too many")
 }
 
@@ -213,7 +213,7 @@ func TestVerifyKeysUnavailable(t *testing.T) {
 	const uri = "/_matrix/federation/v1/send_relay/1/@user:b"
 	header, _ := sign(t, "PUT", uri, testRelay, []byte(`{}`))
 	v := Verifier{ServerName: testRelay, Keys: brokenKeys{}}
-	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil}, time.Now())
+	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil, nil}, time.Now())
 	require.Error(t, err)
 	_, isWire := errors.AsType[*Error](err)
 	require.False(t, isWire, "it's our fault, not the caller's")
@@ -249,7 +249,7 @@ func FuzzVerify(f *testing.F) {
 		if !hasGoodShape(content) {
 			t.Skip()
 		}
-		requireSameAsFclient(t, SignedRequest{method, uri, []string{header}, content, nil}, nil)
+		requireSameAsFclient(t, SignedRequest{method, uri, []string{header}, content, nil, nil}, nil)
 	})
 }
 
@@ -323,7 +323,7 @@ func TestHexKeysOthers(t *testing.T) {
 	require.NoError(t, r.Sign("named.example", "ed25519:1", testKey))
 	request, err := r.HTTPRequest()
 	require.NoError(t, err)
-	signed := SignedRequest{"PUT", uri, request.Header.Values("Authorization"), r.Content(), nil}
+	signed := SignedRequest{"PUT", uri, request.Header.Values("Authorization"), r.Content(), nil, nil}
 
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
 	_, err = v.Verify(t.Context(), &signed, time.Now())
