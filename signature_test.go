@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
@@ -13,58 +14,21 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// Nobody else's mail.
-
-func TestStrangerReadsNothing(t *testing.T) {
-	r := newRig(t, nil)
-	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
-	entry := r.peek(r.b, 0).EntryID
-
-	for _, stranger := range []*relaytest.Node{r.a, r.c} {
-		for _, id := range []int64{0, entry} {
-			status, body := r.ask(stranger, r.b.ServerName, fmt.Sprintf(`{"entry_id":%d}`, id))
-			requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
-		}
-	}
-	// With another server's name on the request and its own key.
-	forged := *r.c
-	forged.ServerName = r.b.ServerName
-	status, body := r.ask(&forged, r.b.ServerName, fmt.Sprintf(`{"entry_id":%d}`, entry))
-	requireError(t, http.StatusUnauthorized, "M_UNAUTHORIZED", status, body)
-
-	require.Equal(t, entry, r.peek(r.b, 0).EntryID, "nothing was acknowledged")
-}
-
-func TestStrangerAcknowledgesNothing(t *testing.T) {
-	r := newRig(t, nil)
-	require.NoError(t, r.send(r.a, r.a.Transaction(r.c.ServerName, "1", 1, 100)))
-	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
-	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "2", 1, 100)))
-	require.NoError(t, r.send(r.a, r.a.Transaction(r.c.ServerName, "2", 1, 100)))
-	first := r.peek(r.b, 0).EntryID
-
-	own := r.peek(r.c, 0).EntryID
-	for _, id := range []int64{first, first + 1, first - 1, first + 1000, 1<<53 - 1, 1<<63 - 1} {
-		answer := r.peek(r.c, id)
-		if id == own { // its own entry, after all
-			own = answer.EntryID
-			continue
-		}
-		require.Equal(t, own, answer.EntryID, "acknowledging %d of somebody else's removes nothing", id)
-	}
-	require.Len(t, r.fetch(r.b), 2)
-}
-
-func TestMadeUpNumbersAcknowledgeNothing(t *testing.T) {
-	r := newRig(t, nil)
-	for i := range 3 {
-		require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, fmt.Sprint(i), 1, 100)))
-	}
-	first := r.peek(r.b, 0).EntryID
-	second := r.peek(r.b, first).EntryID
-	for _, id := range []int64{0, first, second + 1000, 1<<63 - 1} {
-		require.Equal(t, second, r.peek(r.b, id).EntryID, "%d", id)
-	}
+// FuzzAuthorization sends any header: never a panic, never a 200.
+func FuzzAuthorization(f *testing.F) {
+	f.Add(`X-Matrix origin="a",key="ed25519:1",sig="AAAA",destination="relay.example"`)
+	f.Add(`X-Matrix origin=,,,===key`)
+	f.Add(`X-Matrix `)
+	r := newRig(f, nil)
+	f.Fuzz(func(t *testing.T, header string) {
+		request, err := http.NewRequest(http.MethodPut, "/_matrix/federation/v1/send_relay/1/@user:b", bytes.NewReader([]byte(`{"pdus":[]}`)))
+		require.NoError(t, err)
+		request.Header["Authorization"] = []string{header}
+		request.Header.Set("Content-Type", "application/json")
+		w := &statusOnly{}
+		r.server.ServeHTTP(w, request)
+		require.Contains(t, []int{http.StatusBadRequest, http.StatusUnauthorized}, w.status)
+	})
 }
 
 // A name in another spelling has no mail of the first, and acknowledges nothing
@@ -131,3 +95,9 @@ func TestSignatureIsForOneRequest(t *testing.T) {
 	require.Empty(t, r.fetch(r.b))
 	require.Empty(t, r.fetch(r.c))
 }
+
+type statusOnly struct{ status int }
+
+func (s *statusOnly) Header() http.Header         { return http.Header{} }
+func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
+func (s *statusOnly) WriteHeader(status int)      { s.status = status }

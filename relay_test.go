@@ -1,18 +1,21 @@
 package relay_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/store"
 )
 
 // What deployed nodes do, with their own client.
@@ -163,4 +166,72 @@ func TestOrigin(t *testing.T) {
 	status, body = r.put(r.a, "2", r.b.ServerName, `{"Origin":"`+string(r.c.ServerName)+`","pdus":[]}`)
 	requireError(t, http.StatusBadRequest, "M_BAD_JSON", status, body)
 	require.Empty(t, r.fetch(r.b))
+}
+
+// A faultyStore fails where it is told to, and can hold Puts back.
+type faultyStore struct {
+	store.Store
+	put, next, ack error
+	entered        chan struct{} // gets a token when a Put begins
+	hold           chan struct{} // a Put waits for it to be closed
+}
+
+func (f *faultyStore) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if f.entered != nil {
+		f.entered <- struct{}{}
+		<-f.hold
+	}
+	if f.put != nil {
+		return false, f.put
+	}
+	return f.Store.Put(ctx, mail, limits)
+}
+
+func (f *faultyStore) Next(ctx context.Context, destination spec.ServerName, after int64, entries int, bytes int64) ([]store.Entry, error) {
+	if f.next != nil {
+		return nil, f.next
+	}
+	return f.Store.Next(ctx, destination, after, entries, bytes)
+}
+
+func (f *faultyStore) Ack(ctx context.Context, destination spec.ServerName, id int64) (int, error) {
+	if f.ack != nil {
+		return 0, f.ack
+	}
+	return f.Store.Ack(ctx, destination, id)
+}
+
+// Close waits for a request that is being stored, however long that takes.
+func TestCloseDrains(t *testing.T) {
+	faulty := &faultyStore{}
+	hold := func(c *relay.Config) {
+		faulty.entered, faulty.hold = make(chan struct{}, 1), make(chan struct{})
+		faulty.Store = c.Store
+		c.Store = faulty
+	}
+	quietly(t, hold, func(q *quiet) {
+		var all, closing sync.WaitGroup
+		all.Go(func() { q.put(q.b, "1") })
+		<-faulty.entered
+		closed := make(chan struct{})
+		closing.Go(func() { require.NoError(q, q.server.Close()) })
+		go func() { closing.Wait(); close(closed) }()
+		time.Sleep(time.Hour)
+		early := false
+		select {
+		case <-closed:
+			early = true
+		default:
+		}
+		all.Go(func() { require.NoError(q, q.server.Close()) }) // waits for the first, at a lock
+		close(faulty.hold)
+		<-closed
+		all.Wait()
+		require.False(q, early, "Close waits for the request under way")
+		late := q.ask(q.b, 0, "")
+		requireError(q, http.StatusServiceUnavailable, "M_UNKNOWN", late.answer.Code, late.answer.Body.String())
+		usage, err := faulty.Usage(context.Background(), q.b.ServerName)
+		require.NoError(q, err, "the embedder's store stays open")
+		require.EqualValues(q, 1, usage.Entries)
+	})
 }

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
@@ -265,4 +267,95 @@ func TestShortBatchHoldsLittle(t *testing.T) {
 	require.Positive(t, w.held)
 	require.LessOrEqual(t, w.held, int64(w.Body.Len()))
 	require.Zero(t, r.server.HeldByAnswers())
+}
+
+// Nobody else's mail.
+
+func TestStrangerReadsNothing(t *testing.T) {
+	r := newRig(t, nil)
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
+	entry := r.peek(r.b, 0).EntryID
+
+	for _, stranger := range []*relaytest.Node{r.a, r.c} {
+		for _, id := range []int64{0, entry} {
+			status, body := r.ask(stranger, r.b.ServerName, fmt.Sprintf(`{"entry_id":%d}`, id))
+			requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+		}
+	}
+	// With another server's name on the request and its own key.
+	forged := *r.c
+	forged.ServerName = r.b.ServerName
+	status, body := r.ask(&forged, r.b.ServerName, fmt.Sprintf(`{"entry_id":%d}`, entry))
+	requireError(t, http.StatusUnauthorized, "M_UNAUTHORIZED", status, body)
+
+	require.Equal(t, entry, r.peek(r.b, 0).EntryID, "nothing was acknowledged")
+}
+
+func TestStrangerAcknowledgesNothing(t *testing.T) {
+	r := newRig(t, nil)
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.c.ServerName, "1", 1, 100)))
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "2", 1, 100)))
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.c.ServerName, "2", 1, 100)))
+	first := r.peek(r.b, 0).EntryID
+
+	own := r.peek(r.c, 0).EntryID
+	for _, id := range []int64{first, first + 1, first - 1, first + 1000, 1<<53 - 1, 1<<63 - 1} {
+		answer := r.peek(r.c, id)
+		if id == own { // its own entry, after all
+			own = answer.EntryID
+			continue
+		}
+		require.Equal(t, own, answer.EntryID, "acknowledging %d of somebody else's removes nothing", id)
+	}
+	require.Len(t, r.fetch(r.b), 2)
+}
+
+func TestMadeUpNumbersAcknowledgeNothing(t *testing.T) {
+	r := newRig(t, nil)
+	for i := range 3 {
+		require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, fmt.Sprint(i), 1, 100)))
+	}
+	first := r.peek(r.b, 0).EntryID
+	second := r.peek(r.b, first).EntryID
+	for _, id := range []int64{0, first, second + 1000, 1<<63 - 1} {
+		require.Equal(t, second, r.peek(r.b, id).EntryID, "%d", id)
+	}
+}
+
+// A server that asks is online, whether it acknowledges something or not, and
+// whether there is mail. A request that is refused says nothing.
+func TestAsked(t *testing.T) {
+	var mu sync.Mutex
+	var asked []spec.ServerName
+	r := newRig(t, func(c *relay.Config) {
+		c.Asked = func(server spec.ServerName) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, server)
+		}
+	})
+	requireAsked := func(want ...spec.ServerName) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		require.Equal(t, want, asked)
+		asked = nil
+	}
+	b := r.b.ServerName
+	require.NoError(t, r.send(r.a, r.a.Transaction(b, "1", 1, 100)))
+	requireAsked()
+	entry := r.peek(r.b, 0).EntryID
+	requireAsked(b)
+	require.False(t, r.peek(r.b, entry).EntriesQueued)
+	requireAsked(b)
+	r.peek(r.b, entry+1000) // an entry that isn't there
+	requireAsked(b)
+	for _, content := range []string{`{"entry_id":-1}`, `[]`} {
+		status, _ := r.ask(r.b, b, content)
+		require.Equal(t, 400, status)
+	}
+	status, _ := r.ask(r.c, b, fmt.Sprintf(`{"entry_id":%d}`, entry))
+	require.Equal(t, 403, status)
+	requireAsked()
 }

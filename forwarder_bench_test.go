@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,7 +17,6 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
@@ -191,64 +187,6 @@ func putRound(b *testing.B, kind string, requests [][][]byte) round {
 	require.NoError(b, input.Close())
 	require.NoError(b, server.Wait())
 	return round{took, server.ProcessState.UserTime() + server.ProcessState.SystemTime()}
-}
-
-// BenchmarkRelayTxn compares what an answer costs from a queue of 100 and from
-// one of 100,000 transactions of 7.5 KB, measured in turn on one SQLite file.
-func BenchmarkRelayTxn(b *testing.B) {
-	kept, err := sqlite.Open(filepath.Join(b.TempDir(), "relay.db"), sqlite.Options{})
-	require.NoError(b, err)
-	defer func() { require.NoError(b, kept.Close()) }()
-	r := newRig(b, func(c *relay.Config) { c.Store = kept })
-	fill(b, kept, r.b.ServerName, 100)
-	fill(b, kept, r.c.ServerName, 100_000)
-
-	const each = 200
-	var shallow, deep time.Duration
-	for range b.N {
-		shallow += ask(b, r, r.b, each)
-		deep += ask(b, r, r.c, each)
-	}
-	answers := float64(b.N * each)
-	b.ReportMetric(float64(shallow.Microseconds())/answers, "µs/of100")
-	b.ReportMetric(float64(deep.Microseconds())/answers, "µs/of100000")
-	b.ReportMetric(deep.Seconds()/shallow.Seconds(), "ratio")
-	b.ReportMetric(0, "ns/op")
-}
-
-// ask gets that many answers, without acknowledging any.
-func ask(b *testing.B, r *rig, node *relaytest.Node, count int) time.Duration {
-	var took time.Duration
-	for range count {
-		request, err := node.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(node.ServerName), fclient.RelayEntry{})
-		require.NoError(b, err)
-		w := httptest.NewRecorder()
-		start := time.Now()
-		r.server.ServeHTTP(w, request)
-		took += time.Since(start)
-		require.Equal(b, http.StatusOK, w.Code)
-		require.Greater(b, w.Body.Len(), 7000)
-	}
-	return took
-}
-
-// fill puts transactions for a destination, past the server.
-func fill(b *testing.B, s store.Store, destination spec.ServerName, count int) {
-	body, err := json.Marshal(relaytest.NewNode("a").Transaction(destination, "1", 5, 1500))
-	require.NoError(b, err)
-	var all sync.WaitGroup
-	for worker := range 64 {
-		all.Go(func() {
-			for i := worker; i < count; i += 64 {
-				mail := store.Mail{Destination: destination, Origin: "a", TransactionID: "1", Body: body}
-				binary.BigEndian.PutUint64(mail.Digest[:], uint64(i))
-				if _, err := s.Put(context.Background(), mail, store.Limits{}); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	}
-	all.Wait()
 }
 
 func putAll(address string, requests [][]byte) error {

@@ -1,0 +1,77 @@
+package relay_test
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/sqlite"
+)
+
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	r := newRig(t, func(c *relay.Config) { c.Registerer = registry })
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.c.ServerName, "1", 0, 100)))
+	r.fetch(r.b)
+	r.ask(r.a, r.b.ServerName, `{"entry_id":0}`)
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP relay_acknowledged_total Transactions acknowledged by their destination.
+# TYPE relay_acknowledged_total counter
+relay_acknowledged_total 1
+# HELP relay_copies_total Transactions that were there already.
+# TYPE relay_copies_total counter
+relay_copies_total 1
+# HELP relay_entries Transactions waiting to be fetched.
+# TYPE relay_entries gauge
+relay_entries 1
+# HELP relay_requests_total Requests by endpoint and status.
+# TYPE relay_requests_total counter
+relay_requests_total{endpoint="relay_txn",status="200"} 2
+relay_requests_total{endpoint="relay_txn",status="403"} 1
+relay_requests_total{endpoint="send_relay",status="200"} 3
+# HELP relay_stored_total Transactions taken in.
+# TYPE relay_stored_total counter
+relay_stored_total 2
+`), "relay_requests_total", "relay_stored_total", "relay_copies_total", "relay_acknowledged_total", "relay_entries"))
+
+	_, err := relay.New(relay.Config{ServerName: relayName, Store: r.store, Registerer: registry})
+	require.Error(t, err, "two servers can't have the same registry")
+	require.NoError(t, r.server.Close())
+	second, err := relay.New(relay.Config{ServerName: relayName, Store: r.store, Registerer: registry})
+	require.NoError(t, err, "a closed one leaves it")
+	require.NoError(t, second.Close())
+}
+
+// The files of a store that has some show in the metrics.
+func TestMetricsOfFiles(t *testing.T) {
+	s, err := sqlite.Open(filepath.Join(t.TempDir(), "relay.db"), sqlite.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	registry := prometheus.NewRegistry()
+	server, err := relay.New(relay.Config{ServerName: relayName, Store: s, Registerer: registry})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	_, err = s.Put(t.Context(), store.Mail{Destination: "b", Origin: "a", TransactionID: "1", Body: make([]byte, 10_000)}, store.Limits{})
+	require.NoError(t, err)
+	sizes, err := s.Sizes(t.Context())
+	require.NoError(t, err)
+	require.Greater(t, sizes.Log, int64(10_000))
+	require.NoError(t, testutil.GatherAndCompare(registry, bytes.NewBufferString(fmt.Sprintf(`
+# HELP relay_store_file_bytes Size of the store's database file.
+# TYPE relay_store_file_bytes gauge
+relay_store_file_bytes %v
+# HELP relay_store_log_bytes Size of the store's log, which isn't in the database yet.
+# TYPE relay_store_log_bytes gauge
+relay_store_log_bytes %v
+`, float64(sizes.File), float64(sizes.Log))), "relay_store_file_bytes", "relay_store_log_bytes"))
+}
