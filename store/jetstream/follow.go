@@ -32,7 +32,7 @@ func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Log
 	handle := func(m jetstream.Msg) {
 		about, err := m.Metadata()
 		if err != nil {
-			log.Warn("relay: a message of the stream has no metadata", "error", err)
+			log.Warn("jetstream: a message of the stream has no metadata", "error", err)
 			return
 		}
 		c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()})
@@ -43,7 +43,7 @@ func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Log
 	// A server that is gone is noticed after two heartbeats.
 	consuming, err := consumer.Consume(handle, jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			log.Debug("relay: following the stream", "error", err)
+			log.Debug("jetstream: following the stream", "error", err)
 		}))
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
@@ -85,7 +85,7 @@ func (s *Store) refollowLoop(ctx context.Context) {
 			return
 		case <-s.writer.shrunk:
 		}
-		s.options.Logger.Error("relay: the stream has lost the last of what it had", "stream", s.options.Stream)
+		s.options.Logger.Error("jetstream: the stream has lost the last of what it had", "stream", s.options.Stream)
 		s.follower.stop()
 		s.writer.first.Store(max(store.FirstID(s.options.wall()), s.writer.first.Load()))
 		s.cache.clear()
@@ -95,7 +95,7 @@ func (s *Store) refollowLoop(ctx context.Context) {
 				s.follower = f
 				break
 			}
-			s.options.Logger.Debug("relay: following the stream", "error", err)
+			s.options.Logger.Debug("jetstream: following the stream", "error", err)
 			if pause(ctx, attempt) != nil {
 				return
 			}

@@ -94,7 +94,7 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 
 func (s *Store) reportOrphan(p *putJob) {
 	if p.orphan {
-		s.options.Logger.Warn("relay: mail was found in the stream, but in no mailbox, and is put anew",
+		s.options.Logger.Warn("jetstream: mail was found in the stream, but in no mailbox, and is put anew",
 			"destination", p.mail.Destination, "transaction", p.mail.TransactionID)
 	}
 }
@@ -161,7 +161,7 @@ func (s *Store) setAside(ctx context.Context, destination spec.ServerName, d dam
 		return fmt.Errorf("jetstream: entry %d can't be read (%w), nor set aside: %w", d.id, d.err, err)
 	}
 	if job.done {
-		s.options.Logger.Error("relay: an entry can't be read and is set aside",
+		s.options.Logger.Error("jetstream: an entry can't be read and is set aside",
 			"destination", destination, "entry", d.id, "error", d.err)
 	}
 	return nil

@@ -34,7 +34,7 @@ func (s *Store) mending(ctx context.Context, destination spec.ServerName, try fu
 			return fmt.Errorf("%w, nor mended: %w", bad, err)
 		}
 		if job.mended > 0 {
-			s.options.Logger.Error("relay: pages of a mailbox can't be read, and their entries are set aside",
+			s.options.Logger.Error("jetstream: pages of a mailbox can't be read, and their entries are set aside",
 				"destination", destination, "pages", job.mended, "error", bad)
 		}
 		if job.setBack {

@@ -107,7 +107,7 @@ func (o Options) reconnecting() []nats.Option {
 		nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectBufSize(-1), nats.Timeout(attemptTimeout),
 		nats.PingInterval(attemptTimeout), nats.MaxPingsOutstanding(2),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			o.Logger.Warn("relay: the connection to NATS", "error", err)
+			o.Logger.Warn("jetstream: the connection to NATS", "error", err)
 		}),
 	}
 }

@@ -23,7 +23,7 @@ func (s *Store) sweepLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		if _, err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-			s.options.Logger.Warn("relay: removing expired mail failed", "error", err)
+			s.options.Logger.Warn("jetstream: removing expired mail failed", "error", err)
 		}
 	}
 }

@@ -37,18 +37,18 @@ const (
 // remember.
 func (s *Store) run(ctx context.Context) {
 	log := s.options.Logger
-	log.Info("relay: moving all mail to the new store")
+	log.Info("move: moving all mail to the new store")
 	if !s.moveEverything(ctx) {
 		return
 	}
 	if err := s.marks.write(ctx, s.from); err != nil {
-		log.Warn("relay: the end of the move can't be noted in the old store", "error", err)
+		log.Warn("move: the end of the move can't be noted in the old store", "error", err)
 	}
 	close(s.done)
-	log.Info("relay: all mail is moved; the old store is only asked for copies of what was fetched before", "for", s.options.Retention)
+	log.Info("move: all mail is moved; the old store is only asked for copies of what was fetched before", "for", s.options.Retention)
 	if sleep(ctx, s.options.Retention) {
 		s.forgotten.Store(true)
-		log.Info("relay: the old store is not needed any more")
+		log.Info("move: the old store is not needed any more")
 	}
 }
 
@@ -213,7 +213,7 @@ func (s *Store) finish(ctx context.Context) (over bool, err error) {
 
 func (s *Store) tell(ctx context.Context, err error, pause time.Duration) {
 	if ctx.Err() == nil {
-		s.options.Logger.Warn("relay: moving mail failed and is tried again", "error", err, "after", pause)
+		s.options.Logger.Warn("move: moving mail failed and is tried again", "error", err, "after", pause)
 	}
 }
 
@@ -227,7 +227,7 @@ func (s *Store) progress(ctx context.Context) {
 		left.Entries += usage.Entries
 		left.Bytes += usage.Bytes
 	}
-	s.options.Logger.Info("relay: moving mail", "entries_left", left.Entries, "bytes_left", left.Bytes)
+	s.options.Logger.Info("move: moving mail", "entries_left", left.Entries, "bytes_left", left.Bytes)
 }
 
 // retryAfter is how long to wait after that many failures in a row.

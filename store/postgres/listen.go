@@ -107,7 +107,7 @@ func (l *listener) loop(ctx context.Context) {
 		if heard {
 			pause = firstPause
 		}
-		l.log.Warn("relay: not listening for mail that other processes take in", "error", err)
+		l.log.Warn("postgres: not listening for mail that other processes take in", "error", err)
 		if errors.Is(err, errDeaf) {
 			l.recheck(ctx)
 			continue

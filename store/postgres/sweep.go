@@ -21,7 +21,7 @@ func (s *Store) sweepLoop(ctx context.Context) {
 		}
 		for _, sweep := range []func(context.Context) error{s.tick, s.sweepExpired, s.sweepGone, s.sweepMailboxes} {
 			if err := sweep(ctx); err != nil && ctx.Err() == nil {
-				s.options.Logger.Warn("relay: removing what is over failed", "error", err)
+				s.options.Logger.Warn("postgres: removing what is over failed", "error", err)
 			}
 		}
 	}
@@ -47,7 +47,7 @@ func (s *Store) saveClock() {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTime)
 	defer cancel()
 	if err := s.tick(ctx); err != nil {
-		s.options.Logger.Warn("relay: the clock goes back by a minute at most", "error", err)
+		s.options.Logger.Warn("postgres: the clock goes back by a minute at most", "error", err)
 	}
 }
 

@@ -88,7 +88,7 @@ func (w *writer) expire() bool {
 		err = w.transact([]work{e}, false)
 	}
 	if err != nil {
-		w.log.Warn("relay: removing expired mail failed", "error", err)
+		w.log.Warn("postgres: removing expired mail failed", "error", err)
 	}
 	return err == nil && e.removed > 0
 }
@@ -209,6 +209,6 @@ func (w *writer) announce(b *batch) {
 	q := &pgx.Batch{}
 	b.queueAnnouncements(q)
 	if err := w.pool.SendBatch(ctx, q).Close(); err != nil {
-		w.log.Warn("relay: telling other processes of new mail failed", "error", err)
+		w.log.Warn("postgres: telling other processes of new mail failed", "error", err)
 	}
 }
