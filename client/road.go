@@ -67,6 +67,12 @@ type place struct {
 	inHeap int
 }
 
+// Before says which of two roads that wait is served first.
+func (r *road) Before(other *road) bool { return r.until.Before(other.until) }
+
+// Index is the place of a road among those that wait.
+func (r *road) Index() *int { return &r.inHeap }
+
 // A class is how soon a turn is likely to be over. Turns of one class and those
 // after it may only keep a share of the workers busy, so that those before it
 // never wait for them.

@@ -1,13 +1,14 @@
 package client
 
 import (
-	"container/heap"
 	"context"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/heap"
 )
 
 // A schedule says which roads are served now, next, and later.
@@ -20,7 +21,7 @@ type schedule struct {
 	answered map[spec.ServerName]struct{}     // last time, and have nothing to do now
 	ready    [classes][]*road
 	busy     [classes]int // roads being served
-	waiting  timed
+	waiting  heap.Heap[*road]
 	changed  chan struct{}
 }
 
@@ -173,7 +174,7 @@ func (s *schedule) move(r *road, c change, until time.Time) {
 		s.busy[r.class]++
 	case waiting:
 		r.until = until
-		heap.Push(&s.waiting, r)
+		s.waiting.Push(r)
 	}
 }
 
@@ -190,7 +191,7 @@ func (s *schedule) leave(r *road) {
 	case served:
 		s.busy[r.class]--
 	case waiting:
-		heap.Remove(&s.waiting, r.inHeap)
+		s.waiting.Remove(r)
 	}
 }
 
@@ -297,28 +298,4 @@ func (s *schedule) drop(d *destination) {
 	if d.roads[""].answers {
 		s.remember(d.name)
 	}
-}
-
-// timed is a heap of roads, the first to be served on top.
-type timed []*road
-
-func (h timed) Len() int           { return len(h) }
-func (h timed) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
-func (h timed) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].inHeap, h[j].inHeap = i, j
-}
-
-func (h *timed) Push(x any) {
-	r := x.(*road)
-	r.inHeap = len(*h)
-	*h = append(*h, r)
-}
-
-func (h *timed) Pop() any {
-	last := len(*h) - 1
-	r := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return r
 }

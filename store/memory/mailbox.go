@@ -2,7 +2,6 @@ package memory
 
 import (
 	"cmp"
-	"container/heap"
 	"slices"
 	"time"
 
@@ -84,51 +83,11 @@ func (b *mailbox) sweep() {
 	}
 }
 
-// expiring is a heap of the items that expire, the next to do so on top. Use
-// add, remove and next; the other methods are for container/heap.
-type expiring []*item
+// Before says which of two items expires first.
+func (it *item) Before(other *item) bool { return it.until < other.until }
 
-func (e *expiring) add(it *item) {
-	if it.until > 0 {
-		heap.Push(e, it)
-	}
-}
-
-func (e *expiring) remove(it *item) {
-	if it.until > 0 {
-		heap.Remove(e, it.at)
-	}
-}
-
-// next removes and returns an item that has expired at now, nil if there is
-// none.
-func (e *expiring) next(now time.Duration) *item {
-	if len(*e) == 0 || (*e)[0].until > now {
-		return nil
-	}
-	return heap.Pop(e).(*item)
-}
-
-func (e expiring) Len() int           { return len(e) }
-func (e expiring) Less(i, j int) bool { return e[i].until < e[j].until }
-func (e expiring) Swap(i, j int) {
-	e[i], e[j] = e[j], e[i]
-	e[i].at, e[j].at = i, j
-}
-
-func (e *expiring) Push(x any) {
-	it := x.(*item)
-	it.at = len(*e)
-	*e = append(*e, it)
-}
-
-func (e *expiring) Pop() any {
-	last := len(*e) - 1
-	it := (*e)[last]
-	(*e)[last] = nil
-	*e = (*e)[:last]
-	return it
-}
+// Index is the place in the heap of an item that expires.
+func (it *item) Index() *int { return &it.at }
 
 // A key is what makes two mails the same.
 type key struct {

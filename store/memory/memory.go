@@ -20,6 +20,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/heap"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
@@ -46,7 +47,7 @@ type Store struct {
 	mailboxes map[spec.ServerName]*mailbox
 	names     []spec.ServerName // the keys of mailboxes, in order
 	held      halves
-	expiring  expiring
+	expiring  heap.Heap[*item] // those that have a lifetime
 	copies    copies
 	notes     map[string][]byte
 }
@@ -149,7 +150,9 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 	}
 	now := s.now()
 	for _, it := range box.items[:i+1] {
-		s.expiring.remove(it)
+		if it.until > 0 {
+			s.expiring.Remove(it)
+		}
 		s.release(box, it, now)
 	}
 	s.sweep(destination, box)
@@ -295,7 +298,9 @@ func (s *Store) add(mail store.Mail) {
 	box.items = append(box.items, it)
 	box.count(it, 1)
 	s.held.count(it, 1)
-	s.expiring.add(it)
+	if it.until > 0 {
+		s.expiring.Push(it)
+	}
 	s.copies.remember(keyOf(&mail))
 }
 
@@ -324,7 +329,9 @@ func (s *Store) sweep(destination spec.ServerName, box *mailbox) {
 func (s *Store) dropExpired(now time.Duration) {
 	// A mailbox is swept once, however much of it has expired.
 	var touched map[spec.ServerName]*mailbox
-	for it := s.expiring.next(now); it != nil; it = s.expiring.next(now) {
+	for len(s.expiring) > 0 && s.expiring[0].until <= now {
+		it := s.expiring[0]
+		s.expiring.Remove(it)
 		box := s.mailboxes[it.Destination]
 		s.release(box, it, now)
 		if touched == nil {
