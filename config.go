@@ -12,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -163,19 +164,19 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	orDefault(&c.DatabasePath, DefaultDatabasePath)
-	orDefault(&c.MaxBodyBytes, DefaultMaxBodyBytes)
-	orDefault(&c.MaxEntries, DefaultMaxEntries)
-	orDefault(&c.MaxBytes, DefaultMaxBytes)
-	orDefault(&c.OriginShare, DefaultOriginShare)
-	orDefault(&c.MaxStoreEntries, DefaultMaxStoreEntries)
-	orDefault(&c.MaxStoreBytes, DefaultMaxStoreBytes)
-	orDefault(&c.Lifetime, DefaultLifetime)
-	orDefault(&c.MaxInFlightBytes, DefaultMaxInFlightBytes)
-	orDefault(&c.MaxBatch, DefaultMaxBatch)
-	orDefault(&c.MaxBatchBytes, DefaultMaxBatchBytes)
-	orDefault(&c.MaxWait, DefaultMaxWait)
-	orDefault(&c.MaxWaiting, DefaultMaxWaiting)
+	defaults.Set(&c.DatabasePath, DefaultDatabasePath)
+	defaults.Set(&c.MaxBodyBytes, DefaultMaxBodyBytes)
+	defaults.Set(&c.MaxEntries, DefaultMaxEntries)
+	defaults.Set(&c.MaxBytes, DefaultMaxBytes)
+	defaults.Set(&c.OriginShare, DefaultOriginShare)
+	defaults.Set(&c.MaxStoreEntries, DefaultMaxStoreEntries)
+	defaults.Set(&c.MaxStoreBytes, DefaultMaxStoreBytes)
+	defaults.Set(&c.Lifetime, DefaultLifetime)
+	defaults.Set(&c.MaxInFlightBytes, DefaultMaxInFlightBytes)
+	defaults.Set(&c.MaxBatch, DefaultMaxBatch)
+	defaults.Set(&c.MaxBatchBytes, DefaultMaxBatchBytes)
+	defaults.Set(&c.MaxWait, DefaultMaxWait)
+	defaults.Set(&c.MaxWaiting, DefaultMaxWaiting)
 	c.MaxBatch = int(min(atMost(int64(c.MaxBatch)), math.MaxInt32))
 	c.MaxBatchBytes = atMost(c.MaxBatchBytes)
 	c.MaxBodyBytes = atMost(c.MaxBodyBytes)
@@ -191,13 +192,6 @@ func atMost(limit int64) int64 {
 		return unlimited
 	}
 	return limit
-}
-
-func orDefault[T comparable](value *T, otherwise T) {
-	var zero T
-	if *value == zero {
-		*value = otherwise
-	}
 }
 
 // limits are what the store is to enforce.

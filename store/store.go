@@ -235,7 +235,7 @@ type Entry struct {
 	Mail
 }
 
-// Limits bound what a Put may add to. Zero means no limit. Entries and bytes
+// Limits bound what a Put may add to. Zero or less is no limit. Entries and bytes
 // (of Mail.Size) are counted including the mail that is put.
 type Limits struct {
 	// Entries and Bytes bound the mailbox of the mail's destination.

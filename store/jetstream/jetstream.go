@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -47,7 +48,12 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	}
 	sweeping, cancel := context.WithCancel(context.Background())
 	s.stopSweep = cancel
-	s.sweeper.Go(func() { s.sweepLoop(sweeping) })
+	s.sweeper.Go(func() {
+		upkeep.Loop(sweeping, s.options.SweepInterval, s.options.Logger, "jetstream", func(ctx context.Context) error {
+			_, err := s.sweep(ctx)
+			return err
+		})
+	})
 	s.sweeper.Go(func() { s.refollowLoop(sweeping) })
 	s.sweeper.Go(func() { s.tickLoop(sweeping) })
 	return s, nil
@@ -102,19 +108,16 @@ func (s *Store) reportOrphan(p *putJob) {
 // Ack implements store.Store. A long row of entries is removed in steps, with
 // other writes in between.
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
-	for {
+	return upkeep.Steps(func() (int, bool, error) {
 		step := ackJob{destination: destination, id: id}
 		err := s.mending(ctx, destination, func() error {
 			return s.writer.do(ctx, step.run, 0)
 		})
-		if err != nil {
-			return removed, err
+		if err != nil { // it may run yet
+			return 0, false, err
 		}
-		removed += step.removed
-		if !step.more {
-			return removed, nil
-		}
-	}
+		return step.removed, step.more, nil
+	})
 }
 
 // Next implements store.Store.

@@ -6,6 +6,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
 
 // Options of a Store. Either Conn or URL is needed; the rest has defaults.
@@ -30,27 +33,30 @@ type Options struct {
 	Domain string
 
 	// Replicas is how many servers keep the stream, if it has to be made.
-	// Default 3 if the server belongs to a cluster, and 1 if not.
+	// Default 3 if the server belongs to a cluster, and 1 if not; negative: 1.
 	Replicas int
 
 	// MaxBytes is how large the stream may become, if it has to be made; each
 	// replica sets so much aside. Mail is refused with store.ErrFull before
-	// it's reached, so that there is room for removing some. Default: as large
-	// as the servers let it; see "Room" in the package's documentation for why
-	// that isn't best.
+	// it's reached, so that there is room for removing some. Default, and
+	// negative: as large as the servers let it; see "Room" in the package's
+	// documentation for why that isn't best.
 	MaxBytes int64
 
 	// Retention is how long a transaction is remembered after it was
-	// acknowledged or expired, so that a copy is recognised, in whole seconds.
-	// Default 24 hours.
+	// acknowledged or expired, so that a copy is recognised, in whole seconds by
+	// the clocks of the servers: one that is wrong by some time is so here, too.
+	// Default 24 hours; negative: not at all, but for about a second.
 	Retention time.Duration
 
 	// SweepInterval is about how often expired mail is removed from the stream.
-	// It is never handed out, whatever this is. Default one minute.
+	// It is never handed out, whatever this is. Default one minute; negative:
+	// never, unless a Put needs the room.
 	SweepInterval time.Duration
 
 	// Timeout is how long a call goes on trying while no server answers, or the
-	// servers have no leader. Default 30 seconds.
+	// servers have no leader. Default 30 seconds; negative: no limit, also for
+	// what Close waits for.
 	Timeout time.Duration
 
 	// Logger is told of entries that can't be read and of failures of the
@@ -61,20 +67,13 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Stream == "" {
-		o.Stream = "RELAY"
-	}
-	if o.Retention <= 0 {
-		o.Retention = 24 * time.Hour
-	}
-	if o.SweepInterval <= 0 {
-		o.SweepInterval = time.Minute
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = 30 * time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
+	const century = 100 * 365 * 24 * time.Hour
+	defaults.Set(&o.Stream, "RELAY")
+	defaults.Set(&o.Timeout, 30*time.Second)
+	defaults.Set(&o.Logger, slog.Default())
+	o.Retention = upkeep.Retention(o.Retention)
+	if o.Timeout < 0 {
+		o.Timeout = century
 	}
 	if o.wall == nil {
 		o.wall = time.Now

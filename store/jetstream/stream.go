@@ -63,12 +63,9 @@ func existingStream(ctx context.Context, e *engine) (config *jetstream.StreamCon
 }
 
 func makeStream(ctx context.Context, e *engine, o Options) (config *jetstream.StreamConfig, err error) {
-	replicas := o.Replicas
-	if replicas <= 0 {
-		replicas = 1
-		if e.conn.ConnectedClusterName() != "" {
-			replicas = 3
-		}
+	replicas := max(o.Replicas, 1)
+	if o.Replicas == 0 && e.conn.ConnectedClusterName() != "" {
+		replicas = 3
 	}
 	err = e.retry(ctx, func(ctx context.Context) error {
 		stream, err := e.js.CreateStream(ctx, jetstream.StreamConfig{

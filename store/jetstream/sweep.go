@@ -3,30 +3,11 @@ package jetstream
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
-	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
 )
-
-// sweepLoop removes what is over, until ctx ends. Of several processes each
-// does so, at moments of its own: what one has done is no work for another.
-func (s *Store) sweepLoop(ctx context.Context) {
-	for {
-		timer := time.NewTimer(s.options.SweepInterval/2 + rand.N(s.options.SweepInterval))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C:
-		}
-		if _, err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-			s.options.Logger.Warn("jetstream: removing expired mail failed", "error", err)
-		}
-	}
-}
 
 // sweep removes what is over from all mailboxes that have some, step by step,
 // with other writes in between. It reports whether there was any.

@@ -10,7 +10,6 @@
 package memory
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -22,13 +21,14 @@ import (
 
 	"github.com/matrixrelay/relay/internal/heap"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 // Options say how a Store works. The zero value is usable.
 type Options struct {
 	// Retention is how long a copy is recognised after the mail was
-	// acknowledged or has expired. Default: 24 hours.
+	// acknowledged or has expired. Default 24 hours; negative: not at all.
 	Retention time.Duration
 }
 
@@ -64,7 +64,7 @@ func New(options Options) *Store {
 	return &Store{
 		made:      made,
 		lastID:    store.FirstID(made),
-		retention: cmp.Or(options.Retention, 24*time.Hour),
+		retention: upkeep.Retention(options.Retention),
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		copies:    copies{known: make(map[key]struct{})},
 		notes:     make(map[string][]byte),

@@ -83,7 +83,6 @@
 package move
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,13 +91,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
 
 // Options of a Store. The zero value gives the defaults.
 type Options struct {
 	// Retention is that of the two stores, or the longer of theirs: how long
-	// they recognise copies of what was acknowledged. Default: 24 hours.
+	// they recognise copies of what was acknowledged. Default 24 hours; negative:
+	// not at all.
 	Retention time.Duration
 
 	// Logger is told how the move goes. Default: slog.Default().
@@ -157,10 +159,8 @@ func Open(ctx context.Context, from, to store.Store, options Options) (*Store, e
 }
 
 func newStore(from, to store.Store, options Options) *Store {
-	options.Retention = cmp.Or(max(options.Retention, 0), 24*time.Hour)
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
+	options.Retention = upkeep.Retention(options.Retention)
+	defaults.Set(&options.Logger, slog.Default())
 	return &Store{
 		from: from, to: to, options: options,
 		slots: make(chan struct{}, maxChunks),

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 )
 
 // unclosed leaves a store open when the move is closed.
@@ -153,6 +154,25 @@ func TestWayBackAfterLastMark(t *testing.T) {
 			waited += time.Minute
 		}
 		numbers(t, from, "a", 1)
+	})
+}
+
+// Stores without a retention take nothing for copies, so mail may come back at
+// once.
+func TestWayBackWithoutRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := memory.New(memory.Options{Retention: -1}), memory.New(memory.Options{Retention: -1})
+		defer func() { require.NoError(t, from.Close()) }()
+		defer func() { require.NoError(t, to.Close()) }()
+		keep(t, from, mailOf("a", 1))
+		for range 2 {
+			s, err := Open(t.Context(), leaveOpen(from), leaveOpen(to), Options{Retention: -1, Logger: quiet})
+			require.NoError(t, err)
+			<-s.Done()
+			require.NoError(t, s.Close())
+			numbers(t, to, "a", 1)
+			from, to = to, from
+		}
 	})
 }
 

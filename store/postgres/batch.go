@@ -63,7 +63,7 @@ type batchOptions struct {
 func newBatch(o batchOptions) *batch {
 	now := o.clock.Now()
 	return &batch{
-		batchOptions: o, now: now, forget: steady.Until(now, o.retention),
+		batchOptions: o, now: now, forget: now + o.retention.Milliseconds(),
 		mailboxes: make(map[spec.ServerName]*mailbox), byID: make(map[int64]*mailbox),
 		shard: o.pickShard(), known: make(map[seal.Key]int64), notes: make(map[string][]byte), woken: make(map[spec.ServerName]struct{}),
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
 
 // Put implements store.Store.
@@ -23,16 +24,13 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 // other writes in between. The number may be too small when the connection was
 // lost meanwhile.
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
-	for {
+	return upkeep.Steps(func() (int, bool, error) {
 		a := &ack{destination: destination, id: id}
-		if err := s.writer.queue.Do(ctx, a, 0); err != nil {
-			return removed, err
+		if err := s.writer.queue.Do(ctx, a, 0); err != nil { // it may run yet
+			return 0, false, err
 		}
-		removed += a.removed
-		if !a.more {
-			return removed, nil
-		}
-	}
+		return a.removed, a.more, nil
+	})
 }
 
 // Next implements store.Store.

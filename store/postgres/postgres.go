@@ -79,9 +79,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/steady"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -110,11 +112,13 @@ type Options struct {
 	Schema string
 
 	// Retention is how long a transaction is remembered after it was
-	// acknowledged or expired, so that a copy is recognised. Default 24 hours.
+	// acknowledged or expired, so that a copy is recognised. Default 24 hours;
+	// negative: not at all.
 	Retention time.Duration
 
 	// SweepInterval is how often expired mail is removed from the disk. It is
-	// never handed out, whatever this is. Default one minute.
+	// never handed out, whatever this is. Default one minute; negative: never,
+	// unless a Put needs the room.
 	SweepInterval time.Duration
 
 	// AllowNoFsync accepts a server with fsync off: for tests, and for servers
@@ -127,18 +131,9 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Schema == "" {
-		o.Schema = "relay"
-	}
-	if o.Retention <= 0 {
-		o.Retention = 24 * time.Hour
-	}
-	if o.SweepInterval <= 0 {
-		o.SweepInterval = time.Minute
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
+	defaults.Set(&o.Schema, "relay")
+	defaults.Set(&o.Logger, slog.Default())
+	o.Retention = upkeep.Retention(o.Retention)
 	return o
 }
 
@@ -176,7 +171,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	}
 	background, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
-	s.background.Go(func() { s.sweepLoop(background) })
+	s.background.Go(func() { upkeep.Loop(background, s.options.SweepInterval, s.options.Logger, "postgres", s.sweepAll) })
 	s.background.Go(func() { s.listener.loop(background) })
 	s.listener.await(ctx)
 	return s, nil

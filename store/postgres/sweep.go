@@ -2,29 +2,16 @@ package postgres
 
 import (
 	"context"
-	"time"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// sweepLoop removes what is over, until ctx ends. Several processes that do so
-// are in nobody's way: they wait for the mailboxes in the same order, and pass
-// over other rows that are locked.
-func (s *Store) sweepLoop(ctx context.Context) {
-	ticker := time.NewTicker(s.options.SweepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		for _, sweep := range []func(context.Context) error{s.tick, s.sweepExpired, s.sweepGone, s.sweepMailboxes} {
-			if err := sweep(ctx); err != nil && ctx.Err() == nil {
-				s.options.Logger.Warn("postgres: removing what is over failed", "error", err)
-			}
-		}
-	}
+// sweepAll removes what is over. Several processes that do so are in nobody's
+// way: they wait for the mailboxes in the same order, and pass over other rows
+// that are locked.
+func (s *Store) sweepAll(ctx context.Context) error {
+	return errors.Join(s.tick(ctx), s.sweepExpired(ctx), s.sweepGone(ctx), s.sweepMailboxes(ctx))
 }
 
 // tick writes where the store's clock stands, and brings it to where it stands

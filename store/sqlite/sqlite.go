@@ -60,20 +60,24 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/trust"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
 // Options of a Store. The zero value gives the defaults.
 type Options struct {
 	// Retention is how long a transaction is remembered after it was
-	// acknowledged or expired, so that a copy is recognised. Default 24 hours.
+	// acknowledged or expired, so that a copy is recognised. Default 24 hours;
+	// negative: not at all.
 	Retention time.Duration
 
 	// SweepInterval is how often expired mail is removed from the disk. It is
-	// never handed out, whatever this is. Default one minute.
+	// never handed out, whatever this is. Default one minute; negative: never,
+	// unless a Put needs the room.
 	SweepInterval time.Duration
 
 	// machineTime is time.Now, if a test doesn't say otherwise. It says where IDs
@@ -86,18 +90,11 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Retention <= 0 {
-		o.Retention = 24 * time.Hour
-	}
-	if o.SweepInterval <= 0 {
-		o.SweepInterval = time.Minute
-	}
+	o.Retention = upkeep.Retention(o.Retention)
 	if o.machineTime == nil {
 		o.machineTime = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
+	defaults.Set(&o.Logger, slog.Default())
 	return o
 }
 
@@ -136,7 +133,7 @@ func Open(path string, options Options) (*Store, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
-	s.background.Go(func() { s.sweepLoop(ctx) })
+	s.background.Go(func() { upkeep.Loop(ctx, s.options.SweepInterval, s.options.Logger, "sqlite", s.sweep) })
 	s.background.Go(func() { s.watchLoop(ctx) })
 	return s, nil
 }
@@ -200,16 +197,13 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 // Ack implements store.Store. A long row of entries is removed in steps, with
 // other writes in between.
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
-	for {
+	return upkeep.Steps(func() (int, bool, error) {
 		step := ackJob{destination: destination, id: id}
-		if err := s.writer.do(ctx, step.run, 0); err != nil {
-			return removed, err
+		if err := s.writer.do(ctx, step.run, 0); err != nil { // it may run yet
+			return 0, false, err
 		}
-		removed += step.removed
-		if !step.more {
-			return removed, nil
-		}
-	}
+		return step.removed, step.more, nil
+	})
 }
 
 // Next implements store.Store.

@@ -3,47 +3,30 @@ package sqlite
 import (
 	"context"
 	"errors"
-	"time"
 
-	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
 
 // sweepStep is how many entries one transaction removes, so that writers never
 // wait for long.
 const sweepStep = 256
 
-// sweepLoop removes from the disk what is over, until ctx ends.
-func (s *Store) sweepLoop(ctx context.Context) {
-	ticker := time.NewTicker(s.options.SweepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if err := s.sweep(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrReopen) {
-			s.options.Logger.Warn("sqlite: removing expired mail failed", "error", err)
-		}
-	}
-}
-
 // sweep does all there is to do, step by step, with other writes in between.
 func (s *Store) sweep(ctx context.Context) error {
 	var errs []error
 	for _, step := range []func(*batch) (bool, error){(*batch).expire, (*batch).forget, (*batch).giveBack} {
-		for more := true; more; {
-			var again bool
+		_, err := upkeep.Steps(func() (int, bool, error) {
+			var more bool
 			err := s.writer.do(ctx, func(b *batch) (err error) {
-				again, err = step(b)
+				more, err = step(b)
 				return err
 			}, 0)
-			if err != nil {
-				errs = append(errs, err)
-				break
+			if err != nil { // it may run yet
+				return 0, false, err
 			}
-			more = again
-		}
+			return 0, more, nil
+		})
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -20,6 +20,7 @@ var limitTests = append(forEachLimit(
 	limitTest{"expired mail doesn't count", testExpiredDoesNotCount},
 	limitTest{"copies fit", testCopiesFit},
 	limitTest{"Puts at once fill it exactly", testFillAtOnce},
+	limitTest{"less than one is none", testNoLimit},
 ),
 	test{"a limit is that of its Put", testLimitOfPut},
 	test{"together", testLimitsTogether},
@@ -61,6 +62,12 @@ func forEachLimit(limitTests ...limitTest) []test {
 		}
 	}
 	return tests
+}
+
+func testNoLimit(r *rig, l limit) {
+	for i, n := range []int64{0, -1, -1 << 40} {
+		r.fits(sized(here, i), l.at(n))
+	}
 }
 
 // fill puts three sized letters, which is all that fits into limits.at(3).

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// longRetention outlives every test, shortRetention can be waited for.
+	// longRetention outlives every test, shortRetention can be waited for, and
+	// with noRetention a store forgets at once, or soon.
 	longRetention  = 24 * time.Hour
 	shortRetention = 50 * time.Millisecond
+	noRetention    = -time.Second
 
 	// plenty is more than any mailbox in a test has, in entries or in bytes.
 	plenty = 1 << 30

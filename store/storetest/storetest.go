@@ -44,10 +44,10 @@ import (
 // A Place is somewhere that a store can keep mail: a file, a database, a
 // stream.
 type Place struct {
-	// Open opens the place with a retention for recognising copies. What goes
-	// wrong with it ends the test with tb.Fatal. After Close it is called
-	// again, with the same retention, and must find the same mail, unless the
-	// place is Volatile. The suite closes what it opens.
+	// Open opens the place with a retention for recognising copies; one below
+	// zero is none. What goes wrong with it ends the test with tb.Fatal. After
+	// Close it is called again, with the same retention, and must find the same
+	// mail, unless the place is Volatile. The suite closes what it opens.
 	Open func(tb testing.TB, retention time.Duration) store.Store
 
 	// Volatile says that nothing survives Close.
@@ -105,6 +105,7 @@ var groups = []group{
 	{name: "put", tests: putTests},
 	{name: "copies", tests: copyTests},
 	{name: "forgetting", tests: forgettingTests, retention: shortRetention},
+	{name: "forgetting at once", tests: forgettingTests, retention: noRetention},
 	{name: "limits", tests: limitTests},
 	{name: "next", tests: nextTests},
 	{name: "ack", tests: ackTests},
