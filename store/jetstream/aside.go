@@ -26,7 +26,7 @@ func (s *setAsideJob) run(b *batch) error {
 	if s.runs++; s.runs > maxSetAside {
 		return s.why
 	}
-	if b.care < certain { // another server than the leader may have it damaged
+	if b.care < careful { // another server than the leader may have it damaged
 		return errUnsure
 	}
 	x, err := b.box(s.destination)

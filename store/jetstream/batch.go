@@ -8,27 +8,22 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// How much of the stream a batch is built on as it was read just now, and not
-// as the cache has it.
+// How much of the stream a batch is built on as the leader has it just now, and
+// not as the cache has it.
 type care int
 
 const (
 	trusting care = iota // nothing that the cache has
 	fresh                // all records
 	careful              // and whether mail is a copy, before it is put
-	certain              // and that is what the leader says, not any server
 )
 
 var (
 	// errMissing says that a job needs something that has to be read first.
 	errMissing = errors.New("not read yet")
 
-	// errFresh and errCareful say that a job needs a batch of that care.
-	errFresh   = errors.New("the cache isn't enough")
-	errCareful = errors.New("records aren't enough")
-
-	// errUnsure says that all has to be read anew.
-	errUnsure = errors.New("what was read doesn't fit together")
+	// errUnsure says that a job needs a batch that is careful, or another one.
+	errUnsure = errors.New("what is known isn't enough, or doesn't fit together")
 )
 
 // emptyFor is how long the record of an empty mailbox is kept, and that of a
@@ -99,7 +94,7 @@ func (b *batch) message(subject string, cached bool) (message, error) {
 // the record as it is: the leader accepts that only if it has no more either.
 func (b *batch) sure(destination spec.ServerName, x *record[box]) error {
 	if b.care == trusting {
-		return errFresh
+		return errUnsure
 	}
 	if known, _ := b.cache.summary(destination); x.seq < known.seq {
 		if x.value == nil {

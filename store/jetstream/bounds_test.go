@@ -52,7 +52,7 @@ func TestReadingForJobsThatAreLate(t *testing.T) {
 	mail := testMail("first")
 	put, err := newPutJob(mail, store.Limits{})
 	require.NoError(t, err)
-	_, _, err = s.writer.prepare([]*job{group.NewJob(t.Context(), &work{run: put.run, end: time.Now()}, 0)}, fresh)
+	_, _, err = s.writer.prepare([]*job{group.NewJob(t.Context(), &work{run: put.run, end: time.Now()}, 0)}, careful)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, s.Close())
 }

@@ -33,14 +33,10 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 		v := verdictOn(err)
 		asking = saysNothing(err)
 		switch {
-		case errors.Is(err, errFresh):
-			level = fresh
-			continue
-		case errors.Is(err, errCareful):
+		case errors.Is(err, errUnsure) && level < careful:
 			level = careful
 			continue
 		case errors.Is(err, errUnsure):
-			level = certain
 		case v == tooMany && w.maxMessages > 16:
 			w.maxMessages /= 2
 		case (v == full || v == final) && len(jobs) > 1 && !errors.Is(err, errUnusable):
@@ -54,8 +50,8 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			fail(jobs, reason, v)
 			return others
 		}
-		if level = min(level+1, certain); v == again { // it may have been stored, which has to be known before it's refused
-			level = max(level, careful)
+		if level = min(level+1, careful); v == again { // it may have been stored, which has to be known before it's refused
+			level = careful
 		}
 		_ = pause(context.Background(), attempt)
 	}
@@ -138,7 +134,7 @@ func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 		b.unsettled = j.Work.unsettled
 		switch e := j.Work.run(b); {
 		case errors.Is(e, errMissing):
-		case errors.Is(e, errCareful), errors.Is(e, errFresh), errors.Is(e, errUnsure):
+		case errors.Is(e, errUnsure):
 			return 0, e
 		case e != nil:
 			j.Err = e
@@ -156,12 +152,7 @@ func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 // readMissing reads what the jobs of a batch need.
 func (w *writer) readMissing(ctx context.Context, b *batch) error {
 	names := slices.Sorted(maps.Keys(b.missing)) // mailboxes before shares, as the cache wants them
-	messages, err := w.engine.lastEach(ctx, names, func(ctx context.Context, subject string) (message, error) {
-		if w.subjects.isMail(subject) && b.care < certain {
-			return w.engine.find(ctx, subject)
-		}
-		return w.engine.last(ctx, subject)
-	})
+	messages, err := w.engine.lastEach(ctx, names, w.engine.last)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ const maxMended = 64
 func (j *mendJob) run(b *batch) error {
 	j.mended, j.setBack = 0, false // it may run again
 	if b.care < careful {
-		return errCareful
+		return errUnsure
 	}
 	x, err := b.box(j.destination)
 	if err != nil {

@@ -58,7 +58,7 @@ func (p *putJob) run(b *batch) error {
 	case fits && room == nil:
 		return p.store(b, x, share, seq)
 	case b.care < careful:
-		return errCareful
+		return errUnsure
 	case !fits:
 		room = store.ErrFull
 	case b.unsettled: // a batch that was tried before may find the room that this one doesn't
@@ -167,7 +167,7 @@ func (b *batch) add(destination spec.ServerName, x *box, m meta) error {
 // unless a batch was stored in part; whatever that left is replaced.
 func (b *batch) spill(destination spec.ServerName, x *box) error {
 	page := &record[[]meta]{}
-	if b.care >= careful {
+	if b.care == careful {
 		before, err := b.message(b.subjects.page(destination, x.base), false)
 		if err != nil {
 			return err

@@ -72,7 +72,7 @@ func (r *rowJob) run(b *batch) error {
 		switch err := p.run(b); {
 		case errors.Is(err, errMissing):
 			missing = err
-		case errors.Is(err, errCareful), errors.Is(err, errUnsure):
+		case errors.Is(err, errUnsure):
 			return err
 		case err != nil: // those before it can be stored all the same
 			r.failed = err

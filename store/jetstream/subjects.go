@@ -68,8 +68,7 @@ func (s subjects) name(subject string) (string, bool) {
 	return string(name), err == nil
 }
 
-func (s subjects) isBox(subject string) bool  { return strings.HasPrefix(subject, string(s)+".box.") }
-func (s subjects) isMail(subject string) bool { return strings.HasPrefix(subject, string(s)+".mail.") }
+func (s subjects) isBox(subject string) bool { return strings.HasPrefix(subject, string(s)+".box.") }
 
 func shortHash(destination spec.ServerName) string {
 	sum := sha256.Sum256([]byte(destination))
