@@ -11,7 +11,7 @@ const (
 	// removeStep bounds the messages of the entries that one batch removes.
 	removeStep = 256
 
-	// dropStep bounds the pages over which one batch moves a mailbox's mark.
+	// dropStep bounds the pages in which one batch looks for what has expired.
 	dropStep = 64
 )
 
@@ -159,56 +159,4 @@ func (r *remover) finish(mark int64) error {
 		*x = box{start: next, mark: next - 1, base: next}
 	}
 	return nil
-}
-
-// An expireJob removes entries whose time is over, as a walk through their
-// mailbox has found them, and then moves the mark over what is gone.
-type expireJob struct {
-	destination spec.ServerName
-	walk        walk
-	more        bool // there may be more to move over
-}
-
-func (e *expireJob) run(b *batch) error {
-	e.more = false // it may run again
-	x, err := b.box(e.destination)
-	if err != nil || x.value == nil {
-		return err
-	}
-	asWalked := e.walk.complete && e.walk.seq == x.seq && !x.changed
-	r, expired := newRemover(b, e.destination, x), e.walk.expired
-	for ; len(expired) > 0 && !r.enough(); expired = expired[1:] {
-		if _, err := r.remove(expired[0]); err != nil {
-			return err
-		}
-	}
-	if asWalked && len(expired) == 0 && x.value.soonest != e.walk.soonest {
-		x.value.soonest, x.changed = e.walk.soonest, true
-	}
-	mark, err := e.head(b, x)
-	if err := cmp.Or(err, r.missing); err != nil {
-		return err
-	}
-	e.more = e.more || len(expired) > 0
-	return r.finish(mark)
-}
-
-// head returns the last entry of those at the front of the mailbox that are
-// gone, or of as many of them as one batch forgets.
-func (e *expireJob) head(b *batch, x *record[box]) (mark int64, err error) {
-	mark = x.value.mark
-	step := int64(min(dropStep, b.maxMessages/8) * pageSize)
-	last := min(mark+step, e.walk.head-1, x.value.next()-1)
-	if err := b.needMetas(e.destination, x, mark+1, last); err != nil {
-		return mark, err
-	}
-	for mark < last {
-		m, _, err := b.meta(e.destination, x, mark+1)
-		if err != nil || m == nil || m.state != gone {
-			return mark, err
-		}
-		mark++
-	}
-	e.more = last == x.value.mark+step
-	return mark, nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
 
 // sweep removes what is over from all mailboxes that have some, step by step,
@@ -31,24 +32,17 @@ func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 }
 
 func (s *Store) sweepBox(ctx context.Context, destination spec.ServerName) (did bool, err error) {
-	for {
-		var w *walk
-		err := s.mending(ctx, destination, func() (err error) {
-			w, err = s.reader.walk(ctx, destination)
-			return err
-		})
-		if err != nil || w == nil {
-			return did, err
+	e := expireJob{destination: destination}
+	_, err = upkeep.Steps(func() (int, bool, error) {
+		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, e.run, 0) })
+		if err != nil { // it may run yet
+			return 0, false, err
 		}
-		e := expireJob{destination: destination, walk: *w}
-		if err := s.writer.do(ctx, e.run, 0); err != nil {
-			return did, err
-		}
-		did = did || len(w.expired) > 0
-		if w.complete && !e.more {
-			return did, nil
-		}
-	}
+		did = did || e.removed
+		e.looked, e.soonest = e.upTo, e.soonestUpTo
+		return 0, e.more, nil
+	})
+	return did, err
 }
 
 // makeRoom is for mail that found none: it removes what has expired, which is in
@@ -61,40 +55,53 @@ func (s *Store) makeRoom(ctx context.Context, refused error) bool {
 	return did && err == nil
 }
 
-// A walk is what was found in a mailbox whose time it was to be looked through.
-type walk struct {
-	seq      uint64  // of the mailbox's record
-	expired  []int64 // places of entries to be removed
-	head     int64   // all before this place are gone, once those are removed
-	complete bool    // there are no others, and then soonest holds
-	soonest  int64
+// An expireJob looks at a step of the entries of a mailbox, removes those whose
+// time is over, and moves the mark over what is gone.
+type expireJob struct {
+	destination spec.ServerName
+	looked      int64 // the place up to which earlier steps have looked
+	soonest     int64 // that one of those expires
+
+	// What a step finds: like looked and soonest after it, whether it has removed
+	// anything, and whether there are others.
+	upTo, soonestUpTo int64
+	removed, more     bool
 }
 
-// walk looks for entries whose time is over, for as many as one batch removes.
-func (r *reader) walk(ctx context.Context, destination spec.ServerName) (w *walk, err error) {
-	err = r.untilSure(ctx, errNoPage, func() error {
-		b, seq, err := r.box(ctx, destination)
-		if w = nil; err != nil || b == nil {
+func (e *expireJob) run(b *batch) error {
+	e.upTo, e.soonestUpTo, e.removed, e.more = e.looked, e.soonest, false, false // it may run again
+	x, err := b.box(e.destination)
+	if err != nil || x.value == nil {
+		return err
+	}
+	e.upTo = max(e.looked, x.value.mark)
+	mark, last := x.value.mark, min(e.upTo+int64(min(dropStep, b.maxMessages/8)*pageSize), x.value.next()-1)
+	if err := b.needMetas(e.destination, x, e.upTo+1, last); err != nil {
+		return err
+	}
+	r := newRemover(b, e.destination, x)
+	for e.upTo < last && !r.enough() {
+		place := e.upTo + 1
+		m, _, err := b.meta(e.destination, x, place)
+		if err != nil || m == nil {
 			return err
 		}
-		w = &walk{seq: seq, head: b.next(), complete: true}
-		at, messages := r.cache.clock.Now(), 0
-		return r.each(ctx, destination, b, 0, func(i item) bool {
-			if i.state == gone {
-				return true
+		if m.expired(b.now) && m.state != gone {
+			if _, err := r.remove(place); err != nil {
+				return err
 			}
-			if i.expired(at) && messages < removeStep {
-				w.expired = append(w.expired, i.place)
-				messages += 1 + int(i.parts)
-				return true
-			}
-			w.head = min(w.head, i.place)
-			if i.expires != 0 && (w.soonest == 0 || i.expires < w.soonest) {
-				w.soonest = i.expires
-			}
-			w.complete = !i.expired(at)
-			return w.complete
-		})
-	})
-	return w, err
+			e.removed = true
+		}
+		if m.state == gone && mark == e.upTo {
+			mark = place
+		}
+		if m.state != gone && m.expires != 0 && (e.soonestUpTo == 0 || m.expires < e.soonestUpTo) {
+			e.soonestUpTo = m.expires
+		}
+		e.upTo = place
+	}
+	if e.more = e.upTo < x.value.next()-1; !e.more && x.value.soonest != e.soonestUpTo {
+		x.value.soonest, x.changed = e.soonestUpTo, true
+	}
+	return r.finish(mark)
 }
