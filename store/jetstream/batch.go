@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // How much of the stream a batch is built on as the leader has it just now, and
@@ -54,8 +56,8 @@ type batch struct {
 	boxes  map[spec.ServerName]*record[box]
 	shares map[string]*record[counts]
 	pages  map[string]*record[[]meta]
-	keys   map[mailKey]struct{} // of the mail that is put or removed
-	out    []outgoing           // all that isn't a record
+	keys   map[seal.Key]struct{} // of the mail that is put or removed
+	out    []outgoing            // all that isn't a record
 }
 
 // A record is one that was read, and whether it was changed.
@@ -70,7 +72,7 @@ func newBatch(w *writer, c care, read map[string]message, now int64, wall time.T
 		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
 		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: now, wall: wall, first: w.first.Load(),
 		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
-		pages: make(map[string]*record[[]meta]), keys: make(map[mailKey]struct{}),
+		pages: make(map[string]*record[[]meta]), keys: make(map[seal.Key]struct{}),
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // A crowd puts mail through two stores, and takes some of it out.
@@ -231,7 +232,7 @@ func (l *crowd) lost(to spec.ServerName, id gomatrixserverlib.TransactionID) {
 	before := gomatrixserverlib.TransactionID(fmt.Sprintf("%d/%d", putter, n-1))
 	after := gomatrixserverlib.TransactionID(fmt.Sprintf("%d/%d", putter, n+1))
 	mail := loadMail(to, putter, n)
-	m, err := l.stores[0].engine.last(l.Context(), l.stores[0].cache.subjects.mail(keyOf(&mail)))
+	m, err := l.stores[0].engine.last(l.Context(), l.stores[0].cache.subjects.mail(seal.KeyOf(&mail)))
 	l.Errorf("%s for %s was put and never seen: it is between %d and %d, and the stream has %d bytes at %d (%v)",
 		id, to, l.seen[to][before], l.seen[to][after], len(m.data), m.seq, err)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // A message of which the disk has changed a byte hides no other.
@@ -50,7 +51,7 @@ func TestBatchInPart(t *testing.T) {
 	mail := testMail("second")
 	messages, err := messagesOf(&mail, entries[0].ID+1, 0, nonce{1}, s.engine.maxMessage())
 	require.NoError(t, err)
-	_, err = s.engine.publish([]outgoing{{subject: s.cache.subjects.mail(keyOf(&mail)), data: messages[0], checked: true}}, false)
+	_, err = s.engine.publish([]outgoing{{subject: s.cache.subjects.mail(seal.KeyOf(&mail)), data: messages[0], checked: true}}, false)
 	require.NoError(t, err)
 	put(t, s, mail)
 	stored, err := s.Put(t.Context(), mail, store.Limits{Entries: 1})

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 func openTest(t *testing.T, change func(*Options)) *Store {
@@ -96,7 +97,7 @@ func TestMissingPart(t *testing.T) {
 	put(t, s, testMail("small"))
 	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
 	require.NoError(t, err)
-	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(s.cache.subjects.part(keyOf(&large), 2))))
+	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject(s.cache.subjects.part(seal.KeyOf(&large), 2))))
 	require.Len(t, next(t, s, "b.example"), 1)
 	usage, err := s.Usage(t.Context(), "b.example")
 	require.NoError(t, err)
@@ -184,7 +185,7 @@ func TestServerRestart(t *testing.T) {
 	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
 	require.NoError(t, err)
 	mail := testMail("first")
-	trace, err := stream.GetLastMsgForSubject(t.Context(), s.cache.subjects.mail(keyOf(&mail)))
+	trace, err := stream.GetLastMsgForSubject(t.Context(), s.cache.subjects.mail(seal.KeyOf(&mail)))
 	require.NoError(t, err)
 	require.Equal(t, "86400", trace.Header.Get(jetstream.MsgTTLHeader)) // the retention, which a test can't wait for
 	put(t, s, testMail("second"))

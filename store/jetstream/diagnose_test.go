@@ -172,3 +172,16 @@ func TestRefusedConnection(t *testing.T) {
 		assert.ErrorIs(t, err, store.ErrReopen, call)
 	}
 }
+
+// A Wait that goes on while the stream is deleted ends, so that Next says why.
+func TestWaitEndsWithTheStream(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, longTimeout)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Wait(soon(t), "b.example", 0) }()
+	time.Sleep(100 * time.Millisecond) // it waits, or finds out at once
+	require.NoError(t, s.engine.js.DeleteStream(t.Context(), "RELAY"))
+	require.NotErrorIs(t, <-ended, context.DeadlineExceeded)
+	_, err := s.Next(soon(t), "b.example", 0, 1, 1)
+	require.ErrorIs(t, err, store.ErrReopen)
+}

@@ -19,7 +19,7 @@
 //
 // Entries of a mailbox have places that follow each other. IDs are the same
 // numbers, but go on after store.FirstID at each opening; the record of the mailbox
-// keeps the last 256 jumps. So a mailbox is read by looking up subjects, which costs
+// keeps the last 256 jumps, after which IDs just go on. So a mailbox is read by looking up subjects, which costs
 // the same however deep it is, and an entry that is missing is noticed.
 //
 // # Writing

@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -44,6 +45,9 @@ func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Log
 	consuming, err := consumer.Consume(handle, jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(time.Second),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			log.Debug("jetstream: following the stream", "error", err)
+			if errors.Is(err, jetstream.ErrConsumerDeleted) { // the stream may be, too, and then nothing wakes them
+				c.waiting.NotifyAll()
+			}
 		}))
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)

@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -122,35 +121,37 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 
 // Next implements store.Store.
 func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
-	if err := s.usable(ctx); err != nil {
-		return nil, err
-	}
-	ctx, cancel := s.untilClosed(ctx)
-	defer cancel()
 	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
+	var entries []store.Entry
+	err := s.read(ctx, func(ctx context.Context) (err error) {
+		entries, err = s.next(ctx, q)
+		return err
+	})
+	return entries, err
+}
+
+// next sets entries aside that can't be read until there are none. What comes
+// after such an entry must not be handed out before it's certain that the entry
+// is to be passed over.
+func (s *Store) next(ctx context.Context, q query) ([]store.Entry, error) {
 	for attempt := 0; ; attempt++ {
 		q.sure = attempt%2 == 1 // by turns, since any replica, and the leader too, may be the one that has gone bad
 		var entries []store.Entry
 		var damaged []damage
-		err := s.mending(ctx, destination, func() (err error) {
+		err := s.mending(ctx, q.destination, func() (err error) {
 			entries, damaged, err = s.reader.next(ctx, q)
 			return err
 		})
+		if err != nil || len(damaged) == 0 {
+			return entries, err
+		}
 		for _, d := range damaged {
-			if err == nil {
-				err = s.setAside(ctx, destination, d)
+			if err := s.setAside(ctx, q.destination, d); err != nil {
+				return nil, err
 			}
 		}
-		if err != nil {
-			return nil, s.closedOr(ctx, err)
-		}
-		if len(damaged) == 0 {
-			return entries, nil
-		}
-		// What comes after an entry must not be handed out before it's certain
-		// that it is to be passed over.
 		if err := pause(ctx, attempt); err != nil {
-			return nil, s.closedOr(ctx, err)
+			return nil, err
 		}
 	}
 }
@@ -176,11 +177,11 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 		return err
 	}
 	return s.waiting.Wait(ctx, destination, func() error {
-		ctx, cancel := s.untilClosed(ctx)
-		defer cancel()
-		return s.closedOr(ctx, s.mending(ctx, destination, func() error {
-			return s.reader.any(ctx, destination, max(after, 0))
-		}))
+		return s.read(ctx, func(ctx context.Context) error {
+			return s.mending(ctx, destination, func() error {
+				return s.reader.any(ctx, destination, max(after, 0))
+			})
+		})
 	})
 }
 
@@ -195,17 +196,14 @@ func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit i
 
 // Usage implements store.Store.
 func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
-	if err := s.usable(ctx); err != nil {
-		return store.Usage{}, err
-	}
-	ctx, cancel := s.untilClosed(ctx)
-	defer cancel()
 	var usage store.Usage
-	err := s.mending(ctx, destination, func() (err error) {
-		usage, err = s.reader.usage(ctx, destination)
-		return err
+	err := s.read(ctx, func(ctx context.Context) error {
+		return s.mending(ctx, destination, func() (err error) {
+			usage, err = s.reader.usage(ctx, destination)
+			return err
+		})
 	})
-	return usage, s.closedOr(ctx, err)
+	return usage, err
 }
 
 // StoreTime implements store.Timed. The retention is counted by the clocks of the
@@ -224,19 +222,16 @@ func (s *Store) usable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// untilClosed is ctx, but ends with the store, too.
-func (s *Store) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	unregister := context.AfterFunc(s.closing, func() { cancel(store.ErrClosed) })
-	return ctx, func() {
-		unregister()
-		cancel(nil)
+// read does something that ends with the store, too, and says so then.
+func (s *Store) read(ctx context.Context, do func(context.Context) error) error {
+	if err := s.usable(ctx); err != nil {
+		return err
 	}
-}
-
-// closedOr makes what a read met because the store was being closed say so.
-func (s *Store) closedOr(ctx context.Context, err error) error {
-	if err != nil && (s.closing.Err() != nil || errors.Is(context.Cause(ctx), store.ErrClosed)) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.closing, cancel)()
+	err := do(ctx)
+	if err != nil && s.closing.Err() != nil {
 		return store.ErrClosed
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/group"
+	"github.com/matrixrelay/relay/store/internal/seal"
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
@@ -80,7 +81,7 @@ func damageEntry(tb testing.TB, s *Store, destination spec.ServerName, id int64)
 }
 
 // entryKey returns the key of an entry, which its subjects have.
-func entryKey(tb testing.TB, s *Store, destination spec.ServerName, id int64) (key mailKey) {
+func entryKey(tb testing.TB, s *Store, destination spec.ServerName, id int64) (key seal.Key) {
 	tb.Helper()
 	b, _, err := s.reader.box(tb.Context(), destination)
 	require.NoError(tb, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // A server that allows small batches only makes removing take more of them.
@@ -205,7 +206,7 @@ func TestLargestMail(t *testing.T) {
 		entries := next(t, s, "b.example")
 		require.Len(t, entries, 1)
 		require.True(t, string(largest.Body) == string(entries[0].Body))
-		m, err := s.engine.last(t.Context(), s.cache.subjects.part(keyOf(&largest), 1))
+		m, err := s.engine.last(t.Context(), s.cache.subjects.part(seal.KeyOf(&largest), 1))
 		require.NoError(t, err) // the answer of the leader is in base64
 		require.Len(t, m.data, s.engine.maxMessage())
 		_, err = s.Ack(t.Context(), "b.example", entries[0].ID)

@@ -25,18 +25,6 @@ const (
 
 var errDamaged = errors.New("it isn't what was written")
 
-// keyOf is the same for mail that is the same, and for no other.
-func keyOf(mail *store.Mail) (key mailKey) {
-	h := sha256.New()
-	for _, part := range []string{string(mail.Destination), string(mail.Origin), string(mail.TransactionID)} {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
-		h.Write([]byte(part))
-	}
-	h.Write(mail.Digest[:])
-	copy(key[:], h.Sum(nil))
-	return key
-}
-
 func hashOrigin(origin spec.ServerName) (hash originHash) {
 	sum := sha256.Sum256([]byte(origin))
 	copy(hash[:], sum[:])

@@ -63,13 +63,12 @@ func (b *batch) setNotes(changes []store.Note) error {
 
 // Notes implements store.Notes. It asks the server for the keys of all notes.
 func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
-	if err := s.usable(ctx); err != nil {
-		return nil, err
-	}
-	ctx, cancel := s.untilClosed(ctx)
-	defer cancel()
-	notes, err := s.readNotes(ctx, prefix, after, max(limit, 1))
-	return notes, s.closedOr(ctx, err)
+	var notes []store.Note
+	err := s.read(ctx, func(ctx context.Context) (err error) {
+		notes, err = s.readNotes(ctx, prefix, after, max(limit, 1))
+		return err
+	})
+	return notes, err
 }
 
 func (s *Store) readNotes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {

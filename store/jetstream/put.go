@@ -8,6 +8,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // orphanLooks is how often mail must be found in no mailbox to be taken for an
@@ -17,7 +18,7 @@ const orphanLooks = 4
 // A putJob stores mail. Stored and refused are its outcome.
 type putJob struct {
 	mail    store.Mail
-	key     mailKey
+	key     seal.Key
 	origin  originHash
 	nonce   nonce
 	limits  store.Limits
@@ -31,7 +32,7 @@ func newPutJob(mail store.Mail, limits store.Limits) (*putJob, error) {
 	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
 		return nil, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
 	}
-	p := &putJob{mail: mail, limits: limits, key: keyOf(&mail), origin: hashOrigin(mail.Origin)}
+	p := &putJob{mail: mail, limits: limits, key: seal.KeyOf(&mail), origin: hashOrigin(mail.Origin)}
 	_, _ = rand.Read(p.nonce[:]) // it never fails
 	return p, nil
 }

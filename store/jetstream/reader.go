@@ -9,6 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // A reader reads mailboxes: the record of a mailbox from the leader of the
@@ -222,7 +223,7 @@ func check(i item, messages []message) (*store.Mail, error) {
 		data = append(data, m.data)
 	}
 	mail, err := mailOf(data)
-	if err == nil && keyOf(mail) != i.key {
+	if err == nil && seal.KeyOf(mail) != i.key {
 		err = errDamaged
 	}
 	return mail, err

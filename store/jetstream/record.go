@@ -6,6 +6,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // counts are what a mailbox, an origin's share of it or the store holds.
@@ -66,14 +67,11 @@ const (
 	gone
 )
 
-type (
-	mailKey    [16]byte
-	originHash [8]byte
-)
+type originHash [8]byte
 
 // A meta is what a mailbox knows of an entry.
 type meta struct {
-	key     mailKey
+	key     seal.Key
 	origin  originHash
 	size    int64
 	expires int64 // in milliseconds of the store's clock, 0: never

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // subjects gives the subjects of a stream, which all begin with its name. Each
@@ -30,11 +32,11 @@ func (s subjects) share(destination spec.ServerName, origin originHash) string {
 	return string(s) + ".share." + shortHash(destination) + "." + hex.EncodeToString(origin[:])
 }
 
-func (s subjects) mail(key mailKey) string {
+func (s subjects) mail(key seal.Key) string {
 	return string(s) + ".mail." + hex.EncodeToString(key[:])
 }
 
-func (s subjects) part(key mailKey, n int64) string {
+func (s subjects) part(key seal.Key, n int64) string {
 	return string(s) + ".part." + hex.EncodeToString(key[:]) + "." + strconv.FormatInt(n, 10)
 }
 
