@@ -35,7 +35,8 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	}
 	if passedOn {
 		sent = wire.ProvenAnswer
-		err = f.readPassedOn(ctx, &mail, q.memory, passed{transaction: transaction, proof: proof, kept: !deliver})
+		other := passed{config: &f.config, transaction: transaction, proof: proof, kept: !deliver}
+		err = other.read(ctx, &mail, q.memory)
 	} else {
 		err = f.readOwn(&mail, q)
 	}

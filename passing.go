@@ -16,21 +16,22 @@ import (
 // passed is a transaction that somebody passes on. Its proof, not the server that
 // signed the request, says where it comes from.
 type passed struct {
+	config      *Config
 	transaction *wire.Body
 	proof       wire.Proof
 	origin      spec.ServerName // claimed
 	kept        bool            // its age counts
 }
 
-// readPassedOn reads a transaction that somebody passes on.
-func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, memory *share, p passed) error {
+// read reads the transaction into mail.
+func (p *passed) read(ctx context.Context, mail *store.Mail, memory *share) error {
 	if err := p.readClaims(); err != nil {
 		return err
 	}
-	if err := f.config.admit(ctx, p.origin, mail.Destination); err != nil {
+	if err := p.config.admit(ctx, p.origin, mail.Destination); err != nil {
 		return err // before anybody is asked for keys
 	}
-	proven, err := f.check(ctx, memory, p, mail.Destination)
+	proven, err := p.check(ctx, memory, mail.Destination)
 	if err != nil {
 		return err
 	}
@@ -42,18 +43,18 @@ func (f *forwarder) readPassedOn(ctx context.Context, mail *store.Mail, memory *
 	if !p.kept {
 		return nil
 	}
-	return f.limitAge(mail, proven.Signed.Time())
+	return p.limitAge(mail, proven.Signed.Time())
 }
 
 // limitAge counts the time since mail was signed as a part of its lifetime: else
 // it would live for ever by being passed on. A clock of ours that is behind can
 // only make it live longer, and while it is far ahead mail is refused with an
 // answer after which a sender keeps it and comes again.
-func (f *forwarder) limitAge(mail *store.Mail, signed time.Time) error {
-	if f.config.Lifetime < 0 {
+func (p *passed) limitAge(mail *store.Mail, signed time.Time) error {
+	if p.config.Lifetime < 0 {
 		return nil
 	}
-	mail.Lifetime = f.config.Lifetime - max(time.Since(signed), 0)
+	mail.Lifetime = p.config.Lifetime - max(time.Since(signed), 0)
 	if mail.Lifetime <= 0 {
 		return wire.Forbidden("the transaction is older than what this relay keeps")
 	}
@@ -73,10 +74,10 @@ func (p *passed) readClaims() error {
 }
 
 // check checks the proof.
-func (f *forwarder) check(ctx context.Context, memory *share, p passed, destination spec.ServerName) (proven wire.Proven, err error) {
-	quick := func() bool { return p.proof.Quick(f.config.Keys, p.transaction, p.origin) }
+func (p *passed) check(ctx context.Context, memory *share, destination spec.ServerName) (proven wire.Proven, err error) {
+	quick := func() bool { return p.proof.Quick(p.config.Keys, p.transaction, p.origin) }
 	err = memory.checking(ctx, int64(len(p.transaction.JSON())), quick, func(ctx context.Context) (err error) {
-		proven, err = p.proof.CheckBody(ctx, f.config.Keys, p.transaction, destination)
+		proven, err = p.proof.CheckBody(ctx, p.config.Keys, p.transaction, destination)
 		return err
 	})
 	switch {

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
 
@@ -77,5 +79,33 @@ func TestLargeBodies(t *testing.T) {
 			require.NoError(t, response.Body.Close())
 		}
 		require.Less(t, source.taken.Load(), int64(32<<20))
+	}
+}
+
+// A body that is refused as such is refused before its signature is checked.
+func TestBodiesRefusedUnchecked(t *testing.T) {
+	const limit = 1 << 20
+	r := newRig(t, func(c *relay.Config) { c.MaxBodyBytes = limit })
+	for name, c := range map[string]struct {
+		body      io.Reader
+		announced int64
+		status    int
+		code      string
+	}{
+		"a little too large": {io.LimitReader(&endless{}, limit+1), limit + 1, 413, "M_TOO_LARGE"},
+		"not announced":      {&endless{}, -1, 413, "M_TOO_LARGE"},
+		"breaks off":         {io.MultiReader(io.LimitReader(&endless{}, 5000), iotest.ErrReader(io.ErrUnexpectedEOF)), 6000, 408, "M_UNKNOWN"},
+		"as large as may be": {io.LimitReader(&endless{}, limit), limit, 401, "M_UNAUTHORIZED"},
+	} {
+		request, err := r.a.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/1/@user:b", json.RawMessage(`{}`))
+		require.NoError(t, err)
+		request.Body, request.ContentLength = io.NopCloser(io.MultiReader(strings.NewReader(`{"a":"`), c.body)), c.announced
+		if c.status == 401 {
+			request.Body = io.NopCloser(strings.NewReader(`{"a":"` + strings.Repeat("x", limit-8) + `"}`))
+		}
+		answer := httptest.NewRecorder()
+		r.server.ServeHTTP(answer, request)
+		require.Equal(t, c.status, answer.Code, name)
+		requireError(t, c.status, c.code, answer.Code, answer.Body.String())
 	}
 }

@@ -13,6 +13,7 @@ import (
 type fields struct {
 	origin, originServerTS []byte
 	pdus, edus             list
+	hasProof               bool  // if it was scanned
 	err                    error // why decoders would differ
 }
 
@@ -43,6 +44,7 @@ func (f *fields) scan(body []byte) (canonical bool) {
 			return false
 		}
 		f.set(string(key), body[start:s.pos])
+		f.hasProof = f.hasProof || string(key) == proofKey
 		return true
 	}) && s.pos == len(body)
 }

@@ -268,7 +268,7 @@ func HasProof(body []byte) bool { return bytes.Contains(body, []byte(`"`+proofKe
 // CutProof takes the proof out of the body of a SendRelay request; has says
 // whether there is one. The error is an *Error, 400 M_BAD_JSON.
 func (b *Body) CutProof() (transaction *Body, p Proof, has bool, err error) {
-	if !HasProof(b.json) {
+	if b.canonical && !b.fields.hasProof || !HasProof(b.json) {
 		return b, p, false, nil
 	}
 	value := gjson.GetBytes(b.json, proofKey)
@@ -287,6 +287,7 @@ func (b *Body) CutProof() (transaction *Body, p Proof, has bool, err error) {
 	transaction = NewBody(append(before[:len(before):len(before)], rest...))
 	if b.canonical { // then it still is, and has the same fields
 		transaction.isScanned, transaction.canonical, transaction.fields = true, true, b.fields
+		transaction.fields.hasProof = false
 	}
 	return transaction, p, true, nil
 }
