@@ -85,6 +85,7 @@ func TestPassingOnRefused(t *testing.T) {
 	old, oldProof := leaveAtFirst(t, r.a, "1", r.b.ServerName, contentAt(r.a.ServerName, now.Add(-relay.DefaultLifetime-time.Hour)))
 	timeless, timelessProof := leaveAtFirst(t, r.a, "1", r.b.ServerName, `{"pdus":[]}`)
 	large, largeProof := leaveAtFirst(t, r.a, "1", r.b.ServerName, `{"pdus":[{"a":"`+strings.Repeat("x", 20_000)+`"}]}`)
+	ours, oursProof := leaveAtFirst(t, r.a, "1", relayName, contentAt(r.a.ServerName, now))
 	with := func(content []byte, p wire.Proof, change func(*wire.Proof)) string {
 		if change != nil {
 			change(&p)
@@ -114,6 +115,7 @@ func TestPassingOnRefused(t *testing.T) {
 		"no time":           {"1", with(timeless, timelessProof, nil), r.b.ServerName, 403, "M_FORBIDDEN"},
 		"too large":         {"1", with(large, largeProof, nil), r.b.ServerName, 413, "M_TOO_LARGE"},
 		"large without":     {"1", `{"a":"` + strings.Repeat("x", 20_000) + `","b":{"relay_proof":1},"pdus":[]}`, r.b.ServerName, 413, "M_TOO_LARGE"},
+		"for the relay":     {"1", with(ours, oursProof, nil), relayName, 403, "M_FORBIDDEN"},
 		"right":             {"1", with(signed, proof, nil), r.b.ServerName, 200, ""},
 	} {
 		status, body := r.put(first, c.id, c.to, c.content)
