@@ -22,6 +22,7 @@ func FuzzCutProof(f *testing.F) {
 	f.Add([]byte(`{"pdus":[],"relay\u005fproof":{},"x":"relay_proof"}`), "")
 	f.Add([]byte(`{"pdus":["relay_proof"],"relay_proof":{},"relay_proof":{}}`), "")
 	f.Add([]byte(`{"relay_proof":{}}`), "")
+	f.Add([]byte(`{"edus":[{}],"pdus":[{"a":1}],"relay_proof":{"uri":"x"},"z":1}`), "")
 	f.Fuzz(func(t *testing.T, body []byte, uri string) {
 		rest, _, has, err := NewBody(bytes.Clone(body)).CutProof()
 		switch {

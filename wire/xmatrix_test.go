@@ -152,6 +152,7 @@ func TestVerifyAcceptsAsFclient(t *testing.T) {
 	content := []byte(`{"pdus":[]}`)
 	header, _ := sign(t, "PUT", uri, testRelay, content)
 	toOther, _ := sign(t, "PUT", uri, "other.example", content)
+	ofOtherContent, _ := sign(t, "PUT", uri, testRelay, []byte(`{"pdus":[{}]}`))
 	wrong := strings.Replace(header, `sig="`, `sig="AAAA`, 1)
 	other := func(name spec.ServerName) bool { return name == "other.example" }
 
@@ -166,6 +167,7 @@ func TestVerifyAcceptsAsFclient(t *testing.T) {
 		"spaces":                       {[]string{strings.ReplaceAll(header, ",", " , ")}, nil, true},
 		"beside another scheme":        {[]string{"Bearer x", header}, nil, true},
 		"second key right":             {[]string{strings.Replace(wrong, "ed25519:1", "ed25519:2", 1), header}, nil, true},
+		"first key right":              {[]string{header, strings.Replace(ofOtherContent, "ed25519:1", "ed25519:2", 1)}, nil, true},
 		"two wrong":                    {[]string{strings.Replace(wrong, "ed25519:1", "ed25519:2", 1), wrong}, nil, false},
 		"two origins":                  {[]string{strings.Replace(header, string(testName), "aa", 1), header}, nil, false},
 		"other local name":             {[]string{toOther}, other, true},
