@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
@@ -225,4 +227,25 @@ func TestDistrustIsLoggedOnce(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.Empty(t, said.String())
+}
+
+// What fails because the caller has gone is no fault of ours, and isn't logged.
+func TestCallerHasGone(t *testing.T) {
+	var said bytes.Buffer
+	registry := prometheus.NewRegistry()
+	r := newRig(t, func(c *relay.Config) {
+		c.Store = &faultyStore{Store: c.Store, next: context.Canceled}
+		c.Logger, c.Registerer = slog.New(slog.NewTextHandler(&said, nil)), registry
+	})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	request, err := r.b.Request(http.MethodGet, relayName, "/_matrix/federation/v1/relay_txn/@user:"+string(r.b.ServerName), json.RawMessage(`{"entry_id":0}`))
+	require.NoError(t, err)
+	r.server.ServeHTTP(httptest.NewRecorder(), request.WithContext(gone))
+	require.Empty(t, said.String())
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP relay_requests_total Requests by endpoint and status.
+# TYPE relay_requests_total counter
+relay_requests_total{endpoint="relay_txn",status="499"} 1
+`), "relay_requests_total"))
 }
