@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -14,15 +15,14 @@ import (
 type batch struct {
 	sql       *statements
 	retention time.Duration
-	stuck     map[int64]struct{}
 	now       int64 // on the store's clock
 	noRoom    bool  // the disk has none for more mail
 	written   int64 // about what this adds to the log, in bytes
 
-	raise int64 // entries get greater IDs than this; 0: they do
+	last int64 // the greatest ID that an entry has
 
 	mailboxes map[spec.ServerName]*mailbox
-	total     halves
+	total     total
 	woken     map[spec.ServerName]struct{}
 }
 
@@ -34,15 +34,24 @@ func (c *counts) add(entries, bytes int64) {
 	c.bytes += bytes
 }
 
+// check says that the counts can't be, if so.
+func (c *counts) check() error {
+	if c.entries < 0 || c.bytes < 0 || c.setAside < 0 || c.entries == 0 && c.bytes != 0 {
+		return fmt.Errorf("%w: a count can't be: %d entries of %d bytes, %d set aside", errDamaged, c.entries, c.bytes, c.setAside)
+	}
+	return nil
+}
+
 type mailbox struct {
-	id int64 // 0: not in the database
+	id   int64 // 0: not in the database
+	last int64 // its newest entry
 	counts
 	shares map[spec.ServerName]*counts
 }
 
 func newBatch(w *writer) *batch {
 	return &batch{
-		sql: w.sql, retention: w.options.Retention, stuck: w.stuck, now: w.clock.Now(), raise: w.raise,
+		sql: w.sql, retention: w.options.Retention, now: w.clock.Now(), last: w.last,
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		woken:     make(map[spec.ServerName]struct{}),
 	}
@@ -51,8 +60,8 @@ func newBatch(w *writer) *batch {
 // run does the jobs, leaves out those whose caller has gone, and writes the
 // counts. After an error the transaction must be rolled back.
 func (b *batch) run(jobs []*job) error {
-	if err := b.sql.total.QueryRow().Scan(b.total.scan()...); err != nil {
-		return fmt.Errorf("total: %w", err)
+	if err := b.total.read(b.sql.total.QueryRow()); err != nil {
+		return err
 	}
 	for _, j := range jobs {
 		if j.Work.skipped = j.Gone(); j.Work.skipped != nil {
@@ -72,7 +81,7 @@ func (b *batch) mailbox(destination spec.ServerName) (*mailbox, error) {
 	}
 	m := &mailbox{shares: make(map[spec.ServerName]*counts)}
 	row := b.sql.mailbox.QueryRow(string(destination))
-	err := row.Scan(&m.id, &m.entries, &m.bytes, &m.setAside)
+	err := row.Scan(&m.id, &m.entries, &m.bytes, &m.setAside, &m.last)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("mailbox: %w", err)
 	}
@@ -108,35 +117,53 @@ func (b *batch) count(destination spec.ServerName, m *mailbox, origin spec.Serve
 }
 
 func (b *batch) flush() error {
-	for destination, m := range b.mailboxes {
+	for _, m := range b.mailboxes {
 		if m.id == 0 {
 			continue
 		}
-		if err := b.flushMailbox(destination, m); err != nil {
+		if err := b.flushMailbox(m); err != nil {
 			return fmt.Errorf("counts: %w", err)
 		}
 	}
-	_, err := b.sql.setTotal.Exec(append(b.total.scan(), b.now)...)
-	return err
+	b.total.clock = b.now
+	_, err := b.sql.setTotal.Exec(b.total.values()...)
+	return cmp.Or(err, b.total.check())
 }
 
 // flushMailbox writes the counts of a mailbox; one that is empty goes.
-func (b *batch) flushMailbox(destination spec.ServerName, m *mailbox) error {
+func (b *batch) flushMailbox(m *mailbox) error {
 	for origin, s := range m.shares {
-		var err error
-		if s.entries == 0 {
-			_, err = b.sql.dropShare.Exec(m.id, string(origin))
-		} else {
-			_, err = b.sql.setShare.Exec(m.id, string(origin), s.entries, s.bytes)
-		}
-		if err != nil {
+		if err := b.flushShare(m.id, origin, s); err != nil {
 			return err
 		}
 	}
-	if m.entries == 0 && m.setAside == 0 {
-		_, err := b.sql.dropMailbox.Exec(m.id)
+	if err := m.check(); err != nil {
 		return err
 	}
-	_, err := b.sql.setMailbox.Exec(m.entries, m.bytes, m.setAside, m.id)
+	if m.entries == 0 && m.setAside == 0 {
+		return b.drop(m)
+	}
+	_, err := b.sql.setMailbox.Exec(m.entries, m.bytes, m.setAside, m.last, m.id)
+	return err
+}
+
+func (b *batch) flushShare(mailboxID int64, origin spec.ServerName, s *counts) (err error) {
+	if s.entries == 0 {
+		_, err = b.sql.dropShare.Exec(mailboxID, string(origin))
+	} else {
+		_, err = b.sql.setShare.Exec(mailboxID, string(origin), s.entries, s.bytes)
+	}
+	return cmp.Or(err, s.check())
+}
+
+// drop removes a mailbox. Entries without one could be handed out to nobody.
+func (b *batch) drop(m *mailbox) error {
+	var left int64
+	if err := b.sql.left.QueryRow(m.id).Scan(&left); err == nil {
+		return fmt.Errorf("%w: a mailbox that is empty by its count has entry %d", errDamaged, left)
+	} else if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	_, err := b.sql.dropMailbox.Exec(m.id)
 	return err
 }

@@ -40,33 +40,19 @@ func isFailedSync(err error) bool {
 	return false
 }
 
-// isDamage reports whether the error comes from one piece of data, such as what
-// the file holds in one place, not from the disk or the connection as a whole.
+// errDamaged says that the database isn't what this program wrote.
+var errDamaged = errors.New("the database is damaged")
+
+// isDamage reports whether the error comes from what the file holds, not from the
+// disk or the connection. No statement of ours can break a constraint.
 func isDamage(err error) bool {
 	switch primaryCode(err) {
-	case lib.SQLITE_CORRUPT, lib.SQLITE_MISMATCH, lib.SQLITE_CONSTRAINT, lib.SQLITE_TOOBIG:
+	case lib.SQLITE_CORRUPT, lib.SQLITE_NOTADB, lib.SQLITE_MISMATCH, lib.SQLITE_CONSTRAINT:
 		return true
 	}
-	return false
+	return errors.Is(err, errDamaged)
 }
 
-// damaged says which entry an error is about, if it comes from damage.
-func damaged(id int64, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case isDamage(err):
-		return &damagedRow{id, err}
-	default:
-		return fmt.Errorf("entry %d: %w", id, err)
-	}
-}
-
-// A damagedRow is an entry that SQLite can't read or change.
-type damagedRow struct {
-	id  int64
-	err error
-}
-
-func (d *damagedRow) Error() string { return fmt.Sprintf("entry %d: %v", d.id, d.err) }
-func (d *damagedRow) Unwrap() error { return d.err }
+// canRepair reports whether an error of opening is one that a repair mends. Tables
+// or columns that aren't there are damage of the schema.
+func canRepair(err error) bool { return isDamage(err) || primaryCode(err) == lib.SQLITE_ERROR }

@@ -20,6 +20,8 @@ type files struct {
 	path  string
 	lock  *lockFile
 	watch *watch // nil until SQLite has opened them
+
+	damage error // why the database must be repaired before SQLite opens it
 }
 
 func (f *files) dir() string { return filepath.Dir(f.path) }
@@ -52,6 +54,9 @@ func (f *files) prepare() error {
 	if err := f.lock.makeRoom(); err != nil {
 		return err
 	}
+	if err := unfinished(f.path); err != nil {
+		return err
+	}
 	size, err := sizeOf(f.path)
 	if err != nil {
 		return err
@@ -61,7 +66,7 @@ func (f *files) prepare() error {
 		return err
 	}
 	if size > 0 {
-		err = checkHeader(f.path, logged > 0)
+		err = f.inspect(logged > 0)
 	} else {
 		err = f.mayBeNew(logged)
 	}
@@ -72,6 +77,23 @@ func (f *files) prepare() error {
 		return err
 	}
 	return rewriteLog(f.path + "-wal")
+}
+
+// inspect refuses what isn't a relay's database. One of which only the first page
+// is damaged, or that was found damaged while it was in use, is to be repaired.
+func (f *files) inspect(logged bool) error {
+	err := checkHeader(f.path, logged)
+	if errors.Is(err, errFirstPage) {
+		found, readErr := isRelays(f.path)
+		if !found || readErr != nil {
+			return errors.Join(err, readErr)
+		}
+		f.damage, err = fmt.Errorf("%w: %w", errDamaged, err), nil
+	}
+	if err == nil && f.damage == nil && f.lock.isDamaged() {
+		f.damage = fmt.Errorf("%w: it was found so while it was in use", errDamaged)
+	}
+	return err
 }
 
 // remedy is what to do when the database isn't what it was.

@@ -21,23 +21,84 @@ func checkHeader(path string, logged bool) (err error) {
 	if err != nil {
 		return err
 	}
-	var header [100]byte
+	var header [headerSize]byte
 	if _, err := io.ReadFull(f, header[:]); err != nil {
 		return fmt.Errorf("the file is no SQLite database: its header: %w", err)
 	}
 	number := func(at int) int64 { return int64(binary.BigEndian.Uint32(header[at:])) }
-	switch id := number(68); {
-	case string(header[:16]) != "SQLite format 3\x00":
-		return errors.New("the file is no SQLite database, or its first page is damaged: " + remedy)
-	case id != applicationID && (id != 0 || number(60) != 0): // 0 while the database is being made
-		return errors.New("the file is a database of something else, or its first page is damaged: " + remedy)
+	switch isNew := number(68) == 0 && number(60) == 0; { // while it is being made
+	case string(header[:len(magic)]) != magic:
+		return fmt.Errorf("the file is no SQLite database%w", errFirstPage)
+	case number(68) != applicationID && !isNew:
+		return fmt.Errorf("the file is a database of something else%w", errFirstPage)
 	case binary.BigEndian.Uint16(header[16:]) != pageSize:
-		return fmt.Errorf("the file's pages have %d bytes, not %d, or its first page is damaged: %s",
-			binary.BigEndian.Uint16(header[16:]), pageSize, remedy)
+		return fmt.Errorf("the file's pages have %d bytes, not %d%w", binary.BigEndian.Uint16(header[16:]), pageSize, errFirstPage)
+	case !isNew && !isUsual(header):
+		return fmt.Errorf("the file isn't what this program makes%w", errFirstPage)
 	}
 	// Before the log is brought into it, it may be shorter than it says.
 	if pages := number(28); !logged && number(24) == number(92) && info.Size() < pages*pageSize {
 		return fmt.Errorf("the file was cut: it has %d bytes and must have %d: %s", info.Size(), pages*pageSize, remedy)
 	}
 	return nil
+}
+
+const (
+	headerSize = 100
+	magic      = "SQLite format 3\x00"
+)
+
+// errFirstPage is the rest of a sentence.
+var errFirstPage = errors.New(", or its first page is damaged: " + remedy)
+
+// usual is the header with what is the same in all databases of ours. The versions
+// at 18 and 19 are 1 until the log is used.
+func usual() (header, mask [headerSize]byte) {
+	set := func(at int, value ...byte) {
+		copy(header[at:], value)
+		for i := range value {
+			mask[at+i] = 0xff
+		}
+	}
+	set(0, []byte(magic)...)
+	set(16, pageSize>>8, pageSize&0xff, 2, 2, 0, 64, 32, 32)
+	set(44, 0, 0, 0, 4) // the format of the schema
+	set(56, 0, 0, 0, 1) // UTF-8
+	set(64, 0, 0, 0, 1) // incremental vacuum
+	set(68, binary.BigEndian.AppendUint32(nil, applicationID)...)
+	set(72, make([]byte, 20)...)
+	mask[18], mask[19] = 0xfc, 0xfc
+	return header, mask
+}
+
+func isUsual(header [headerSize]byte) bool {
+	want, mask := usual()
+	for i := range header {
+		if (header[i]^want[i])&mask[i] != 0 {
+			return false
+		}
+	}
+	return header[18] != 0 && header[18] != 3 && header[18] == header[19]
+}
+
+// writeHeader makes the header such that SQLite opens the file, if it isn't.
+func writeHeader(path string) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	var header [headerSize]byte
+	if _, err := f.ReadAt(header[:], 0); err != nil || isUsual(header) {
+		return err
+	}
+	want, mask := usual()
+	mask[18], mask[19] = 0xff, 0xff
+	for i := range header {
+		header[i] = header[i]&^mask[i] | want[i]
+	}
+	if _, err := f.WriteAt(header[:], 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }

@@ -32,3 +32,12 @@ func checkLinks(path string) error {
 	}
 	return nil
 }
+
+// syncDir makes names in a folder last.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

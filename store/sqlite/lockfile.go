@@ -14,8 +14,9 @@ import (
 // The words that the lock file begins with once a database was made, and how many
 // bytes they get.
 const (
-	wordMade  = "A relay's database was made beside this file. Keep this file as long as the database.\n"
-	wordsSize = 512
+	wordMade    = "A relay's database was made beside this file. Keep this file as long as the database.\n"
+	wordDamaged = "The database is damaged: it is repaired when it is opened.\n"
+	wordsSize   = 512
 )
 
 // reserveBytes is the room that the lock file keeps on the disk behind its
@@ -65,15 +66,25 @@ func (l *lockFile) read() error {
 func (l *lockFile) close() error { return l.f.Close() }
 
 // isMade reports whether a database was made here before.
-func (l *lockFile) isMade() bool {
+func (l *lockFile) isMade() bool { return l.says(wordMade) }
+
+// isDamaged reports whether the database was found damaged while it was in use.
+func (l *lockFile) isDamaged() bool { return l.says(wordDamaged) }
+
+func (l *lockFile) says(word string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Contains(l.words, wordMade)
+	return strings.Contains(l.words, word)
 }
 
-// remember has the file say that a database was made.
-func (l *lockFile) remember() error {
-	words := wordMade + strings.Repeat("\n", wordsSize-len(wordMade))
+// remember has the file say that a database was made, and that it is whole.
+func (l *lockFile) remember() error { return l.write(wordMade) }
+
+// rememberDamage has the file say that the database must be repaired.
+func (l *lockFile) rememberDamage() error { return l.write(wordMade + wordDamaged) }
+
+func (l *lockFile) write(words string) error {
+	words += strings.Repeat("\n", wordsSize-len(words))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if words == l.words {

@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"cmp"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -41,7 +43,7 @@ func (p *putJob) run(b *batch) error {
 			return err
 		}
 	}
-	if p.stored, err = b.insert(&p.mail, m.id, key[:]); err != nil || !p.stored {
+	if p.stored, err = b.insert(&p.mail, m, key[:]); err != nil || !p.stored {
 		return err
 	}
 	b.woken[p.mail.Destination] = struct{}{}
@@ -51,11 +53,8 @@ func (p *putJob) run(b *batch) error {
 // makeRoom is for mail that doesn't fit: a copy is no addition, and mail that
 // has expired is in nobody's way.
 func (p *putJob) makeRoom(b *batch, m *mailbox, key []byte) (fits bool, err error) {
-	var known int
-	if err := b.sql.known.QueryRow(key).Scan(&known); err == nil {
-		return false, nil
-	} else if !errors.Is(err, sql.ErrNoRows) {
-		return false, fmt.Errorf("known: %w", err)
+	if known, err := b.isKnown(key); err != nil || known {
+		return false, err
 	}
 	for range 4 {
 		more, err := b.expire()
@@ -97,31 +96,60 @@ func (b *batch) create(destination spec.ServerName, m *mailbox) error {
 	return err
 }
 
-// raiseIDs is for the first entry since the file was opened: it may have been
-// set back to an earlier copy, see store.FirstID.
-func (b *batch) raiseIDs() error {
-	if b.raise == 0 {
-		return nil
-	}
-	if _, err := b.sql.raise.Exec(b.raise); err != nil {
-		return fmt.Errorf("raise the IDs: %w", err)
-	}
-	b.raise = 0
-	return nil
-}
-
 // insert stores the mail unless it is a copy.
-func (b *batch) insert(mail *store.Mail, mailboxID int64, key []byte) (stored bool, err error) {
-	if err := b.raiseIDs(); err != nil {
-		return false, err
+func (b *batch) insert(mail *store.Mail, m *mailbox, key []byte) (stored bool, err error) {
+	id, until := b.last+1, steady.Until(b.now, mail.Lifetime)
+	if id > store.MaxID {
+		return false, errors.New("there are no more IDs")
 	}
-	until := steady.Until(b.now, mail.Lifetime)
-	result, err := b.sql.insert.Exec(mailboxID, key, until, mail.Size(), string(mail.Origin),
-		string(mail.TransactionID), mail.Digest[:], seal.Checksum(until, mail.Body, mail.Proof), mail.Proof, mail.Body)
+	result, err := b.sql.insert.Exec(id, m.id, key, until, mail.Size(), string(mail.Origin), string(mail.TransactionID),
+		mail.Digest[:], checksum(id, m.last, until, mail.Body, mail.Proof), mail.Proof, mail.Body, m.last)
 	if err != nil {
 		return false, fmt.Errorf("insert: %w", err)
 	}
-	n, err := result.RowsAffected()
 	b.written += mail.Size() + 2*rowCost
-	return n > 0, err
+	if n, err := result.RowsAffected(); err != nil || n > 0 {
+		b.last, m.last = id, id
+		return true, err
+	}
+	return false, nil
+}
+
+// isKnown reports whether there is mail with that key: see Store.checkCopy.
+func (b *batch) isKnown(key []byte) (bool, error) {
+	var known int
+	err := b.sql.known.QueryRow(key).Scan(&known)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("known: %w", err)
+	}
+	return true, nil
+}
+
+// checkCopy makes sure that mail which was taken for a copy is there: what is
+// damaged isn't what a sender may take for stored. Unlike the writer, who has much
+// in memory, readers look at what is in the file since that commit.
+func (s *Store) checkCopy(ctx context.Context, mail *store.Mail) error {
+	err := s.reader.checkCopy(ctx, seal.KeyOf(mail))
+	if isDamage(err) {
+		s.writer.damaged(err)
+		return cmp.Or(s.trust.Failure(), err)
+	}
+	return err
+}
+
+func (r *reader) checkCopy(ctx context.Context, key seal.Key) error {
+	return r.with(ctx, func(c *readConn) error {
+		row, err := scanRow(c.known.QueryRow(key[:]))
+		switch {
+		case errors.Is(err, sql.ErrNoRows): // its retention has just ended
+			return nil
+		case err != nil:
+			return wrap("known", err)
+		case !row.isGoneRow() && (row.state != live || !row.isProven()):
+			return fmt.Errorf("%w: entry %d is", errDamaged, row.id)
+		}
+		return nil
+	})
 }

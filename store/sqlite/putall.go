@@ -19,26 +19,35 @@ func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
 	if err := s.writer.do(ctx, job.run, size); err != nil {
 		return err
 	}
+	for _, i := range job.copies {
+		if err := s.checkCopy(ctx, &job.mails[i]); err != nil {
+			return err
+		}
+	}
 	return job.refused
 }
 
 // A putAllJob stores mails in their order.
 type putAllJob struct {
 	mails   []store.Mail
+	copies  []int // of mails
 	refused error
 }
 
 // run stops at the first that is refused, for which the disk has no room: there
 // is none for the others either.
 func (p *putAllJob) run(b *batch) error {
-	p.refused = nil // it may run again
-	for _, mail := range p.mails {
+	p.copies, p.refused = nil, nil // it may run again
+	for i, mail := range p.mails {
 		one := putJob{mail: mail}
 		if err := one.run(b); err != nil {
 			return err
 		}
 		if p.refused = one.refused; p.refused != nil {
 			return nil
+		}
+		if !one.stored {
+			p.copies = append(p.copies, i)
 		}
 	}
 	return nil

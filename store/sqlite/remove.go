@@ -29,15 +29,17 @@ func (a *ackJob) run(b *batch) error {
 	} else if err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
-	a.removed, a.more, err = b.each(b.retire, b.sql.upTo, m.id, a.id)
+	mine := func(r *entryRow) bool { return r.mailbox == m.id }
+	a.removed, a.more, err = b.each(func(id int64) error { return b.retire(id, mine) }, b.sql.upTo, m.id, a.id)
 	return err
 }
 
 // expire retires a step of the entries whose time is over, and reports whether
 // there are more.
 func (b *batch) expire() (more bool, err error) {
+	over := func(r *entryRow) bool { return r.until <= b.now }
 	for _, state := range []int{live, setAside} {
-		_, again, err := b.each(b.retire, b.sql.expired, state, b.now)
+		_, again, err := b.each(func(id int64) error { return b.retire(id, over) }, b.sql.expired, state, b.now)
 		if err != nil {
 			return false, fmt.Errorf("expired: %w", err)
 		}
@@ -48,24 +50,22 @@ func (b *batch) expire() (more bool, err error) {
 
 // each does something to a step of the entries whose IDs the statement lists,
 // and returns to how many, and whether there are more. The list comes from an
-// index alone, so that a row that can't be read is in nobody's way.
+// index alone, which may be damaged: nothing is done to a row that doesn't say
+// the same.
 func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done int, more bool, err error) {
-	limit := sweepStep + len(b.stuck)
-	ids, err := b.ids(list, append(args, limit)...)
+	ids, err := b.ids(list, append(args, sweepStep)...)
 	if err != nil {
 		return 0, false, err
 	}
 	for _, id := range ids {
-		if _, ok := b.stuck[id]; ok {
-			continue
-		}
-		if err := do(id); err != nil {
-			return 0, false, err
+		if err := do(id); errors.Is(err, sql.ErrNoRows) {
+			return 0, false, fmt.Errorf("%w: entry %d is in an index only", errDamaged, id)
+		} else if err != nil {
+			return 0, false, fmt.Errorf("entry %d: %w", id, err)
 		}
 		b.written += rowCost
-		done++
 	}
-	return done, len(ids) == limit && done > 0, nil
+	return len(ids), len(ids) == sweepStep, nil
 }
 
 func (b *batch) ids(list *sql.Stmt, args ...any) (ids []int64, err error) {
@@ -84,39 +84,42 @@ func (b *batch) ids(list *sql.Stmt, args ...any) (ids []int64, err error) {
 	return ids, rows.Err()
 }
 
-// A row is what must be known of an entry to remove it.
-type row struct {
-	state       int
-	destination spec.ServerName
-	origin      spec.ServerName
-	size        int64
-}
-
-func (b *batch) row(id int64) (r row, err error) {
-	err = b.sql.one.QueryRow(id).Scan(&r.state, &r.destination, &r.origin, &r.size)
-	return r, damaged(id, err)
-}
-
 // retire takes the body of an entry that is live or set aside, and leaves what
 // recognises a copy.
-func (b *batch) retire(id int64) error {
-	r, err := b.row(id)
+func (b *batch) retire(id int64, may func(*entryRow) bool) error {
+	r, err := scanRow(b.sql.one.QueryRow(id))
 	if err != nil {
 		return err
 	}
-	m, err := b.mailbox(r.destination)
+	if r.state == setAside && r.isShort() && may(r) {
+		return b.dropAside(r)
+	}
+	if r.state != live || !r.isProven() || !may(r) {
+		return fmt.Errorf("%w: %w", errDamaged, errChecksum)
+	}
+	m, err := b.mailbox(r.mail.Destination)
 	if err != nil {
 		return err
 	}
-	if _, err := b.sql.retire.Exec(b.now+b.retention.Milliseconds(), id); err != nil {
-		return damaged(id, err)
+	until := b.now + b.retention.Milliseconds()
+	if _, err := b.sql.retire.Exec(until, r.sealAs(until, nil, nil), id); err != nil {
+		return err
 	}
-	if r.state == setAside {
-		m.setAside--
-		b.total.of(r.destination).setAside--
-		return nil
+	return b.count(r.mail.Destination, m, r.mail.Origin, -1, -r.size)
+}
+
+// dropAside removes an entry that is set aside.
+func (b *batch) dropAside(r *entryRow) error {
+	m, err := b.mailbox(r.mail.Destination)
+	if err != nil {
+		return err
 	}
-	return b.count(r.destination, m, r.origin, -1, -r.size)
+	if _, err := b.sql.forget.Exec(r.id); err != nil {
+		return err
+	}
+	m.setAside--
+	b.total.of(r.mail.Destination).setAside--
+	return nil
 }
 
 // A setAsideJob takes an entry that can't be read out of its mailbox.
@@ -125,22 +128,27 @@ type setAsideJob struct {
 	id          int64
 }
 
+// run does so only if that can harm no other entry: SQLite would free the pages
+// on which a damaged row seems to go on.
 func (s *setAsideJob) run(b *batch) error {
-	r, err := b.row(s.id)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && (r.state != live || r.destination != s.destination) {
+	r, err := scanRow(b.sql.one.QueryRow(s.id))
+	if errors.Is(err, sql.ErrNoRows) || err == nil && (r.state == gone || r.state == setAside) {
 		return nil // somebody else has done it
 	}
 	if err != nil {
 		return err
+	}
+	if r.isProven() || !r.isShort() || r.mail.Destination != s.destination {
+		return fmt.Errorf("%w: entry %d can only be left out of a new database", errDamaged, s.id)
 	}
 	m, err := b.mailbox(s.destination)
 	if err != nil {
 		return err
 	}
 	if _, err := b.sql.setAside.Exec(s.id); err != nil {
-		return damaged(s.id, err)
+		return err
 	}
 	m.setAside++
 	b.total.of(s.destination).setAside++
-	return b.count(s.destination, m, r.origin, -1, -r.size)
+	return b.count(s.destination, m, r.mail.Origin, -1, -r.size)
 }

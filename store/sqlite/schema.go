@@ -69,6 +69,10 @@ ALTER TABLE total ADD COLUMN private_bytes     INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE total ADD COLUMN private_set_aside INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE total ADD COLUMN clock             INTEGER NOT NULL DEFAULT 0; -- see store/internal/steady
 UPDATE total SET clock = ` + clockStart + `;
+`, `
+ALTER TABLE entry   ADD COLUMN prev     INTEGER;                    -- the entry before it in its mailbox, see checksum
+ALTER TABLE mailbox ADD COLUMN last     INTEGER NOT NULL DEFAULT 0; -- its newest entry, removed or not
+ALTER TABLE total   ADD COLUMN checksum INTEGER;
 `}
 
 // clockStart is where the store's clock begins in a file that has none: at the
@@ -87,6 +91,7 @@ var pragmas = []struct{ name, value string }{
 	{"foreign_keys", "1"},
 	{"wal_autocheckpoint", "0"}, // the writer does it, and sees its errors
 	{"journal_size_limit", "67108864"},
+	{"cell_size_check", "1"},
 }
 
 // busyTimeout is how long is waited for the locks of other processes, in
@@ -140,6 +145,13 @@ func claim(ctx context.Context, c *sql.Conn, made bool) error {
 	if version > len(migrations) {
 		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
 	}
+	id, err := pragma[int](ctx, c, "application_id")
+	if err != nil {
+		return err
+	}
+	if version == 0 && id == applicationID {
+		return fmt.Errorf("%w: its version is gone", errDamaged)
+	}
 	if version == 0 && made {
 		return errors.New("the database has lost its tables: " + remedy)
 	}
@@ -147,8 +159,8 @@ func claim(ctx context.Context, c *sql.Conn, made bool) error {
 	if err := c.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
 		return err
 	}
-	if id, err := pragma[int](ctx, c, "application_id"); err != nil || tables > 0 && id != applicationID {
-		return errors.Join(err, errors.New("the file is a database of something else"))
+	if tables > 0 && id != applicationID {
+		return errors.New("the file is a database of something else")
 	}
 	return nil
 }

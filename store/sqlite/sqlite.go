@@ -39,6 +39,25 @@
 // Cutting PATH-shm short ends the process, since that file is mapped into its
 // memory; nothing is lost by that.
 //
+// # Damage
+//
+// Every entry has a checksum and says which one came before it in its mailbox.
+// Nothing is handed out, changed or taken for stored that isn't what was written,
+// and Next doesn't pass over what a damaged index hides.
+//
+// Open checks a database of up to 32 MiB whole. Damage that is met while a database
+// is in use is noted in PATH-lock, and the store answers store.ErrReopen to writes; it
+// reads on, without the index if it must. The next Open repairs it: it finds the
+// entries and notes page by page, whatever became of the indexes, the first page and
+// the schema, proves each, and builds a new file, PATH-repair, that takes the place
+// of the old one when it is on the disk. That needs as much room again. IDs go on
+// after all that were given, the counts are made anew, and what was set aside isn't
+// counted any more. If something couldn't be read, the old file is kept as
+// PATH-damaged, one at most.
+//
+// Notes have no checksum. The log has SQLite's, which can't tell a damaged end from
+// one that wasn't written: what was only in that is gone.
+//
 // # Other programs
 //
 // Other programs may read the database while it is in use. No checkpoint waits
@@ -146,14 +165,40 @@ func (s *Store) open(path string) error {
 	if s.files, err = openFiles(path); err != nil {
 		return err
 	}
-	if s.db, err = sql.Open("sqlite", dsn(path)); err != nil {
+	if damage := s.files.damage; damage != nil {
+		err = damage
+	} else {
+		err = s.start()
+	}
+	if canRepair(err) {
+		if err := errors.Join(s.releaseSQLite(), s.repair(err)); err != nil {
+			return err
+		}
+		s.db, s.writer, s.reader = nil, nil, nil
+		err = s.start()
+	}
+	return err
+}
+
+// repair makes a new database out of a damaged one.
+func (s *Store) repair(why error) error {
+	err := repairFile(s.files.path, store.FirstID(s.options.machineTime()), why, s.options.Logger)
+	if err != nil {
+		return fmt.Errorf("%w, and it can't be repaired: %w", why, err)
+	}
+	return nil
+}
+
+// start has SQLite open the files.
+func (s *Store) start() (err error) {
+	if s.db, err = sql.Open("sqlite", dsn(s.files.path)); err != nil {
 		return err
 	}
 	ctx := context.Background()
 	if s.writer, err = newWriter(ctx, s.db, s); err != nil {
 		return err
 	}
-	if s.reader, err = newReader(ctx, s.db, s.writer.clock); err != nil {
+	if s.reader, err = newReader(ctx, s.db, s.writer.clock, s.writer.damaged); err != nil {
 		return err
 	}
 	s.writer.pauseReads = s.reader.pause
@@ -190,6 +235,9 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 	put := putJob{mail: mail, limits: limits}
 	if err := s.writer.do(ctx, put.run, mail.Size()); err != nil {
 		return false, err
+	}
+	if !put.stored && put.refused == nil {
+		return false, s.checkCopy(ctx, &mail)
 	}
 	return put.stored, put.refused
 }
@@ -268,6 +316,9 @@ func (s *Store) closedOr(err error) error {
 	if err == nil || errors.Is(err, store.ErrEmpty) {
 		return err
 	}
+	if isDamage(err) {
+		s.writer.damaged(err)
+	}
 	if lost := s.trust.Failure(); lost != nil {
 		return fmt.Errorf("%w (%w)", err, lost)
 	}
@@ -289,19 +340,25 @@ func (s *Store) Close() error {
 
 // release gives back what open took, as far as it got.
 func (s *Store) release() error {
+	s.waiting.Close()
+	errs := []error{s.releaseSQLite()}
+	if s.files != nil {
+		errs = append(errs, s.files.close())
+	}
+	return errors.Join(errs...)
+}
+
+// releaseSQLite gives back what start took.
+func (s *Store) releaseSQLite() error {
 	var errs []error
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
 	}
-	s.waiting.Close()
 	if s.reader != nil {
 		errs = append(errs, s.reader.close())
 	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
-	}
-	if s.files != nil {
-		errs = append(errs, s.files.close())
 	}
 	return errors.Join(errs...)
 }

@@ -9,15 +9,21 @@ import (
 
 // statements are what the writer does, prepared on its connection.
 type statements struct {
-	total, setTotal, raise                        *sql.Stmt
+	total, setTotal                               *sql.Stmt
 	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
-	share, setShare, dropShare                    *sql.Stmt
+	left, share, setShare, dropShare              *sql.Stmt
 	known, insert, owner, upTo, one, expired      *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
 	setNote, dropNote                             *sql.Stmt
 }
 
-const totalSQL = `SELECT entries, bytes, set_aside, private_entries, private_bytes, private_set_aside FROM total`
+const (
+	totalSQL    = `SELECT ` + totalColumns + ` FROM total`
+	setTotalSQL = `UPDATE total SET (` + totalColumns + `) = (?, ?, ?, ?, ?, ?, ?, ?)`
+
+	// rowSQL is an entryRow and the name of its mailbox.
+	rowSQL = `SELECT ` + entryColumns + `, (SELECT destination FROM mailbox WHERE mailbox.id = entry.mailbox) FROM entry`
+)
 
 // A preparation is a statement and where it goes.
 type preparation struct {
@@ -28,14 +34,13 @@ type preparation struct {
 func (s *statements) list() []preparation {
 	return []preparation{
 		{&s.total, totalSQL},
-		{&s.setTotal, `UPDATE total SET entries = ?, bytes = ?, set_aside = ?,
-			private_entries = ?, private_bytes = ?, private_set_aside = ?, clock = ?`},
-		{&s.raise, `UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'entry'`},
+		{&s.setTotal, setTotalSQL},
 
-		{&s.mailbox, `SELECT id, entries, bytes, set_aside FROM mailbox WHERE destination = ?`},
+		{&s.mailbox, `SELECT id, entries, bytes, set_aside, last FROM mailbox WHERE destination = ?`},
 		{&s.newMailbox, `INSERT INTO mailbox (destination, entries, bytes, set_aside) VALUES (?, 0, 0, 0)`},
-		{&s.setMailbox, `UPDATE mailbox SET entries = ?, bytes = ?, set_aside = ? WHERE id = ?`},
+		{&s.setMailbox, `UPDATE mailbox SET entries = ?, bytes = ?, set_aside = ?, last = ? WHERE id = ?`},
 		{&s.dropMailbox, `DELETE FROM mailbox WHERE id = ?`},
+		{&s.left, `SELECT id FROM entry INDEXED BY entry_live WHERE mailbox = ? AND state = 0 LIMIT 1`},
 
 		{&s.share, `SELECT entries, bytes FROM share WHERE mailbox = ? AND origin = ?`},
 		{&s.setShare, `INSERT INTO share (mailbox, origin, entries, bytes) VALUES (?, ?, ?, ?)
@@ -43,17 +48,16 @@ func (s *statements) list() []preparation {
 		{&s.dropShare, `DELETE FROM share WHERE mailbox = ? AND origin = ?`},
 
 		{&s.known, `SELECT 1 FROM entry WHERE copy_key = ?`},
-		{&s.insert, `INSERT INTO entry (mailbox, copy_key, state, until, size, origin, txn, digest, checksum, proof, body)
-			VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (copy_key) DO NOTHING`},
+		{&s.insert, `INSERT INTO entry (` + entryColumns + `)
+			VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (copy_key) DO NOTHING`},
 		{&s.owner, `SELECT mailbox FROM entry WHERE id = ?`},
 		{&s.upTo, `SELECT id FROM entry INDEXED BY entry_live
 			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT ?`},
 		{&s.expired, `SELECT id FROM entry INDEXED BY entry_until
 			WHERE state = ? AND until <= ? ORDER BY until LIMIT ?`},
-		{&s.one, `SELECT state, destination, origin, size
-			FROM entry JOIN mailbox ON mailbox.id = entry.mailbox WHERE entry.id = ?`},
-		{&s.retire, `UPDATE entry SET state = 1, until = ?, body = NULL, proof = NULL WHERE id = ?`},
-		{&s.setAside, `UPDATE entry SET state = 2 WHERE id = ?`},
+		{&s.one, rowSQL + ` WHERE id = ?`},
+		{&s.retire, `UPDATE entry SET state = 1, until = ?, checksum = ?, body = NULL, proof = NULL WHERE id = ?`},
+		{&s.setAside, `UPDATE entry SET state = 2, copy_key = randomblob(16) WHERE id = ?`},
 		{&s.forget, `DELETE FROM entry WHERE id = ?`},
 
 		{&s.setNote, `INSERT INTO note (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value`},

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
@@ -34,8 +35,15 @@ func (s *Store) sweep(ctx context.Context) error {
 // forget drops a step of what recognised copies.
 func (b *batch) forget() (more bool, err error) {
 	_, more, err = b.each(func(id int64) error {
-		_, err := b.sql.forget.Exec(id)
-		return damaged(id, err)
+		r, err := scanRow(b.sql.one.QueryRow(id))
+		if err != nil {
+			return err
+		}
+		if !r.isGoneRow() || r.until > b.now {
+			return fmt.Errorf("%w: %w", errDamaged, errChecksum)
+		}
+		_, err = b.sql.forget.Exec(id)
+		return err
 	}, b.sql.expired, gone, b.now)
 	return more, err
 }

@@ -44,9 +44,8 @@ type writer struct {
 	queue *group.Queue[*task]
 
 	// Only the goroutine uses what follows.
-	stuck map[int64]struct{} // rows that can't be removed
-	raise int64              // see batch
-	log   logState
+	last int64 // see batch
+	log  logState
 }
 
 type job = group.Job[*task]
@@ -64,7 +63,6 @@ func newWriter(ctx context.Context, db *sql.DB, s *Store) (*writer, error) {
 	}
 	w := &writer{
 		options: s.options, files: s.files, trust: s.trust, conn: conn, sql: &statements{}, waiting: &s.waiting,
-		stuck: make(map[int64]struct{}),
 	}
 	if err := w.setUp(ctx); err != nil {
 		return nil, errors.Join(err, w.release())
@@ -80,20 +78,45 @@ func (w *writer) setUp(ctx context.Context) error {
 	if err := prepareConn(ctx, w.conn); err != nil {
 		return err
 	}
-	w.raise = store.FirstID(w.options.machineTime())
-	if err := migrate(ctx, w.conn, w.raise); err != nil {
+	first := store.FirstID(w.options.machineTime())
+	if err := migrate(ctx, w.conn, first); err != nil {
+		return err
+	}
+	if err := w.start(ctx, first); err != nil {
 		return err
 	}
 	// From here on the database isn't new, so it must not need its log to show that.
 	if _, err := w.runCheckpoint("PASSIVE"); err != nil && primaryCode(err) != lib.SQLITE_FULL {
 		return err
 	}
-	var clock int64
-	if err := w.conn.QueryRowContext(ctx, "SELECT clock FROM total").Scan(&clock); err != nil {
-		return fmt.Errorf("clock: %w", err)
+	if err := w.checkDatabase(ctx); err != nil {
+		return err
 	}
-	w.clock = steady.Start(clock)
 	return prepareAll(ctx, w.conn, w.sql.list())
+}
+
+// start reads where the clock and the IDs go on.
+func (w *writer) start(ctx context.Context, first int64) error {
+	var t total
+	if err := t.read(w.conn.QueryRowContext(ctx, totalSQL)); err != nil {
+		return err
+	}
+	w.clock = steady.Start(t.clock)
+	if t.checksum == nil {
+		if _, err := w.conn.ExecContext(ctx, setTotalSQL, t.values()...); err != nil {
+			return err
+		}
+	}
+	const query = `SELECT max((SELECT seq FROM sqlite_sequence WHERE name = 'entry'), coalesce((SELECT max(id) FROM entry), 0))`
+	var last sql.NullInt64
+	if err := w.conn.QueryRowContext(ctx, query).Scan(&last); err != nil {
+		return fmt.Errorf("the last ID: %w", err)
+	}
+	if !last.Valid || last.Int64 < 0 || last.Int64 > store.MaxID {
+		return fmt.Errorf("%w: the last ID can't be %d", errDamaged, last.Int64)
+	}
+	w.last = max(last.Int64, first)
+	return nil
 }
 
 func (w *writer) release() error {
@@ -103,6 +126,9 @@ func (w *writer) release() error {
 // do runs the job in a transaction, with whatever else is waiting, and returns
 // when that is on the disk.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
+	if size > maxPayload/2 {
+		return fmt.Errorf("sqlite: %d bytes at once are too many", size)
+	}
 	return w.queue.Do(ctx, &task{run: run}, size)
 }
 
@@ -121,37 +147,28 @@ func (w *writer) afterCommit() {
 	}
 }
 
-// commit runs the jobs in one transaction and sets the error of each. Rows that
-// can't be removed because the file is damaged are left alone from then on; if
-// a job meets other damage, each is tried alone, so that it fails by itself.
+// commit runs the jobs in one transaction and sets the error of each.
 func (w *writer) commit(jobs []*job) {
 	err := w.transact(jobs)
-	for w.learn(err) {
-		err = w.transact(jobs)
-	}
-	if isDamage(err) && len(jobs) > 1 {
-		for _, j := range jobs {
-			j.Err = cmp.Or(w.transact([]*job{j}), j.Work.skipped)
-		}
-		return
-	}
 	for _, j := range jobs {
 		j.Err = cmp.Or(err, j.Work.skipped)
 	}
 }
 
-// learn notes the row that an error is about, and reports whether that is news.
-func (w *writer) learn(err error) bool {
-	row, ok := errors.AsType[*damagedRow](err)
-	if !ok {
-		return false
+// damaged ends all trust in the database, which is repaired when it is opened
+// again.
+func (w *writer) damaged(why error) {
+	if w.trust.Failure() != nil {
+		return
 	}
-	if _, known := w.stuck[row.id]; known {
-		return false
+	if err := w.files.check(); err != nil {
+		w.trust.Lose(err)
+		return
 	}
-	w.options.Logger.Error("sqlite: an entry can't be changed and is left alone", "entry", row.id, "error", row.err)
-	w.stuck[row.id] = struct{}{}
-	return true
+	if err := w.files.lock.rememberDamage(); err != nil {
+		w.options.Logger.Warn("sqlite: the damage couldn't be noted", "error", err)
+	}
+	w.trust.Lose(fmt.Errorf("to be repaired: %w", why))
 }
 
 func (w *writer) transact(jobs []*job) error {
@@ -180,7 +197,7 @@ func (w *writer) transact(jobs []*job) error {
 		return w.trust.Failure()
 	}
 	w.log.add(b.written + rowCost)
-	w.raise = b.raise
+	w.last = b.last
 	for destination := range b.woken {
 		w.waiting.Notify(destination)
 	}
@@ -218,10 +235,13 @@ func (w *writer) rollback() {
 	w.trust.Lose(fmt.Errorf("after a rollback that failed: %w", err))
 }
 
-// check ends all trust in the disk after a failed fsync.
+// check ends all trust after a failed fsync, and in a damaged database.
 func (w *writer) check(err error) {
-	if isFailedSync(err) {
+	switch {
+	case isFailedSync(err):
 		w.trust.Lose(fmt.Errorf("after a failed fsync: %w", err))
+	case isDamage(err):
+		w.damaged(err)
 	}
 }
 

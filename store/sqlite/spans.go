@@ -6,25 +6,6 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// halves are the counts of the mailboxes of servers, and of the private ones.
-type halves [2]counts
-
-// of returns the counts of the half in which there is a mailbox of that name.
-func (h *halves) of(name spec.ServerName) *counts {
-	if store.IsPrivate(name) {
-		return &h[1]
-	}
-	return &h[0]
-}
-
-// scan are the columns of the table total without the clock, in their order.
-func (h *halves) scan() []any {
-	return []any{
-		&h[0].entries, &h[0].bytes, &h[0].setAside,
-		&h[1].entries, &h[1].bytes, &h[1].setAside,
-	}
-}
-
 // A span is names from one on, up to another one that isn't in it.
 type span struct {
 	from string

@@ -1,0 +1,358 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/seeds"
+	"github.com/matrixrelay/relay/store"
+)
+
+// TestDamagedPages changes one byte, or clears a page, on every page of a small
+// database in turn: while it is closed, while it is open, and after a crash. All
+// mail whose own row isn't on that page must be handed out, right and in order;
+// nothing else may be; and what is put with success afterwards must be there.
+// RELAY_DAMAGE_ROUNDS is how often each page is tried (default 2),
+// RELAY_DAMAGE_SEED makes the same choices again.
+func TestDamagedPages(t *testing.T) {
+	rounds, seed := seeds.Count(t, "RELAY_DAMAGE_ROUNDS", 2), seeds.Of(t, "RELAY_DAMAGE_SEED")
+	healthy := newSpecimen(t)
+	t.Logf("%d pages: %v", healthy.pages, healthy.kinds)
+	for round := range rounds {
+		for n := 1; n <= healthy.pages; n++ {
+			random := rand.New(rand.NewPCG(seed, uint64(n*1000+round)))
+			while := []string{"closed", "open", "crashed"}[random.IntN(3)]
+			d := &damage{
+				specimen: healthy, t: t, name: fmt.Sprintf("page %d round %d %s", n, round, while),
+				page: n, while: while, isCleared: random.IntN(4) == 0, random: random,
+			}
+			d.run()
+			if t.Failed() {
+				t.Fatal(d.name, d.what)
+			}
+		}
+	}
+}
+
+// A specimen is a database with all kinds of pages.
+type specimen struct {
+	path  string
+	pages int
+	kinds map[byte]int // what pages begin with, and how many
+	mails map[spec.ServerName][]store.Entry
+	notes []store.Note
+	gone  []store.Mail    // acknowledged
+	on    map[int64][]int // the pages of each entry
+}
+
+func bigMail(n, size int) store.Mail {
+	m := mail(n)
+	m.Destination = spec.ServerName(fmt.Sprintf("server%d.example", n%7))
+	m.Origin = spec.ServerName(fmt.Sprintf("origin%d.example", n%3))
+	m.TransactionID = gomatrixserverlib.TransactionID(fmt.Sprint("txn", n))
+	m.Body = []byte(strings.Repeat(fmt.Sprintf("%06d ", n), size/7+1))[:size]
+	m.Proof = []byte(fmt.Sprint("proof of ", n))
+	return m
+}
+
+func newSpecimen(t *testing.T) *specimen {
+	x := &specimen{
+		path: filepath.Join(t.TempDir(), "relay.db"), mails: make(map[spec.ServerName][]store.Entry),
+		kinds: make(map[byte]int), on: make(map[int64][]int),
+	}
+	s, err := Open(x.path, Options{SweepInterval: time.Hour})
+	require.NoError(t, err)
+	var puts []store.Mail
+	for n := range 130 {
+		m := bigMail(n, 100)
+		switch {
+		case n%31 == 5:
+			m.Body = bigMail(n, 14_000).Body
+		case n%50 == 7:
+			m.Destination = store.Private("part", m.Destination)
+		case n%10 == 3:
+			m.Lifetime = 1000 * time.Hour
+		}
+		puts = append(puts, m)
+	}
+	require.NoError(t, s.PutAll(t.Context(), puts))
+	for n := range 60 {
+		x.notes = append(x.notes, store.Note{Key: fmt.Sprintf("note%03d", n), Value: []byte(strings.Repeat("v", 100+n))})
+	}
+	require.NoError(t, s.SetNotes(t.Context(), x.notes))
+	fill := bigMail(1000, 40_000)
+	fill.Destination = "server0.example"
+	put(t, s, fill)
+	entries := x.read(t, s)
+	_, err = s.Ack(t.Context(), "server1.example", entries["server1.example"][4].ID)
+	require.NoError(t, err)
+	for _, e := range entries["server1.example"][:5] {
+		x.gone = append(x.gone, e.Mail)
+	}
+	fillID := entries["server0.example"][len(entries["server0.example"])-1].ID
+	require.NoError(t, s.writer.do(t.Context(), func(b *batch) error { // its pages are free then
+		return b.retire(fillID, func(*entryRow) bool { return true })
+	}, 0))
+	x.mails = x.read(t, s)
+	require.NoError(t, s.Close())
+	x.examine(t)
+	return x
+}
+
+// read returns all mail.
+func (x *specimen) read(t *testing.T, s *Store) map[spec.ServerName][]store.Entry {
+	all := make(map[spec.ServerName][]store.Entry)
+	for _, half := range []spec.ServerName{"", store.PrivateHalf} {
+		names, err := s.Destinations(t.Context(), half, 100)
+		require.NoError(t, err)
+		for _, name := range names {
+			entries, err := s.Next(t.Context(), name, 0, 1000, math.MaxInt64)
+			require.NoError(t, err)
+			all[name] = entries
+		}
+	}
+	return all
+}
+
+// examine finds out on which pages each entry is.
+func (x *specimen) examine(t *testing.T) {
+	from, err := openSalvage(x.path)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, from.close()) }()
+	x.pages = int(from.pages)
+	require.NoError(t, from.scan(func(store.Note) error { return nil }))
+	require.NotEmpty(t, from.free)
+	var p page
+	for n := uint32(1); n <= from.pages; n++ {
+		require.NoError(t, from.read(n, &p))
+		x.kinds[p[0]]++
+		if p[0] != tableLeaf {
+			continue
+		}
+		cells, isWhole := p.cells(0)
+		require.True(t, isWhole)
+		for _, c := range cells {
+			x.on[c.rowID] = append(x.on[c.rowID], int(n))
+			for next, left := c.beyond, c.size-int64(len(c.local)); left > 0; left -= pageSize - 4 {
+				x.on[c.rowID] = append(x.on[c.rowID], int(next))
+				require.NoError(t, from.read(next, &p))
+				next = uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
+			}
+			require.NoError(t, from.read(n, &p))
+		}
+	}
+	for _, kind := range []byte{tableLeaf, tableInterior, indexLeaf, indexInterior, 0} {
+		require.Positive(t, x.kinds[kind], "pages of kind %d: %v", kind, x.kinds)
+	}
+}
+
+// A damage is one case.
+type damage struct {
+	*specimen
+	t      *testing.T
+	random *rand.Rand
+	name   string
+
+	page      int
+	while     string // what is the state of the store
+	isCleared bool
+	what      string
+	added     []store.Mail
+}
+
+func (d *damage) run() {
+	path := filepath.Join(d.t.TempDir(), "relay.db")
+	copyFile(d.t, d.path, path)
+	copyFile(d.t, d.path+"-lock", path+"-lock")
+	options := Options{SweepInterval: time.Hour, Logger: slog.New(slog.DiscardHandler)}
+	if d.while != "closed" {
+		s, err := Open(path, options)
+		require.NoError(d.t, err, d.name)
+		for range 3 { // so that there is a log, and readers don't have all pages
+			d.put(s)
+		}
+		if d.while == "open" {
+			d.harm(path)
+			d.put(s)
+			d.use(s)
+		} else {
+			path = crashed(d.t, path)
+			d.harm(path)
+		}
+		require.NoError(d.t, s.Close())
+	} else {
+		d.harm(path)
+	}
+	repaired := false
+	for opened := 0; opened < 2; opened++ {
+		s, err := Open(path, options)
+		require.NoError(d.t, err, "%v %v", d.name, d.what)
+		d.check(s)
+		if s.Failure() == nil {
+			d.put(s)
+			d.putAgain(s)
+			d.check(s)
+		}
+		if s.Failure() != nil { // damage that showed only now, such as in a long body, is repaired at the next open
+			require.False(d.t, repaired, "%v %v: %v", d.name, d.what, s.Failure())
+			repaired, opened = true, -1
+		}
+		require.NoError(d.t, s.Close())
+	}
+}
+
+// harm damages the page.
+func (d *damage) harm(path string) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(d.t, err)
+	var p page
+	_, err = f.ReadAt(p[:], int64(d.page-1)*pageSize)
+	require.NoError(d.t, err)
+	before := p
+	at := d.random.IntN(pageSize)
+	if d.random.IntN(2) == 0 { // where its structure is
+		at = d.random.IntN(120)
+	}
+	switch {
+	case d.isCleared:
+		clear(p[:])
+		d.what = "cleared"
+	default:
+		p[at] ^= byte(1 + d.random.IntN(255))
+		d.what = fmt.Sprintf("byte %d from %d to %d", at, before[at], p[at])
+	}
+	_, err = f.WriteAt(p[:], int64(d.page-1)*pageSize)
+	require.NoError(d.t, err)
+	require.NoError(d.t, f.Close())
+}
+
+// put adds mail, of which only what is taken must be there later.
+func (d *damage) put(s *Store) {
+	m := bigMail(5000+len(d.added)+d.random.IntN(1<<20)<<8, 200)
+	m.Destination = "server2.example"
+	if _, err := s.Put(context.Background(), m, store.Limits{}); err == nil {
+		d.added = append(d.added, m)
+	}
+}
+
+// putAgain is what senders do whose mail may have been lost. It must be there then,
+// also if it is taken for a copy.
+func (d *damage) putAgain(s *Store) {
+	for _, entries := range d.mails {
+		for _, e := range entries {
+			if !slices.Contains(d.on[e.ID], d.page) {
+				continue
+			}
+			if _, err := s.Put(context.Background(), e.Mail, store.Limits{}); err == nil {
+				d.added = append(d.added, e.Mail)
+			}
+		}
+	}
+}
+
+// use reads in a database that was damaged while it is open, acknowledges what
+// it got, and puts the same again.
+func (d *damage) use(s *Store) {
+	for name, want := range d.mails {
+		var got []store.Entry
+		for after := int64(0); ; {
+			entries, err := s.Next(context.Background(), name, after, 1+d.random.IntN(20), math.MaxInt64)
+			if err != nil {
+				break
+			}
+			got = append(got, entries...)
+			after = entries[len(entries)-1].ID
+		}
+		d.right(name, got)
+		d.putAgain(s)
+		if len(got) == 0 || d.random.IntN(2) == 0 {
+			continue
+		}
+		up := got[d.random.IntN(len(got))].ID
+		if _, err := s.Ack(context.Background(), name, up); err == nil {
+			d.acknowledge(name, got, up)
+		}
+		again := want[d.random.IntN(len(want))].Mail
+		if stored, err := s.Put(context.Background(), again, store.Limits{}); err == nil && stored {
+			d.added = append(d.added, again)
+		}
+	}
+}
+
+// acknowledge takes out of what is expected what a receiver has seen.
+func (d *damage) acknowledge(name spec.ServerName, got []store.Entry, up int64) {
+	seen := make(map[store.Digest]bool)
+	for _, e := range got {
+		if e.ID <= up {
+			seen[e.Digest] = true
+		}
+	}
+	d.specimen = d.without(func(e store.Entry) bool { return e.Destination == name && seen[e.Digest] })
+	d.added = slices.DeleteFunc(d.added, func(m store.Mail) bool { return m.Destination == name && seen[m.Digest] })
+}
+
+func (x *specimen) without(leave func(store.Entry) bool) *specimen {
+	other := *x
+	other.mails = maps.Clone(x.mails)
+	for name, entries := range other.mails {
+		other.mails[name] = slices.DeleteFunc(slices.Clone(entries), leave)
+	}
+	return &other
+}
+
+// check requires that all mail is there, right and in order, but what has a row
+// on the damaged page.
+func (d *damage) check(s *Store) {
+	names := slices.Collect(maps.Keys(d.mails))
+	for _, name := range names {
+		entries, err := s.Next(context.Background(), name, 0, 1000, math.MaxInt64)
+		if !errors.Is(err, store.ErrEmpty) {
+			require.NoError(d.t, err, "%v %v", d.name, d.what)
+		}
+		d.right(name, entries)
+		found := make(map[store.Digest]bool)
+		for _, e := range entries {
+			found[e.Digest] = true
+		}
+		for _, e := range d.mails[name] {
+			if !found[e.Digest] && !slices.Contains(d.on[e.ID], d.page) {
+				d.t.Errorf("%s, %s: entry %d of %s is lost; it is on pages %v", d.name, d.what, e.ID, name, d.on[e.ID])
+			}
+		}
+		for _, m := range d.added {
+			if m.Destination == name && !found[m.Digest] {
+				d.t.Errorf("%s, %s: mail %s that was put for %s isn't there", d.name, d.what, m.TransactionID, name)
+			}
+		}
+	}
+}
+
+// right requires that entries are what was put, each once, and in order.
+func (d *damage) right(name spec.ServerName, entries []store.Entry) {
+	last := int64(0)
+	for _, e := range entries {
+		require.Greater(d.t, e.ID, last, "%v %v", d.name, d.what)
+		last = e.ID
+		n := 0
+		_, err := fmt.Sscanf(string(e.TransactionID), "txn%d", &n)
+		require.NoError(d.t, err)
+		want := bigMail(n, len(e.Body))
+		want.Destination, want.Lifetime = name, e.Lifetime
+		require.Equal(d.t, want, e.Mail, "%v %v", d.name, d.what)
+	}
+}

@@ -1,0 +1,324 @@
+package sqlite
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// A salvage reads a database file page by page, without its indexes and without
+// SQLite. It finds the rows by their form, wherever they are, and believes only
+// what proves itself.
+type salvage struct {
+	f     *os.File
+	pages uint32
+	free  map[uint32]struct{} // nil: the list of free pages is damaged
+	maps  mapCache
+
+	names     map[int64][]spec.ServerName // of mailboxes: in their table and in its index
+	leaves    []leaf                      // pages with entries
+	broken    []uint32                    // pages of trees that aren't whole
+	sequences map[string]int64
+	clock     int64 // -1: not found
+	lost      int   // rows that couldn't be read
+}
+
+// A leaf is a page of the table entry.
+type leaf struct {
+	first int64 // the first ID on it
+	page  uint32
+}
+
+// A mapCache is the last page of the pointer map that was read.
+type mapCache struct {
+	number uint32
+	page   page
+}
+
+func openSalvage(path string) (*salvage, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	s := &salvage{
+		f: f, pages: uint32(info.Size() / pageSize), clock: -1,
+		names: make(map[int64][]spec.ServerName), sequences: make(map[string]int64),
+	}
+	if err := s.readFreeList(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return s, nil
+}
+
+func (s *salvage) close() error { return s.f.Close() }
+
+func (s *salvage) read(n uint32, p *page) error {
+	if _, err := s.f.ReadAt(p[:], int64(n-1)*pageSize); err != nil {
+		return fmt.Errorf("page %d: %w", n, err)
+	}
+	return nil
+}
+
+// readFreeList reads which pages are in no use. Old rows may still be on them.
+func (s *salvage) readFreeList() error {
+	var p page
+	if s.pages == 0 {
+		return nil
+	}
+	if err := s.read(1, &p); err != nil {
+		return err
+	}
+	number := func(at int) uint32 { return binary.BigEndian.Uint32(p[at:]) }
+	free, next, count := make(map[uint32]struct{}), number(32), number(36)
+	for next != 0 {
+		if _, known := free[next]; known || next < 2 || next > s.pages || uint32(len(free)) >= count {
+			return nil
+		}
+		free[next] = struct{}{}
+		if err := s.read(next, &p); err != nil {
+			return err
+		}
+		leaves := number(4)
+		if leaves > pageSize/4-2 {
+			return nil
+		}
+		for i := range int(leaves) {
+			free[number(8+4*i)] = struct{}{}
+		}
+		next = number(0)
+	}
+	if uint32(len(free)) == count {
+		s.free = free
+	}
+	return nil
+}
+
+// What the pointer map says of a page.
+const (
+	mapRoot = 1
+	mapFree = 2
+	mapTree = 5
+)
+
+// mapped returns what the pointer map says of a page.
+func (s *salvage) mapped(n uint32) (byte, error) {
+	const each = pageSize / 5
+	at := (n-2)/(each+1)*(each+1) + 2
+	if at == lockPage {
+		at++
+	}
+	if n <= at || int(n-at-1)*5 >= pageSize {
+		return 0, nil // a page of the map itself
+	}
+	if s.maps.number != at {
+		if err := s.read(at, &s.maps.page); err != nil {
+			return 0, err
+		}
+		s.maps.number = at
+	}
+	return s.maps.page[(n-at-1)*5], nil
+}
+
+// lockPage is where SQLite locks bytes, and keeps nothing.
+const lockPage = 1<<30/pageSize + 1
+
+func (s *salvage) isFree(n uint32, mapped byte) bool {
+	if s.free == nil {
+		return mapped == mapFree
+	}
+	_, free := s.free[n]
+	return free
+}
+
+// scan looks at all pages, and hands notes over as it comes across them.
+func (s *salvage) scan(note func(store.Note) error) error {
+	var p page
+	for n := uint32(2); n <= s.pages; n++ {
+		mapped, err := s.mapped(n)
+		if err != nil {
+			return err
+		}
+		if n == lockPage || s.isFree(n, mapped) {
+			continue
+		}
+		if err := s.read(n, &p); err != nil {
+			return err
+		}
+		cells, whole := p.cells(0)
+		if !whole && p[0] != tableInterior && (mapped == mapTree || mapped == mapRoot) {
+			s.broken = append(s.broken, n)
+		}
+		for _, c := range cells {
+			if err := s.sort(n, p[0], c, note); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sort finds out which table or index a cell is of.
+func (s *salvage) sort(n uint32, kind byte, c cell, note func(store.Note) error) error {
+	kinds, _ := kinds(c.local, c.size)
+	if kind == tableLeaf && isEntry(kinds) {
+		if last := len(s.leaves) - 1; last < 0 || s.leaves[last].page != n {
+			s.leaves = append(s.leaves, leaf{c.rowID, n})
+		}
+		return nil
+	}
+	if len(kinds) < 2 || len(kinds) > 8 {
+		return nil
+	}
+	r, err := s.record(c)
+	if err != nil || len(r) == 0 {
+		return err
+	}
+	if kind == tableLeaf {
+		s.sortRow(c.rowID, r)
+		return nil
+	}
+	name, isText := r[0].(string)
+	switch value := r[1].(type) {
+	case int64:
+		if isText && len(r) == 2 {
+			s.addName(value, name)
+		}
+	case []byte:
+		if isText && len(r) == 2 && len(value) > 0 {
+			return note(store.Note{Key: name, Value: value})
+		}
+	}
+	return nil
+}
+
+// sortRow takes what the small tables have.
+func (s *salvage) sortRow(id int64, r record) {
+	name, isText := r[1].(string)
+	switch {
+	case len(r) == 2:
+		if name, ok := r[0].(string); ok {
+			if n, ok := r[1].(int64); ok && n > 0 && n <= store.MaxID {
+				s.sequences[name] = n
+			}
+		}
+	case isText && (len(r) == 5 || len(r) == 6):
+		s.addName(id, name)
+	case len(r) == 8:
+		if total, ok := totalOf(r); ok && total.isSealed() {
+			s.clock = total.clock
+		}
+	}
+}
+
+func (s *salvage) addName(mailbox int64, name string) {
+	s.names[mailbox] = append(s.names[mailbox], spec.ServerName(name))
+}
+
+// isEntry reports whether values of these kinds can be a row of the table entry.
+func isEntry(kinds []int64) bool {
+	const id, key, digest = 0, 2, 8
+	return (len(kinds) == 12 || len(kinds) == 13) && kinds[id] == 0 && lengthOf(kinds[key]) == 16 && lengthOf(kinds[digest]) == 32
+}
+
+// record reads a cell with the pages on which it goes on; nil if it can't be
+// read.
+func (s *salvage) record(c cell) (record, error) {
+	if c.size > int64(s.pages)*pageSize {
+		return nil, nil
+	}
+	payload := append([]byte(nil), c.local...)
+	var p page
+	for next := c.beyond; int64(len(payload)) < c.size; next = binary.BigEndian.Uint32(p[:]) {
+		if next < 2 || next > s.pages {
+			return nil, nil
+		}
+		if err := s.read(next, &p); err != nil {
+			return nil, err
+		}
+		payload = append(payload, p[4:min(pageSize, 4+c.size-int64(len(payload)))]...)
+	}
+	return decode(payload), nil
+}
+
+// entry returns the row of a cell if it is an entry that proves itself: its
+// mail has the name of its mailbox then, if it isn't gone.
+func (s *salvage) entry(c cell) (*entryRow, error) {
+	if kinds, _ := kinds(c.local, c.size); !isEntry(kinds) || c.rowID < 1 || c.rowID > store.MaxID {
+		return nil, nil
+	}
+	values, err := s.record(c)
+	if err != nil {
+		return nil, err
+	}
+	r, ok := entryOf(c.rowID, values)
+	if !ok {
+		return nil, nil
+	}
+	if r.isGoneRow() {
+		return r, nil
+	}
+	r.state = live
+	for _, name := range s.names[r.mailbox] {
+		if r.mail.Destination = name; r.isProven() {
+			return r, nil
+		}
+	}
+	return nil, nil
+}
+
+// entryOf is scan for a record.
+func entryOf(id int64, values record) (*entryRow, bool) {
+	r := &entryRow{id: id}
+	for i, into := range r.scan() {
+		if i == 0 || i >= len(values) {
+			continue
+		}
+		ok := true
+		switch into := into.(type) {
+		case *int64:
+			*into, ok = values[i].(int64)
+		case **int64:
+			if n, isInt := values[i].(int64); isInt {
+				*into = &n
+			}
+		case *[]byte:
+			if values[i] != nil {
+				*into, ok = values[i].([]byte)
+			}
+		case *spec.ServerName:
+			var text string
+			text, ok = values[i].(string)
+			*into = spec.ServerName(text)
+		case *gomatrixserverlib.TransactionID:
+			var text string
+			text, ok = values[i].(string)
+			*into = gomatrixserverlib.TransactionID(text)
+		}
+		if !ok {
+			return nil, false
+		}
+	}
+	return r, true
+}
+
+// isRelays reports whether something of a relay can be found in a file that
+// doesn't say that it is a relay's database. It only reads.
+func isRelays(path string) (found bool, err error) {
+	s, err := openSalvage(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	err = s.scan(func(store.Note) error { return nil })
+	return s.clock >= 0 || len(s.leaves) > 0, err
+}
