@@ -9,8 +9,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -39,7 +37,7 @@ var (
 // reports whether it was of use: see junk.
 func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (use bool, err error) {
 	received := Received{Relay: d.Relay, EntryID: answer.EntryID, TransactionID: answer.TransactionID, Body: answer.Transaction}
-	digest, why := r.examine(ctx, &received, answer.Proof)
+	digest, why := r.examine(ctx, &received, answer)
 	if errors.Is(why, wire.ErrProof) || errors.Is(why, ErrUnproven) || errors.Is(why, ErrTooOld) {
 		d.Rejected++
 		if content, err := wire.ReadContent(received.Body); err == nil {
@@ -93,21 +91,21 @@ func (r *Receiver) complain(ctx context.Context, d *Drained, received *Received,
 // examine checks the proof, and takes over what it proves. The digest is that of
 // what is Proven. It returns why the transaction is to be rejected; any other
 // error is that of finding out.
-func (r *Receiver) examine(ctx context.Context, received *Received, encoded []byte) (digest [sha256.Size]byte, why error) {
+func (r *Receiver) examine(ctx context.Context, received *Received, answer wire.Answer) (digest [sha256.Size]byte, why error) {
 	if r.config.Keys == nil {
 		return digest, nil
 	}
-	if len(encoded) == 0 {
+	if len(answer.Proof) == 0 {
 		return digest, r.unproven()
 	}
-	proof, err := wire.ReadProof(encoded)
+	proof, err := wire.ReadProof(answer.Proof)
 	if err != nil {
 		return digest, err
 	}
 	proven, err := proof.Check(ctx, r.config.Keys, received.Body, r.self)
 	if errors.Is(err, wire.ErrNoKey) {
 		received.Proof = Unchecked
-		return digest, r.withoutKey(received, keylessOf(received, proof), err)
+		return digest, r.withoutKey(received, keyless{received.Relay, originOf(answer)}, err)
 	}
 	if err != nil {
 		return digest, err
@@ -115,10 +113,23 @@ func (r *Receiver) examine(ctx context.Context, received *Received, encoded []by
 	r.withKey(keyless{received.Relay, proven.Origin})
 	received.Proof, received.Origin, received.TransactionID = Proven, proven.Origin, proven.TransactionID
 	received.Body = wire.WithOrigin(proven.Content, proven.Origin)
-	if r.config.MaxAge > 0 && time.Since(proven.Signed.Time()) > r.config.MaxAge {
-		return digest, fmt.Errorf("%w: it was signed at %v", ErrTooOld, proven.Signed.Time().UTC())
+	return proven.Digest, r.checkAge(proven.Signed.Time())
+}
+
+// checkAge returns why a transaction that was signed then is too old, or held until
+// that is certain.
+func (r *Receiver) checkAge(signed time.Time) error {
+	if r.config.MaxAge <= 0 {
+		return nil
 	}
-	return proven.Digest, nil
+	old, certain := r.calendar.isPast(signed.Add(r.config.MaxAge))
+	switch {
+	case !old:
+		return nil
+	case !certain:
+		return &heldError{fmt.Errorf("it was signed at %v, which is too long ago unless our clock is wrong", signed.UTC())}
+	}
+	return fmt.Errorf("%w: it was signed at %v", ErrTooOld, signed.UTC())
 }
 
 func (r *Receiver) unproven() error {
@@ -126,57 +137,4 @@ func (r *Receiver) unproven() error {
 		return ErrUnproven
 	}
 	return nil
-}
-
-// A keyless is an origin whose key can't be had, for mail of a relay.
-type keyless struct{ relay, origin spec.ServerName }
-
-func keylessOf(received *Received, proof wire.Proof) keyless {
-	if proof.Origin == "" {
-		content, _ := wire.ReadContent(received.Body) // what is checked can be read
-		proof.Origin = content.Origin
-	}
-	return keyless{received.Relay, proof.Origin}
-}
-
-// A patience is since when a key was asked for in vain, and for which entry last.
-type patience struct {
-	since, last time.Time
-	entry       int64
-}
-
-// maxKeyless bounds for whom there is patience. When there are too many, it
-// begins anew for any of them.
-const maxKeyless = 1000
-
-// withoutKey says what becomes of mail whose proof can't be checked: where proof
-// is required, it is asked for again for a while. For what comes next of the
-// same origin the while doesn't begin anew, or it could hold up a mailbox for
-// ever.
-func (r *Receiver) withoutKey(received *Received, who keyless, err error) error {
-	if !r.config.RequireProof {
-		return nil
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	have, known := r.keyless[who]
-	if !known || have.entry != received.EntryID && now.Sub(have.last) > r.config.KeyPatience {
-		have.since = now
-	}
-	have.last, have.entry = now, received.EntryID
-	if !known {
-		makeRoom(r.keyless, maxKeyless)
-	}
-	r.keyless[who] = have
-	if now.Sub(have.since) < r.config.KeyPatience {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrUnproven, err)
-}
-
-func (r *Receiver) withKey(who keyless) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.keyless, who)
 }

@@ -131,6 +131,7 @@ func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-cha
 		}
 	})
 	for {
+		r.calendar.look()
 		start := time.Now()
 		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{Limit: firstLimit, Timeout: r.config.Wait})
 		switch {

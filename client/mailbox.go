@@ -27,23 +27,28 @@ type mailbox struct {
 	receiver *Receiver
 	turn     *relayTurn
 	limit    int
-	last     int64 // the entry that was dealt with last
+	last     int64 // the entry up to which all were dealt with
 	acked    int64 // the entry that was acknowledged last, for certain
 	batches  bool  // the relay knows them
 	noAfter  bool  // but doesn't mind what is to be skipped
 	stale    bool  // what it answered already had been dealt with
+	held     holding
 
 	asked time.Duration // how long the relay wants to be left alone
 	pause time.Duration // how long it is to be left alone for its junk; see junk.go
 }
 
-// A relayTurn is taken by whoever drains it.
+// A relayTurn is held while a relay is drained.
 type relayTurn struct {
 	token chan struct{} // holds one while somebody does
-	last  int64         // the entry that was dealt with last, for who has the turn
+	last  int64         // the entry up to which all were dealt with, guarded by token
 	junk  junk          // likewise
 
 	fetched atomic.Int64 // transactions that were dealt with
+
+	// passed are entries behind what is held that were dealt with, guarded by
+	// token.
+	passed map[int64]struct{}
 }
 
 // drain empties one relay's mailbox. If first isn't nil, it is what the relay
@@ -61,6 +66,7 @@ func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire
 	if first != nil && first.EntryID <= turn.last {
 		first, m.stale = nil, true // somebody has dealt with it since it came, or the relay repeats itself
 	}
+	r.calendar.look()
 	m.Err = m.empty(ctx, first)
 	if m.last > 0 {
 		turn.last = m.last
@@ -72,7 +78,7 @@ func (r *Receiver) turn(relay spec.ServerName) *relayTurn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.turns[relay] == nil {
-		r.turns[relay] = &relayTurn{token: make(chan struct{}, 1)}
+		r.turns[relay] = &relayTurn{token: make(chan struct{}, 1), passed: make(map[int64]struct{})}
 	}
 	return r.turns[relay]
 }
@@ -84,7 +90,11 @@ func (m *mailbox) empty(ctx context.Context, first *wire.Answer) error {
 		if err != nil {
 			return err
 		}
+		if m.endsHeld(answer) {
+			return errors.Join(m.held.why, m.acknowledge(ctx))
+		}
 		if !answer.EntriesQueued && m.acked == m.last {
+			clear(m.turn.passed)
 			return nil
 		}
 		if !answer.EntriesQueued { // what was fetched ahead had to end
@@ -133,7 +143,7 @@ func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.
 		if err := m.takeAll(ctx, batch); err != nil {
 			return next, errors.Join(err, m.acknowledge(ctx))
 		}
-		return m.ask(ctx, 0)
+		return m.ask(ctx, m.held.last)
 	}
 	ahead := m.askAhead(ctx, batch[len(batch)-1].EntryID)
 	defer ahead.cancel()
@@ -149,7 +159,7 @@ func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.
 		return next, errors.Join(ahead.err, m.acknowledge(ctx))
 	case ahead.err == nil && ahead.answer.EntriesQueued && ahead.answer.EntryID <= m.last:
 		m.noAfter = true
-		return m.ask(ctx, 0)
+		return m.ask(ctx, m.held.last)
 	}
 	return ahead.answer, ahead.err
 }
@@ -176,13 +186,15 @@ func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		use, err := m.receiver.take(ctx, &m.Drained, batch[i])
+		use, err := m.takeUnlessHeld(ctx, batch[i])
 		if err != nil {
 			return fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err)
 		}
 		anyUse = anyUse || use
-		m.turn.fetched.Add(1)
-		m.last = batch[i].EntryID
+	}
+	if m.held.why != nil { // it ends after some answers, whatever they hold
+		m.held.answers++
+		return nil
 	}
 	return m.countJunk(anyUse)
 }

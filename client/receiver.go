@@ -59,7 +59,8 @@ type ReceiverConfig struct {
 
 	// Handle processes a transaction. An error means that it wasn't processed
 	// and is to come again. Those of one relay come one after the other in its
-	// order, those of several relays at the same time.
+	// order, but that those of other origins pass one that is held (see
+	// KeyPatience); those of several relays come at the same time.
 	Handle func(ctx context.Context, received Received) error
 
 	// Seen remembers what was handled. Default: NewSeen(0).
@@ -76,8 +77,13 @@ type ReceiverConfig struct {
 	// Keys is needed then. Deployed relays have no proofs.
 	RequireProof bool
 
-	// KeyPatience is how long transactions that need proof are asked for again
-	// while their origin's key can't be had. They hold up that relay's mailbox.
+	// KeyPatience is how long a transaction is held before it is decided that its
+	// proof can't be checked, or that it is too old: it stays at the relay, and is
+	// asked for again. So a clock that is wrong for less than that loses nothing.
+	// It is held if no key of its origin can be had and RequireProof is set, or if
+	// there is a key that wasn't valid by our clock; and, with MaxAge, if it is too
+	// old by a clock that wasn't watched for that long since NewReceiver, or that
+	// was set forward. Other origins' mail passes it.
 	KeyPatience time.Duration
 
 	// MaxAge refuses what is proven to be older than that, by origin_server_ts:
@@ -112,8 +118,11 @@ type Receiver struct {
 	config ReceiverConfig
 	self   spec.ServerName
 
+	calendar *calendar
+
 	mu      sync.Mutex
 	turns   map[spec.ServerName]*relayTurn
+	passed  stopwatch // for keyless
 	keyless map[keyless]patience
 	wake    chan struct{} // closed by Online
 }
@@ -142,11 +151,13 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 		config.Logger = slog.Default()
 	}
 	return &Receiver{
-		config:  config,
-		self:    config.Caller.config.Identity.ServerName,
-		turns:   make(map[spec.ServerName]*relayTurn),
-		keyless: make(map[keyless]patience),
-		wake:    make(chan struct{}),
+		config:   config,
+		self:     config.Caller.config.Identity.ServerName,
+		calendar: newCalendar(time.Now, config.KeyPatience),
+		turns:    make(map[spec.ServerName]*relayTurn),
+		passed:   stopwatch{since: time.Now()},
+		keyless:  make(map[keyless]patience),
+		wake:     make(chan struct{}),
 	}, nil
 }
 

@@ -47,6 +47,10 @@ var ErrProof = errors.New("wire: wrong proof of origin")
 // errors of its results.
 var ErrNoKey = errors.New("wire: no key to check a signature")
 
+// ErrKeyNotValid says, beside ErrNoKey, that there is a key, and that by our own
+// clock it wasn't valid then. A clock that is wrong says so, too.
+var ErrKeyNotValid = errors.New("wire: the key wasn't valid when it signed")
+
 // ProofOf returns the proof in a SendRelay request that was verified. Relay is
 // the server that the request is for if its header doesn't say. There is no proof
 // in requests that nothing sends but what is made by hand: with several
@@ -235,6 +239,8 @@ func (p *Proof) ask(ctx context.Context, keys gomatrixserverlib.JSONVerifier, pr
 		return errors.New("wire: the verifier of JSON answered another number of requests")
 	case results[0].Error == nil:
 		return nil
+	case isKeyNotValid(results[0].Error):
+		return fmt.Errorf("%w: %w: %w", ErrNoKey, ErrKeyNotValid, results[0].Error)
 	case isKeyMissing(results[0].Error):
 		return fmt.Errorf("%w: %w", ErrNoKey, results[0].Error)
 	}
@@ -246,8 +252,11 @@ func (p *Proof) ask(ctx context.Context, keys gomatrixserverlib.JSONVerifier, pr
 // wasn't valid is often one that couldn't be fetched anew, since its server is
 // offline, or our own clock is wrong, and then the signature wasn't looked at.
 func isKeyMissing(err error) bool {
-	text := err.Error()
-	return errors.Is(err, ErrNoKey) || strings.Contains(text, "could not download key") || strings.Contains(text, " not valid at ")
+	return errors.Is(err, ErrNoKey) || strings.Contains(err.Error(), "could not download key") || isKeyNotValid(err)
+}
+
+func isKeyNotValid(err error) bool {
+	return errors.Is(err, ErrKeyNotValid) || strings.Contains(err.Error(), " not valid at ")
 }
 
 // WithProof returns the body of a SendRelay request that passes a transaction

@@ -63,11 +63,11 @@ func TestProofKeys(t *testing.T) {
 		"wrong":                 {ringOf(wrong), ErrProof},
 		"expired after":         {ringOf(expired(signed + 1)), nil},
 		"expired after, wrong":  {ringOf(expired(signed+1), wrong), ErrProof},
-		"expired at":            {ringOf(expired(signed)), ErrNoKey},
-		"expired long before":   {ringOf(expired(1)), ErrNoKey},
+		"expired at":            {ringOf(expired(signed)), ErrKeyNotValid},
+		"expired long before":   {ringOf(expired(1)), ErrKeyNotValid},
 		"valid until then":      {ringOf(until(signed)), nil},
 		"valid until then, old": {ringOf(until(signed), wrong), ErrProof},
-		"not fetched anew":      {ringOf(until(signed - 1)), ErrNoKey},
+		"not fetched anew":      {ringOf(until(signed - 1)), ErrKeyNotValid},
 	} {
 		for _, content := range []string{proofWithOrigin, proofWithout} {
 			p, r := signedProof(t, content)
@@ -82,6 +82,8 @@ func TestProofKeys(t *testing.T) {
 				}
 				require.ErrorIs(t, err, c.want, name)
 				require.Equal(t, errors.Is(c.want, ErrProof), errors.Is(err, ErrProof), name)
+				require.Equal(t, !errors.Is(c.want, ErrProof), errors.Is(err, ErrNoKey), name)
+				require.Equal(t, c.want == ErrKeyNotValid, errors.Is(err, ErrKeyNotValid), name) //nolint:errorlint // of the table
 			}
 		}
 	}

@@ -1,0 +1,77 @@
+package client
+
+import (
+	"sync"
+	"time"
+)
+
+// A calendar tells whether a date is past, though the clock of the machine may be
+// wrong for a while. It believes that a date is past only if the clock said so at all
+// looks for long enough, by time that passes and not by the clock.
+type calendar struct {
+	wall     func() time.Time // what the clock says
+	patience time.Duration
+
+	mu     sync.Mutex
+	passed stopwatch
+	looks  reading // since is the first, ahead the least of all
+}
+
+// A reading is how far the clock is ahead of what has passed.
+type reading struct{ since, ahead time.Duration }
+
+func newCalendar(wall func() time.Time, patience time.Duration) *calendar {
+	c := &calendar{wall: wall, patience: patience, passed: stopwatch{since: time.Now()}}
+	c.looks = c.read()
+	return c
+}
+
+func (c *calendar) read() reading {
+	passed := c.passed.read()
+	return reading{passed, c.wall().Sub(time.Unix(0, 0)) - passed}
+}
+
+// look takes notice of what the clock says. The more often, the better.
+func (c *calendar) look() (now reading) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now = c.read()
+	c.looks.ahead = min(c.looks.ahead, now.ahead)
+	return now
+}
+
+// isPast reports whether a date is past, and whether that is certain.
+func (c *calendar) isPast(date time.Time) (past, certain bool) {
+	now := c.look()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	is := func(ahead time.Duration) bool { return time.Unix(0, 0).Add(ahead + now.since).After(date) }
+	switch {
+	case !is(now.ahead):
+		return false, true
+	case !is(c.looks.ahead): // the clock was set forward, or it was wrong before
+		c.looks = now
+		return true, false
+	}
+	return true, now.since-c.looks.since >= c.patience
+}
+
+// A stopwatch counts the time that passes, whatever the clock of the machine says.
+type stopwatch struct {
+	ran   time.Duration
+	since time.Time
+}
+
+// noReading is from when on package time has no room for a monotonic reading.
+var noReading = time.Date(2157, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// read is how much has passed. It never goes back.
+func (s *stopwatch) read() time.Duration {
+	passed := time.Since(s.since)
+	if s.since.Before(noReading) {
+		return s.ran + passed
+	}
+	// Nobody knows what has passed: some of it, and no more than is likely.
+	s.ran, s.since = s.ran+min(max(passed, 0), time.Minute), time.Now()
+	return s.ran
+}

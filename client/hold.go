@@ -1,0 +1,134 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A heldError says that time may tell what is to become of a transaction. It stays at
+// its relay, and others pass it.
+type heldError struct{ why error }
+
+func (e *heldError) Error() string { return "it is held: " + e.why.Error() }
+func (e *heldError) Unwrap() error { return e.why }
+
+func isHeld(err error) bool {
+	var held *heldError
+	return errors.As(err, &held)
+}
+
+// maxPassing bounds how many answers of a relay may pass what is held. They are
+// fetched again with it.
+const maxPassing = 16
+
+// A holding is what stays at a relay, while other mail passes it.
+type holding struct {
+	why     error                    // of the first; nil if nothing is held
+	origins map[spec.ServerName]bool // all mail of theirs that is behind it, so that it stays in order
+	last    int64                    // the entry that was looked at last
+	answers int                      // since the first
+}
+
+// takeUnlessHeld deals with a transaction, or notes that it stays at the relay. It
+// reports whether it was of use.
+func (m *mailbox) takeUnlessHeld(ctx context.Context, answer wire.Answer) (use bool, err error) {
+	h, id := &m.held, answer.EntryID
+	stays := h.why != nil && h.origins[originOf(answer)]
+	if _, passed := m.turn.passed[id]; !passed && !stays {
+		use, err = m.receiver.take(ctx, &m.Drained, answer)
+		if stays = isHeld(err); stays {
+			h.add(originOf(answer), fmt.Errorf("client: entry %d of %s: %w", id, m.Relay, err))
+		} else if err != nil {
+			return false, err
+		} else {
+			m.turn.fetched.Add(1)
+		}
+	}
+	switch {
+	case h.why == nil:
+		m.last = id
+		delete(m.turn.passed, id)
+		return use, nil
+	case !stays && len(m.turn.passed) < maxPassing*mostLimit:
+		m.turn.passed[id] = struct{}{}
+	}
+	h.last = id
+	return use, nil
+}
+
+func (h *holding) add(origin spec.ServerName, why error) {
+	if h.why == nil {
+		h.why, h.origins = why, make(map[spec.ServerName]bool)
+	}
+	h.origins[origin] = true
+}
+
+// endsHeld reports whether nothing more is to pass what is held.
+func (m *mailbox) endsHeld(answer wire.Answer) bool {
+	h := &m.held
+	return h.why != nil && (!answer.EntriesQueued || answer.EntryID <= h.last || h.answers >= maxPassing)
+}
+
+// originOf is the origin of a transaction, as its relay says.
+func originOf(answer wire.Answer) spec.ServerName {
+	proof, err := wire.ReadProof(answer.Proof)
+	if err == nil && proof.Origin != "" {
+		return proof.Origin
+	}
+	content, _ := wire.ReadContent(answer.Transaction) // empty if it can't be read
+	return content.Origin
+}
+
+// A keyless is an origin whose key can't be had, for mail of a relay.
+type keyless struct{ relay, origin spec.ServerName }
+
+// A patience is since when a key was asked for in vain, and for which entry last.
+type patience struct {
+	since, last time.Duration
+	entry       int64
+}
+
+// maxKeyless bounds for how many origins there is patience. When there are too many,
+// it begins anew for any of them.
+const maxKeyless = 1000
+
+// withoutKey says what becomes of mail whose proof can't be checked. It is held for a
+// while where proof is required, and where there is a key that wasn't valid by our
+// clock. For what comes next of the same origin the while doesn't begin anew, or it
+// could be held for ever.
+func (r *Receiver) withoutKey(received *Received, who keyless, err error) error {
+	if !r.config.RequireProof && !errors.Is(err, wire.ErrKeyNotValid) {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.passed.read()
+	have, known := r.keyless[who]
+	if !known || have.entry != received.EntryID && now-have.last > r.config.KeyPatience {
+		have.since = now
+	}
+	have.last, have.entry = now, received.EntryID
+	if !known {
+		makeRoom(r.keyless, maxKeyless)
+	}
+	r.keyless[who] = have
+	switch {
+	case now-have.since < r.config.KeyPatience:
+		return &heldError{err}
+	case !r.config.RequireProof:
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnproven, err)
+}
+
+func (r *Receiver) withKey(who keyless) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.keyless, who)
+}
