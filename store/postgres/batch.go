@@ -127,10 +127,12 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	}
 	q := &pgx.Batch{}
 	q.Queue(beginSQL)
-	server := ""
+	var found settings
 	q.Queue(b.schema.sql(settingsSQL)).QueryRow(func(row pgx.Row) (err error) {
-		server, err = checkSettings(row, b.allowNoFsync)
-		return err
+		if found, err = readSettings(row); err != nil {
+			return err
+		}
+		return found.check(b.allowNoFsync)
 	})
 	b.lock(q, slices.Sorted(maps.Keys(locked)), puts)
 	for _, w := range works {
@@ -140,7 +142,7 @@ func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
 	if err := conn.SendBatch(ctx, q).Close(); err != nil {
 		return err
 	}
-	if server != b.server || b.setBack {
+	if found.known() != b.server || b.setBack {
 		return errOther
 	}
 	for name := range puts.destinations {

@@ -26,7 +26,12 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	return upkeep.Steps(func() (int, bool, error) {
 		a := &ack{destination: destination, id: id}
-		if err := s.writer.queue.Do(ctx, a, 0); err != nil { // it may run yet
+		err := s.writer.queue.Do(ctx, a, 0)
+		if isDamage(err) {
+			removed, err := s.ackPlaces(ctx, destination, id, err)
+			return removed, false, err
+		}
+		if err != nil { // it may run yet
 			return 0, false, err
 		}
 		return a.removed, a.more, nil

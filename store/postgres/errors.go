@@ -10,12 +10,33 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// wrap says what was being done, and that the disk is full if that is why.
+// wrap says what was being done, what the reason is and what helps, where that is
+// known.
 func wrap(doing string, err error) error {
 	if isDiskFull(err) {
 		return fmt.Errorf("postgres: %s: %w: %w", doing, store.ErrFull, err)
 	}
+	if why := reason(err); why != "" {
+		return fmt.Errorf("postgres: %s: %s: %w", doing, why, err)
+	}
 	return fmt.Errorf("postgres: %s: %w", doing, err)
+}
+
+// reason is in plain words why the server refuses.
+func reason(err error) string {
+	switch {
+	case isDamage(err):
+		return "something is damaged on the server's disk; REINDEX SCHEMA mends it if that is an index"
+	case code(err) == "25006":
+		return "the server can only be read, as a standby can"
+	case code(err) == "42501":
+		return "the relay lacks a right"
+	case code(err) == "3D000":
+		return "the database is gone"
+	case isGone(err) && !errors.Is(err, errGone):
+		return errGone.Error()
+	}
+	return ""
 }
 
 // code is the SQLSTATE that the server answered, empty if it didn't.
@@ -68,5 +89,6 @@ func isRefusal(err error) bool {
 	return code(err) != "" && !isDiskFull(err) && !isPassing(err)
 }
 
-// isDamage reports whether the server can't read what it has written.
+// isDamage reports whether the server can't read what it has written. Its
+// internal errors (XX000) count, since that is how it calls some damage.
 func isDamage(err error) bool { return strings.HasPrefix(code(err), "XX") }

@@ -7,19 +7,48 @@
 // that writes sets synchronous_commit and reads it back; a server with fsync
 // off is refused. One goroutine of each process writes: it takes what has
 // queued up while the last commit was on its way and commits it together, in
-// two round trips, so that all who wait share them and the server's fsync.
+// two round trips, so that its callers share them and the server's fsync.
 //
 // When the connection is lost in the middle of a commit, nobody knows whether
 // it happened. The transaction is then tried again, which finds out; if that
 // doesn't succeed in a few seconds, Put gives an error that is neither nil nor
-// store.ErrFull. A full disk is store.ErrFull.
+// store.ErrFull.
 //
 // A standby that takes over must have been a synchronous one, or mail that it
 // didn't have yet is lost; IDs are not given again in either case. While a
-// commit waits for a standby its mailboxes are locked. Whoever cancels that, and
+// commit waits for a standby its mailboxes are locked. Canceling that wait, and
 // also the death of the server's main process alone, makes the mail visible before
-// it is safe. Put doesn't take it for stored, but who reads it then may get it
-// again from the standby, as another entry.
+// it is safe. Put doesn't take it for stored, but a receiver that reads it then may
+// get it again from the standby, as another entry.
+//
+// # When the database changes under the store
+//
+// A server that is away, that can only be read, or whose disk is full is no reason
+// to end: calls fail with an error that says so (store.ErrFull for a full disk),
+// and the store goes on by itself when that is over.
+//
+// If the database, the schema or one of the tables is gone, or has another
+// version, the first write that needs it notices: that and every later one answers
+// store.ErrReopen, and store.Failing says what is missing. Opening refuses a schema in which some of
+// the tables are missing. It begins anew in one that has none: a database can't
+// remember that there was another in its place. Stop all relays before a backup
+// is restored in more than one transaction.
+//
+// Tables that were emptied or put back from a backup are noticed by their files,
+// at the next write or when the store is opened: then the entries are counted anew,
+// which goes through the whole table once. (So it is after VACUUM FULL.) Entries
+// whose mailbox is gone are removed, since nobody knows any more for which server
+// they are; that is logged as an error. A single row that somebody deletes or
+// changes by hand isn't noticed.
+//
+// # Damage
+//
+// A row that can't be read is set aside. When an index is damaged, or a page of the
+// table, mail is looked for in the whole table, so that what is there is handed
+// out and can be acknowledged, slowly. Whatever needs the damaged page fails; the
+// error says what the server said and that REINDEX SCHEMA helps if it is an index.
+// After it everything is as before. The server must notice the damage: without
+// data checksums (initdb --data-checksums) it doesn't notice all.
 //
 // # Logs of the server
 //
@@ -52,8 +81,8 @@
 // # Waiting
 //
 // One connection listens for what other processes put (LISTEN). When it is
-// lost, it is made anew, and all who wait look once whether they have missed
-// something.
+// lost, it is made anew, and all receivers that wait look once whether they have
+// missed something.
 //
 // # Connection poolers
 //
@@ -61,7 +90,7 @@
 // connection for each transaction, such as PgBouncer in transaction mode.
 // Listening does need one; give Options.ListenString a way around the pooler.
 // Without it the store notices that notifications don't arrive, says so in the
-// log, and wakes all who wait every few seconds.
+// log, and wakes all receivers every few seconds.
 package postgres
 
 import (
@@ -83,6 +112,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/steady"
+	"github.com/matrixrelay/relay/store/internal/trust"
 	"github.com/matrixrelay/relay/store/internal/upkeep"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
@@ -147,6 +177,7 @@ type Store struct {
 	writer   *writer
 	listener *listener
 	waiting  wake.Hub
+	trust    *trust.Trust
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -154,8 +185,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store = (*Store)(nil)
-	_ store.Timed = (*Store)(nil)
+	_ store.Store   = (*Store)(nil)
+	_ store.Timed   = (*Store)(nil)
+	_ store.Failing = (*Store)(nil)
 )
 
 // Open connects to the server and makes the tables, or brings them to the
@@ -195,11 +227,13 @@ func (s *Store) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.clock = steady.Start(m.clock)
-	s.reader = newReader(s.pool, s.schema(), s.clock, int(s.pool.Config().MaxConns)-1) // one is for the writer
-	s.writer = newWriter(s.pool, m.server, batchOptions{
+	s.reader = newReader(s, int(s.pool.Config().MaxConns)-1) // one is for the writer
+	m.report(s.options.Logger)
+	s.trust = trust.New("postgres", s.options.Logger)
+	s.writer = newWriter(s, m.server, batchOptions{
 		schema: s.schema(), id: id, pickShard: func() int { return mathrand.IntN(shards) },
 		clock: s.clock, retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
-	}, s.options.Logger, &s.waiting)
+	})
 	s.past = aside.Reader{
 		Name: "postgres",
 		Read: s.reader.next, Live: s.reader.live, IsDamage: isDamage, Log: s.options.Logger,
@@ -237,8 +271,17 @@ func (s *Store) closedOr(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
+	if lost := s.trust.Failure(); lost != nil {
+		return fmt.Errorf("%w (%w)", err, lost)
+	}
 	return err
 }
+
+// Failed implements store.Failing.
+func (s *Store) Failed() <-chan struct{} { return s.trust.Failed() }
+
+// Failure implements store.Failing.
+func (s *Store) Failure() error { return s.trust.Failure() }
 
 // Close implements store.Store.
 func (s *Store) Close() error {

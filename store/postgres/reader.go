@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,11 +27,15 @@ type reader struct {
 	pool   *pgxpool.Pool
 	schema schema
 	clock  *steady.Clock
+	log    *slog.Logger
 	turns  chan struct{} // full while as many read as may
+
+	mu   sync.Mutex
+	said time.Time // that something is damaged
 }
 
-func newReader(pool *pgxpool.Pool, schema schema, clock *steady.Clock, atOnce int) *reader {
-	return &reader{pool: pool, schema: schema, clock: clock, turns: make(chan struct{}, max(atOnce, 1))}
+func newReader(s *Store, atOnce int) *reader {
+	return &reader{pool: s.pool, schema: s.schema(), clock: s.clock, log: s.options.Logger, turns: make(chan struct{}, max(atOnce, 1))}
 }
 
 func args(q aside.Query, now int64) []any {
@@ -38,6 +45,11 @@ func args(q aside.Query, now int64) []any {
 // query does one statement in one round trip. Scan reads the rows; it may leave
 // out the last ones and needn't ask for their error.
 func (r *reader) query(ctx context.Context, doing string, scan func(pgx.Rows) error, sql string, args ...any) error {
+	return r.queryAs(ctx, byIndexSQL, doing, scan, sql, args...)
+}
+
+// queryAs is query with settings for the server's plans.
+func (r *reader) queryAs(ctx context.Context, settings, doing string, scan func(pgx.Rows) error, sql string, args ...any) error {
 	select {
 	case r.turns <- struct{}{}:
 		defer func() { <-r.turns }()
@@ -47,7 +59,7 @@ func (r *reader) query(ctx context.Context, doing string, scan func(pgx.Rows) er
 	ctx, cancel := context.WithTimeout(ctx, attemptTime) // Close waits for it
 	defer cancel()
 	q := &pgx.Batch{}
-	q.Queue(byIndexSQL)
+	q.Queue(settings)
 	q.Queue(r.schema.sql(sql), args...).Query(scan)
 	if err := r.pool.SendBatch(ctx, q).Close(); err != nil {
 		return wrap(doing, err)
@@ -115,17 +127,28 @@ func (r *reader) scan(ctx context.Context, q aside.Query) (entries []store.Entry
 // scanEach reads entries one at a time, to find out which of them the server
 // can't read.
 func (r *reader) scanEach(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
-	ids, err := r.live(ctx, q)
+	read := func(p spot) (store.Entry, error) {
+		return r.entry(ctx, q.Destination, entrySQL, []byte(q.Destination), p.id)
+	}
+	ids, err := r.liveByIndex(ctx, q)
+	places := make([]spot, len(ids))
+	for i, id := range ids {
+		places[i].id = id
+	}
+	if isDamage(err) {
+		read = func(p spot) (store.Entry, error) { return r.entryAt(ctx, q.Destination, p) }
+		places, err = r.livePlaces(ctx, q, err)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, id := range ids {
-		e, err := r.entry(ctx, q.Destination, id)
+	for _, p := range places {
+		e, err := read(p)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows): // acknowledged meanwhile
 			continue
 		case errors.Is(err, errChecksum), isDamage(err):
-			damaged = append(damaged, aside.Damage{ID: id, Err: err})
+			damaged = append(damaged, aside.Damage{ID: p.id, Err: err})
 			continue
 		case err != nil:
 			return nil, nil, err
@@ -138,7 +161,9 @@ func (r *reader) scanEach(ctx context.Context, q aside.Query) (entries []store.E
 	return entries, damaged, nil
 }
 
-func (r *reader) entry(ctx context.Context, destination spec.ServerName, id int64) (e store.Entry, err error) {
+// entry reads the entry of a destination that a statement finds by these
+// arguments.
+func (r *reader) entry(ctx context.Context, destination spec.ServerName, sql string, args ...any) (e store.Entry, err error) {
 	none := true
 	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
 		for rows.Next() {
@@ -146,7 +171,7 @@ func (r *reader) entry(ctx context.Context, destination spec.ServerName, id int6
 			e, err = scanEntry(destination, r.clock.Now(), rows)
 		}
 		return err
-	}, entrySQL, []byte(destination), id)
+	}, sql, args...)
 	if err == nil && none {
 		err = pgx.ErrNoRows
 	}
@@ -155,6 +180,18 @@ func (r *reader) entry(ctx context.Context, destination spec.ServerName, id int6
 
 // live returns IDs without reading the bodies of the entries.
 func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err error) {
+	ids, err = r.liveByIndex(ctx, q)
+	if !isDamage(err) {
+		return ids, err
+	}
+	places, err := r.livePlaces(ctx, q, err)
+	for _, p := range places {
+		ids = append(ids, p.id)
+	}
+	return ids, err
+}
+
+func (r *reader) liveByIndex(ctx context.Context, q aside.Query) (ids []int64, err error) {
 	err = r.query(ctx, "next", func(rows pgx.Rows) (err error) {
 		ids, err = pgx.AppendRows(ids, rows, pgx.RowTo[int64])
 		return err

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,11 +84,13 @@ ALTER TABLE {s}.total ADD COLUMN clock bigint NOT NULL DEFAULT 0; -- the largest
 UPDATE {s}.total SET clock = least(
 	greatest({first}, (SELECT last_value FROM {s}.entry_id)) / 1000,
 	coalesce((SELECT min(until) FROM {s}.entry WHERE state = 0), 9223372036854775807) - 1);
+`, `
+ALTER TABLE {s}.version ADD COLUMN files text NOT NULL DEFAULT ''; -- of the tables when they were counted last
 `}
 
 // migrate brings the tables to the newest version.
 func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync bool) (m meeting, err error) {
-	return s.alone(ctx, pool, 0, 0, allowNoFsync, func(tx pgx.Tx) error {
+	return s.alone(ctx, pool, meeting{}, 0, allowNoFsync, func(tx pgx.Tx) error {
 		version, err := s.version(ctx, tx)
 		if err != nil {
 			return err
@@ -106,10 +109,12 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync boo
 
 var txOptions = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 
-// A meeting is what a server says when it is to be written to.
+// A meeting is what is known of a server that is to be written to.
 type meeting struct {
-	server string // what it is known by
-	clock  int64  // where the store's clock stood when it was written last
+	server string // what it and its tables are known by
+	lastID int64  // that was given
+	clock  int64  // where the store's clock stands
+	lost   int64  // entries that were removed, since their mailbox is gone
 }
 
 // takeover is how many IDs are left out when another server is written to. At an
@@ -118,11 +123,15 @@ type meeting struct {
 const takeover = 1_000_000
 
 // alone does something in a transaction that others wait for, and makes sure
-// that the IDs go on behind all that was given, at least behind lastID: the
+// that the tables are whole and that the IDs go on behind all that was given: the
 // server may have been restored, or have taken over from one that was further.
-func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, lastID, skip int64, allowNoFsync bool, do func(pgx.Tx) error) (m meeting, err error) {
-	err = pgx.BeginTxFunc(ctx, pool, txOptions, func(tx pgx.Tx) error {
-		if _, err := checkSettings(tx.QueryRow(ctx, s.sql(settingsSQL)), allowNoFsync); err != nil {
+func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, m meeting, skip int64, allowNoFsync bool, do func(pgx.Tx) error) (meeting, error) {
+	err := pgx.BeginTxFunc(ctx, pool, txOptions, func(tx pgx.Tx) error {
+		found, err := readSettings(tx.QueryRow(ctx, s.sql(settingsSQL)))
+		if err == nil {
+			err = found.check(allowNoFsync)
+		}
+		if err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, lockSchemaSQL, s.lock()); err != nil {
@@ -131,14 +140,14 @@ func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, lastID, skip int6
 		if err := do(tx); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, s.sql(raiseIDsSQL), max(store.FirstID(time.Now()), lastID), skip); err != nil {
+		if found, m.lost, err = s.whole(ctx, tx, m.clock); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, s.sql(clockSQL)).Scan(&m.clock); err != nil {
+		m.server = found.known()
+		if _, err := tx.Exec(ctx, s.sql(raiseIDsSQL), max(store.FirstID(time.Now()), m.lastID), skip); err != nil {
 			return err
 		}
-		m.server, err = checkSettings(tx.QueryRow(ctx, s.sql(settingsSQL)), allowNoFsync) // the tables may be new
-		return err
+		return tx.QueryRow(ctx, s.sql(clockSQL)).Scan(&m.clock)
 	})
 	return m, err
 }
@@ -161,7 +170,13 @@ func (s schema) version(ctx context.Context, tx pgx.Tx) (version int, err error)
 	}
 	if versioned {
 		err = tx.QueryRow(ctx, s.sql(`SELECT version FROM {s}.version`)).Scan(&version)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return 0, fmt.Errorf("%w: table version is empty", errGone)
+		}
 		return version, err
+	}
+	if missing, err := s.missing(ctx, tx); err != nil || len(missing) < len(relations) {
+		return 0, cmp.Or(err, fmt.Errorf("%w: schema %s has some, but no table version", errGone, string(s)))
 	}
 	if !there {
 		if _, err = tx.Exec(ctx, s.sql(`CREATE SCHEMA {s}`)); err != nil {
@@ -191,18 +206,24 @@ var (
 	errFsync  = errors.New("the server doesn't wait for the disk: fsync is off")
 )
 
-// checkSettings reads what settingsSQL answers, and returns what the server is
-// known by.
-func checkSettings(row pgx.Row, allowNoFsync bool) (server string, err error) {
-	var commit, fsync, other string
-	if err := row.Scan(&commit, &fsync, &server, &other); err != nil {
-		return "", err
+// settings are what settingsSQL answers.
+type settings struct{ commit, fsync, server, files, rest string }
+
+func readSettings(row pgx.Row) (s settings, err error) {
+	err = row.Scan(&s.commit, &s.fsync, &s.server, &s.files, &s.rest)
+	return s, err
+}
+
+// known is what the server and its tables are known by.
+func (s *settings) known() string { return s.server + " " + s.files }
+
+// check refuses a server that doesn't wait for the disk.
+func (s *settings) check(allowNoFsync bool) error {
+	if s.commit != "on" && s.commit != "remote_apply" {
+		return errCommit
 	}
-	if commit != "on" && commit != "remote_apply" {
-		return "", errCommit
+	if s.fsync != "on" && !allowNoFsync {
+		return errFsync
 	}
-	if fsync != "on" && !allowNoFsync {
-		return "", errFsync
-	}
-	return server, nil
+	return nil
 }

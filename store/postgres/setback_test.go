@@ -66,6 +66,7 @@ func TestMigrateFromVersion1(t *testing.T) {
 	putMany(t, 20, s)
 	require.NoError(t, s.Close())
 	execute(t, options, `ALTER TABLE {s}.total DROP COLUMN clock`)
+	execute(t, options, `ALTER TABLE {s}.version DROP COLUMN files`)
 	execute(t, options, `DELETE FROM {s}.total WHERE shard >= $1`, shards)
 	execute(t, options, `UPDATE {s}.version SET version = 1`)
 	s = open(t, options)

@@ -23,15 +23,16 @@ func (s schema) channel() string { return "relay mail in " + string(s) }
 // What a transaction that writes begins and ends with. It waits until its
 // commit is on the disk, doesn't wait for ever for another one, and is ended by
 // the server soon when its client has vanished. A server that has started since
-// is known by another time, a database or tables that were made since by another
-// number.
+// is known by another time, a database or tables that were made or emptied since
+// by other files.
 const (
 	beginSQL    = `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`
 	settingsSQL = `SELECT pg_catalog.set_config('synchronous_commit',
 			CASE pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
-		pg_catalog.current_setting('fsync'), pg_catalog.concat_ws(' ', pg_catalog.pg_postmaster_start_time(),
+		pg_catalog.current_setting('fsync'), pg_catalog.concat(pg_catalog.pg_postmaster_start_time()), pg_catalog.concat_ws(' ',
 			(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
-			pg_catalog.to_regclass('{'s}.entry')::pg_catalog.oid),
+			pg_catalog.pg_relation_filenode(pg_catalog.to_regclass('{'s}.mailbox')), pg_catalog.pg_relation_filenode(pg_catalog.to_regclass('{'s}.share')),
+			pg_catalog.pg_relation_filenode(pg_catalog.to_regclass('{'s}.total')), pg_catalog.pg_relation_filenode(pg_catalog.to_regclass('{'s}.entry'))),
 		pg_catalog.concat(pg_catalog.set_config('lock_timeout', '10s', true), pg_catalog.set_config('statement_timeout', '0', true),
 			pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true),
 			pg_catalog.set_config('client_min_messages', 'warning', true), ` + byIndex + `)`
@@ -52,6 +53,11 @@ const (
 		pg_catalog.set_config('max_parallel_workers_per_gather', '0', true), pg_catalog.set_config('jit', 'off', true)`
 )
 
+// byTableSQL is for what goes through whole tables, and not by their indexes.
+const byTableSQL = `SELECT pg_catalog.concat(` + byIndex + `, pg_catalog.set_config('lock_timeout', '0', true),
+	pg_catalog.set_config('enable_seqscan', 'on', true), pg_catalog.set_config('enable_hashjoin', 'on', true),
+	pg_catalog.set_config('enable_indexscan', 'off', true), pg_catalog.set_config('enable_indexonlyscan', 'off', true))`
+
 // announceSQL is a transaction of its own, behind the commit, so that commits
 // don't queue for the lock that the server takes for notifications. It needn't
 // reach the disk: a server that has crashed has nobody listening.
@@ -64,6 +70,31 @@ const (
 	// clocks need not agree: see takeover.
 	raiseIDsSQL = `SELECT setval('{'s}.entry_id', greatest($1::bigint, last_value + CASE WHEN is_called THEN $2::bigint ELSE 0 END)) FROM {s}.entry_id`
 	clockSQL    = `SELECT max(clock) FROM {s}.total`
+)
+
+// Whether the tables are there, and what they hold, counted anew without their
+// indexes.
+const (
+	missingSQL          = `SELECT r FROM unnest($1::text[]) WITH ORDINALITY all_of(r, n) WHERE to_regclass('{'s}.' || r) IS NULL ORDER BY n`
+	lockTablesSQL       = `LOCK TABLE {s}.mailbox, {s}.share, {s}.total, {s}.entry IN EXCLUSIVE MODE`
+	dropLostSQL         = `DELETE FROM {s}.entry e WHERE NOT EXISTS (SELECT FROM {s}.mailbox m WHERE m.id = e.mailbox)`
+	recountMailboxesSQL = `UPDATE {s}.mailbox m SET entries = c.entries, bytes = c.bytes, set_aside = c.set_aside
+		FROM (SELECT o.id, count(e.id) FILTER (WHERE e.state = 0) AS entries, coalesce(sum(e.size) FILTER (WHERE e.state = 0), 0) AS bytes,
+			count(e.id) FILTER (WHERE e.state <> 0) AS set_aside FROM {s}.mailbox o LEFT JOIN {s}.entry e ON e.mailbox = o.id GROUP BY o.id) c
+		WHERE m.id = c.id AND (m.entries, m.bytes, m.set_aside) IS DISTINCT FROM (c.entries, c.bytes, c.set_aside)`
+	emptySharesSQL   = `DELETE FROM {s}.share`
+	recountSharesSQL = `INSERT INTO {s}.share (mailbox, origin, entries, bytes)
+		SELECT mailbox, origin, count(*), sum(size) FROM {s}.entry WHERE state = 0 GROUP BY mailbox, origin`
+	// If nobody knows where the clock stood, it goes on where the IDs do, and not
+	// so far that anything expires.
+	stoodSQL = `SELECT greatest($1::bigint, coalesce((SELECT max(clock) FROM {s}.total), least((SELECT last_value FROM {s}.entry_id) / 1000,
+		coalesce((SELECT min(until) FROM {s}.entry WHERE state = 0), 9223372036854775807) - 1)))`
+	emptyTotalSQL   = `DELETE FROM {s}.total`
+	recountTotalSQL = `INSERT INTO {s}.total (shard, entries, bytes, set_aside, clock)
+		SELECT n, CASE WHEN n % $1 = 0 THEN c.entries ELSE 0 END, CASE WHEN n % $1 = 0 THEN c.bytes ELSE 0 END,
+			CASE WHEN n % $1 = 0 THEN c.set_aside ELSE 0 END, $2
+		FROM generate_series(0, 2 * $1 - 1) n, LATERAL (SELECT coalesce(sum(entries), 0) AS entries, coalesce(sum(bytes), 0) AS bytes,
+			coalesce(sum(set_aside), 0) AS set_aside FROM {s}.mailbox WHERE (n >= $1) = (substr(destination, 1, 1) = '\x7e')) c`
 )
 
 // Mailboxes. Who holds the lock of one is alone in giving out its IDs, in
@@ -122,13 +153,16 @@ const (
 
 // Removing entries: the dead are remembered until $1, and what they were is
 // summed up. They are known by their place in the table, where they stay while
-// the mailbox is locked.
+// the mailbox is locked. What the row there says counts, and not an index that may
+// be damaged: the sums keep the server from asking it.
 const (
 	ackSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
 			WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $2)
 				AND id > (SELECT acked FROM {s}.mailbox WHERE destination = $2) AND id <= $3 AND state = 0
 				AND EXISTS (SELECT FROM {s}.entry WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $2) AND id = $3)
-			ORDER BY id LIMIT $4))` + remembered
+			ORDER BY id LIMIT $4)) AND mailbox + 0 = (SELECT id FROM {s}.mailbox WHERE destination = $2) AND id + 0 <= $3` + remembered
+	ackAtSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE ctid = ANY($3::text[]::tid[])
+		AND mailbox + 0 = (SELECT id FROM {s}.mailbox WHERE destination = $2) AND id + 0 = ANY($4::bigint[]) AND state = 0` + remembered
 	expireSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid
 			FROM (SELECT ctid, mailbox FROM {s}.entry WHERE until <= $2 ORDER BY until LIMIT $4) oldest
 			WHERE mailbox IN (SELECT id FROM {s}.mailbox WHERE destination = ANY($3::bytea[]))))` + remembered
@@ -138,8 +172,9 @@ const (
 		SELECT mailbox, origin, state, count(*), sum(size)::bigint, max(id) FROM dead GROUP BY mailbox, origin, state`
 	expiredSQL = `SELECT (SELECT destination FROM {s}.mailbox WHERE id = e.mailbox) FROM (SELECT DISTINCT mailbox
 		FROM (SELECT mailbox FROM {s}.entry WHERE until <= $1 ORDER BY until LIMIT $2) oldest) e`
-	setAsideSQL = `UPDATE {s}.entry SET state = 1
-		WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $1) AND id = $2 AND state = 0
+	setAsideSQL = `UPDATE {s}.entry SET state = 1 WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
+			WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $1) AND id = $2))
+		AND mailbox + 0 = (SELECT id FROM {s}.mailbox WHERE destination = $1) AND id + 0 = $2 AND state = 0
 		RETURNING mailbox, origin, size`
 	forgetSQL = `DELETE FROM {s}.gone WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.gone
 		WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED))`
@@ -158,6 +193,10 @@ const (
 	liveRows = ` FROM {s}.entry WHERE mailbox = (SELECT id FROM {s}.mailbox WHERE destination = $1)
 		AND id > greatest($2::bigint, (SELECT acked FROM {s}.mailbox WHERE destination = $1))
 		AND until > $3 AND state = 0 ORDER BY id LIMIT $4`
+	whereSQL  = `SELECT id, pg_relation_size('{'s}.entry') / current_setting('block_size')::bigint FROM {s}.mailbox WHERE destination = $1`
+	placesSQL = `SELECT id, until, state = 0, ctid::text FROM {s}.entry WHERE ctid >= ('(' || $1::bigint || ',0)')::tid
+		AND ctid < ('(' || $2::bigint || ',0)')::tid AND mailbox + 0 = $3 AND id + 0 > $4`
+	entryAtSQL   = `SELECT ` + entryColumns + ` FROM {s}.entry WHERE ctid = $1::text::tid AND mailbox + 0 = $2 AND id + 0 = $3`
 	entryColumns = `id, copy_key, origin, txn, digest, until, checksum, size, proof, body`
 )
 

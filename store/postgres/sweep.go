@@ -17,16 +17,12 @@ func (s *Store) sweepAll(ctx context.Context) error {
 // tick writes where the store's clock stands, and brings it to where it stands
 // in other processes.
 func (s *Store) tick(ctx context.Context) error {
-	return s.reader.query(ctx, "clock", func(rows pgx.Rows) error {
-		for rows.Next() {
-			var at int64
-			if err := rows.Scan(&at); err != nil {
-				return err
-			}
-			s.clock.Raise(at)
-		}
-		return nil
-	}, tickSQL, s.clock.Now())
+	return s.change(ctx, func(tx pgx.Tx) error {
+		var at int64
+		err := tx.QueryRow(ctx, s.schema().sql(tickSQL), s.clock.Now()).Scan(&at)
+		s.clock.Raise(at)
+		return err
+	})
 }
 
 // saveClock has the clock go on at the next opening where it stands.
@@ -56,13 +52,22 @@ func (s *Store) sweepExpired(ctx context.Context) error {
 	}
 }
 
-// sweep does one statement in a transaction, and returns how many rows that
-// were. It counts nothing, so it needs no lock.
-func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, err error) {
-	err = pgx.BeginTxFunc(ctx, s.pool, txOptions, func(tx pgx.Tx) error {
+// change does something that counts nothing, so that it needs no lock.
+func (s *Store) change(ctx context.Context, do func(pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	return pgx.BeginTxFunc(ctx, s.pool, txOptions, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, byIndexSQL); err != nil {
 			return err
 		}
+		return do(tx)
+	})
+}
+
+// sweep does one statement in a transaction, and returns how many rows that
+// were.
+func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	err = s.change(ctx, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, s.schema().sql(sql), args...)
 		n = tag.RowsAffected()
 		return err

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/matrixrelay/relay/store/internal/group"
+	"github.com/matrixrelay/relay/store/internal/trust"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -25,6 +26,9 @@ const (
 	// up, and after it there is no other. It is longer than the server waits for
 	// locks.
 	attemptTime = 30 * time.Second
+
+	// countTime bounds counting anew what is in tables that aren't those of before.
+	countTime = 10 * time.Minute
 )
 
 type job = group.Job[work]
@@ -37,6 +41,7 @@ type writer struct {
 	pool    *pgxpool.Pool
 	log     *slog.Logger
 	waiting *wake.Hub
+	trust   *trust.Trust
 	queue   *group.Queue[work]
 
 	// Only the goroutine uses these.
@@ -45,9 +50,10 @@ type writer struct {
 	exact  bool   // the last batch found the store tight
 }
 
-func newWriter(pool *pgxpool.Pool, server string, options batchOptions, log *slog.Logger, waiting *wake.Hub) *writer {
+func newWriter(s *Store, server string, options batchOptions) *writer {
 	w := &writer{
-		options: options, reader: newReader(pool, options.schema, options.clock, 1), pool: pool, log: log, waiting: waiting, server: server,
+		options: options, reader: newReader(s, 1), pool: s.pool, log: s.options.Logger,
+		waiting: &s.waiting, trust: s.trust, server: server,
 	}
 	w.queue = group.New(w.commit, nil)
 	return w
@@ -133,30 +139,33 @@ func (w *writer) attemptEach(jobs []*job) {
 // won't be, or there were enough attempts. When the end of a transaction isn't
 // known, the next finds out: it waits for the locks of the one before, and
 // recognises what that has stored.
-func (w *writer) transact(works []work, noRoom bool) (err error) {
+func (w *writer) transact(works []work, noRoom bool) error {
 	if len(works) == 0 {
 		return nil
 	}
 	start := time.Now()
 	for n, wait := 1, pause; ; n, wait = n+1, 4*wait {
+		if lost := w.trust.Failure(); lost != nil {
+			return lost
+		}
 		b := newBatch(w.options)
 		b.exact, b.noRoom, b.server, b.lastID = w.exact, noRoom, w.server, w.lastID
-		err = w.run(b, works)
+		err := w.run(b, works)
 		if err == nil {
-			if b.knowsTotal {
-				w.exact = b.tight
-			}
-			for destination := range b.woken {
-				w.waiting.Notify(wakeName(destination))
-			}
+			w.done(b)
 			return nil
 		}
-		tight, other := errors.Is(err, errTight), errors.Is(err, errOther)
+		tight := errors.Is(err, errTight)
 		w.exact = w.exact || tight
+		other := errors.Is(err, errOther) || isGone(err)
 		if other {
 			err = cmp.Or(w.meet(), err)
 		}
-		if n == attempts || !isPassing(err) || time.Since(start) > attemptTime {
+		if isGone(err) && n > 1 { // a server that starts, or is restored, may be wrong once
+			w.trust.Lose(err)
+			continue
+		}
+		if n == attempts || !other && !isPassing(err) || time.Since(start) > attemptTime {
 			return wrap("write", err)
 		}
 		if !tight && !errors.Is(err, errOther) {
@@ -165,15 +174,27 @@ func (w *writer) transact(works []work, noRoom bool) (err error) {
 	}
 }
 
+// done is told of a batch that was committed.
+func (w *writer) done(b *batch) {
+	if b.knowsTotal {
+		w.exact = b.tight
+	}
+	for destination := range b.woken {
+		w.waiting.Notify(wakeName(destination))
+	}
+}
+
 // meet prepares a server for being written to. One that took over from another,
 // and a database that was set back, must give no IDs that were given before.
 func (w *writer) meet() error {
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
+	ctx, cancel := context.WithTimeout(context.Background(), countTime)
 	defer cancel()
-	m, err := w.options.schema.alone(ctx, w.pool, w.lastID, takeover, w.options.allowNoFsync, func(pgx.Tx) error { return nil })
+	m, err := w.options.schema.alone(ctx, w.pool, meeting{lastID: w.lastID, clock: w.options.clock.Now()}, takeover,
+		w.options.allowNoFsync, func(pgx.Tx) error { return nil })
 	if err == nil {
 		w.server = m.server
 		w.options.clock.Raise(m.clock)
+		m.report(w.log)
 	}
 	return err
 }
