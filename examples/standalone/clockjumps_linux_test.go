@@ -21,6 +21,7 @@ import (
 func TestClockJumps(t *testing.T) {
 	path := withClock(t)
 	t.Run("the clock is set", func(t *testing.T) { testClockIsSet(t, path) })
+	t.Run("outbox", func(t *testing.T) { testOutboxClock(t, path) })
 	t.Run("sqlite", func(t *testing.T) { clockJumps(t, path, []string{"-db", database(t)}) })
 	t.Run("postgres", func(t *testing.T) {
 		relay := []string{"-db", pgtest.New(t).Database(t)}
