@@ -1,7 +1,9 @@
 package relay_test
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,7 +33,8 @@ func BenchmarkStores(b *testing.B) {
 
 func memoryPlace(testing.TB) storetest.Place {
 	return storetest.Place{
-		Volatile: true,
+		Volatile:  true,
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true},
 		Open: func(_ testing.TB, retention time.Duration) store.Store {
 			return memory.New(memory.Options{Retention: retention})
 		},
@@ -59,15 +62,40 @@ func sqlitePlace(tb testing.TB) storetest.Place {
 				require.NoError(tb, os.WriteFile(path, backup, 0o600))
 			}
 		},
-		Damage: func(tb testing.TB, _ spec.ServerName, id int64) {
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true},
+		Damage: map[string]func(testing.TB, spec.ServerName, int64){
+			"body":   change(path, `body = x'7b00'`),
+			"proof":  change(path, `proof = CAST(proof || 'x' AS BLOB)`),
+			"digest": change(path, `digest = x'00'`),
+			"origin": change(path, `origin = 'a'`),
+			"txn":    change(path, `txn = ''`),
+			"until":  change(path, `until = until - 1`),
+		},
+		Stall: func(tb testing.TB) (resume func()) {
 			db, err := sql.Open("sqlite", path)
 			require.NoError(tb, err)
-			result, err := db.Exec(`UPDATE entry SET body = x'7b00' WHERE id = ?`, id)
+			conn, err := db.Conn(context.Background())
 			require.NoError(tb, err)
-			n, err := result.RowsAffected()
+			_, err = conn.ExecContext(context.Background(), `BEGIN IMMEDIATE`)
 			require.NoError(tb, err)
-			require.EqualValues(tb, 1, n)
-			require.NoError(tb, db.Close())
+			return func() {
+				_, err := conn.ExecContext(context.Background(), `ROLLBACK`)
+				require.NoError(tb, errors.Join(err, conn.Close(), db.Close()))
+			}
 		},
+	}
+}
+
+// change returns a function that changes the row of an entry.
+func change(path, set string) func(testing.TB, spec.ServerName, int64) {
+	return func(tb testing.TB, _ spec.ServerName, id int64) {
+		db, err := sql.Open("sqlite", path)
+		require.NoError(tb, err)
+		result, err := db.Exec(`UPDATE entry SET `+set+` WHERE id = ?`, id)
+		require.NoError(tb, err)
+		n, err := result.RowsAffected()
+		require.NoError(tb, err)
+		require.EqualValues(tb, 1, n)
+		require.NoError(tb, db.Close())
 	}
 }

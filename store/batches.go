@@ -2,8 +2,8 @@ package store
 
 import "context"
 
-// Batches is an ability that stores may have beside Store, for who has a lot of
-// mail for one destination that must stay in order.
+// Batches is an ability that stores may have beside Store, for a caller that has
+// much mail for one destination that must stay in order.
 type Batches interface {
 	// PutAll puts mails, which have one destination, as Put would without limits,
 	// one after the other, but with one commit for all of them if it can. Copies

@@ -1,24 +1,39 @@
 package store
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // Notes is an ability that stores may have beside Store: small facts that an
 // embedder's own parts remember, such as who relays for whom. It lasts as mail
 // does. Like Store's, its methods are safe for concurrent use.
 type Notes interface {
 	// SetNotes makes all changes or none, and returns nil only once they would
-	// survive a power cut. Don't write to the values again.
+	// survive a power cut. Of two changes of one key the last counts. Don't write
+	// to the values again.
 	SetNotes(ctx context.Context, changes []Note) error
 
-	// Notes returns up to limit (at least 1) notes whose key begins with prefix
-	// and is greater than after, in ascending order of the keys' bytes. A page
+	// Notes returns up to limit notes (a limit below 1 counts as 1) whose key begins
+	// with prefix and is greater than after, in ascending order of the keys' bytes. A page
 	// that is empty is the end.
 	Notes(ctx context.Context, prefix, after string, limit int) ([]Note, error)
 }
 
-// A Note is a value under a key. An empty value is no note: setting it removes
-// what was there.
+// A Note is a value under a key, which has 1 to MaxName bytes of any value. An
+// empty value is no note: setting it removes what was there.
 type Note struct {
 	Key   string
 	Value []byte
+}
+
+// CheckNotes returns an error that wraps ErrInvalid for notes that no store keeps.
+// Stores call it; embedders needn't.
+func CheckNotes(changes []Note) error {
+	for _, note := range changes {
+		if note.Key == "" || len(note.Key) > MaxName {
+			return fmt.Errorf("%w: a note's key has %d bytes", ErrInvalid, len(note.Key))
+		}
+	}
+	return nil
 }

@@ -39,6 +39,24 @@
 // excepted: it says so). What Ack took away may come back after a crash, and
 // so may what expired; mail for which Put returned nil does not disappear.
 //
+// Next shows mail only once it is durable, as far as the engine lets a store know
+// that; mail that was shown before and is lost then may come again as another
+// entry.
+//
+// # Names
+//
+// The name of a mailbox has 1 to MaxName bytes, that of an origin up to MaxName.
+// A transaction ID has up to MaxTransactionID bytes and may be empty. All of them
+// may have any bytes in them, NUL included, and are compared and sorted as bytes.
+// See Mail.Check.
+//
+// # Other abilities
+//
+// A store may also be a Notes, a Batches, a Timed, a Failing and a Measured; each is
+// an interface of its own here. A wrapper around a store must pass them on, or it
+// hides them: a client.Outbox on it then forgets at each start which relays have
+// which transaction, for instance.
+//
 // # Concurrency
 //
 // Every method is safe for use by any number of goroutines, and by any number
@@ -50,6 +68,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -68,19 +87,26 @@ const MaxID = 1<<53 - 1
 // safe.
 var (
 	// ErrFull says that a Limit or the disk has no room for this mail.
-	// Nothing was stored; it may fit later or for another destination.
+	// Nothing was stored; it may fit later or for another destination. When the
+	// disk is full in the middle of a commit, a store gives it only if it is certain
+	// that nothing of the commit will be there later.
 	ErrFull = errors.New("store: full")
 
 	// ErrEmpty says that there is no entry to return.
 	ErrEmpty = errors.New("store: no mail")
 
+	// ErrInvalid says that a name, a transaction ID or the key of a note is empty
+	// or too long: see Mail.Check and CheckNotes.
+	ErrInvalid = errors.New("store: invalid name")
+
 	// ErrClosed is what every call gives once Close was called, Close itself
-	// aside. It may come although the call's context has ended, too.
+	// aside. If the call's context has ended, too, either error may come.
 	ErrClosed = errors.New("store: closed")
 
 	// ErrReopen says that the store no longer trusts its disk, usually after
 	// a failed fsync, and refuses to write until it was closed and opened
-	// again. Reading goes on.
+	// again. The calls whose fsync failed get it too, and what they were to store
+	// may be stored or not. Reading goes on. See Failing.
 	ErrReopen = errors.New("store: must be reopened")
 )
 
@@ -95,7 +121,11 @@ type Store interface {
 	// stores nothing and answers (false, nil), whatever its Body, Proof and
 	// Lifetime, for as long as the entry is kept and at least for the store's
 	// retention (24 hours by default) after it was acknowledged or expired. A
-	// copy is recognised before a limit is checked.
+	// copy is recognised before a limit is checked. Mail that was set aside (see
+	// Next) may count as kept.
+	//
+	// Mail whose Lifetime is over before Put returns is no error: it may be
+	// reported as stored or not, and has expired.
 	//
 	// Mail that would exceed a limit is refused whole with ErrFull, and
 	// concurrent Puts never exceed it together. Mail that has expired doesn't
@@ -106,9 +136,9 @@ type Store interface {
 	Put(ctx context.Context, mail Mail, limits Limits) (stored bool, err error)
 
 	// Next returns the oldest entries of destination whose ID is greater than
-	// after (0: from the start), in the order of their IDs: at most maxEntries
-	// (at least 1), and only as many as have maxBytes of Size together, but
-	// always the first. It returns ErrEmpty if there is none. Entries whose
+	// after (0: from the start), in the order of their IDs: at most maxEntries,
+	// and only as many as have maxBytes of Size together, but
+	// always the first. A maxEntries below 1 counts as 1. It returns ErrEmpty if there is none. Entries whose
 	// Lifetime is over are not returned; those that are have what is left of
 	// it. Body and Proof must not be written to.
 	//
@@ -127,7 +157,7 @@ type Store interface {
 	// it removed. Any other id (another destination's, a made-up one, one that
 	// was acknowledged before) removes nothing and is no error. A crash may
 	// undo an Ack. Entries that have expired or are set aside may be in the count
-	// or not.
+	// or not, and as id they may count as entries until they are removed, or not.
 	Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error)
 
 	// Wait returns nil once destination has an entry with an ID greater than
@@ -137,8 +167,8 @@ type Store interface {
 	// doesn't poll the store. Close ends it with ErrClosed.
 	Wait(ctx context.Context, destination spec.ServerName, after int64) error
 
-	// Destinations returns up to limit (at least 1) destinations that have
-	// mail, in ascending order of their bytes, from the first that is greater
+	// Destinations returns up to limit destinations (a limit below 1 counts as 1)
+	// that have mail, in ascending order of their bytes, from the first that is greater
 	// than after, and only those of the half that after is in: "" is the start
 	// of the servers' names, PrivateHalf that of the private ones, and
 	// Private(part, "") comes before all of that part. A page that is
@@ -186,6 +216,26 @@ type Mail struct {
 // Size is what the mail counts for in Limits, Usage and Next: the bytes of
 // Body and Proof.
 func (m *Mail) Size() int64 { return int64(len(m.Body)) + int64(len(m.Proof)) }
+
+// MaxName and MaxTransactionID bound names and transaction IDs, in bytes. The names
+// of Matrix servers have at most 230, its transaction IDs 255.
+const (
+	MaxName          = 512
+	MaxTransactionID = 1024
+)
+
+// Check returns an error that wraps ErrInvalid for mail that no store keeps. Stores
+// call it; embedders needn't.
+func (m *Mail) Check() error {
+	switch {
+	case m.Destination == "":
+		return fmt.Errorf("%w: mail for nobody", ErrInvalid)
+	case len(m.Destination) > MaxName, len(m.Origin) > MaxName, len(m.TransactionID) > MaxTransactionID:
+		return fmt.Errorf("%w: mail for a name of %d bytes, from one of %d, with a transaction ID of %d",
+			ErrInvalid, len(m.Destination), len(m.Origin), len(m.TransactionID))
+	}
+	return nil
+}
 
 // Private names the mailbox in which a part of an embedder's program, such as
 // its outbox, keeps mail for a server. No server has such a name. A part has no

@@ -65,19 +65,32 @@ func newJob(tb testing.TB, run func(*batch) error) *job {
 	return group.NewJob(tb.Context(), &work{run: run, end: time.Now().Add(patience)}, 0)
 }
 
-// damageEntry makes an entry unreadable behind the back of the store: half of
-// them are gone, in the place of the others is something else.
-func damageEntry(tb testing.TB, s *Store, destination spec.ServerName, id int64) {
+// purgeEntry takes the message of an entry away, behind the back of the store.
+func purgeEntry(tb testing.TB, s *Store, destination spec.ServerName, id int64) {
 	tb.Helper()
-	subject := s.cache.subjects.mail(entryKey(tb, s, destination, id))
 	stream, err := s.engine.js.Stream(tb.Context(), s.options.Stream)
 	require.NoError(tb, err)
-	if id%2 == 0 {
-		require.NoError(tb, stream.Purge(tb.Context(), jetstream.WithPurgeSubject(subject)))
-		return
-	}
-	_, err = s.engine.js.Publish(tb.Context(), subject, []byte("not mail"))
+	subject := s.cache.subjects.mail(entryKey(tb, s, destination, id))
+	require.NoError(tb, stream.Purge(tb.Context(), jetstream.WithPurgeSubject(subject)))
+}
+
+// overwriteEntry puts something else in its place.
+func overwriteEntry(tb testing.TB, s *Store, destination spec.ServerName, id int64) {
+	tb.Helper()
+	subject := s.cache.subjects.mail(entryKey(tb, s, destination, id))
+	_, err := s.engine.js.Publish(tb.Context(), subject, []byte("not mail"))
 	require.NoError(tb, err)
+}
+
+// damaging damages an entry in a store that it opens.
+func damaging(
+	openIt func(testing.TB, time.Duration) *Store, damage func(testing.TB, *Store, spec.ServerName, int64),
+) func(testing.TB, spec.ServerName, int64) {
+	return func(tb testing.TB, destination spec.ServerName, id int64) {
+		s := openIt(tb, 0)
+		defer func() { require.NoError(tb, s.Close()) }()
+		damage(tb, s, destination, id)
+	}
 }
 
 // entryKey returns the key of an entry, which its subjects have.
@@ -125,10 +138,10 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 				b := backUp(tb, admin, stream)
 				return func(tb testing.TB) { b.restore(tb, admin, stream) }
 			},
-			Damage: func(tb testing.TB, destination spec.ServerName, id int64) {
-				s := openIt(tb, 0)
-				defer func() { require.NoError(tb, s.Close()) }()
-				damageEntry(tb, s, destination, id)
+			Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true},
+			Damage: map[string]func(testing.TB, spec.ServerName, int64){
+				"message gone":    damaging(openIt, purgeEntry),
+				"another message": damaging(openIt, overwriteEntry),
 			},
 		}
 	})

@@ -14,10 +14,6 @@ import (
 )
 
 const (
-	// maxName bounds the names of servers, which stand in subjects. Matrix has
-	// 230 bytes.
-	maxName = 512
-
 	// maxParts bounds the messages of one mail, so that what removes it fits
 	// into a batch: see remover.
 	maxParts = 512

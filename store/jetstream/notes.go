@@ -17,10 +17,13 @@ var _ store.Notes = (*Store)(nil)
 // fit into one message of the server.
 func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
 	const maxChanges = 800
+	if err := store.CheckNotes(changes); err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
 	size, most := int64(0), s.engine.maxMessage()
 	for _, note := range changes {
-		if len(note.Key) > maxName || len(note.Value) > most {
-			return fmt.Errorf("jetstream: a note has a key of %d and a value of %d bytes", len(note.Key), len(note.Value))
+		if len(note.Value) > most {
+			return fmt.Errorf("jetstream: a note has a value of %d bytes", len(note.Value))
 		}
 		if len(note.Value) > 0 {
 			size += int64(len(note.Key) + len(note.Value))

@@ -29,8 +29,8 @@ type putJob struct {
 }
 
 func newPutJob(mail store.Mail, limits store.Limits) (*putJob, error) {
-	if len(mail.Destination) == 0 || len(mail.Destination) > maxName || len(mail.Origin) > maxName {
-		return nil, fmt.Errorf("jetstream: mail from a name of %d bytes for one of %d", len(mail.Origin), len(mail.Destination))
+	if err := mail.Check(); err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	p := &putJob{mail: mail, limits: limits, key: seal.KeyOf(&mail), origin: hashOrigin(mail.Origin)}
 	_, _ = rand.Read(p.nonce[:]) // it never fails

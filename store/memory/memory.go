@@ -73,6 +73,9 @@ func New(options Options) *Store {
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if err := mail.Check(); err != nil {
+		return false, err
+	}
 	stored, err := s.put(ctx, mail, limits)
 	if stored {
 		s.hub.Notify(mail.Destination)
@@ -97,6 +100,11 @@ func (s *Store) put(ctx context.Context, mail store.Mail, limits store.Limits) (
 
 // PutAll implements store.Batches. All are stored at once.
 func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
+	for _, mail := range mails {
+		if err := mail.Check(); err != nil {
+			return err
+		}
+	}
 	if err := s.enter(ctx); err != nil {
 		return err
 	}

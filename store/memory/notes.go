@@ -13,6 +13,9 @@ var _ store.Notes = (*Store)(nil)
 
 // SetNotes implements store.Notes.
 func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
+	if err := store.CheckNotes(changes); err != nil {
+		return err
+	}
 	if err := s.enter(ctx); err != nil {
 		return err
 	}

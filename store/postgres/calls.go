@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -13,6 +14,9 @@ import (
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if err := mail.Check(); err != nil {
+		return false, fmt.Errorf("postgres: %w", err)
+	}
 	p := newPut(mail, limits)
 	if err := s.writer.queue.Do(ctx, p, mail.Size()); err != nil {
 		return false, err

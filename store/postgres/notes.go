@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -16,6 +17,9 @@ var _ store.Notes = (*Store)(nil)
 
 // SetNotes implements store.Notes.
 func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
+	if err := store.CheckNotes(changes); err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
 	size := int64(0)
 	for _, note := range changes {
 		size += int64(len(note.Key) + len(note.Value))

@@ -70,11 +70,38 @@ func placeAt(options Options) storetest.Place {
 			options.Retention, options.SweepInterval = retention, 20*time.Millisecond
 			return open(tb, options)
 		},
-		Copy: func(tb testing.TB) func(testing.TB) { return backup(tb, options) },
-		Damage: func(tb testing.TB, _ spec.ServerName, id int64) {
-			n := execute(tb, options, `UPDATE {s}.entry SET body = '\x7b00' WHERE id = $1`, id)
-			require.EqualValues(tb, 1, n)
+		Copy:      func(tb testing.TB) func(testing.TB) { return backup(tb, options) },
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true},
+		Damage: map[string]func(testing.TB, spec.ServerName, int64){
+			"body":   change(options, `body = '\x7b00'`),
+			"proof":  change(options, `proof = proof || '\x00'`),
+			"digest": change(options, `digest = substr(digest, 2)`),
+			"origin": change(options, `origin = '\x61'`),
+			"txn":    change(options, `txn = ''`),
+			"until":  change(options, `until = until - 1`),
+			"key":    change(options, `copy_key = '\x00' || copy_key`),
 		},
+		Stall: func(tb testing.TB) (resume func()) {
+			conn := dial(tb, options.ConnString)
+			lock, err := conn.Begin(context.Background())
+			require.NoError(tb, err)
+			_, err = lock.Exec(context.Background(), schema(options.Schema).sql(`LOCK TABLE {s}.mailbox, {s}.note IN EXCLUSIVE MODE`))
+			require.NoError(tb, err)
+			return func() { require.NoError(tb, lock.Rollback(context.Background())) }
+		},
+		// The kernel keeps what the server didn't sync: this is as much as a test can
+		// take away from it.
+		Crash: func(tb testing.TB) {
+			pgtest.Shared(tb).Kill()
+			pgtest.Shared(tb).Start(tb)
+		},
+	}
+}
+
+// change returns a function that changes the row of an entry.
+func change(options Options, set string) func(testing.TB, spec.ServerName, int64) {
+	return func(tb testing.TB, _ spec.ServerName, id int64) {
+		require.EqualValues(tb, 1, execute(tb, options, `UPDATE {s}.entry SET `+set+` WHERE id = $1`, id))
 	}
 }
 

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -15,6 +16,9 @@ var _ store.Batches = (*Store)(nil)
 func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
 	all, size := &putAll{}, int64(0)
 	for _, mail := range mails {
+		if err := mail.Check(); err != nil {
+			return fmt.Errorf("postgres: %w", err)
+		}
 		all.puts = append(all.puts, newPut(mail, store.Limits{}))
 		size += mail.Size()
 	}

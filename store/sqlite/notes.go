@@ -13,6 +13,9 @@ var _ store.Notes = (*Store)(nil)
 
 // SetNotes implements store.Notes.
 func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
+	if err := store.CheckNotes(changes); err != nil {
+		return fmt.Errorf("sqlite: %w", err)
+	}
 	size := int64(0)
 	for _, note := range changes {
 		size += int64(len(note.Key) + len(note.Value))

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/matrixrelay/relay/store"
@@ -13,6 +14,9 @@ var _ store.Batches = (*Store)(nil)
 func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
 	size := int64(0)
 	for i := range mails {
+		if err := mails[i].Check(); err != nil {
+			return fmt.Errorf("sqlite: %w", err)
+		}
 		size += mails[i].Size() + 2*rowCost // a job is taken for one row where the room on the disk is reckoned
 	}
 	job := putAllJob{mails: slices.Clone(mails)}

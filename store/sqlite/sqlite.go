@@ -232,6 +232,9 @@ func resolve(path string) (string, error) {
 
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if err := mail.Check(); err != nil {
+		return false, fmt.Errorf("sqlite: %w", err)
+	}
 	put := putJob{mail: mail, limits: limits}
 	if err := s.writer.do(ctx, put.run, mail.Size()); err != nil {
 		return false, err

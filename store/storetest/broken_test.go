@@ -61,6 +61,12 @@ var brokenStores = []broken{
 	{"sorts by a locale", "destinations/pages", func(s store.Store) store.Store { return sortsByLocale{s} }},
 	{"shows what is damaged", "damage/the_first_entry", func(s store.Store) store.Store { return showsDamage{s.(*handle)} }},
 	{"puts batches backwards", "batches/in_order,_and_whole", func(s store.Store) store.Store { return putsBackwards{s} }},
+	{"gives IDs that don't ascend", "next/order_and_after", func(s store.Store) store.Store { return descends{s} }},
+	{"hides an ability", "abilities/as_expected", func(s store.Store) store.Store { return struct{ store.Store }{s} }},
+	{"ignores the context of a Put", "stall/a_Put_ends_with_its_context", func(s store.Store) store.Store { return ignoresContext{s} }},
+	{"never syncs", "crash/when_nothing_is_under_way", func(s store.Store) store.Store { return neverSyncs{s, s.(*handle).shelf} }},
+	{"syncs later", "crash/under_load", func(s store.Store) store.Store { return neverSyncs{s, s.(*handle).shelf} }},
+	{"takes mail for nobody", "put/names_that_no_store_keeps", func(s store.Store) store.Store { return takesAny{s} }},
 	{"has nothing wrong", "", func(s store.Store) store.Store { return s }},
 }
 
@@ -339,7 +345,7 @@ type mixesUpKeys struct{ store.Store }
 
 func (s mixesUpKeys) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
 	key := fmt.Sprint(mail.Destination, mail.Origin, mail.TransactionID)
-	mail.Destination, mail.Origin, mail.TransactionID = "", "", gomatrixserverlib.TransactionID(key)
+	mail.Destination, mail.Origin, mail.TransactionID = "all", "", gomatrixserverlib.TransactionID(key)
 	return s.Store.Put(ctx, mail, limits)
 }
 
@@ -347,7 +353,52 @@ func (s mixesUpKeys) Put(ctx context.Context, mail store.Mail, limits store.Limi
 type showsDamage struct{ *handle }
 
 func (s showsDamage) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
-	return s.mail.Next(ctx, to, after, maxEntries, maxBytes)
+	return s.now().Next(ctx, to, after, maxEntries, maxBytes)
+}
+
+// descends returns a page from its end.
+type descends struct{ store.Store }
+
+func (s descends) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+	entries, err := s.Store.Next(ctx, to, after, maxEntries, maxBytes)
+	slices.Reverse(entries)
+	return entries, err
+}
+
+// ignoresContext looks at the context once, at the beginning.
+type ignoresContext struct{ store.Store }
+
+func (s ignoresContext) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	return s.Store.Put(context.WithoutCancel(ctx), mail, limits)
+}
+
+// neverSyncs leaves what was put to a power cut.
+type neverSyncs struct {
+	store.Store
+	shelf *shelf
+}
+
+func (s neverSyncs) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	s.shelf.mu.Lock()
+	if len(s.shelf.lying) == 10 { // the kernel writes it some time
+		clear(s.shelf.lying)
+	}
+	s.shelf.lying[mail.Digest] = true
+	s.shelf.mu.Unlock()
+	return s.Store.Put(ctx, mail, limits)
+}
+
+// takesAny finds a name where there is none.
+type takesAny struct{ store.Store }
+
+func (s takesAny) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	if mail.Destination == "" {
+		mail.Destination = "nobody"
+	}
+	return s.Store.Put(ctx, mail, limits)
 }
 
 // putsBackwards mixes up the order of a batch.

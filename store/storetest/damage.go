@@ -20,6 +20,7 @@ var damageTests = []test{
 	{"Ack beyond it", testDamageAck},
 	{"Wait doesn't spin on it", testDamageWait},
 	{"other mailboxes", testDamageElsewhere},
+	{"each kind", testDamageKinds},
 }
 
 // damage makes entries unreadable while the store is closed.
@@ -27,7 +28,7 @@ func (r *rig) damage(destination spec.ServerName, ids ...int64) {
 	r.Helper()
 	require.NoError(r, r.Close())
 	for _, id := range ids {
-		r.place.Damage(r.T, destination, id)
+		r.place.Damage[r.kind](r.T, destination, id)
 	}
 	r.Store = r.open()
 }
@@ -78,6 +79,15 @@ func testDamage(r *rig, which ...int) {
 		require.Positive(r, r.ack(here, entry.ID))
 	}
 	r.empty(here)
+}
+
+func testDamageKinds(r *rig) {
+	for kind := range r.place.Damage {
+		r.fresh(kind, func(r *rig) {
+			r.kind = kind
+			testDamage(r, 0, 2)
+		})
+	}
 }
 
 func testDamageOnly(r *rig) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
@@ -13,6 +14,7 @@ var nextTests = []test{
 	{"an empty mailbox", testNextEmpty},
 	{"order and after", testNextAfter},
 	{"maxEntries", testNextMaxEntries},
+	{"limits below 1", testLimitsBelowOne},
 	{"maxBytes", testNextMaxBytes},
 	{"maxBytes doesn't skip", testNextMaxBytesDoesNotSkip},
 	{"mailboxes are kept apart", testNextApart},
@@ -27,6 +29,25 @@ func testNextEmpty(r *rig) {
 	r.ack(here, r.holds(here, letter(here, 1))[0].ID)
 	r.empty(here)
 	r.holds(there, letter(there, 1))
+}
+
+// A limit below 1 counts as 1, wherever there is one.
+func testLimitsBelowOne(r *rig) {
+	_, entries := r.interleave(3)
+	for _, limit := range []int{0, -1, math.MinInt} {
+		require.Equal(r, ids(entries[:1]), r.nextIDs(0, limit, plenty))
+		require.Equal(r, ids(entries[:1]), r.nextIDs(0, 3, int64(limit)))
+		page, err := r.Destinations(r.Context(), "", limit)
+		require.NoError(r, err)
+		require.Equal(r, []spec.ServerName{here}, page)
+		if notes, ok := r.Store.(store.Notes); ok {
+			note := store.Note{Key: "a", Value: []byte("x")}
+			r.set(note, store.Note{Key: "b", Value: []byte("x")})
+			page, err := notes.Notes(r.Context(), "", "", limit)
+			require.NoError(r, err)
+			require.Equal(r, []store.Note{note}, page)
+		}
+	}
 }
 
 // interleave fills two mailboxes by turns and returns what is here.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,6 +15,8 @@ import (
 // Stores that aren't store.Notes pass these by doing nothing.
 var notesTests = []test{
 	{"set, change, remove", testNotes},
+	{"a key twice", testNoteTwice},
+	{"odd keys", testOddKeys},
 	{"pages of a prefix", testNotePages},
 	{"reopen", testNotesReopen},
 	{"closed", testNotesClosed},
@@ -50,6 +54,30 @@ func testNotes(r *rig) {
 	r.set()
 	require.Equal(r, []store.Note{a}, r.noted(""))
 	require.Zero(r, r.usage(""), "notes are no mail")
+}
+
+// Of two changes of a key the last counts.
+func testNoteTwice(r *rig) {
+	first, last := store.Note{Key: "a", Value: []byte("first")}, store.Note{Key: "a", Value: []byte("last")}
+	r.set(first, store.Note{Key: "a"}, last)
+	require.Equal(r, []store.Note{last}, r.noted(""))
+	r.set(first, store.Note{Key: "a"})
+	require.Empty(r, r.noted(""))
+}
+
+func testOddKeys(r *rig) {
+	var notes []store.Note
+	for _, key := range append([]string{" ", "\x00", "a\x00", "a\x00b", "\xff", "*", ">", "a.b", "a b", "%", "_"}, strings.Repeat("k", store.MaxName)) {
+		notes = append(notes, store.Note{Key: key, Value: []byte("of " + key)})
+	}
+	r.set(notes...)
+	slices.SortFunc(notes, func(a, b store.Note) int { return strings.Compare(a.Key, b.Key) })
+	require.Equal(r, notes, r.noted(""))
+	for _, key := range []string{"", strings.Repeat("k", store.MaxName+1)} {
+		err := r.notes().SetNotes(r.Context(), []store.Note{{Key: "new", Value: []byte("x")}, {Key: key, Value: []byte("x")}})
+		require.ErrorIs(r, err, store.ErrInvalid)
+	}
+	require.Equal(r, notes, r.noted(""), "all changes are made or none")
 }
 
 func testNotePages(r *rig) {

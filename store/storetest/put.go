@@ -18,6 +18,7 @@ var putTests = []test{
 	{"odd destinations", testOddDestinations},
 	{"odd origins", testOddOrigins},
 	{"odd transaction IDs", testOddTransactionIDs},
+	{"names that no store keeps", testInvalid},
 	{"entries can be appended to", testAppendToEntry},
 }
 
@@ -73,6 +74,8 @@ var oddNames = []spec.ServerName{
 	"10.example", "9.example", "1.2.3.4", "1.2.3.4:8448", "[::1]:8448", "[::1]", "[2001:db8::1]:8448",
 	"xn--bcher-kva.example", "bcher.example",
 	longName + "a", longName + "b", longName,
+	" ", "\x00", "a\x00", "a\x00b", "\xff", "\xfe\xff", "*", ">", "a.*", "a.>", "a b", "A\n", "%", "_", "'", `\`, `"`, "ä", "a\u0308",
+	spec.ServerName(strings.Repeat("x", store.MaxName)), spec.ServerName(strings.Repeat("x", store.MaxName-1)),
 }
 
 // longName leaves one character to 230, the longest that a server name can be.
@@ -114,7 +117,7 @@ var oddTransactionIDs = []gomatrixserverlib.TransactionID{
 	"1", "01", "1.0", "-1", "1 ", " 1", "1\n", "", " ", "a", "A", "a/b", "a%2Fb", "../a", "a.b", ".", "..",
 	"*", ">", "a.*", "a.>", "$", "$G", "%", "_", "a_b", `\`, `\\`, `a\b`, `"`, "'", "''", "'; --", "`", "null", "NULL",
 	"ä", "a\u0308", "日本語", "🦀", "\x00", "a\x00", "a\x00b", "\xff", "\xfe\xff", "\x7f", "\r\n",
-	gomatrixserverlib.TransactionID(strings.Repeat("x", 1000)), gomatrixserverlib.TransactionID(strings.Repeat("x", 1001)),
+	gomatrixserverlib.TransactionID(strings.Repeat("x", store.MaxTransactionID-1)), gomatrixserverlib.TransactionID(strings.Repeat("x", store.MaxTransactionID)),
 }
 
 func testOddTransactionIDs(r *rig) {
@@ -129,6 +132,26 @@ func testOddTransactionIDs(r *rig) {
 	for _, mail := range mails {
 		require.False(r, r.put(mail), "a copy of %q was stored", mail.TransactionID)
 	}
+}
+
+func testInvalid(r *rig) {
+	long := strings.Repeat("x", store.MaxTransactionID+1)
+	for name, change := range map[string]func(*store.Mail){
+		"for nobody":            func(m *store.Mail) { m.Destination = "" },
+		"for a long name":       func(m *store.Mail) { m.Destination = spec.ServerName(long[:store.MaxName+1]) },
+		"from a long name":      func(m *store.Mail) { m.Origin = spec.ServerName(long[:store.MaxName+1]) },
+		"a long transaction ID": func(m *store.Mail) { m.TransactionID = gomatrixserverlib.TransactionID(long) },
+	} {
+		mail := letter(here, 1)
+		change(&mail)
+		stored, err := r.Put(r.Context(), mail, store.Limits{})
+		require.ErrorIs(r, err, store.ErrInvalid, name)
+		require.False(r, stored)
+		if batches, ok := r.Store.(store.Batches); ok {
+			require.ErrorIs(r, batches.PutAll(r.Context(), []store.Mail{mail}), store.ErrInvalid, name)
+		}
+	}
+	require.Zero(r, r.usage(""))
 }
 
 // What a caller appends to a returned body must not get into another one.

@@ -37,12 +37,14 @@ type rig struct {
 	*testing.T
 	store.Store
 	place     Place
+	kind      string // of damage
 	retention time.Duration
 	newPlace  func(testing.TB) Place
 }
 
 func newRig(t *testing.T, newPlace func(testing.TB) Place, g group) *rig {
 	r := &rig{T: t, place: newPlace(t), newPlace: newPlace, retention: cmp.Or(g.retention, longRetention)}
+	r.kind = r.place.kinds()[0]
 	r.Store = r.open()
 	return r
 }
@@ -215,11 +217,16 @@ func readAll(ctx context.Context, s store.Store, destination spec.ServerName) ([
 		if err != nil {
 			return all, err
 		}
-		if len(page) == 0 || page[0].ID <= after {
-			return all, fmt.Errorf("Next after %d answered %v and no error", after, ids(page))
+		if len(page) == 0 {
+			return all, fmt.Errorf("Next after %d answered nothing and no error", after)
+		}
+		for _, entry := range page {
+			if entry.ID <= after {
+				return all, fmt.Errorf("the IDs don't ascend: Next answered %v, with %d after %d", ids(page), entry.ID, after)
+			}
+			after = entry.ID
 		}
 		all = append(all, page...)
-		after = page[len(page)-1].ID
 	}
 }
 

@@ -119,7 +119,7 @@ func testSharedTraffic(r *rig) {
 
 // An entry that both stores come across is set aside once.
 func testSharedDamage(r *rig) {
-	if r.place.Damage == nil {
+	if !r.place.damages() {
 		r.Skip("not in this place")
 	}
 	mails := letters(here, 3)

@@ -33,6 +33,8 @@
 package storetest
 
 import (
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,11 +69,31 @@ type Place struct {
 	// of a place that is set back to an earlier copy are skipped.
 	Copy func(tb testing.TB) (setBack func(tb testing.TB))
 
-	// Damage makes the entry of destination with this ID unreadable, as a bad
-	// disk would. It is called while the place isn't open. Without it, or in a
+	// Damage has ways to make the entry of destination with this ID unreadable, as a
+	// bad disk would, by what they damage: one for each part of an entry that can be
+	// damaged alone. They are called while the place isn't open. Without any, or in a
 	// Volatile place, the tests of damage are skipped.
-	Damage func(tb testing.TB, destination spec.ServerName, id int64)
+	Damage map[string]func(tb testing.TB, destination spec.ServerName, id int64)
+
+	// Abilities are those that the store must have beside store.Store, so that none
+	// gets lost, in a wrapper for instance.
+	Abilities Abilities
+
+	// Stall keeps whatever is put from being committed, as a disk or a server does
+	// that hangs, until resume is called. It is called while the place is open.
+	// Without it the tests of calls whose context ends meanwhile are skipped.
+	Stall func(tb testing.TB) (resume func())
+
+	// Crash ends the place as a power cut does, while stores are open in it, and
+	// makes it ready to be opened again. What wasn't durable is lost. What the open
+	// stores answer from then on doesn't count; the suite closes them before it opens
+	// the place again. Without it, or in a Volatile place, the tests of crashes are
+	// skipped.
+	Crash func(tb testing.TB)
 }
+
+// Abilities are the interfaces beside store.Store.
+type Abilities struct{ Notes, Batches, Timed, Failing, Measured bool }
 
 // Run checks a store against its contract. It calls newPlace for a fresh and
 // empty place for each test; tb.Cleanup can take it away again.
@@ -122,6 +144,9 @@ var groups = []group{
 	{name: "reopen, forgetting", tests: reopenForgettingTests, needs: Place.reopens, retention: shortRetention},
 	{name: "set back", tests: setBackTests, needs: Place.setsBack},
 	{name: "damage", tests: damageTests, needs: Place.damages},
+	{name: "stall", tests: stallTests, needs: Place.stalls},
+	{name: "crash", tests: crashTests, needs: Place.crashes},
+	{name: "abilities", tests: abilityTests},
 	{name: "notes", tests: notesTests},
 	{name: "batches", tests: batchTests},
 	{name: "timed", tests: timedTests},
@@ -129,10 +154,15 @@ var groups = []group{
 }
 
 func (p Place) reopens() bool   { return !p.Volatile }
-func (p Place) damages() bool   { return !p.Volatile && p.Damage != nil }
+func (p Place) damages() bool   { return !p.Volatile && len(p.Damage) > 0 }
+func (p Place) stalls() bool    { return p.Stall != nil }
+func (p Place) crashes() bool   { return !p.Volatile && p.Crash != nil }
 func (p Place) shares() bool    { return p.Shared }
 func (p Place) hasHalves() bool { return !p.OneHalf }
 func (p Place) setsBack() bool  { return !p.Volatile && p.Copy != nil }
+
+// kinds are the names of what can be damaged, at least one.
+func (p Place) kinds() []string { return append(slices.Sorted(maps.Keys(p.Damage)), "") }
 
 // allows reports whether tests may use a mailbox of that name.
 func (p Place) allows(name spec.ServerName) bool { return !p.OneHalf || !store.IsPrivate(name) }

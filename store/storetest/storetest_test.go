@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
@@ -21,14 +22,19 @@ func TestShelf(t *testing.T) { Run(t, newShelf) }
 // A shelf is a place that outlives the stores that are opened in it, that
 // several may have open at once, and that can be damaged.
 type shelf struct {
-	mail    store.Store
+	mail    *memory.Store
 	mu      sync.Mutex
+	lying   map[store.Digest]bool // what a power cut takes away
+	stalled chan struct{}         // is closed while nothing is stalled
 	damaged map[int64]bool
 	aside   map[int64]store.Entry // the damaged ones that Next came across
 }
 
 func newShelf(testing.TB) Place {
-	s := &shelf{damaged: make(map[int64]bool), aside: make(map[int64]store.Entry)}
+	s := &shelf{
+		damaged: make(map[int64]bool), aside: make(map[int64]store.Entry), lying: make(map[store.Digest]bool), stalled: make(chan struct{}),
+	}
+	close(s.stalled)
 	return Place{
 		Open: func(_ testing.TB, retention time.Duration) store.Store {
 			if s.mail == nil {
@@ -38,9 +44,60 @@ func newShelf(testing.TB) Place {
 			h.open, h.close = context.WithCancelCause(context.Background())
 			return h
 		},
-		Shared: true,
-		Damage: func(_ testing.TB, _ spec.ServerName, id int64) { s.damaged[id] = true },
+		Shared:    true,
+		Abilities: Abilities{Timed: true},
+		Damage: map[string]func(testing.TB, spec.ServerName, int64){
+			"body": func(_ testing.TB, _ spec.ServerName, id int64) { s.damaged[id] = true },
+		},
+		Stall: s.stall,
+		Crash: s.crash,
 	}
+}
+
+func (s *shelf) stall(testing.TB) (resume func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stalled = make(chan struct{})
+	return func() { close(s.stalled) }
+}
+
+// wait waits as long as the shelf is stalled.
+func (s *shelf) wait(ctx context.Context) error {
+	s.mu.Lock()
+	stalled := s.stalled
+	s.mu.Unlock()
+	select {
+	case <-stalled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// crash moves what is durable to a new memory.
+func (s *shelf) crash(tb testing.TB) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.mail
+	time.Sleep(2 * time.Millisecond) // see store.FirstID
+	s.mail = memory.New(memory.Options{Retention: longRetention})
+	for _, name := range []spec.ServerName{here, there} {
+		entries, err := readAll(tb.Context(), old, name)
+		require.NoError(tb, err)
+		for _, entry := range entries {
+			if !s.lying[entry.Digest] {
+				_, err := s.mail.Put(tb.Context(), entry.Mail, store.Limits{})
+				require.NoError(tb, err)
+			}
+		}
+	}
+}
+
+// now is the memory that the shelf has.
+func (s *shelf) now() *memory.Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mail
 }
 
 // pass takes what is damaged out of entries.
@@ -91,7 +148,18 @@ func (h *handle) Put(ctx context.Context, mail store.Mail, limits store.Limits) 
 		return false, err
 	}
 	defer h.calls.RUnlock()
-	return h.mail.Put(ctx, mail, limits)
+	if err := h.wait(ctx); err != nil {
+		return false, err
+	}
+	return h.now().Put(ctx, mail, limits)
+}
+
+func (h *handle) StoreTime(ctx context.Context) (time.Duration, error) {
+	if err := h.enter(); err != nil {
+		return 0, err
+	}
+	defer h.calls.RUnlock()
+	return h.now().StoreTime(ctx)
 }
 
 func (h *handle) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
@@ -99,13 +167,13 @@ func (h *handle) Next(ctx context.Context, destination spec.ServerName, after in
 		return nil, err
 	}
 	defer h.calls.RUnlock()
-	all, err := h.mail.Next(ctx, destination, after, plenty, plenty)
+	all, err := h.now().Next(ctx, destination, after, plenty, plenty)
 	if err != nil {
 		return nil, err
 	}
 	all = h.pass(all)
 	n, sum := 0, int64(0)
-	for ; n < len(all) && n < maxEntries; n++ {
+	for ; n < len(all) && n < max(maxEntries, 1); n++ {
 		if sum += all[n].Size(); n > 0 && sum > maxBytes {
 			break
 		}
@@ -121,7 +189,7 @@ func (h *handle) Ack(ctx context.Context, destination spec.ServerName, id int64)
 		return 0, err
 	}
 	defer h.calls.RUnlock()
-	removed, err := h.mail.Ack(ctx, destination, id)
+	removed, err := h.now().Ack(ctx, destination, id)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for aside, entry := range h.aside {
@@ -141,7 +209,7 @@ func (h *handle) Wait(ctx context.Context, destination spec.ServerName, after in
 	defer cancel(nil)
 	defer context.AfterFunc(h.open, func() { cancel(store.ErrClosed) })()
 	_, aside := h.setAside(destination)
-	if err := h.mail.Wait(ctx, destination, max(after, aside)); err != nil {
+	if err := h.now().Wait(ctx, destination, max(after, aside)); err != nil {
 		return context.Cause(ctx)
 	}
 	return nil
@@ -152,7 +220,7 @@ func (h *handle) Destinations(ctx context.Context, after spec.ServerName, limit 
 		return nil, err
 	}
 	defer h.calls.RUnlock()
-	return h.mail.Destinations(ctx, after, limit)
+	return h.now().Destinations(ctx, after, limit)
 }
 
 func (h *handle) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
@@ -160,7 +228,7 @@ func (h *handle) Usage(ctx context.Context, destination spec.ServerName) (store.
 		return store.Usage{}, err
 	}
 	defer h.calls.RUnlock()
-	usage, err := h.mail.Usage(ctx, destination)
+	usage, err := h.now().Usage(ctx, destination)
 	aside, _ := h.setAside(destination)
 	usage.SetAside = aside.SetAside
 	usage.Entries -= aside.SetAside
