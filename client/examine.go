@@ -38,11 +38,12 @@ var (
 func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (use bool, err error) {
 	received := Received{Relay: d.Relay, EntryID: answer.EntryID, TransactionID: answer.TransactionID, Body: answer.Transaction}
 	digest, why := r.examine(ctx, &received, answer)
+	if err := ctx.Err(); err != nil { // a look-up of keys that was cut short proves nothing
+		return false, err
+	}
 	if errors.Is(why, wire.ErrProof) || errors.Is(why, ErrUnproven) || errors.Is(why, ErrTooOld) {
 		d.Rejected++
-		if content, err := wire.ReadContent(received.Body); err == nil {
-			received.Origin = cmp.Or(received.Origin, content.Origin)
-		}
+		received.Origin = cmp.Or(received.Origin, originOf(answer))
 		r.complain(ctx, d, &received, why)
 		if r.config.Rejected != nil {
 			r.config.Rejected(ctx, received, why)
@@ -56,6 +57,7 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (us
 		content, err := wire.ReadContent(received.Body)
 		if err != nil {
 			d.Unreadable++
+			received.Origin = originOf(answer)
 			r.complain(ctx, d, &received, err)
 			return false, nil
 		}

@@ -65,7 +65,7 @@ func (r *Receiver) followOnly(ctx context.Context, relays []spec.ServerName, fol
 
 // follow fetches from one relay until ctx ends.
 func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
-	failures := 0
+	failures, length := 0, holdLength{wait: r.config.Wait, least: r.leastHeld()}
 	var held *wire.Answer
 	for ctx.Err() == nil {
 		woken := r.woken()
@@ -79,7 +79,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 		held = nil
 		if d.Err == nil && d.batches && r.config.Wait > 0 {
 			asked := time.Now()
-			if held, d.Err = r.await(ctx, relay, woken); held != nil {
+			if held, d.Err = r.await(ctx, relay, woken, &length); held != nil {
 				continue
 			}
 			d.asked = retryAfter(d.Err)
@@ -102,7 +102,8 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			r.config.Logger.Debug("client: a relay failed", "relay", relay, "error", d.Err, "wait", wait)
 		}
 		select {
-		case <-woken:
+		case <-woken: // over another network, perhaps
+			length = holdLength{wait: r.config.Wait, least: r.leastHeld()}
 		case <-time.After(wait):
 		case <-ctx.Done():
 		}
@@ -118,7 +119,7 @@ func (r *Receiver) leastHeld() time.Duration { return min(r.config.Wait, leastWa
 // await has a relay hold its answers until there is mail, which it returns. It
 // returns nil when the node comes online, since its connections may be dead, and
 // when the relay doesn't hold an answer.
-func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-chan struct{}) (*wire.Answer, error) {
+func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-chan struct{}, length *holdLength) (*wire.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	defer watcher.Wait()
@@ -133,11 +134,12 @@ func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-cha
 	for {
 		r.calendar.look()
 		start := time.Now()
-		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{Limit: firstLimit, Timeout: r.config.Wait})
+		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{Limit: firstLimit, Timeout: length.wait})
 		switch {
 		case ctx.Err() != nil:
 			return nil, nil
 		case err != nil:
+			length.broke(time.Since(start))
 			return nil, err
 		case answer.EntriesQueued:
 			return &answer, nil

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -81,7 +82,10 @@ func originOf(answer wire.Answer) spec.ServerName {
 	if err == nil && proof.Origin != "" {
 		return proof.Origin
 	}
-	content, _ := wire.ReadContent(answer.Transaction) // empty if it can't be read
+	var content struct {
+		Origin spec.ServerName `json:"origin"`
+	}
+	_ = json.Unmarshal(answer.Transaction, &content) // empty if it can't be read
 	return content.Origin
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -57,8 +58,11 @@ type ReceiverConfig struct {
 	// Peers knows the relays of that server.
 	Peers *Peers
 
-	// Handle processes a transaction. An error means that it wasn't processed
-	// and is to come again. Those of one relay come one after the other in its
+	// Handle processes a transaction. Nil means that this node is done with it,
+	// whether its PDUs were accepted or not: it is acknowledged, and gone from the
+	// relay. An error means that it wasn't processed and is to come again, and what
+	// is behind it waits; if the context ended, as at a shutdown, that is the error
+	// to return. Those of one relay come one after the other in its
 	// order, but that those of other origins pass one that is held (see
 	// KeyPatience); those of several relays come at the same time.
 	Handle func(ctx context.Context, received Received) error
@@ -100,7 +104,9 @@ type ReceiverConfig struct {
 	// answers is asked again, give or take a quarter.
 	PollInterval time.Duration
 
-	// Wait is how long a relay is asked to hold an answer while it has nothing.
+	// Wait is how long a relay is asked to hold an answer while it has nothing. If
+	// answers that are held break at the same age again and again, it is asked for
+	// less, until Online is called.
 	// Negative: not at all. It takes a Caller with a Transport.
 	Wait time.Duration
 
@@ -119,6 +125,7 @@ type Receiver struct {
 	self   spec.ServerName
 
 	calendar *calendar
+	copies   atomic.Bool // relays may bring copies of what comes directly
 
 	mu      sync.Mutex
 	turns   map[spec.ServerName]*relayTurn
@@ -150,7 +157,7 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
-	return &Receiver{
+	r := &Receiver{
 		config:   config,
 		self:     config.Caller.config.Identity.ServerName,
 		calendar: newCalendar(time.Now, config.KeyPatience),
@@ -158,7 +165,9 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 		passed:   stopwatch{since: time.Now()},
 		keyless:  make(map[keyless]patience),
 		wake:     make(chan struct{}),
-	}, nil
+	}
+	r.copies.Store(config.Seen.hasNotes() || len(config.Peers.Relays(r.self)) > 0)
+	return r, nil
 }
 
 // A Drained is what one relay gave.
@@ -193,14 +202,28 @@ func (r *Receiver) Sync(ctx context.Context) []Drained {
 // Direct runs handle for a transaction that came from its origin itself, with
 // PUT /send, unless a relay already had it or just this was handled before, and
 // reports whether it did. It counts as proven: see ReceiverConfig.Keys. While a
-// relay's copy is being handled it waits. Body is the transaction's JSON. An error is handle's, the context's or that of
-// writing it down; the origin must be told to come again.
+// relay's copy is being handled it waits. Body is the transaction's JSON; one that
+// can't be read is handled as one that was never seen.
+//
+// Without an error PUT /send is answered with 200, also where handle didn't run: the
+// origin is done with it, and the answer has no results of PDUs then ({"pdus":{}}). An
+// error is handle's, the context's or that of writing it down; the origin must be told
+// to come again, with a 500.
+//
+// It is written down unless this server has no relays, and had none since its Seen was
+// empty: then no copy can come, but for one that a relay hands over by itself (Deliver
+// of the relay's Config) after a restart.
 func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatrixserverlib.TransactionID, body []byte, handle func(context.Context) error) (handled bool, err error) {
 	content, err := wire.ReadContent(body)
 	if err != nil {
-		return false, fmt.Errorf("client: direct: %w", err)
+		err = handle(ctx)
+		return err == nil, err
 	}
-	came, err := r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
+	if !r.copies.Load() && len(r.config.Peers.Relays(r.self)) > 0 {
+		r.copies.Store(true)
+	}
+	from := source{id: id, once: !r.copies.Load()}
+	came, err := r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), from, func() error { return handle(ctx) })
 	return came.toHandle() && err == nil, err
 }
 

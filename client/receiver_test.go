@@ -327,8 +327,17 @@ func TestReceiverDirect(t *testing.T) {
 		require.False(t, direct("3", 3, nil))
 		require.False(t, direct("3", 3, nil))
 		require.True(t, direct("4", 3, nil))
-		_, err := b.receiver.Direct(b.Context(), a.ServerName, "5", []byte(`{`), nil)
-		require.Error(t, err)
+		for range 2 { // what can't be read was never seen
+			for _, body := range []string{`{`, `{"edus":[]}`} {
+				for _, fail := range []error{errors.New("busy"), nil} {
+					times := 0
+					handled, err := b.receiver.Direct(b.Context(), a.ServerName, "5", []byte(body), func(context.Context) error { times++; return fail })
+					require.ErrorIs(t, err, fail)
+					require.Equal(t, fail == nil, handled)
+					require.Equal(t, 1, times)
+				}
+			}
+		}
 	})
 }
 
