@@ -68,8 +68,8 @@ func (s *answers) refuse(w http.ResponseWriter, r *http.Request, endpoint wire.E
 
 // wireError is what the caller is told. What is our fault is logged.
 func (s *answers) wireError(r *http.Request, endpoint wire.Endpoint, err error) *wire.Error {
-	e, ok := errors.AsType[*wire.Error](err)
-	if ok && e != nil && e.Status >= 400 && e.Status < 600 {
+	var e *wire.Error
+	if errors.As(err, &e) && e != nil && e.Status >= 400 && e.Status < 600 {
 		return e
 	}
 	if r.Context().Err() != nil {

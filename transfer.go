@@ -93,7 +93,7 @@ func (b *body) makeRoom(announced, limit int64) bool {
 
 // readError says that a body that didn't come whole may be sent again.
 func readError(err error, limit int64) error {
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+	if errors.As(err, new(*http.MaxBytesError)) {
 		return tooLarge(limit)
 	}
 	return &wire.Error{

@@ -243,8 +243,8 @@ func (c *Caller) ask(ctx context.Context, relay spec.ServerName, uri string, ack
 }
 
 // ErrUnsendable says that a request couldn't be made or signed, because of its
-// content: gomatrixserverlib can't sign JSON with keys that need an escape, for
-// one. No server was asked, and trying again makes no sense.
+// content: newer versions of gomatrixserverlib can't sign JSON with keys that need
+// an escape, for one. No server was asked, and trying again makes no sense.
 var ErrUnsendable = errors.New("it can't be sent")
 
 // canSend returns an error if no request can be made of a transaction. Signing
@@ -322,7 +322,8 @@ var errTooLong = errors.New("the answer is longer")
 func (c *Caller) federate(request *http.Request) ([]byte, error) {
 	var body json.RawMessage
 	err := c.config.Federation.DoRequestAndParseResponse(request.Context(), request, &body)
-	if e, ok := errors.AsType[gomatrix.HTTPError](err); ok {
+	var e gomatrix.HTTPError
+	if errors.As(err, &e) {
 		return nil, wire.ParseError(e.Code, nil, e.Contents)
 	}
 	return body, err

@@ -159,8 +159,8 @@ func TestErrorAnswers(t *testing.T) {
 		}))
 		for _, caller := range both(t, a, network) {
 			err := caller.Send(t.Context(), relayName, transaction(t, "1"))
-			e, ok := errors.AsType[*wire.Error](err)
-			require.True(t, ok, "%s: %v", name, err)
+			var e *wire.Error
+			require.ErrorAs(t, err, &e, "%s: %v", name, err)
 			require.Equal(t, c.want, e)
 		}
 	}

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -244,11 +245,19 @@ func TestSendToRelaysNobodyHasIt(t *testing.T) {
 	})
 }
 
+// signsEscapedKeys tells what this version of gomatrixserverlib can do.
+func signsEscapedKeys(t *testing.T) bool {
+	signed, err := gomatrixserverlib.SignJSON(string(a.ServerName), a.KeyID, a.PrivateKey, []byte(`{"a\"b":1}`))
+	return err == nil && json.Valid(signed)
+}
+
 // What can't be signed, or made a request of, isn't taken, and a Sender says so
 // without thinking worse of anybody.
 func TestUnsendable(t *testing.T) {
-	bodies := []string{
-		`{"pdus":[{"a\"b":1}]}`, `{"pdus":[{"content":{"\\":{}}}]}`, `{"pdus":[],"edus":[{"edu_type":"x","content":{"a\nb":1}}]}`,
+	bodies := []string{`{"pdus":[`, `{"pdus":[nul]}`}
+	if !signsEscapedKeys(t) {
+		bodies = append(bodies,
+			`{"pdus":[{"a\"b":1}]}`, `{"pdus":[{"content":{"\\":{}}}]}`, `{"pdus":[],"edus":[{"edu_type":"x","content":{"a\nb":1}}]}`)
 	}
 	inOutWorld(t, nil, func(o *outWorld) {
 		o.relays(takes, takes, takes)

@@ -125,7 +125,7 @@ func (s *Sender) Send(ctx context.Context, t Transaction) (Outcome, error) {
 	}
 	var err error
 	o.Relays, err = s.SendToRelays(ctx, t)
-	if _, ok := errors.AsType[*SendError](err); ok {
+	if errors.As(err, new(*SendError)) {
 		return o, s.sendError(o) // with the direct attempt
 	}
 	return o, err
@@ -160,8 +160,8 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 // asksForTime reports whether it is a homeserver that asks to be tried later, and
 // not a proxy in front of one that is down.
 func asksForTime(a Attempt) bool {
-	e, ok := errors.AsType[*wire.Error](a.Err)
-	return ok && a.Verdict == Later && a.RetryAfter > 0 && e.Code != ""
+	var e *wire.Error
+	return errors.As(a.Err, &e) && a.Verdict == Later && a.RetryAfter > 0 && e.Code != ""
 }
 
 // noteProofless notes whether a server doesn't know proofs of origin.

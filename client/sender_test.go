@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -82,8 +81,8 @@ func verdicts(o client.Outcome) string {
 // refusal requires that sending failed, with what the error says of it.
 func refusal(t *testing.T, err error) *client.SendError {
 	t.Helper()
-	e, ok := errors.AsType[*client.SendError](err)
-	require.True(t, ok, "%v", err)
+	var e *client.SendError
+	require.ErrorAs(t, err, &e)
 	require.NotEmpty(t, e.Error())
 	return e
 }

@@ -110,7 +110,8 @@ func judge(server spec.ServerName, err error) Attempt {
 		a.Verdict = Refused
 		return a
 	}
-	if e, ok := errors.AsType[*wire.Error](err); ok {
+	var e *wire.Error
+	if errors.As(err, &e) {
 		a.RetryAfter = e.RetryAfter
 		a.Verdict = judgeAnswer(refusal{e.Status, e.Code})
 	}

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -25,8 +24,8 @@ func TestReadEntryID(t *testing.T) {
 		`{"entry_id":99999999999999999999}`: "M_BAD_JSON", `null`: "M_BAD_JSON", `[]`: "M_BAD_JSON", `7`: "M_BAD_JSON",
 	} {
 		_, err := ReadEntryID([]byte(body))
-		e, ok := errors.AsType[*Error](err)
-		require.True(t, ok, body)
+		var e *Error
+		require.ErrorAs(t, err, &e, body)
 		require.Equal(t, 400, e.Status)
 		require.EqualValues(t, code, e.Code, body)
 	}
@@ -38,8 +37,7 @@ func FuzzReadEntryID(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		id, err := ReadEntryID(body)
 		if err != nil {
-			_, ok := errors.AsType[*Error](err)
-			require.True(t, ok)
+			require.ErrorAs(t, err, new(*Error))
 			return
 		}
 		var entry fclient.RelayEntry

@@ -74,8 +74,8 @@ func TestMissingKeys(t *testing.T) {
 			require.NoError(t, err, name)
 			continue
 		}
-		e, ok := errors.AsType[*Error](err)
-		require.True(t, ok, "%s: %v", name, err)
+		var e *Error
+		require.ErrorAs(t, err, &e, "%s: %v", name, err)
 		require.Equal(t, c.want, e.Status, name)
 		if e.Status == http.StatusServiceUnavailable {
 			require.Equal(t, spec.ErrorUnknown, e.Code, name)

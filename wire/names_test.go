@@ -3,7 +3,6 @@ package wire
 import (
 	"crypto/ed25519"
 	"encoding/hex"
-	"errors"
 	"math/big"
 	"slices"
 	"strings"
@@ -107,8 +106,8 @@ func TestAnybodySigns(t *testing.T) {
 	header := `X-Matrix origin="` + string(weak) + `",key="ed25519:1",sig="` + spec.Base64Bytes(signature).Encode() + `",destination="` + testRelay + `"`
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
 	_, err := v.Verify(t.Context(), &SignedRequest{"GET", uri, []string{header}, []byte(`{}`), nil, nil}, time.Now())
-	refused, ok := errors.AsType[*Error](err)
-	require.True(t, ok)
+	var refused *Error
+	require.ErrorAs(t, err, &refused)
 	require.Equal(t, 401, refused.Status)
 
 	p, r := signedProof(t, proofWithout)
@@ -124,8 +123,8 @@ func TestOtherSpellingsHaveNoRoute(t *testing.T) {
 	for _, name := range []string{upper, weak} {
 		for _, uri := range []string{"send_relay/1/@user:", "relay_txn/@user:"} {
 			_, err := ParseURI(Prefix + uri + name)
-			refused, ok := errors.AsType[*Error](err)
-			require.True(t, ok)
+			var refused *Error
+			require.ErrorAs(t, err, &refused)
 			require.Equal(t, 400, refused.Status, name)
 			require.EqualValues(t, "M_INVALID_USERNAME", refused.Code)
 		}

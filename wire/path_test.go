@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -64,8 +63,8 @@ func TestParseURI(t *testing.T) {
 			require.Equal(t, want.destination, r.Destination(), uri)
 			continue
 		}
-		e, ok := errors.AsType[*Error](err)
-		require.True(t, ok, uri)
+		var e *Error
+		require.ErrorAs(t, err, &e, uri)
 		require.Equal(t, want.status, e.Status, uri)
 		require.Equal(t, want.code, e.Code, uri)
 	}
@@ -127,8 +126,8 @@ func FuzzParseURI(f *testing.F) {
 		require.True(t, strings.HasPrefix(uri, Prefix))
 		r, err := ParseURI(uri)
 		if err != nil {
-			e, ok := errors.AsType[*Error](err)
-			require.True(t, ok)
+			var e *Error
+			require.ErrorAs(t, err, &e)
 			require.Contains(t, []int{400, 404}, e.Status)
 			return
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,8 +26,8 @@ func FuzzCutProof(f *testing.F) {
 		rest, _, has, err := NewBody(bytes.Clone(body)).CutProof()
 		switch {
 		case err != nil:
-			e, ok := errors.AsType[*Error](err)
-			require.True(t, ok)
+			var e *Error
+			require.ErrorAs(t, err, &e)
 			require.Equal(t, 400, e.Status)
 		case !has:
 			require.Equal(t, string(body), string(rest.JSON()))

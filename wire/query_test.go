@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"errors"
 	"testing"
 	"time"
 
@@ -36,8 +35,8 @@ func TestParseQuery(t *testing.T) {
 	} {
 		got, err := ParseQuery("/path" + query)
 		if want == (Query{}) && len(query) > 1 && query != "?other=-1&other=x" && query != "?after=0&timeout=0" {
-			e, ok := errors.AsType[*Error](err)
-			require.True(t, ok, query)
+			var e *Error
+			require.ErrorAs(t, err, &e, query)
 			require.Equal(t, 400, e.Status)
 			require.EqualValues(t, "M_INVALID_PARAM", e.Code)
 			continue

@@ -3,7 +3,6 @@ package wire
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -74,8 +73,8 @@ func TestReadContent(t *testing.T) {
 			require.Equal(t, want.edus, c.EDUs, body)
 			continue
 		}
-		e, ok := errors.AsType[*Error](err)
-		require.True(t, ok, "%s: %v", body, err)
+		var e *Error
+		require.ErrorAs(t, err, &e, "%s: %v", body, err)
 		require.Equal(t, 400, e.Status, body)
 		require.EqualValues(t, want.code, e.Code, body)
 	}
@@ -160,8 +159,8 @@ func FuzzReadContent(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		c, err := ReadContent(body)
 		if err != nil {
-			e, ok := errors.AsType[*Error](err)
-			require.True(t, ok)
+			var e *Error
+			require.ErrorAs(t, err, &e)
 			require.Equal(t, 400, e.Status)
 			return
 		}

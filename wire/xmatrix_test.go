@@ -85,8 +85,8 @@ func requireSameAsFclient(t *testing.T, r SignedRequest, local func(spec.ServerN
 	_, slowErr := v.Verify(context.Background(), &r, time.Now())
 	require.Equal(t, ok, slowErr == nil)
 	if err != nil {
-		e, isWire := errors.AsType[*Error](err)
-		require.True(t, isWire, "%v", err)
+		var e *Error
+		require.ErrorAs(t, err, &e)
 		require.Contains(t, []int{400, 401}, e.Status)
 	}
 	return ok
@@ -217,7 +217,7 @@ func TestVerifyKeysUnavailable(t *testing.T) {
 	v := Verifier{ServerName: testRelay, Keys: brokenKeys{}}
 	_, err := v.Verify(t.Context(), &SignedRequest{"PUT", uri, []string{header}, []byte(`{}`), nil, nil}, time.Now())
 	require.Error(t, err)
-	_, isWire := errors.AsType[*Error](err)
+	isWire := errors.As(err, new(*Error))
 	require.False(t, isWire, "it's our fault, not the caller's")
 }
 

@@ -14,7 +14,7 @@ import (
 type room struct {
 	id      string
 	version gomatrixserverlib.IRoomVersion
-	state   *gomatrixserverlib.AuthEvents
+	state   state
 	last    gomatrixserverlib.PDU
 	depth   int64
 }
@@ -26,11 +26,7 @@ func newRoom(a, b *node) (*room, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := gomatrixserverlib.NewAuthEvents(nil)
-	if err != nil {
-		return nil, err
-	}
-	r := &room{id: "!dropbox:" + string(a.ServerName), version: version, state: state}
+	r := &room{id: "!dropbox:" + string(a.ServerName), version: version, state: make(state)}
 	alice, bob := a.user, b.user
 	for _, e := range []struct {
 		by                     *node
@@ -83,9 +79,7 @@ func (r *room) append(event gomatrixserverlib.PDU) error {
 		return err
 	}
 	if event.StateKey() != nil {
-		if err := r.state.AddEvent(event); err != nil {
-			return err
-		}
+		r.state.add(event)
 	}
 	r.last, r.depth = event, event.Depth()
 	return nil

@@ -23,7 +23,8 @@ func (s *story) letStrangerTry(ctx context.Context) error {
 	s.say("\nC, a stranger, asks for B's mail, and acknowledges it to have it deleted:")
 	for _, relay := range []spec.ServerName{relay1, relay2} {
 		err := askFor(ctx, c, &s.roads, s.b.ServerName, relay)
-		answer, ok := errors.AsType[gomatrix.HTTPError](err)
+		var answer gomatrix.HTTPError
+		ok := errors.As(err, &answer)
 		if err == nil {
 			return fmt.Errorf("%s gave B's mail to C", relay)
 		}

@@ -248,7 +248,8 @@ func assertUnavailable(t *testing.T, err error) { assertRefused(t, http.StatusSe
 
 func assertRefused(t *testing.T, status int, err error) {
 	t.Helper()
-	if e, ok := errors.AsType[*wire.Error](err); assert.True(t, ok, "%v", err) {
+	var e *wire.Error
+	if assert.True(t, errors.As(err, &e), "%v", err) {
 		assert.Equal(t, status, e.Status, "%v", err)
 	}
 }

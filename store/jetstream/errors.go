@@ -45,9 +45,9 @@ const (
 	codeBatchIncomplete    jetstream.ErrorCode = 10176
 	codeBatchTooLarge      jetstream.ErrorCode = 10199
 	codeTooManyInflight    jetstream.ErrorCode = 10210
+	codeWrongLastUndecided jetstream.ErrorCode = 10164
 	codeStreamNotFound                         = jetstream.JSErrCodeStreamNotFound
 	codeWrongLast                              = jetstream.JSErrCodeStreamWrongLastSequence
-	codeWrongLastUndecided                     = jetstream.JSErrCodeStreamWrongLastSequenceConstant
 )
 
 // lost are errors after which the connection doesn't come back by itself, or
@@ -60,15 +60,16 @@ var lost = []error{
 // saysNothing is for a batch that was refused because a message of it was, which
 // the error doesn't say more about.
 func saysNothing(err error) bool {
-	refused, ok := errors.AsType[jetstream.JetStreamError](err)
-	return ok && refused.APIError() != nil && refused.APIError().ErrorCode == codeBatchIncomplete
+	var refused jetstream.JetStreamError
+	return errors.As(err, &refused) && refused.APIError() != nil && refused.APIError().ErrorCode == codeBatchIncomplete
 }
 
 func verdictOn(err error) verdict {
 	if errors.Is(err, errUnusable) {
 		return final
 	}
-	if refused, ok := errors.AsType[jetstream.JetStreamError](err); ok && refused.APIError() != nil {
+	var refused jetstream.JetStreamError
+	if errors.As(err, &refused) && refused.APIError() != nil {
 		return verdictOnRefusal(refused.APIError())
 	}
 	if slices.ContainsFunc(lost, func(final error) bool { return errors.Is(err, final) }) {

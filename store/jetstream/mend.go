@@ -25,8 +25,8 @@ func (s *Store) mending(ctx context.Context, destination spec.ServerName, try fu
 	end := time.Now().Add(s.options.Timeout)
 	for attempt := 0; ; attempt++ {
 		err := try()
-		bad, ok := errors.AsType[*badPage](err)
-		if !ok || time.Now().After(end) {
+		var bad *badPage
+		if !errors.As(err, &bad) || time.Now().After(end) {
 			return err
 		}
 		job := mendJob{destination: destination}

@@ -41,7 +41,8 @@ func reason(err error) string {
 
 // code is the SQLSTATE that the server answered, empty if it didn't.
 func code(err error) string {
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
 		return e.Code
 	}
 	return ""
@@ -83,7 +84,7 @@ func isStandby(err error) bool { return code(err) == "0A000" || code(err) == "25
 // isRefusal reports whether the server refuses what it was told, which may be
 // the fault of one part of it: a value that is too large, for example.
 func isRefusal(err error) bool {
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+	if errors.As(err, new(*pgconn.ConnectError)) {
 		return false
 	}
 	return code(err) != "" && !isDiskFull(err) && !isPassing(err)
