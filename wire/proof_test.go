@@ -328,7 +328,8 @@ func TestSameCanonicalForm(t *testing.T) {
 		`{"origin_server_ts\":1,\"pdus":[{"a":0.5,"b":"","c":"/é","x":1,"y":2}]}`,
 	} {
 		for name, keys := range verifiers() {
-			require.True(t, requireNotForged(t, keys, p, []byte(other), r.Content), "%s: %s", name, other)
+			same := !signsEscapedKeys(t) || !strings.Contains(other, `\"`)
+			require.Equal(t, same, requireNotForged(t, keys, p, []byte(other), r.Content), "%s: %s", name, other)
 		}
 	}
 	for _, other := range []string{

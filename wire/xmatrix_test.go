@@ -114,12 +114,21 @@ var signedContents = map[string]string{
 	"signatures":       `{"signatures":{"x":1},"unsigned":{}}`,
 }
 
+// signsEscapedKeys says whether this version of gomatrixserverlib leaves keys in
+// canonical JSON as they were. Newer ones put them out without their escapes.
+func signsEscapedKeys(t testing.TB) bool {
+	key := `{"a\"b":1}`
+	canonical, err := gomatrixserverlib.CanonicalJSON([]byte(key))
+	require.NoError(t, err)
+	return string(canonical) == key
+}
+
 func TestVerifySameAsFclient(t *testing.T) {
 	const uri = "/_matrix/federation/v1/send_relay/1/@user:b"
 	for name, content := range signedContents {
 		t.Run(name, func(t *testing.T) {
 			header, ok := sign(t, "PUT", uri, testRelay, []byte(content))
-			if name == "escape in a key" { // gomatrixserverlib can't sign that
+			if name == "escape in a key" && !signsEscapedKeys(t) {
 				require.False(t, ok)
 				return
 			}

@@ -3,7 +3,7 @@ module github.com/matrixrelay/relay/store/postgres
 go 1.25.0
 
 require (
-	github.com/jackc/pgx/v5 v5.5.4
+	github.com/jackc/pgx/v5 v5.6.0
 	github.com/matrix-org/gomatrixserverlib v0.0.0-20240910190622-2c764912ce93
 	github.com/matrixrelay/relay v0.1.0
 	github.com/stretchr/testify v1.8.1
