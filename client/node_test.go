@@ -102,7 +102,9 @@ func TestNodeReopened(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"1 relayed"}, w.told())
 		require.Equal(t, []string{"x", "y"}, w.fetched())
-		w.leave(r1, "x")
+		w.relay(r3)
+		w.setRelays(a.ServerName, r3)
+		w.leave(r3, "x")
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"x", "y"}, w.fetched(), "what was handled before is a copy")
 	})
@@ -169,6 +171,7 @@ func TestNodeSharesStoreWithRelay(t *testing.T) {
 // Run ends well when its context ends or the Node is closed, and is one at a time.
 func TestNodeRun(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
+		w.setRelays(a.ServerName, r1)
 		synctest.Wait()
 		require.ErrorContains(t, w.node.Run(w.Context()), "twice")
 		w.stop()
@@ -178,8 +181,12 @@ func TestNodeRun(t *testing.T) {
 		w.goOffline()
 		w.stop()
 		require.NoError(t, <-w.ended)
+		w.node.Online()
 		require.NoError(t, w.node.Close())
-		require.NoError(t, w.node.Run(w.Context()))
+		for range 100 {
+			require.NoError(t, w.node.Run(w.Context()))
+		}
+		w.offline.Store(false)
 		w.open()
 		w.run()
 	})
