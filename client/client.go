@@ -59,7 +59,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/matrix-org/gomatrix"
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -88,10 +87,13 @@ type Config struct {
 	// as with fclient.WithTransport.
 	Transport http.RoundTripper
 
-	// Federation is used if Transport is nil: a homeserver's client, with its
-	// time-outs and its ways to find servers. It reads answers without a limit,
-	// follows redirects, takes every 2xx for a 200 and loses Retry-After
-	// headers, so a Transport is better where there is one.
+	// Federation is used if Transport is nil: a homeserver's client. One that is
+	// an HTTPDoer, as fclient makes them, becomes a FederationTransport. Of
+	// another, such as a stub in a test, SendTransaction,
+	// P2PSendTransactionToRelay and P2PGetTransactionFromRelay are called, as
+	// deployed homeservers do: nothing waits, mail comes one at a time, and there
+	// are no proofs, IDs of transactions, nor fields that gomatrixserverlib
+	// doesn't know. To wrap a client of fclient, wrap its DoHTTPRequest.
 	Federation fclient.FederationClient
 
 	// Timeout bounds each request, its answer included. Default:
@@ -127,6 +129,9 @@ func New(config Config) (*Caller, error) {
 	}
 	setDefault(&config.MaxAnswerBytes, DefaultMaxAnswerBytes)
 	setDefault(&config.Timeout, DefaultTimeout)
+	if doer, ok := config.Federation.(HTTPDoer); ok && config.Transport == nil {
+		config.Transport = FederationTransport(doer)
+	}
 	c := &Caller{config: config, user: user}
 	c.client = http.Client{
 		Transport: config.Transport,
@@ -162,23 +167,30 @@ func NewTransaction(t gomatrixserverlib.Transaction) (Transaction, error) {
 // safely; sending the same again is harmless. One with a Proof is passed on,
 // which fails with ErrNotPassedOn at a relay that doesn't know proofs.
 func (c *Caller) Send(ctx context.Context, relay spec.ServerName, t Transaction) error {
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	defer cancel()
+	err := c.send(ctx, relay, t)
+	c.contacts.note(ctx, relay, err)
+	return err
+}
+
+func (c *Caller) send(ctx context.Context, relay spec.ServerName, t Transaction) error {
 	user, err := wire.UserAt(t.Destination)
 	if err != nil {
 		return fmt.Errorf("client: send: %w: %w", ErrUnsendable, err)
+	}
+	if !c.isWhole() {
+		return c.federated().toRelay(ctx, relay, user, t)
 	}
 	uri, body := wire.SendRelayURI(t.ID, user), []byte(t.Body)
 	if t.Proof != nil {
 		body = wire.WithProof(body, *t.Proof)
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
-	defer cancel()
 	answer, err := c.call(ctx, http.MethodPut, relay, uri, json.RawMessage(body))
 	if err == nil && t.Proof != nil && !wire.IsProven(answer) {
 		return fmt.Errorf("client: %s: %w", relay, ErrNotPassedOn)
 	}
-	err = isAnswer(answer, err)
-	c.contacts.note(ctx, relay, err)
-	return err
+	return isAnswer(answer, err)
 }
 
 // isAnswer returns err, or an error for a success that no Matrix server sends,
@@ -209,6 +221,9 @@ func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
+	if !c.isWhole() {
+		return c.federated().direct(ctx, t)
+	}
 	answer, err := c.call(ctx, http.MethodPut, t.Destination, wire.SendURI(t.ID), t.Body)
 	return isAnswer(answer, err)
 }
@@ -231,6 +246,9 @@ func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int
 }
 
 func (c *Caller) ask(ctx context.Context, relay spec.ServerName, uri string, acknowledge int64) (wire.Answer, error) {
+	if !c.isWhole() {
+		return c.federated().next(ctx, relay, c.user, acknowledge)
+	}
 	body, err := c.call(ctx, http.MethodGet, relay, uri, fclient.RelayEntry{EntryID: acknowledge})
 	if err != nil {
 		return wire.Answer{}, err
@@ -281,11 +299,7 @@ func (c *Caller) call(ctx context.Context, method string, server spec.ServerName
 	if err != nil {
 		return nil, fmt.Errorf("client: %s: %w", uri, err)
 	}
-	do := c.roundTrip
-	if c.config.Transport == nil {
-		do = c.federate
-	}
-	body, err := do(request.WithContext(ctx))
+	body, err := c.roundTrip(request.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("client: %s at %s: %w", uri, server, err)
 	}
@@ -318,13 +332,3 @@ func (c *Caller) roundTrip(request *http.Request) (body []byte, err error) {
 
 // errTooLong says that an answer was longer than what may be.
 var errTooLong = errors.New("the answer is longer")
-
-func (c *Caller) federate(request *http.Request) ([]byte, error) {
-	var body json.RawMessage
-	err := c.config.Federation.DoRequestAndParseResponse(request.Context(), request, &body)
-	var e gomatrix.HTTPError
-	if errors.As(err, &e) {
-		return nil, wire.ParseError(e.Code, nil, e.Contents)
-	}
-	return body, err
-}

@@ -40,14 +40,16 @@ func serve(t *testing.T, handler http.Handler) *relaytest.Network {
 	return network
 }
 
-// both makes the node's caller in the two ways there are.
-func both(t *testing.T, node *relaytest.Node, network *relaytest.Network) map[string]*client.Caller {
+// callers makes the node's caller in the three ways there are.
+func callers(t *testing.T, node *relaytest.Node, network *relaytest.Network) map[string]*client.Caller {
 	t.Helper()
 	transport, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: network, MaxAnswerBytes: 1 << 20})
 	require.NoError(t, err)
 	federation, err := client.New(client.Config{Identity: node.SigningIdentity, Federation: node.Federation(network)})
 	require.NoError(t, err)
-	return map[string]*client.Caller{"transport": transport, "federation": federation}
+	stubbed, err := client.New(client.Config{Identity: node.SigningIdentity, Federation: newStub(node.Federation(network))})
+	require.NoError(t, err)
+	return map[string]*client.Caller{"transport": transport, "federation": federation, "stub": stubbed}
 }
 
 func transaction(t *testing.T, id string) client.Transaction {
@@ -63,8 +65,8 @@ func TestWithOurRelay(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, server.Close()); require.NoError(t, kept.Close()) }()
 	network := serve(t, server)
-	for name, sender := range both(t, a, network) {
-		receiver := both(t, b, network)[name]
+	for name, sender := range callers(t, a, network) {
+		receiver := callers(t, b, network)[name]
 		var sent []client.Transaction
 		for i := range 3 {
 			sent = append(sent, transaction(t, fmt.Sprint(name, i)))
@@ -99,7 +101,7 @@ func TestDrainStops(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, server.Close()); require.NoError(t, kept.Close()) }()
 	network := serve(t, server)
-	sender, receiver := both(t, a, network)["transport"], both(t, b, network)["transport"]
+	sender, receiver := callers(t, a, network)["transport"], callers(t, b, network)["transport"]
 	for i := range 5 {
 		require.NoError(t, sender.Send(t.Context(), relayName, transaction(t, fmt.Sprint(i))))
 	}
@@ -121,12 +123,12 @@ func TestDrainStops(t *testing.T) {
 func TestWithDeployedRelay(t *testing.T) {
 	deployed := &deployedRelay{first: 1}
 	network := serve(t, deployed)
-	for name, sender := range both(t, a, network) {
+	for name, sender := range callers(t, a, network) {
 		for i := range 3 {
 			require.NoError(t, sender.Send(t.Context(), relayName, transaction(t, fmt.Sprint(i))))
 		}
 		seen := 0
-		handled, err := both(t, b, network)[name].Drain(t.Context(), relayName, func(_ context.Context, answer wire.Answer) error {
+		handled, err := callers(t, b, network)[name].Drain(t.Context(), relayName, func(_ context.Context, answer wire.Answer) error {
 			decoded, err := answer.Decode()
 			require.NoError(t, err)
 			require.Equal(t, a.ServerName, decoded.Origin)
@@ -157,7 +159,7 @@ func TestErrorAnswers(t *testing.T) {
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)
 		}))
-		for _, caller := range both(t, a, network) {
+		for _, caller := range callers(t, a, network) {
 			err := caller.Send(t.Context(), relayName, transaction(t, "1"))
 			var e *wire.Error
 			require.ErrorAs(t, err, &e, "%s: %v", name, err)
@@ -173,7 +175,7 @@ func TestOddAnswers(t *testing.T) {
 		"too long":          `{"entries_queued":false,"x":"` + strings.Repeat("x", 2<<20) + `"}`,
 	} {
 		network := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
-		handled, err := both(t, b, network)["transport"].Drain(t.Context(), relayName, func(context.Context, wire.Answer) error { return nil })
+		handled, err := callers(t, b, network)["transport"].Drain(t.Context(), relayName, func(context.Context, wire.Answer) error { return nil })
 		require.Error(t, err, name)
 		require.LessOrEqual(t, handled, 1)
 	}
@@ -181,7 +183,7 @@ func TestOddAnswers(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	network := relaytest.NewNetwork()
-	for _, caller := range both(t, a, network) {
+	for _, caller := range callers(t, a, network) {
 		err := caller.Send(t.Context(), relayName, transaction(t, "1"))
 		require.ErrorContains(t, err, "connection refused")
 		_, err = caller.Next(t.Context(), relayName, 0)
@@ -198,7 +200,7 @@ func TestContextEnds(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then is it noticed that the client has gone
 		<-r.Context().Done()
 	}))
-	for _, caller := range both(t, a, network) {
+	for _, caller := range callers(t, a, network) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { _, err := caller.Next(ctx, relayName, 0); done <- err }()

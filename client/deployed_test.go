@@ -163,10 +163,11 @@ func TestSenderDeployedAnswers(t *testing.T) {
 				for _, config := range []client.Config{
 					{Identity: a.SigningIdentity, Transport: network},
 					{Identity: a.SigningIdentity, Federation: a.Federation(network)},
+					{Identity: a.SigningIdentity, Federation: newStub(a.Federation(network))},
 				} {
 					attempt := leaveAt(t, config, r1)
 					require.Equal(t, c.want, attempt.Verdict, "%v", attempt.Err)
-					if config.Transport != nil {
+					if _, ok := config.Federation.(stub); !ok { // which loses headers
 						require.Equal(t, c.retryAfter, attempt.RetryAfter)
 					}
 				}

@@ -163,6 +163,9 @@ func loadOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
 	if config.PassOn != nil && (config.Source != nil || config.Store == nil) {
 		return nil, errors.New("client: OutboxConfig.PassOn needs Store, and no Source")
 	}
+	if config.PassOn != nil && !config.Sender.config.Caller.isWhole() {
+		return nil, errors.New("client: OutboxConfig.PassOn needs a Caller with a Transport")
+	}
 	o := &Outbox{config: config.withDefaults(), notePrefix: "outbox/"}
 	o.self, o.peers = config.Sender.config.Caller.config.Identity.ServerName, config.Sender.config.Peers
 	o.notes, _ = config.Store.(store.Notes)

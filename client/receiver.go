@@ -107,7 +107,7 @@ type ReceiverConfig struct {
 	// Wait is how long a relay is asked to hold an answer while it has nothing. If
 	// answers that are held break at the same age again and again, it is asked for
 	// less, until Online is called.
-	// Negative: not at all. It takes a Caller with a Transport.
+	// Negative: not at all. It takes a Caller with a Transport, or an HTTPDoer.
 	Wait time.Duration
 
 	// Backoff is how long a relay that fails, whose transaction couldn't be
@@ -142,10 +142,13 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.RequireProof && config.Keys == nil {
 		return nil, errors.New("client: ReceiverConfig.RequireProof needs Keys")
 	}
+	if config.RequireProof && !config.Caller.isWhole() {
+		return nil, errors.New("client: ReceiverConfig.RequireProof needs a Caller with a Transport")
+	}
 	if config.Wait == 0 {
 		config.Wait = DefaultWait
 	}
-	if config.Caller.config.Transport == nil {
+	if !config.Caller.isWhole() {
 		config.Wait = 0
 	}
 	setDefault(&config.PollInterval, DefaultPollInterval)

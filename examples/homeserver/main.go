@@ -1,3 +1,4 @@
+// Homeserver is a relay for others, and a node that sends and fetches.
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 
 var (
 	web                         = &http.Server{Addr: ":8448", Handler: http.DefaultServeMux} // your federation mux
-	transport http.RoundTripper = discovery.New(discovery.Options{})                        // or that of an overlay network
+	transport http.RoundTripper = discovery.New(discovery.Options{})                         // or that of an overlay network
 )
 
 func main() {
