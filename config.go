@@ -38,8 +38,8 @@ const (
 	DefaultMaxWaiting       = 20_000
 )
 
-// Config of a Server. Only ServerName is required. In the limits, zero means
-// the default and a negative number no limit.
+// Config of a Server. Only ServerName is required. In numbers, zero means the
+// default, and a negative one that there is none of it, or no limit.
 type Config struct {
 	// ServerName is the name of this server, as others sign requests for it.
 	ServerName spec.ServerName
@@ -74,25 +74,28 @@ type Config struct {
 	// everyone. It may be called by many goroutines at once.
 	Admit func(ctx context.Context, origin, destination spec.ServerName) error
 
-	// MaxBodyBytes bounds a transaction; a larger one is refused with 413.
+	// MaxBodyBytes bounds a transaction; a larger one is refused with 413. Zero:
+	// DefaultMaxBodyBytes. Negative: no limit.
 	MaxBodyBytes int64
 
 	// MaxEntries and MaxBytes bound the mailbox of a destination; what goes
 	// over is refused with 507. OriginShare is the part of both that one origin
-	// may fill, over 0 and up to 1.
+	// may fill, up to 1. Zero: DefaultMaxEntries, DefaultMaxBytes and
+	// DefaultOriginShare. Negative: no limit.
 	MaxEntries  int64
 	MaxBytes    int64
 	OriginShare float64
 
 	// MaxStoreEntries and MaxStoreBytes bound the mailboxes of all servers together; what goes
 	// over is refused with 507. On the disk an entry takes about 500 bytes
-	// besides its own.
+	// besides its own. Zero: DefaultMaxStoreEntries and DefaultMaxStoreBytes.
+	// Negative: no limit.
 	MaxStoreEntries int64
 	MaxStoreBytes   int64
 
 	// Lifetime is how long mail is kept for a destination that doesn't fetch it,
 	// counted while the store is open and whatever the machine's clock says: see
-	// store.Mail. Negative: for ever.
+	// store.Mail. Zero: DefaultLifetime. Negative: for ever.
 	Lifetime time.Duration
 
 	// MaxInFlightBytes bounds what is held of bodies while they are read and
@@ -101,20 +104,22 @@ type Config struct {
 	// that has gone on for longest, if for more than a few seconds, is cut off;
 	// if there is none, it is refused with 429. A transfer that is alone always
 	// finds room. To cut off, the http.ResponseWriter must have deadlines: one
-	// that a middleware wraps needs an Unwrap method.
+	// that a middleware wraps needs an Unwrap method. Zero:
+	// DefaultMaxInFlightBytes. Negative: no limit.
 	MaxInFlightBytes int64
 
 	// MaxBatch and MaxBatchBytes bound the transactions in one answer to a
 	// receiver that asks for batches; one always fits. It is never more than a
-	// quarter of MaxInFlightBytes.
+	// quarter of MaxInFlightBytes. Zero: DefaultMaxBatch and
+	// DefaultMaxBatchBytes. Negative: no other limit.
 	MaxBatch      int
 	MaxBatchBytes int64
 
 	// MaxWait bounds how long an answer is held while there is no mail, for a
 	// receiver that asks for that. MaxWaiting bounds how many are held, each
 	// for the price of a goroutine and a connection, and 16 for each
-	// destination; those over it are answered at once. A negative number for
-	// either: none is held.
+	// destination; those over it are answered at once. Zero: DefaultMaxWait and
+	// DefaultMaxWaiting. Negative, for either: none is held.
 	MaxWait    time.Duration
 	MaxWaiting int
 
@@ -157,8 +162,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.IsLocalServerName != nil && !c.IsLocalServerName(c.ServerName) {
 		return c, errors.New("relay: Config.IsLocalServerName doesn't accept Config.ServerName")
 	}
-	if !(c.OriginShare >= 0 && c.OriginShare <= 1) { // NaN too
-		return c, fmt.Errorf("relay: Config.OriginShare %v is not between 0 and 1", c.OriginShare)
+	if !(c.OriginShare <= 1) { // NaN too
+		return c, fmt.Errorf("relay: Config.OriginShare %v is more than 1", c.OriginShare)
+	}
+	if c.OriginShare < 0 {
+		c.OriginShare = 1
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -14,18 +14,23 @@ const (
 
 // A Backoff is how long to wait between attempts that fail: First after the
 // first, twice as long after each further one, at most Most, each shortened at
-// random by up to a half so that many who wait don't come back together. Zero
-// fields mean the defaults.
+// random by up to a half so that not all come back together. Zero fields mean the
+// defaults. A negative First: there is no wait. A negative Most: no limit.
 type Backoff struct {
 	First, Most time.Duration
 }
 
 func (b Backoff) withDefaults() Backoff {
-	if b.First <= 0 {
-		b.First = DefaultFirstBackoff
-	}
-	if b.Most <= 0 {
-		b.Most = DefaultMostBackoff
+	setDefault(&b.First, DefaultFirstBackoff)
+	setBounds(&b.Most, DefaultMostBackoff, forever)
+	return b
+}
+
+// paced is for those that try again by themselves: even with no wait there is one,
+// or they would never rest.
+func (b Backoff) paced() Backoff {
+	if b.First < 0 {
+		return Backoff{First: DefaultFirstBackoff, Most: DefaultFirstBackoff}
 	}
 	return b
 }
@@ -33,6 +38,9 @@ func (b Backoff) withDefaults() Backoff {
 // after returns how long to wait after that many failures in a row (at least
 // 1), and at least as long as the other side has asked for.
 func (b Backoff) after(failures int, asked time.Duration) time.Duration {
+	if b.First < 0 {
+		return asked
+	}
 	wait := b.Most
 	if shift := failures - 1; shift < 32 && b.First < b.Most>>shift {
 		wait = b.First << shift

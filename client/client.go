@@ -96,12 +96,12 @@ type Config struct {
 	// doesn't know. To wrap a client of fclient, wrap its DoHTTPRequest.
 	Federation fclient.FederationClient
 
-	// Timeout bounds each request, its answer included. Default:
-	// DefaultTimeout.
+	// Timeout bounds each request, its answer included. Zero: DefaultTimeout.
+	// Negative: no limit.
 	Timeout time.Duration
 
 	// MaxAnswerBytes bounds an answer that comes through Transport; a longer
-	// one is an error. Default: DefaultMaxAnswerBytes.
+	// one is an error. Zero: DefaultMaxAnswerBytes. Negative: no limit.
 	MaxAnswerBytes int64
 }
 
@@ -127,8 +127,8 @@ func New(config Config) (*Caller, error) {
 	if len(config.Identity.PrivateKey) != ed25519.PrivateKeySize {
 		return nil, errors.New("client: Config.Identity has no private key")
 	}
-	setDefault(&config.MaxAnswerBytes, DefaultMaxAnswerBytes)
-	setDefault(&config.Timeout, DefaultTimeout)
+	setBounds(&config.MaxAnswerBytes, DefaultMaxAnswerBytes, math.MaxInt64)
+	setBounds(&config.Timeout, DefaultTimeout, forever)
 	if doer, ok := config.Federation.(HTTPDoer); ok && config.Transport == nil {
 		config.Transport = FederationTransport(doer)
 	}

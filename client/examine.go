@@ -27,6 +27,15 @@ const (
 	Proven
 )
 
+// String names the status.
+func (s ProofStatus) String() string {
+	names := [...]string{"no proof", "unchecked", "proven"}
+	if s < 0 || int(s) >= len(names) {
+		return fmt.Sprintf("ProofStatus(%d)", int(s))
+	}
+	return names[s]
+}
+
 // Errors that ReceiverConfig.Rejected is told of, besides wire.ErrProof.
 var (
 	ErrUnproven = errors.New("client: there is no proof of origin")

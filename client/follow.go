@@ -87,7 +87,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 				failures = 0 // what ends an answer that is held may be a proxy
 			}
 		}
-		wait := r.config.PollInterval*3/4 + rand.N(r.config.PollInterval/2+1)
+		wait := r.config.PollInterval - r.config.PollInterval/4 + rand.N(r.config.PollInterval/2+1)
 		switch {
 		case d.Err == nil:
 			failures = 0

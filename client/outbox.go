@@ -66,22 +66,24 @@ type OutboxConfig struct {
 	// all its relays took them, to be handed over directly when the destination
 	// is back; older ones are dropped. Nothing is dropped that a relay of the
 	// destination could still get, nor what all of them have refused: that
-	// stays, and what is behind it, up to MaxAge and Limits. Negative: none.
+	// stays, and what is behind it, up to MaxAge and Limits. Zero:
+	// DefaultKeepRelayed. Negative: none.
 	KeepRelayed int
 
 	// MaxAge is how long a transaction is tried. It is counted by the clock of
 	// the store, which nobody can set, while the store is open. A change holds
-	// for what is enqueued from then on.
+	// for what is enqueued from then on. Zero: DefaultMaxAge. Negative: no limit.
 	MaxAge time.Duration
 
 	// Workers is how many destinations and relays are served at the same time.
 	// Those that failed when they were last tried get a quarter of them at most,
 	// together with destinations that were never tried a half, and with relays
-	// three quarters.
+	// three quarters. Zero: DefaultWorkers. Negative: no limit.
 	Workers int
 
 	// Backoff is how long a destination that fails is left alone. For relays it
-	// is SenderConfig.RelayBackoff.
+	// is SenderConfig.RelayBackoff. If First is negative it is a second, and grows
+	// no longer; so it is for relays that are left alone for no time.
 	Backoff Backoff
 
 	// Notify, if it isn't nil, is told what becomes of each transaction, those
@@ -192,30 +194,22 @@ func (o *Outbox) anew() {
 }
 
 func (c OutboxConfig) withDefaults() OutboxConfig {
-	if c.KeepRelayed == 0 {
-		c.KeepRelayed = DefaultKeepRelayed
-	}
-	c.KeepRelayed = max(0, c.KeepRelayed)
-	setDefault(&c.MaxAge, DefaultMaxAge)
-	setDefault(&c.Workers, DefaultWorkers)
-	c.Backoff = c.Backoff.withDefaults()
+	setBounds(&c.KeepRelayed, DefaultKeepRelayed, 0)
+	setBounds(&c.MaxAge, DefaultMaxAge, forever)
+	setBounds(&c.Workers, DefaultWorkers, noLimit/int(classes))
+	c.Backoff = c.Backoff.withDefaults().paced()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	setLimit(&c.Limits.Entries, DefaultOutboxEntries)
-	setLimit(&c.Limits.Bytes, DefaultOutboxBytes)
-	setLimit(&c.Limits.StoreEntries, DefaultOutboxStoreEntries)
-	setLimit(&c.Limits.StoreBytes, DefaultOutboxStoreBytes)
-	return c
-}
-
-// setLimit puts a default in place of zero, and the store's "no limit" in place
-// of a negative number.
-func setLimit(limit *int64, otherwise int64) {
-	if *limit == 0 {
-		*limit = otherwise
+	for limit, otherwise := range map[*int64]int64{ // 0: no limit, for the store
+		&c.Limits.Entries: DefaultOutboxEntries, &c.Limits.Bytes: DefaultOutboxBytes,
+		&c.Limits.StoreEntries: DefaultOutboxStoreEntries, &c.Limits.StoreBytes: DefaultOutboxStoreBytes,
+		&c.Limits.OriginEntries: 0, &c.Limits.OriginBytes: 0,
+	} {
+		setDefault(limit, otherwise)
+		*limit = max(0, *limit)
 	}
-	*limit = max(0, *limit)
+	return c
 }
 
 func (o *Outbox) chooseSource() {

@@ -344,3 +344,19 @@ func TestOutboxKeepsOrder(t *testing.T) {
 		require.Equal(t, want, got)
 	})
 }
+
+// Where nothing is left alone by itself, an Outbox still rests between attempts.
+func TestOutboxWithoutBackoff(t *testing.T) {
+	inWorld(t, func(c *client.SenderConfig) { c.RelayBackoff = client.Backoff{First: -1} }, func(w *world) {
+		o := &outWorld{world: w, mail: memory.New(memory.Options{}), change: func(c *client.OutboxConfig) { c.Backoff.First = -1 }}
+		o.open()
+		o.enqueue("1")
+		time.Sleep(time.Hour)
+		for _, server := range []spec.ServerName{r1, b.ServerName} {
+			require.Greater(t, o.net.Asked(server), 3000)
+			require.Less(t, o.net.Asked(server), 7300)
+		}
+		require.NoError(t, o.outbox.Close())
+		require.NoError(t, o.mail.Close())
+	})
+}

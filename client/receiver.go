@@ -88,6 +88,7 @@ type ReceiverConfig struct {
 	// there is a key that wasn't valid by our clock; and, with MaxAge, if it is too
 	// old by a clock that wasn't watched for that long since NewReceiver, or that
 	// was set forward. Other origins' mail passes it.
+	// Zero: DefaultKeyPatience. Negative: it is decided at once.
 	KeyPatience time.Duration
 
 	// MaxAge refuses what is proven to be older than that, by origin_server_ts:
@@ -101,17 +102,19 @@ type ReceiverConfig struct {
 	Rejected func(ctx context.Context, received Received, why error)
 
 	// PollInterval is how often a relay that had nothing and doesn't hold
-	// answers is asked again, give or take a quarter.
+	// answers is asked again, give or take a quarter. Zero: DefaultPollInterval.
+	// Negative: only by Online and Sync.
 	PollInterval time.Duration
 
 	// Wait is how long a relay is asked to hold an answer while it has nothing. If
 	// answers that are held break at the same age again and again, it is asked for
 	// less, until Online is called.
-	// Negative: not at all. It takes a Caller with a Transport, or an HTTPDoer.
+	// Zero: DefaultWait. Negative: not at all. It takes a Caller with a Transport, or an HTTPDoer.
 	Wait time.Duration
 
 	// Backoff is how long a relay that fails, whose transaction couldn't be
-	// handled, or that has nothing but junk is left alone.
+	// handled, or that has nothing but junk is left alone. If First is negative it
+	// is a second, and grows no longer.
 	Backoff Backoff
 
 	// Logger gets what an operator should know. Default: slog.Default().
@@ -145,15 +148,13 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.RequireProof && !config.Caller.isWhole() {
 		return nil, errors.New("client: ReceiverConfig.RequireProof needs a Caller with a Transport")
 	}
-	if config.Wait == 0 {
-		config.Wait = DefaultWait
-	}
+	setBounds(&config.Wait, DefaultWait, -1)
 	if !config.Caller.isWhole() {
-		config.Wait = 0
+		config.Wait = -1
 	}
-	setDefault(&config.PollInterval, DefaultPollInterval)
-	setDefault(&config.KeyPatience, DefaultKeyPatience)
-	config.Backoff = config.Backoff.withDefaults()
+	setBounds(&config.PollInterval, DefaultPollInterval, forever)
+	setBounds(&config.KeyPatience, DefaultKeyPatience, -1)
+	config.Backoff = config.Backoff.withDefaults().paced()
 	if config.Seen == nil {
 		config.Seen = NewSeen(0)
 	}

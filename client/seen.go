@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -115,9 +116,9 @@ type appearing struct {
 }
 
 // NewSeen makes a Seen that forgets everything with the process. It remembers
-// up to that many transactions; 0 means DefaultMaxSeen.
+// up to that many transactions. Zero: DefaultMaxSeen. Negative: no limit.
 func NewSeen(most int) *Seen {
-	setDefault(&most, DefaultMaxSeen)
+	setBounds(&most, DefaultMaxSeen, math.MaxInt)
 	return &Seen{most: most, known: make(map[seenKey]*list.Element), busy: make(map[seenKey]chan struct{})}
 }
 

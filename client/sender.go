@@ -29,18 +29,24 @@ type SenderConfig struct {
 
 	// AttemptsBeforeOffline is how many direct attempts in a row must fail
 	// before a destination counts as offline, and relays are used. Dendrite
-	// calls it failures until assumed offline.
+	// calls it failures until assumed offline. Zero:
+	// DefaultAttemptsBeforeOffline. Negative: no failure makes it so.
 	AttemptsBeforeOffline int
 
-	// DirectTimeout and RelayTimeout bound each attempt.
+	// DirectTimeout and RelayTimeout bound each attempt. Zero:
+	// DefaultDirectTimeout and DefaultRelayTimeout. Negative: no limit but
+	// Config.Timeout.
 	DirectTimeout time.Duration
 	RelayTimeout  time.Duration
 
 	// MaxBackground is how many attempts may go on after another relay has
-	// taken their transaction. Those over it are ended.
+	// taken their transaction. Those over it are ended. Zero:
+	// DefaultMaxBackground. Negative: none goes on.
 	MaxBackground int
 
-	// RelayBackoff is how long a relay that fails is left alone.
+	// RelayBackoff is how long a relay that fails is left alone. If its First is
+	// negative, only for as long as the relay asks: for homeservers that have a
+	// back-off of their own.
 	RelayBackoff Backoff
 
 	// Logger gets what happens in the background. Default: slog.Default().
@@ -72,10 +78,11 @@ func NewSender(config SenderConfig) (*Sender, error) {
 	if config.Caller == nil || config.Peers == nil {
 		return nil, errors.New("client: SenderConfig needs Caller and Peers")
 	}
-	setDefault(&config.AttemptsBeforeOffline, DefaultAttemptsBeforeOffline)
-	setDefault(&config.DirectTimeout, DefaultDirectTimeout)
-	setDefault(&config.RelayTimeout, DefaultRelayTimeout)
-	setDefault(&config.MaxBackground, DefaultMaxBackground)
+	setBounds(&config.AttemptsBeforeOffline, DefaultAttemptsBeforeOffline, noLimit)
+	setBounds(&config.DirectTimeout, DefaultDirectTimeout, forever)
+	setBounds(&config.RelayTimeout, DefaultRelayTimeout, forever)
+	setBounds(&config.MaxBackground, DefaultMaxBackground, 0)
+	config.RelayBackoff = config.RelayBackoff.withDefaults()
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
@@ -88,12 +95,6 @@ func NewSender(config SenderConfig) (*Sender, error) {
 	}
 	s.stop, s.cancel = context.WithCancel(context.Background())
 	return s, nil
-}
-
-func setDefault[N int | int64 | time.Duration](value *N, otherwise N) {
-	if *value <= 0 {
-		*value = otherwise
-	}
 }
 
 // Close ends the attempts in the background and waits for them. It may be

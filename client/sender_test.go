@@ -305,3 +305,23 @@ func TestSenderTimeoutsAndContext(t *testing.T) {
 		require.False(t, w.peers.Offline(b.ServerName))
 	})
 }
+
+// A homeserver that has a back-off of its own switches ours off. What a relay asks
+// for still counts.
+func TestSenderWithoutBackoff(t *testing.T) {
+	inWorld(t, func(c *client.SenderConfig) { c.RelayBackoff = client.Backoff{First: -1} }, func(w *world) {
+		wait := answers(503, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":60000}`)
+		w.relays(answers(500, `{}`), answers(403, `{"errcode":"M_FORBIDDEN","error":""}`), wait)
+		for i := range 5 {
+			_, err := w.send(strconv.Itoa(i))
+			refusal(t, err)
+		}
+		require.Equal(t, 5, w.net.Asked(r1))
+		require.Equal(t, 5, w.net.Asked(r2))
+		require.Equal(t, 1, w.net.Asked(r3))
+		time.Sleep(time.Minute)
+		_, err := w.send("5")
+		refusal(t, err)
+		require.Equal(t, 2, w.net.Asked(r3))
+	})
+}

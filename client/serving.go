@@ -39,7 +39,7 @@ func (o *Outbox) serveDirectly(ctx context.Context, r *road) (t turn, err error)
 			return t, err
 		}
 		if item.Waits {
-			return turn{outcome: held, wait: o.config.Backoff.Most}, nil
+			return turn{outcome: held, wait: min(o.config.Backoff.Most, DefaultMostBackoff)}, nil
 		}
 		attempt, offline := o.config.Sender.SendDirect(ctx, item.Transaction)
 		if err := ctx.Err(); err != nil && attempt.Verdict != Delivered {

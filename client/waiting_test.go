@@ -165,3 +165,19 @@ func TestWaitingTooLong(t *testing.T) {
 		stop()
 	})
 }
+
+// With neither waiting nor polling, only Online and Sync ask.
+func TestReceiverNotPolling(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		b.restart(func(_ *client.Config, c *client.ReceiverConfig) { c.Wait, c.PollInterval = -1, -1 })
+		b.scripted(r1, &scripted{})
+		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
+		stop := b.run()
+		time.Sleep(365 * 24 * time.Hour)
+		require.Equal(t, 1, b.net.Asked(r1))
+		b.receiver.Online()
+		time.Sleep(time.Second)
+		require.Equal(t, 2, b.net.Asked(r1))
+		stop()
+	})
+}
