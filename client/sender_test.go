@@ -314,14 +314,14 @@ func TestSenderWithoutBackoff(t *testing.T) {
 		w.relays(answers(500, `{}`), answers(403, `{"errcode":"M_FORBIDDEN","error":""}`), wait)
 		for i := range 5 {
 			_, err := w.send(strconv.Itoa(i))
-			refusal(t, err)
+			_ = refusal(t, err)
 		}
 		require.Equal(t, 5, w.net.Asked(r1))
 		require.Equal(t, 5, w.net.Asked(r2))
 		require.Equal(t, 1, w.net.Asked(r3))
 		time.Sleep(time.Minute)
 		_, err := w.send("5")
-		refusal(t, err)
+		_ = refusal(t, err)
 		require.Equal(t, 2, w.net.Asked(r3))
 	})
 }
