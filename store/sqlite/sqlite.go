@@ -333,9 +333,6 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.stop()
 		s.background.Wait()
-		if err := s.writer.do(context.Background(), func(*batch) error { return nil }, 0); err != nil { // writes the clock
-			s.options.Logger.Warn("sqlite: the store's clock goes back to the last commit", "error", err)
-		}
 		s.closeErr = s.release()
 	})
 	return s.closeErr
