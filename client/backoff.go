@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/defaults"
 )
 
 // Defaults of Backoff.
@@ -21,7 +23,7 @@ type Backoff struct {
 }
 
 func (b Backoff) withDefaults() Backoff {
-	setDefault(&b.First, DefaultFirstBackoff)
+	defaults.Set(&b.First, DefaultFirstBackoff)
 	setBounds(&b.Most, DefaultMostBackoff, forever)
 	return b
 }

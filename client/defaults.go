@@ -14,13 +14,6 @@ const forever = 100 * 365 * 24 * time.Hour
 // noLimit is as good as no limit for numbers of things.
 const noLimit = math.MaxInt32
 
-// setDefault puts a default in place of zero.
-func setDefault[N int | int64 | time.Duration](value *N, otherwise N) {
-	if *value == 0 {
-		*value = otherwise
-	}
-}
-
 // setBounds puts a default in place of zero, and something else in place of a
 // negative number.
 func setBounds[N int | int64 | time.Duration](value *N, otherwise, negative N) {

@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -206,7 +207,7 @@ func (c OutboxConfig) withDefaults() OutboxConfig {
 		&c.Limits.StoreEntries: DefaultOutboxStoreEntries, &c.Limits.StoreBytes: DefaultOutboxStoreBytes,
 		&c.Limits.OriginEntries: 0, &c.Limits.OriginBytes: 0,
 	} {
-		setDefault(limit, otherwise)
+		defaults.Set(limit, otherwise)
 		*limit = max(0, *limit)
 	}
 	return c
