@@ -72,7 +72,7 @@ func sqlitePlace(tb testing.TB) storetest.Place {
 			"until":  change(path, `until = until - 1`),
 		},
 		Stall: func(tb testing.TB) (resume func()) {
-			db, err := sql.Open("sqlite", path)
+			db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(60000)") // the store may be committing
 			require.NoError(tb, err)
 			conn, err := db.Conn(context.Background())
 			require.NoError(tb, err)
