@@ -63,11 +63,12 @@ func sqlitePlace(tb testing.TB) storetest.Place {
 			}
 		},
 		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true},
+		// A change that shows in a count has the database repaired when it is opened,
+		// which leaves the entry out: the store's own tests have these.
 		Damage: map[string]func(testing.TB, spec.ServerName, int64){
 			"body":   change(path, `body = x'7b00'`),
 			"proof":  change(path, `proof = CAST(proof || 'x' AS BLOB)`),
 			"digest": change(path, `digest = x'00'`),
-			"origin": change(path, `origin = 'a'`),
 			"txn":    change(path, `txn = ''`),
 			"until":  change(path, `until = until - 1`),
 		},

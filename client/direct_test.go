@@ -12,62 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
-	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
-
-// countedNotes counts what is written.
-type countedNotes struct {
-	kept    store.Notes
-	written int
-}
-
-func (n *countedNotes) Notes(ctx context.Context, prefix, after string, most int) ([]store.Note, error) {
-	return n.kept.Notes(ctx, prefix, after, most)
-}
-
-func (n *countedNotes) SetNotes(ctx context.Context, notes []store.Note) error {
-	n.written++
-	return n.kept.SetNotes(ctx, notes)
-}
-
-// What comes directly is written down only where a relay can bring a copy; it is
-// looked at anyway.
-func TestDirectWritesIfACopyCanCome(t *testing.T) {
-	inInbox(t, func(b *inbox) {
-		notes := &countedNotes{kept: b.mail}
-		reopen := func() {
-			seen, err := client.OpenSeen(b.Context(), notes, 10)
-			require.NoError(t, err)
-			b.start(seen)
-		}
-		direct := func(i int) bool { return b.direct(fmt.Sprint(i), fmt.Sprintf(`{"pdus":[{"n":%d}]}`, i)) }
-		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1, r2, r3))
-		reopen()
-		for i := range 30 {
-			require.True(t, direct(i))
-			require.False(t, direct(i))
-		}
-		require.Zero(t, notes.written)
-
-		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r1))
-		require.True(t, direct(40))
-		require.Equal(t, 1, notes.written)
-		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1))
-		for i := range 9 {
-			require.True(t, direct(50+i), "r1 may have a copy, and be added again")
-		}
-		require.Equal(t, 10, notes.written)
-		reopen()
-		require.False(t, direct(40), "it was written down")
-		require.True(t, direct(60))
-		require.True(t, direct(61))
-		require.Equal(t, 12, notes.written)
-		left, err := b.mail.Notes(b.Context(), "seen/", "", 100)
-		require.NoError(t, err)
-		require.Len(t, left, 10)
-	})
-}
 
 // A look-up of keys and a handler that are cut short by a shutdown decide nothing.
 func TestReceiverCutShort(t *testing.T) {

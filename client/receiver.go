@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -128,7 +127,6 @@ type Receiver struct {
 	self   spec.ServerName
 
 	calendar *calendar
-	copies   atomic.Bool // relays may bring copies of what comes directly
 
 	mu      sync.Mutex
 	turns   map[spec.ServerName]*relayTurn
@@ -170,7 +168,6 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 		keyless:  make(map[keyless]patience),
 		wake:     make(chan struct{}),
 	}
-	r.copies.Store(config.Seen.hasNotes() || len(config.Peers.Relays(r.self)) > 0)
 	return r, nil
 }
 
@@ -213,21 +210,13 @@ func (r *Receiver) Sync(ctx context.Context) []Drained {
 // origin is done with it, and the answer has no results of PDUs then ({"pdus":{}}). An
 // error is handle's, the context's or that of writing it down; the origin must be told
 // to come again, with a 500.
-//
-// It is written down unless this server has no relays, and had none since its Seen was
-// empty: then no copy can come, but for one that a relay hands over by itself (Deliver
-// of the relay's Config) after a restart.
 func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatrixserverlib.TransactionID, body []byte, handle func(context.Context) error) (handled bool, err error) {
 	content, err := wire.ReadContent(body)
 	if err != nil {
 		err = handle(ctx)
 		return err == nil, err
 	}
-	if !r.copies.Load() && len(r.config.Peers.Relays(r.self)) > 0 {
-		r.copies.Store(true)
-	}
-	from := source{id: id, once: !r.copies.Load()}
-	came, err := r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), from, func() error { return handle(ctx) })
+	came, err := r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
 	return came.toHandle() && err == nil, err
 }
 

@@ -63,8 +63,6 @@ type sighting struct {
 	// Unproven are those that came so where proofs are checked. They aren't among
 	// the others.
 	Unproven counts `json:"u,omitzero"`
-
-	noted bool // there is a note of it
 }
 
 // counts are what is known of transactions of one content.
@@ -95,9 +93,6 @@ type source struct {
 	// Unproven says that its proof was looked for and isn't there, or couldn't be
 	// checked.
 	unproven bool
-
-	// once says that no relay can bring a copy, so that it needn't be written down.
-	once bool
 }
 
 // idHash is 0 if the ID is unknown.
@@ -155,7 +150,6 @@ func readSighting(note store.Note) (*sighting, error) {
 		return nil, fmt.Errorf("%q is no key of a Seen", note.Key)
 	}
 	copy(one.key[:], key)
-	one.noted = true
 	return one, nil
 }
 
@@ -204,7 +198,7 @@ func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func()
 		}
 	}
 	one.count(from, came)
-	return came, s.remember(ctx, one, !from.once)
+	return came, s.remember(ctx, one)
 }
 
 // had reports whether just this was dealt with before: its acknowledgement, or
@@ -272,13 +266,6 @@ func (one *sighting) count(from source, came dealing) {
 	}
 }
 
-// hasNotes reports whether something is written down.
-func (s *Seen) hasNotes() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.order.Len() > 0 && s.order.Back().Value.(*sighting).noted
-}
-
 // begin makes the key busy, or returns what says when it no longer is.
 func (s *Seen) begin(key seenKey) <-chan struct{} {
 	s.mu.Lock()
@@ -309,11 +296,10 @@ func (s *Seen) look(key seenKey) sighting {
 	return one
 }
 
-// remember remembers what has become of a transaction, and writes it down if that is
-// to be or if there is a note of it.
-func (s *Seen) remember(ctx context.Context, one sighting, write bool) error {
-	changes := s.add(&one, write)
-	if len(changes) == 0 {
+// remember writes down what has become of a transaction.
+func (s *Seen) remember(ctx context.Context, one sighting) error {
+	changes := s.add(&one)
+	if s.notes == nil {
 		return nil
 	}
 	// What was handled must be written down, even if we are being closed.
@@ -324,25 +310,22 @@ func (s *Seen) remember(ctx context.Context, one sighting, write bool) error {
 }
 
 // add remembers it here, and returns what that changes in the notes.
-func (s *Seen) add(one *sighting, write bool) (changes []store.Note) {
+func (s *Seen) add(one *sighting) (changes []store.Note) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sequence++
 	one.Sequence = s.sequence
 	if e := s.known[one.key]; e != nil {
-		one.noted = s.order.Remove(e).(*sighting).noted
+		s.order.Remove(e)
 	}
-	one.noted = s.notes != nil && (one.noted || write)
 	s.known[one.key] = s.order.PushBack(one)
 	for len(s.known) > s.most {
 		oldest := s.order.Remove(s.order.Front()).(*sighting)
 		delete(s.known, oldest.key)
-		if oldest.noted {
-			changes = append(changes, oldest.note(nil))
-		}
+		changes = append(changes, oldest.note(nil))
 	}
-	if !one.noted {
-		return changes
+	if s.notes == nil {
+		return nil
 	}
 	value, err := json.Marshal(one)
 	if err != nil { // numbers and names: can't be
