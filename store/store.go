@@ -22,7 +22,8 @@
 // doesn't follow the clock of the machine: however that jumps, no mail is lost
 // or hidden by it. Time during which no process has the store open doesn't
 // count. When a store is opened again, the clock goes on where it stood at the last
-// commit at least; after a crash it may be some minutes behind where it was, so expired mail that wasn't removed yet may show once more.
+// commit at least; after a crash it may be some minutes behind where it was, so
+// expired mail that wasn't removed yet may show once more.
 //
 // The clock of the machine is used for one thing, where the IDs of entries go
 // on: see FirstID.
