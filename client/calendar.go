@@ -51,7 +51,7 @@ func (c *calendar) isPast(date time.Time) (past, certain bool) {
 		return false, true
 	case !is(c.looks.ahead): // the clock was set forward, or it was wrong before
 		c.looks = now
-		return true, false
+		return true, c.patience <= 0
 	}
 	return true, now.since-c.looks.since >= c.patience
 }

@@ -99,3 +99,12 @@ func TestStopwatchWithoutMonotonicReading(t *testing.T) {
 		require.Equal(t, time.Hour, s.read())
 	})
 }
+
+// Without patience a date that the clock says is past is past, however it was set.
+func TestCalendarWithoutPatience(t *testing.T) {
+	ahead := time.Duration(0)
+	c := newCalendar(func() time.Time { return time.Now().Round(0).Add(ahead) }, -1)
+	ahead = 48 * time.Hour
+	past, certain := c.isPast(time.Now().Add(24 * time.Hour))
+	require.True(t, past && certain)
+}
