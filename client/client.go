@@ -129,6 +129,7 @@ func New(config Config) (*Caller, error) {
 	}
 	setBounds(&config.MaxAnswerBytes, DefaultMaxAnswerBytes, math.MaxInt64)
 	setBounds(&config.Timeout, DefaultTimeout, forever)
+	config.Timeout = min(config.Timeout, forever) // the time of an answer that is held is added
 	if doer, ok := config.Federation.(HTTPDoer); ok && config.Transport == nil {
 		config.Transport = FederationTransport(doer)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net/http"
 	"reflect"
 	"slices"
 	"testing"
@@ -132,4 +133,13 @@ func numbersOf(of reflect.Type, above []int) (paths [][]int) {
 		}
 	}
 	return paths
+}
+
+// A time-out that is as long as can be leaves room for the time of an answer that is
+// held.
+func TestLongestTimeout(t *testing.T) {
+	node := relaytest.NewNode("b")
+	c, err := New(Config{Identity: node.SigningIdentity, Transport: http.DefaultTransport, Timeout: math.MaxInt64})
+	require.NoError(t, err)
+	require.Positive(t, c.config.Timeout+DefaultWait)
 }
