@@ -95,7 +95,10 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			wait = d.pause
 		default:
 			failures++
-			wait = r.config.Backoff.after(failures, d.asked)
+			backoff := r.config.Backoff.after(failures, d.asked)
+			if !isHeld(d.Err) || backoff < wait { // else the relay gave what it should
+				wait = backoff
+			}
 		}
 		if d.Err != nil {
 			r.config.Caller.contacts.note(ctx, relay, d.Err)

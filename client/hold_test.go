@@ -226,3 +226,18 @@ func TestPassingIsBounded(t *testing.T) {
 		require.Equal(t, 2, p.left())
 	})
 }
+
+// What is held doesn't have the mail of others come later than from a relay that is
+// polled.
+func TestHeldMailDelaysNoOther(t *testing.T) {
+	required := func(c *client.ReceiverConfig) { c.RequireProof = true }
+	inWrongTime(t, 8*day, required, func(p *provenInbox, _ *nodeClock) {
+		stop := p.run()
+		p.leaveNow(named, "1")
+		time.Sleep(client.DefaultKeyPatience / 2)
+		p.leaveNow(a, "2")
+		time.Sleep(2 * client.DefaultPollInterval)
+		require.Len(t, p.taken(), 1)
+		stop()
+	})
+}
