@@ -48,7 +48,7 @@ func (m memory) handOut(w http.ResponseWriter) *share {
 
 var longAgo = time.Unix(1, 0)
 
-// cutAll cuts off all transfers that can be.
+// cutAll cuts off all transfers that can be, and those that begin later.
 func (m memory) cutAll() {
 	m.in.cutAll()
 	m.out.cutAll()
@@ -65,6 +65,7 @@ type budget struct {
 	mu      sync.Mutex
 	held    int64
 	shares  list.List     // of *share, the oldest first
+	over    bool          // whatever begins is cut off, too
 	changed chan struct{} // closed when something was given back
 }
 
@@ -89,6 +90,9 @@ func (b *budget) share(cut func() bool) *share {
 	defer b.mu.Unlock()
 	s := &share{budget: b, since: time.Now(), cut: cut}
 	s.element = b.shares.PushBack(s)
+	if b.over {
+		s.end()
+	}
 	return s
 }
 
@@ -169,6 +173,7 @@ func (s *share) end() bool {
 func (b *budget) cutAll() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.over = true
 	for e := b.shares.Front(); e != nil; e = e.Next() {
 		e.Value.(*share).end()
 	}
