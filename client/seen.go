@@ -63,6 +63,8 @@ type sighting struct {
 	// Unproven are those that came so where proofs are checked. They aren't among
 	// the others.
 	Unproven counts `json:"u,omitzero"`
+
+	isUnwritten bool // writing it down has failed
 }
 
 // counts are what is known of transactions of one content.
@@ -189,6 +191,9 @@ func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func()
 	defer s.end(key)
 	one := s.look(key)
 	if one.had(from) {
+		if one.isUnwritten {
+			return isRepeated, s.remember(ctx, one)
+		}
 		return isRepeated, nil
 	}
 	came := one.judge(from)
@@ -291,7 +296,7 @@ func (s *Seen) look(key seenKey) sighting {
 	one := sighting{key: key}
 	if e := s.known[key]; e != nil {
 		have := e.Value.(*sighting)
-		one.counts, one.Unproven = have.counts.clone(), have.Unproven.clone()
+		one.counts, one.Unproven, one.isUnwritten = have.counts.clone(), have.Unproven.clone(), have.isUnwritten
 	}
 	return one
 }
@@ -303,7 +308,11 @@ func (s *Seen) remember(ctx context.Context, one sighting) error {
 		return nil
 	}
 	// What was handled must be written down, even if we are being closed.
-	if err := s.notes.SetNotes(context.WithoutCancel(ctx), changes); err != nil {
+	err := s.notes.SetNotes(context.WithoutCancel(ctx), changes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	one.isUnwritten = err != nil
+	if err != nil {
 		return fmt.Errorf("client: seen: %w", err)
 	}
 	return nil

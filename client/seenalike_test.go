@@ -12,6 +12,7 @@ import (
 
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 )
 
 // New transactions of the same content aren't dropped, whatever way they come.
@@ -59,6 +60,40 @@ func (b *inbox) direct(id, body string) (handled bool) {
 	handled, err := b.receiver.Direct(b.Context(), "a", gomatrixserverlib.TransactionID(id), []byte(body), func(context.Context) error { return nil })
 	require.NoError(b, err)
 	return handled
+}
+
+// A transaction that was handled, and couldn't be written down, is when it comes again.
+func TestSeenWritesAgain(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		kept := memory.New(memory.Options{})
+		defer func() { require.NoError(t, kept.Close()) }()
+		broken := &brokenNotes{Store: kept}
+		open := func() {
+			seen, err := client.OpenSeen(b.Context(), broken, 0)
+			require.NoError(t, err)
+			b.start(seen)
+		}
+		open()
+		handled := 0
+		direct := func() error {
+			_, err := b.receiver.Direct(b.Context(), "a", "1", []byte(`{"pdus":[]}`), func(context.Context) error {
+				handled++
+				return nil
+			})
+			return err
+		}
+		for range 2 {
+			require.ErrorContains(t, direct(), "no disk")
+			require.Equal(t, 1, handled)
+		}
+		broken.mended = true
+		require.NoError(t, direct())
+		broken.mended = false
+		require.NoError(t, direct(), "it is written down")
+		open()
+		require.NoError(t, direct())
+		require.Equal(t, 1, handled)
+	})
 }
 
 // Of transactions that are alike, the last 32 IDs are remembered.
