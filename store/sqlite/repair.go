@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/matrixrelay/relay/store"
 )
@@ -50,9 +51,9 @@ func repairFile(path string, first int64, why error, log *slog.Logger) (err erro
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, from.close()) }()
 	r := &repair{path: path, first: first, from: from}
-	if err := errors.Join(r.build(), removeBuild(path, "-wal", "-shm", "-journal")); err != nil {
+	// Some systems don't rename a file that is open.
+	if err := errors.Join(r.build(), from.close(), removeBuild(path, "-wal", "-shm", "-journal")); err != nil {
 		return errors.Join(err, removeBuild(path, ""))
 	}
 	isWhole := from.lost == 0 && len(from.broken) == 0
@@ -262,8 +263,12 @@ func (r *repair) count(ctx context.Context) error {
 	return r.setTotal(ctx)
 }
 
+// lostClock is how long all mail is kept at least when nobody knows any more where
+// the clock stood. The machine's may be far ahead of it.
+const lostClock = 30 * 24 * time.Hour
+
 // setTotal sums the mailboxes up. A clock that was lost goes on where nothing
-// has expired.
+// expires soon.
 func (r *repair) setTotal(ctx context.Context) error {
 	t := total{clock: r.from.clock}
 	for i, where := range []string{"destination < ? OR destination >= ?", "destination >= ? AND destination < ?"} {
@@ -279,7 +284,7 @@ func (r *repair) setTotal(ctx context.Context) error {
 		if err := r.conn.QueryRowContext(ctx, query, int64(math.MaxInt64)).Scan(&until); err != nil {
 			return err
 		}
-		t.clock = min(max(r.first, r.lastID)/1000, until-1)
+		t.clock = max(min(max(r.first, r.lastID)/1000, until-lostClock.Milliseconds()), 0)
 	}
 	_, err := r.conn.ExecContext(ctx, setTotalSQL, t.values()...)
 	return err
@@ -289,7 +294,7 @@ func (r *repair) setTotal(ctx context.Context) error {
 // keep beside it. See unfinished for a crash in between.
 func (r *repair) replace(keep bool) error {
 	// A log of the old one would be brought into the new one.
-	if err := removeAll(r.path+"-wal", r.path+"-shm", r.path+damagedSuffix); err != nil {
+	if err := removeAll(r.path+"-wal", r.path+"-shm"); err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(r.path)); err != nil {
