@@ -28,8 +28,12 @@ type cell struct {
 // is on the page.
 func (p *page) cell(kind byte, at int) (c cell, length int, ok bool) {
 	b := p[at:]
-	if kind == indexInterior {
+	if kind == indexInterior || kind == tableInterior {
 		b = b[min(4, len(b)):] // its child
+	}
+	if kind == tableInterior {
+		_, n := varint(b)
+		return c, 4 + n, n > 0
 	}
 	size, n := varint(b)
 	if n == 0 || size < 0 || size > maxPayload {
@@ -56,6 +60,12 @@ func (p *page) cell(kind byte, at int) (c cell, length int, ok bool) {
 	return c, max(pageSize-at-len(b), 4), true
 }
 
+// isRecord reports whether the payload begins as records do.
+func (c *cell) isRecord() bool {
+	kinds, _ := kinds(c.local, c.size)
+	return kinds != nil
+}
+
 // maxPayload is the most that SQLite keeps in a row.
 const maxPayload = 1_000_000_000
 
@@ -78,42 +88,67 @@ func localSize(kind byte, size int64) int64 {
 // cells returns what a page of the kind holds, the header being at an offset, and
 // whether the page is whole: every byte of it is accounted for once.
 func (p *page) cells(header int) (cells []cell, whole bool) {
-	kind, count := p[header], p.number(header+3)
-	pointers := header + 8
-	if kind == indexInterior {
-		pointers += 4
+	kind, count, pointers := p[header], p.number(header+3), p.pointers(header)
+	switch kind {
+	case tableLeaf, tableInterior, indexLeaf, indexInterior:
+	default:
+		return nil, false
 	}
-	if kind != tableLeaf && kind != indexLeaf && kind != indexInterior || pointers+2*count > pageSize {
+	if pointers+2*count > pageSize {
 		return nil, false
 	}
 	whole = true
 	used := pointers + 2*count + int(p[header+7])
+	var taken [pageSize]bool
 	for i := range count {
-		c, length, ok := cell{}, 0, false
-		if at := p.number(pointers + 2*i); at >= pointers+2*count && at < pageSize {
-			c, length, ok = p.cell(kind, at)
+		at := p.number(pointers + 2*i)
+		if at < pointers+2*count || at >= pageSize {
+			whole = false
+			continue
 		}
-		if ok {
+		c, length, ok := p.cell(kind, at)
+		if ok && kind != tableInterior {
 			cells = append(cells, c)
 		}
-		whole, used = whole && ok, used+length
+		whole, used = whole && ok && take(taken[at:], length), used+length
 	}
-	free, ok := p.freeBytes(header)
+	free, ok := p.freeBytes(header, taken[:])
 	return cells, whole && ok && used+free == pageSize
 }
 
-// freeBytes counts those between the pointers and the cells, and between cells.
-func (p *page) freeBytes(header int) (free int, ok bool) {
-	pointers := header + 8
-	if p[header] == indexInterior {
-		pointers += 4
+// take marks bytes, and reports whether none of them was.
+func take(taken []bool, length int) bool {
+	if length > len(taken) {
+		return false
 	}
+	for i := range length {
+		if taken[i] {
+			return false
+		}
+		taken[i] = true
+	}
+	return true
+}
+
+// pointers is where those to the cells begin.
+func (p *page) pointers(header int) int {
+	if p[header] == indexInterior || p[header] == tableInterior {
+		return header + 12
+	}
+	return header + 8
+}
+
+// freeBytes counts those between the pointers and the cells, and between cells.
+func (p *page) freeBytes(header int, taken []bool) (free int, ok bool) {
 	content := p.number(header + 5) // a page of 65,536 bytes would have 0
-	if free = content - pointers - 2*p.number(header+3); free < 0 {
+	if free = content - p.pointers(header) - 2*p.number(header+3); free < 0 {
 		return 0, false
 	}
 	for at, last := p.number(header+1), 0; at != 0; last, at = at, p.number(at) {
 		if at <= last || at < content || at > pageSize-4 {
+			return 0, false
+		}
+		if !take(taken[at:], p.number(at+2)) {
 			return 0, false
 		}
 		free += p.number(at + 2)

@@ -175,6 +175,7 @@ func (r *repair) moveEntries() error {
 			return err
 		}
 		cells, _ := p.cells(0)
+		cells = slices.DeleteFunc(cells, func(c cell) bool { return !c.isRecord() }) // scan has counted them
 		moved, err := r.moveCells(cells)
 		if err != nil {
 			return err

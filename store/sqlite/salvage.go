@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -97,9 +99,18 @@ func (s *salvage) readFreeList() error {
 		}
 		next = number(0)
 	}
-	if uint32(len(free)) == count {
-		s.free = free
+	if uint32(len(free)) != count {
+		return nil
 	}
+	for _, n := range slices.Sorted(maps.Keys(free)) {
+		if n < 2 || n > s.pages {
+			return nil
+		}
+		if mapped, err := s.mapped(n); err != nil || mapped == mapRoot || mapped == mapTree {
+			return err // it may be in use
+		}
+	}
+	s.free = free
 	return nil
 }
 
@@ -110,15 +121,27 @@ const (
 	mapTree = 5
 )
 
-// mapped returns what the pointer map says of a page.
-func (s *salvage) mapped(n uint32) (byte, error) {
+// mapOf returns the page of the map that tells of a page.
+func mapOf(n uint32) uint32 {
 	const each = pageSize / 5
 	at := (n-2)/(each+1)*(each+1) + 2
 	if at == lockPage {
 		at++
 	}
-	if n <= at || int(n-at-1)*5 >= pageSize {
-		return 0, nil // a page of the map itself
+	return at
+}
+
+// isMap reports whether a page is one of the map itself.
+func (s *salvage) isMap(n uint32) bool {
+	at := mapOf(n)
+	return n <= at || int(n-at-1)*5 >= pageSize
+}
+
+// mapped returns what the pointer map says of a page.
+func (s *salvage) mapped(n uint32) (byte, error) {
+	at := mapOf(n)
+	if s.isMap(n) {
+		return 0, nil
 	}
 	if s.maps.number != at {
 		if err := s.read(at, &s.maps.page); err != nil {
@@ -155,7 +178,7 @@ func (s *salvage) scan(note func(store.Note) error) error {
 			return err
 		}
 		cells, whole := p.cells(0)
-		if !whole && p[0] != tableInterior && (mapped == mapTree || mapped == mapRoot) {
+		if !whole && (mapped == mapTree || mapped == mapRoot) {
 			s.broken = append(s.broken, n)
 		}
 		for _, c := range cells {
@@ -170,6 +193,10 @@ func (s *salvage) scan(note func(store.Note) error) error {
 // sort finds out which table or index a cell is of.
 func (s *salvage) sort(n uint32, kind byte, c cell, note func(store.Note) error) error {
 	kinds, _ := kinds(c.local, c.size)
+	if kinds == nil {
+		s.lost++
+		return nil
+	}
 	if kind == tableLeaf && isEntry(kinds) {
 		if last := len(s.leaves) - 1; last < 0 || s.leaves[last].page != n {
 			s.leaves = append(s.leaves, leaf{c.rowID, n})
@@ -180,8 +207,12 @@ func (s *salvage) sort(n uint32, kind byte, c cell, note func(store.Note) error)
 		return nil
 	}
 	r, err := s.record(c)
-	if err != nil || len(r) == 0 {
+	if err != nil {
 		return err
+	}
+	if r == nil {
+		s.lost++
+		return nil
 	}
 	if kind == tableLeaf {
 		s.sortRow(c.rowID, r)

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"encoding/binary"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
 )
 
 func openQuietly(t *testing.T, path string, options Options) *Store {
@@ -20,6 +23,72 @@ func openQuietly(t *testing.T, path string, options Options) *Store {
 	return s
 }
 
+// One bit makes a page of entries look like one that leads to others. Its entries
+// are found, and the file is kept.
+func TestLeafLooksLikeInterior(t *testing.T) {
+	path, entries := filled(t, 60, 100)
+	first := true
+	editPages(t, path, func(_ int, p *page) bool {
+		cells, _ := p.cells(0)
+		if p[0] != tableLeaf || len(cells) < 5 || !first {
+			return false
+		}
+		first = false
+		p[0] = tableInterior
+		return true
+	})
+	s := openQuietly(t, path, Options{})
+	require.Equal(t, entries, holds(t, s, "b"))
+	require.FileExists(t, path+damagedSuffix)
+}
+
+// A pointer that leads to another row of the same length hides one.
+func TestRowTwice(t *testing.T) {
+	path, entries := filled(t, 9, 100)
+	editPages(t, path, func(_ int, p *page) bool {
+		cells, isWhole := p.cells(0)
+		if p[0] != tableLeaf || len(cells) != 9 {
+			return false
+		}
+		require.True(t, isWhole)
+		copy(p[8+2*3:], p[8+2*5:8+2*6])
+		_, isWhole = p.cells(0)
+		require.False(t, isWhole)
+		return true
+	})
+	s := openQuietly(t, path, Options{})
+	require.Equal(t, entries, holds(t, s, "b"))
+	require.FileExists(t, path+damagedSuffix)
+}
+
+// A list of free pages that names one in use hides no entries.
+func TestFreePageIsInUse(t *testing.T) {
+	path, entries := filled(t, 60, 100)
+	s := openQuietly(t, path, Options{SweepInterval: time.Hour})
+	m := bigMail(1000, 40_000)
+	m.Destination = "c"
+	put(t, s, m)
+	_, err := s.Ack(t.Context(), "c", holds(t, s, "c")[0].ID)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	from, err := openSalvage(path)
+	require.NoError(t, err)
+	require.NoError(t, from.scan(func(store.Note) error { return nil }))
+	require.NotEmpty(t, from.free)
+	var p page
+	require.NoError(t, from.read(1, &p))
+	require.NoError(t, from.close())
+	trunk := int(binary.BigEndian.Uint32(p[32:]))
+	editPages(t, path, func(n int, p *page) bool {
+		if n == trunk {
+			binary.BigEndian.PutUint32(p[8:], from.leaves[1].page)
+		}
+		return n == trunk
+	})
+	s = openQuietly(t, path, Options{})
+	require.Equal(t, entries, holds(t, s, "b"))
+}
+
 // A repair without a loss leaves the file of an earlier one with a loss.
 func TestDamagedFileOutlivesOtherRepairs(t *testing.T) {
 	path, entries := filled(t, 5, 100)
@@ -27,6 +96,26 @@ func TestDamagedFileOutlivesOtherRepairs(t *testing.T) {
 	editPages(t, path, func(n int, p *page) bool { p[0] = 'x'; return n == 1 })
 	s := openQuietly(t, path, Options{})
 	require.Equal(t, entries, holds(t, s, "b"))
+	require.FileExists(t, path+damagedSuffix)
+}
+
+// A note that can't be read is a loss: its file is kept.
+func TestNoteIsLost(t *testing.T) {
+	path, _ := filled(t, 1, 100)
+	s := openQuietly(t, path, Options{})
+	require.NoError(t, s.SetNotes(t.Context(), []store.Note{{Key: "long", Value: make([]byte, 9000)}}))
+	require.NoError(t, s.Close())
+	editPages(t, path, func(_ int, p *page) bool {
+		cells, _ := p.cells(0)
+		if p[0] != indexLeaf || len(cells) != 1 || cells[0].beyond == 0 {
+			return false
+		}
+		at := p.number(8)
+		_, length, _ := p.cell(indexLeaf, at)
+		clear(p[at+length-4 : at+length]) // where it goes on
+		return true
+	})
+	openQuietly(t, path, Options{})
 	require.FileExists(t, path+damagedSuffix)
 }
 
