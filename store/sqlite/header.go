@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -38,7 +39,11 @@ func checkHeader(path string, logged bool) (err error) {
 	}
 	// Before the log is brought into it, it may be shorter than it says.
 	if pages := number(28); !logged && number(24) == number(92) && info.Size() < pages*pageSize {
-		return fmt.Errorf("the file was cut: it has %d bytes and must have %d: %s", info.Size(), pages*pageSize, remedy)
+		s := &salvage{f: f, pages: uint32(info.Size() / pageSize)}
+		if isCut, err := s.isCut(); err != nil || isCut {
+			return cmp.Or(err, fmt.Errorf("the file was cut: it has %d bytes and must have %d: %s", info.Size(), pages*pageSize, remedy))
+		}
+		return fmt.Errorf("the file says that it has %d pages%w", pages, errFirstPage)
 	}
 	return nil
 }

@@ -62,6 +62,18 @@ func openSalvage(path string) (*salvage, error) {
 	return s, nil
 }
 
+// isCut reports whether there was a page after the end of the file, by the map of
+// all pages. If that page would be one of the map, nobody knows, and it may have
+// been there.
+func (s *salvage) isCut() (bool, error) {
+	next := s.pages + 1
+	if s.pages < 2 || next == lockPage || s.isMap(next) {
+		return true, nil
+	}
+	mapped, err := s.mapped(next)
+	return mapped != 0, err
+}
+
 func (s *salvage) close() error { return s.f.Close() }
 
 func (s *salvage) read(n uint32, p *page) error {

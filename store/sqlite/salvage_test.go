@@ -119,6 +119,21 @@ func TestNoteIsLost(t *testing.T) {
 	require.FileExists(t, path+damagedSuffix)
 }
 
+// Damaged numbers of the first page are repaired.
+func TestFirstPageNumbers(t *testing.T) {
+	path, entries := filled(t, 5, 100)
+	for name, at := range map[string]int{"pages": 28, "pages a little": 31, "negative version": 60} {
+		t.Run(name, func(t *testing.T) {
+			to := filepath.Join(t.TempDir(), "relay.db")
+			copyFile(t, path, to)
+			copyFile(t, path+"-lock", to+"-lock")
+			editPages(t, to, func(n int, p *page) bool { p[at] ^= 0x80; return n == 1 })
+			s := openQuietly(t, to, Options{})
+			require.Equal(t, entries, holds(t, s, "b"))
+		})
+	}
+}
+
 // A clock that was lost makes no mail expire, however far ahead the machine's is.
 func TestClockIsLost(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "relay.db")

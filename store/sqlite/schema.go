@@ -142,6 +142,10 @@ func claim(ctx context.Context, c *sql.Conn, made bool) error {
 	if err != nil {
 		return err
 	}
+	const anyVersion = 1000 // more than there will ever be
+	if version < 0 || version > anyVersion {
+		return fmt.Errorf("%w: its version can't be %d", errDamaged, version)
+	}
 	if version > len(migrations) {
 		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
 	}
