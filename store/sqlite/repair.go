@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/matrixrelay/relay/store"
 )
@@ -264,12 +263,8 @@ func (r *repair) count(ctx context.Context) error {
 	return r.setTotal(ctx)
 }
 
-// lostClock is how long all mail is kept at least when nobody knows any more where
-// the clock stood. The machine's may be far ahead of it.
-const lostClock = 30 * 24 * time.Hour
-
 // setTotal sums the mailboxes up. A clock that was lost goes on where nothing
-// expires soon.
+// has expired.
 func (r *repair) setTotal(ctx context.Context) error {
 	t := total{clock: r.from.clock}
 	for i, where := range []string{"destination < ? OR destination >= ?", "destination >= ? AND destination < ?"} {
@@ -285,7 +280,7 @@ func (r *repair) setTotal(ctx context.Context) error {
 		if err := r.conn.QueryRowContext(ctx, query, int64(math.MaxInt64)).Scan(&until); err != nil {
 			return err
 		}
-		t.clock = max(min(max(r.first, r.lastID)/1000, until-lostClock.Milliseconds()), 0)
+		t.clock = min(max(r.first, r.lastID)/1000, until-1)
 	}
 	_, err := r.conn.ExecContext(ctx, setTotalSQL, t.values()...)
 	return err

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"context"
 	"encoding/binary"
 	"log/slog"
 	"os"
@@ -132,27 +131,4 @@ func TestFirstPageNumbers(t *testing.T) {
 			require.Equal(t, entries, holds(t, s, "b"))
 		})
 	}
-}
-
-// A clock that was lost makes no mail expire, however far ahead the machine's is.
-func TestClockIsLost(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "relay.db")
-	s := openQuietly(t, path, Options{SweepInterval: time.Hour})
-	m := mail(1)
-	m.Lifetime = 30 * 24 * time.Hour
-	put(t, s, m)
-	require.NoError(t, s.Close())
-	editPages(t, path, func(_ int, p *page) bool {
-		cells, _ := p.cells(0)
-		if p[0] != tableLeaf || len(cells) != 1 || len(decode(cells[0].local)) != 8 {
-			return false
-		}
-		p[pageSize-1] ^= 1
-		return true
-	})
-	years := func() time.Time { return time.Now().Add(3 * 365 * 24 * time.Hour) }
-	s = openQuietly(t, path, Options{machineTime: years})
-	got, err := s.Next(context.Background(), "b", 0, 1, 1)
-	require.NoError(t, err)
-	require.Greater(t, got[0].Lifetime, 24*time.Hour)
 }
