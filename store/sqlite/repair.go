@@ -217,13 +217,13 @@ func (r *repair) moveCells(cells []cell) (moved int, err error) {
 }
 
 func (r *repair) keep(row *entryRow) error {
-	result, err := r.insert.Exec(row.id, row.mailbox, row.key, row.state, row.until, row.size, string(row.mail.Origin),
-		string(row.mail.TransactionID), row.digest, row.checksum, row.mail.Proof, row.mail.Body, row.prev)
-	if err != nil {
-		return err
+	added, err := r.add(row)
+	if err == nil && !added && row.state != gone {
+		if added, err = r.makeWay(row); added && err == nil {
+			added, err = r.add(row)
+		}
 	}
-	added, err := result.RowsAffected()
-	if err != nil || added == 0 {
+	if err != nil || !added {
 		return err
 	}
 	r.lastID, r.lastMailbox = max(r.lastID, row.id), max(r.lastMailbox, row.mailbox)
@@ -233,6 +233,29 @@ func (r *repair) keep(row *entryRow) error {
 	}
 	r.live++
 	return r.name(row)
+}
+
+// add reports whether the row, or the same mail, wasn't there.
+func (r *repair) add(row *entryRow) (bool, error) {
+	result, err := r.insert.Exec(row.id, row.mailbox, row.key, row.state, row.until, row.size, string(row.mail.Origin),
+		string(row.mail.TransactionID), row.digest, row.checksum, row.mail.Proof, row.mail.Body, row.prev)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
+}
+
+// makeWay forgets that mail was acknowledged if it was stored again since, and
+// reports whether it did: that happens where the index of copies was damaged.
+func (r *repair) makeWay(row *entryRow) (bool, error) {
+	const query = `DELETE FROM entry WHERE copy_key = ? AND state = ? AND id < ?`
+	result, err := r.conn.ExecContext(context.Background(), query, row.key, gone, row.id)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
 }
 
 // name makes the mailbox of a row that is live.
