@@ -1,7 +1,10 @@
 package sqlite
 
 import (
+	"bytes"
+	"database/sql"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 func openQuietly(t *testing.T, path string, options Options) *Store {
@@ -39,6 +43,39 @@ func TestLeafLooksLikeInterior(t *testing.T) {
 	s := openQuietly(t, path, Options{})
 	require.Equal(t, entries, holds(t, s, "b"))
 	require.FileExists(t, path+damagedSuffix)
+}
+
+// Mail that was acknowledged, and stored again since the index of copies didn't know
+// it, is there after a repair.
+func TestStoredAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "relay.db")
+	s := openQuietly(t, path, Options{})
+	put(t, s, mail(1))
+	_, err := s.Ack(t.Context(), mail(1).Destination, holds(t, s, mail(1).Destination)[0].ID)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+
+	m, other := mail(1), seal.Key{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
+	key := seal.KeyOf(&m)
+	db, err := sql.Open("sqlite", path)
+	require.NoError(t, err)
+	_, err = db.Exec(`UPDATE entry SET copy_key = ?`, other[:])
+	require.NoError(t, errors.Join(err, db.Close()))
+	s = openQuietly(t, path, Options{})
+	put(t, s, mail(1))
+	want := holds(t, s, mail(1).Destination)
+	require.NoError(t, s.Close())
+
+	editPages(t, path, func(_ int, p *page) bool {
+		at := bytes.Index(p[:], other[:])
+		if p[0] != tableLeaf || at < 0 {
+			return false
+		}
+		copy(p[at:], key[:])
+		return true
+	})
+	s = openQuietly(t, path, Options{})
+	require.Equal(t, want, holds(t, s, mail(1).Destination))
 }
 
 // A pointer that leads to another row of the same length hides one.
