@@ -216,11 +216,11 @@ func TestToldAgain(t *testing.T) {
 	config.ConnConfig.User = role
 	var mute atomic.Bool
 	var acquired atomic.Int64
-	config.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) {
+	config.BeforeAcquire = func(context.Context, *pgx.Conn) bool { //nolint:staticcheck // the oldest pgx has no other
 		if mute.Load() && acquired.Add(1) == 2 {
 			execute(t, options, `GRANT `+telling+` TO `+role)
 		}
-		return true, nil
+		return true
 	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
