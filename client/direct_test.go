@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,20 +87,21 @@ func TestRejectedNamesTheOrigin(t *testing.T) {
 // A breaking transport ends requests at an age.
 type breaking struct {
 	http.RoundTripper
-	age           time.Duration // 0: never
-	broken, asked int
+	age           atomic.Int64 // nanoseconds; 0: never
+	broken, asked atomic.Int64
 }
 
 func (b *breaking) RoundTrip(r *http.Request) (*http.Response, error) {
-	b.asked++
-	if b.age == 0 {
+	b.asked.Add(1)
+	age := time.Duration(b.age.Load())
+	if age == 0 {
 		return b.RoundTripper.RoundTrip(r)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), b.age)
+	ctx, cancel := context.WithTimeout(r.Context(), age)
 	defer cancel()
 	response, err := b.RoundTripper.RoundTrip(r.WithContext(ctx))
 	if ctx.Err() != nil && r.Context().Err() == nil {
-		b.broken++
+		b.broken.Add(1)
 		return nil, errors.New("the connection was idle for too long")
 	}
 	return response, err
@@ -111,22 +113,23 @@ func TestHoldsThatBreak(t *testing.T) {
 		inInbox(t, func(b *inbox) {
 			require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
 			b.relay(r1)
-			idle := &breaking{RoundTripper: b.net, age: age}
+			idle := &breaking{RoundTripper: b.net}
+			idle.age.Store(int64(age))
 			b.restart(func(c *client.Config, _ *client.ReceiverConfig) { c.Transport = idle })
 			stop := b.run()
 			time.Sleep(24 * time.Hour)
-			require.Equal(t, 2, idle.broken)
-			require.InDelta(t, 24*time.Hour/(age*3/4), idle.asked, 100, "it waits")
+			require.EqualValues(t, 2, idle.broken.Load())
+			require.InDelta(t, 24*time.Hour/(age*3/4), idle.asked.Load(), 100, "it waits")
 			b.leave("1", 1, r1)
 			time.Sleep(time.Second)
 			require.Equal(t, []string{"1"}, b.got())
 
-			idle.age = 0 // another network
+			idle.age.Store(0) // another network
 			b.receiver.Online()
 			time.Sleep(time.Minute)
-			before := idle.asked
+			before := idle.asked.Load()
 			time.Sleep(time.Hour)
-			require.InDelta(t, 72, idle.asked-before, 2, "as long as at first")
+			require.InDelta(t, 72, idle.asked.Load()-before, 2, "as long as at first")
 			stop()
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,9 +21,13 @@ import (
 
 // A nodeClock is a node's clock, which may be wrong. It is in UTC, and has no
 // monotonic reading.
-type nodeClock struct{ ahead time.Duration }
+type nodeClock struct{ ahead atomic.Int64 } // nanoseconds
 
-func (c *nodeClock) now() time.Time { return time.Now().UTC().Round(0).Add(c.ahead) }
+func (c *nodeClock) now() time.Time {
+	return time.Now().UTC().Round(0).Add(time.Duration(c.ahead.Load()))
+}
+
+func (c *nodeClock) set(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
 
 // keysByClock are the keys of named servers, as a gomatrixserverlib.KeyRing has them
 // whose clock may be wrong: they are valid for a week by that.
@@ -45,7 +50,8 @@ func (k keysByClock) VerifyJSONs(ctx context.Context, requests []gomatrixserverl
 // right again within an hour.
 func inWrongTime(t *testing.T, ahead time.Duration, change func(*client.ReceiverConfig), run func(*provenInbox, *nodeClock)) {
 	inProvenInbox(t, nil, func(p *provenInbox) {
-		clock := &nodeClock{ahead}
+		clock := &nodeClock{}
+		clock.set(ahead)
 		p.keys.know("named", true)
 		p.restart(func(_ *client.Config, c *client.ReceiverConfig) {
 			c.Keys, c.Handle, c.Rejected = wire.HexKeys{Others: keysByClock{p.keys, clock}}, p.handle, p.reject
@@ -70,20 +76,20 @@ func TestMaxAgeAndAWrongClock(t *testing.T) {
 		for _, boots := range []bool{true, false} { // with that clock
 			inWrongTime(t, ahead, maxAge, func(p *provenInbox, clock *nodeClock) {
 				if !boots {
-					clock.ahead = 0
+					clock.set(0)
 					client.SetWall(p.receiver, clock.now)
 				}
 				stop := p.run()
 				if !boots {
 					time.Sleep(5 * time.Hour)
-					clock.ahead = ahead
+					clock.set(ahead)
 				}
 				p.leaveNow(a, "1")
 				p.leaveAs(relaytest.NewNode("c"), nodeB, "2", `{"origin_server_ts":1,"pdus":[{"n":2}]}`)
 				time.Sleep(client.DefaultKeyPatience - time.Minute)
 				require.Empty(t, p.taken())
 				require.Empty(t, p.refused())
-				clock.ahead = 0
+				clock.set(0)
 				time.Sleep(client.DefaultMostBackoff)
 				require.Len(t, p.taken(), 1)
 				time.Sleep(4 * time.Hour)
@@ -98,12 +104,12 @@ func TestMaxAgeAndAWrongClock(t *testing.T) {
 		stop := p.run()
 		for _, ahead := range []time.Duration{0, 32 * day} {
 			time.Sleep(2*client.DefaultKeyPatience - time.Minute)
-			clock.ahead = ahead
+			clock.set(ahead)
 		}
 		p.leaveNow(a, "1")
 		time.Sleep(client.DefaultKeyPatience / 2)
 		require.Empty(t, p.refused())
-		clock.ahead = 0
+		clock.set(0)
 		time.Sleep(client.DefaultMostBackoff)
 		require.Len(t, p.taken(), 1)
 		stop()
@@ -136,7 +142,7 @@ func TestKeysAndAWrongClock(t *testing.T) {
 				p.leaveNow(named, "3")
 				time.Sleep(client.DefaultKeyPatience - time.Minute)
 				require.Len(t, p.taken(), 1, "keys that are names are always valid")
-				clock.ahead = 0
+				clock.set(0)
 				time.Sleep(client.DefaultMostBackoff)
 				require.Equal(t, []client.ProofStatus{client.Proven, client.Proven, client.Proven}, p.statuses())
 				require.EqualValues(t, "213", p.taken()[0].TransactionID+p.taken()[1].TransactionID+p.taken()[2].TransactionID)
@@ -175,7 +181,7 @@ func TestPassingWhatIsHeld(t *testing.T) {
 			p.leaveNow(a, fmt.Sprint(i+2))
 		}
 		p.leaveNow(named, "1002")
-		clock.ahead = 8 * day
+		clock.set(8 * day)
 		rejected := 0
 		for range 10 {
 			require.ErrorIs(t, p.sync().Err, wire.ErrKeyNotValid)
@@ -188,7 +194,7 @@ func TestPassingWhatIsHeld(t *testing.T) {
 		}
 		require.Equal(t, 111, rejected)
 		p.leaveNow(a, "1003")
-		clock.ahead = 0
+		clock.set(0)
 		p.receiver.Sync(p.Context())
 		require.Len(t, p.taken(), 1004-rejected)
 		require.Zero(t, p.left())
