@@ -171,10 +171,11 @@ func (s *Store) open(path string) error {
 		err = s.start()
 	}
 	if canRepair(err) {
-		if err := errors.Join(s.releaseSQLite(), s.repair(err)); err != nil {
+		released := s.releaseSQLite()
+		s.db, s.writer, s.reader = nil, nil, nil // so that they aren't released twice
+		if err := errors.Join(released, s.repair(err)); err != nil {
 			return err
 		}
-		s.db, s.writer, s.reader = nil, nil, nil
 		err = s.start()
 	}
 	return err
@@ -348,7 +349,7 @@ func (s *Store) release() error {
 	return errors.Join(errs...)
 }
 
-// releaseSQLite gives back what start took.
+// releaseSQLite gives back all that start took.
 func (s *Store) releaseSQLite() error {
 	var errs []error
 	if s.writer != nil {
