@@ -37,31 +37,30 @@ func (w *writer) checkDatabase(ctx context.Context) error {
 	return w.checkCounts(ctx)
 }
 
-// countChecks list counts that aren't those of the entries.
-var countChecks = []struct{ of, query string }{
-	{"mailbox", `SELECT id, entries, bytes FROM mailbox WHERE entries > 0`},
-	{"mailbox", `SELECT mailbox, count(*), sum(size) FROM entry WHERE state = 0 GROUP BY mailbox`},
-	{"aside", `SELECT id, set_aside FROM mailbox WHERE set_aside > 0`},
-	{"aside", `SELECT mailbox, count(*) FROM entry WHERE state = 2 GROUP BY mailbox`},
-	{"share", `SELECT mailbox, origin, entries, bytes FROM share`},
-	{"share", `SELECT mailbox, origin, count(*), sum(size) FROM entry WHERE state = 0 GROUP BY mailbox, origin`},
-	{"total", `SELECT entries + private_entries, bytes + private_bytes, set_aside + private_set_aside FROM total`},
-	{"total", `SELECT coalesce(sum(entries), 0), coalesce(sum(bytes), 0), coalesce(sum(set_aside), 0) FROM mailbox`},
-}
+// countChecks list the counts that are kept, and those of the entries.
+var countChecks = []struct{ of, kept, counted string }{{
+	"mailbox", `SELECT id, entries, bytes FROM mailbox WHERE entries > 0`,
+	`SELECT mailbox, count(*), sum(size) FROM entry WHERE state = 0 GROUP BY mailbox`,
+}, {
+	"aside", `SELECT id, set_aside FROM mailbox WHERE set_aside > 0`,
+	`SELECT mailbox, count(*) FROM entry WHERE state = 2 GROUP BY mailbox`,
+}, {
+	"share", `SELECT mailbox, origin, entries, bytes FROM share`,
+	`SELECT mailbox, origin, count(*), sum(size) FROM entry WHERE state = 0 GROUP BY mailbox, origin`,
+}, {
+	"total", `SELECT entries + private_entries, bytes + private_bytes, set_aside + private_set_aside FROM total`,
+	`SELECT coalesce(sum(entries), 0), coalesce(sum(bytes), 0), coalesce(sum(set_aside), 0) FROM mailbox`,
+}}
 
 func (w *writer) checkCounts(ctx context.Context) error {
-	for i := 0; i < len(countChecks); i += 2 {
-		for _, pair := range [][2]string{
-			{countChecks[i].query, countChecks[i+1].query},
-			{countChecks[i+1].query, countChecks[i].query},
-		} {
+	for _, c := range countChecks {
+		for _, differ := range []string{c.kept + " EXCEPT " + c.counted, c.counted + " EXCEPT " + c.kept} {
 			var wrong int64
-			query := "SELECT count(*) FROM (" + pair[0] + " EXCEPT " + pair[1] + ")"
-			if err := w.conn.QueryRowContext(ctx, query).Scan(&wrong); err != nil {
+			if err := w.conn.QueryRowContext(ctx, "SELECT count(*) FROM ("+differ+")").Scan(&wrong); err != nil {
 				return err
 			}
 			if wrong > 0 {
-				return fmt.Errorf("%w: counts of %s aren't those of the entries", errDamaged, countChecks[i].of)
+				return fmt.Errorf("%w: counts of %s aren't those of the entries", errDamaged, c.of)
 			}
 		}
 	}

@@ -38,6 +38,21 @@ func editPages(t *testing.T, path string, edit func(n int, p *page) bool) {
 	require.NoError(t, f.Close())
 }
 
+// editLeaf changes the first page with at least five entries.
+func editLeaf(t *testing.T, path string, edit func(p *page)) {
+	t.Helper()
+	first := true
+	editPages(t, path, func(_ int, p *page) bool {
+		cells, _ := p.cells(0)
+		if p[0] != tableLeaf || len(cells) < 5 || !first {
+			return false
+		}
+		first = false
+		edit(p)
+		return true
+	})
+}
+
 // filled returns the path of a database with mail of that size for b, which is
 // closed.
 func filled(t *testing.T, count, size int) (path string, entries []store.Entry) {
@@ -187,16 +202,7 @@ func TestRepairIsEnded(t *testing.T) {
 func TestDamagedFileIsKept(t *testing.T) {
 	path, entries := filled(t, 60, 100)
 	lose := func() {
-		first := true
-		editPages(t, path, func(_ int, p *page) bool {
-			cells, _ := p.cells(0)
-			if p[0] != tableLeaf || len(cells) < 5 || !first {
-				return false
-			}
-			first = false
-			clear(p[100:])
-			return true
-		})
+		editLeaf(t, path, func(p *page) { clear(p[100:]) })
 	}
 	for range 2 {
 		lose()

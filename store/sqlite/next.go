@@ -179,23 +179,12 @@ func (c *readConn) scanEach(q aside.Query, ids []int64) (entries []store.Entry, 
 
 // liveIDs lists with one of two statements. After an error it returns those that
 // it got.
-func (c *readConn) liveIDs(list *sql.Stmt, q aside.Query) (ids []int64, err error) {
-	rows, err := list.Query(string(q.Destination), q.After, c.clock.Now(), q.Entries)
+func (c *readConn) liveIDs(list *sql.Stmt, q aside.Query) ([]int64, error) {
+	ids, err := listIDs(list, string(q.Destination), q.After, c.clock.Now(), q.Entries)
 	if err != nil {
-		return nil, wrap("next", err)
+		err = wrap("next", err)
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return ids, wrap("next", err)
-		}
-		ids = append(ids, id)
-	}
-	if err := rows.Err(); err != nil {
-		return ids, wrap("next", err)
-	}
-	return ids, nil
+	return ids, err
 }
 
 // entry returns what a row holds, if that is what was written for the

@@ -53,7 +53,7 @@ func (b *batch) expire() (more bool, err error) {
 // index alone, which may be damaged: nothing is done to a row that doesn't say
 // the same.
 func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done int, more bool, err error) {
-	ids, err := b.ids(list, append(args, sweepStep)...)
+	ids, err := listIDs(list, append(args, sweepStep)...)
 	if err != nil {
 		return 0, false, err
 	}
@@ -66,22 +66,6 @@ func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done
 		b.written += rowCost
 	}
 	return len(ids), len(ids) == sweepStep, nil
-}
-
-func (b *batch) ids(list *sql.Stmt, args ...any) (ids []int64, err error) {
-	rows, err := list.Query(args...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // retire takes the body of an entry that is live or set aside, and leaves what

@@ -30,16 +30,7 @@ func openQuietly(t *testing.T, path string, options Options) *Store {
 // are found, and the file is kept.
 func TestLeafLooksLikeInterior(t *testing.T) {
 	path, entries := filled(t, 60, 100)
-	first := true
-	editPages(t, path, func(_ int, p *page) bool {
-		cells, _ := p.cells(0)
-		if p[0] != tableLeaf || len(cells) < 5 || !first {
-			return false
-		}
-		first = false
-		p[0] = tableInterior
-		return true
-	})
+	editLeaf(t, path, func(p *page) { p[0] = tableInterior })
 	s := openQuietly(t, path, Options{})
 	require.Equal(t, entries, holds(t, s, "b"))
 	require.FileExists(t, path+damagedSuffix)

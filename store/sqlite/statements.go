@@ -89,3 +89,20 @@ func closeAll(list []preparation) error {
 	}
 	return errors.Join(errs...)
 }
+
+// listIDs returns the IDs that a statement lists, after an error those that it got.
+func listIDs(list *sql.Stmt, args ...any) (ids []int64, err error) {
+	rows, err := list.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return ids, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
