@@ -165,9 +165,6 @@ func (c Config) withDefaults() (Config, error) {
 	if !(c.OriginShare <= 1) { // NaN too
 		return c, fmt.Errorf("relay: Config.OriginShare %v is more than 1", c.OriginShare)
 	}
-	if c.OriginShare < 0 {
-		c.OriginShare = 1
-	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -178,7 +175,7 @@ func (c Config) withDefaults() (Config, error) {
 	defaults.Set(&c.MaxBodyBytes, DefaultMaxBodyBytes)
 	defaults.Set(&c.MaxEntries, DefaultMaxEntries)
 	defaults.Set(&c.MaxBytes, DefaultMaxBytes)
-	defaults.Set(&c.OriginShare, DefaultOriginShare)
+	defaults.Bounds(&c.OriginShare, DefaultOriginShare, 1)
 	defaults.Set(&c.MaxStoreEntries, DefaultMaxStoreEntries)
 	defaults.Set(&c.MaxStoreBytes, DefaultMaxStoreBytes)
 	defaults.Set(&c.Lifetime, DefaultLifetime)

@@ -24,7 +24,7 @@ type Backoff struct {
 
 func (b Backoff) withDefaults() Backoff {
 	defaults.Set(&b.First, DefaultFirstBackoff)
-	setBounds(&b.Most, DefaultMostBackoff, forever)
+	defaults.Bounds(&b.Most, DefaultMostBackoff, defaults.Forever)
 	return b
 }
 

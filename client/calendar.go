@@ -3,6 +3,8 @@ package client
 import (
 	"sync"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/stopwatch"
 )
 
 // A calendar tells whether a date is past, though the clock of the machine may be
@@ -13,7 +15,7 @@ type calendar struct {
 	patience time.Duration
 
 	mu     sync.Mutex
-	passed stopwatch
+	passed stopwatch.Stopwatch
 	looks  reading // since is the first, ahead the least of all
 }
 
@@ -21,13 +23,13 @@ type calendar struct {
 type reading struct{ since, ahead time.Duration }
 
 func newCalendar(wall func() time.Time, patience time.Duration) *calendar {
-	c := &calendar{wall: wall, patience: patience, passed: stopwatch{since: time.Now()}}
+	c := &calendar{wall: wall, patience: patience, passed: stopwatch.Start(time.Now())}
 	c.looks = c.read()
 	return c
 }
 
 func (c *calendar) read() reading {
-	passed := c.passed.read()
+	passed := c.passed.Read()
 	return reading{passed, c.wall().Sub(time.Unix(0, 0)) - passed}
 }
 
@@ -54,24 +56,4 @@ func (c *calendar) isPast(date time.Time) (past, certain bool) {
 		return true, c.patience <= 0
 	}
 	return true, now.since-c.looks.since >= c.patience
-}
-
-// A stopwatch counts the time that passes, whatever the clock of the machine says.
-type stopwatch struct {
-	ran   time.Duration
-	since time.Time
-}
-
-// noReading is from when on package time has no room for a monotonic reading.
-var noReading = time.Date(2157, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// read is how much has passed. It never goes back.
-func (s *stopwatch) read() time.Duration {
-	passed := time.Since(s.since)
-	if s.since.Before(noReading) {
-		return s.ran + passed
-	}
-	// Nobody knows what has passed: some of it, and no more than is likely.
-	s.ran, s.since = s.ran+min(max(passed, 0), time.Minute), time.Now()
-	return s.ran
 }

@@ -89,17 +89,6 @@ func (c *clockScript) look() {
 	}
 }
 
-// A stopwatch that was started when the clock was past what package time can keep
-// beside a monotonic reading goes on when that is put right.
-func TestStopwatchWithoutMonotonicReading(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := stopwatch{since: time.Now().Add(200 * 365 * 24 * time.Hour)}
-		require.Zero(t, s.read())
-		time.Sleep(time.Hour)
-		require.Equal(t, time.Hour, s.read())
-	})
-}
-
 // Without patience a date that the clock says is past is past, however it was set.
 func TestCalendarWithoutPatience(t *testing.T) {
 	ahead := time.Duration(0)

@@ -63,6 +63,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -127,9 +128,9 @@ func New(config Config) (*Caller, error) {
 	if len(config.Identity.PrivateKey) != ed25519.PrivateKeySize {
 		return nil, errors.New("client: Config.Identity has no private key")
 	}
-	setBounds(&config.MaxAnswerBytes, DefaultMaxAnswerBytes, math.MaxInt64)
-	setBounds(&config.Timeout, DefaultTimeout, forever)
-	config.Timeout = min(config.Timeout, forever) // the time of an answer that is held is added
+	defaults.Bounds(&config.MaxAnswerBytes, DefaultMaxAnswerBytes, math.MaxInt64)
+	defaults.Bounds(&config.Timeout, DefaultTimeout, defaults.Forever)
+	config.Timeout = min(config.Timeout, defaults.Forever) // the time of an answer that is held is added
 	if doer, ok := config.Federation.(HTTPDoer); ok && config.Transport == nil {
 		config.Transport = FederationTransport(doer)
 	}

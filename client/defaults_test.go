@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
@@ -21,15 +22,15 @@ import (
 type rule struct{ zero, negative any }
 
 var rules = map[string]rule{
-	"Config.Timeout":        {DefaultTimeout, forever},
+	"Config.Timeout":        {DefaultTimeout, defaults.Forever},
 	"Config.MaxAnswerBytes": {int64(DefaultMaxAnswerBytes), int64(math.MaxInt64)},
 
 	"SenderConfig.AttemptsBeforeOffline": {DefaultAttemptsBeforeOffline, noLimit},
-	"SenderConfig.DirectTimeout":         {DefaultDirectTimeout, forever},
-	"SenderConfig.RelayTimeout":          {DefaultRelayTimeout, forever},
+	"SenderConfig.DirectTimeout":         {DefaultDirectTimeout, defaults.Forever},
+	"SenderConfig.RelayTimeout":          {DefaultRelayTimeout, defaults.Forever},
 	"SenderConfig.MaxBackground":         {DefaultMaxBackground, 0},
 	"SenderConfig.RelayBackoff.First":    {DefaultFirstBackoff, time.Duration(-1)},
-	"SenderConfig.RelayBackoff.Most":     {DefaultMostBackoff, forever},
+	"SenderConfig.RelayBackoff.Most":     {DefaultMostBackoff, defaults.Forever},
 
 	"OutboxConfig.Limits.Entries":       {int64(DefaultOutboxEntries), int64(0)},
 	"OutboxConfig.Limits.Bytes":         {int64(DefaultOutboxBytes), int64(0)},
@@ -38,17 +39,17 @@ var rules = map[string]rule{
 	"OutboxConfig.Limits.OriginEntries": {int64(0), int64(0)},
 	"OutboxConfig.Limits.OriginBytes":   {int64(0), int64(0)},
 	"OutboxConfig.KeepRelayed":          {DefaultKeepRelayed, 0},
-	"OutboxConfig.MaxAge":               {DefaultMaxAge, forever},
+	"OutboxConfig.MaxAge":               {DefaultMaxAge, defaults.Forever},
 	"OutboxConfig.Workers":              {DefaultWorkers, noLimit / int(classes)},
 	"OutboxConfig.Backoff.First":        {DefaultFirstBackoff, DefaultFirstBackoff},
-	"OutboxConfig.Backoff.Most":         {DefaultMostBackoff, forever},
+	"OutboxConfig.Backoff.Most":         {DefaultMostBackoff, defaults.Forever},
 
 	"ReceiverConfig.KeyPatience":   {DefaultKeyPatience, time.Duration(-1)},
 	"ReceiverConfig.MaxAge":        {time.Duration(0), time.Duration(-1)}, // no bound
-	"ReceiverConfig.PollInterval":  {DefaultPollInterval, forever},
+	"ReceiverConfig.PollInterval":  {DefaultPollInterval, defaults.Forever},
 	"ReceiverConfig.Wait":          {DefaultWait, time.Duration(-1)},
 	"ReceiverConfig.Backoff.First": {DefaultFirstBackoff, DefaultFirstBackoff},
-	"ReceiverConfig.Backoff.Most":  {DefaultMostBackoff, forever},
+	"ReceiverConfig.Backoff.Most":  {DefaultMostBackoff, defaults.Forever},
 }
 
 // TestZeroAndNegative has one rule for all numbers in all Configs: zero is the

@@ -65,7 +65,7 @@ func (r *Receiver) followOnly(ctx context.Context, relays []spec.ServerName, fol
 
 // follow fetches from one relay until ctx ends.
 func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
-	failures, length := 0, holdLength{wait: r.config.Wait, least: r.leastHeld()}
+	failures, length := 0, r.holdLength()
 	var held *wire.Answer
 	for ctx.Err() == nil {
 		woken := r.woken()
@@ -106,7 +106,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 		}
 		select {
 		case <-woken: // over another network, perhaps
-			length = holdLength{wait: r.config.Wait, least: r.leastHeld()}
+			length = r.holdLength()
 		case <-time.After(wait):
 		case <-ctx.Done():
 		}

@@ -112,7 +112,7 @@ func (r *Receiver) withoutKey(received *Received, who keyless, err error) error 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.passed.read()
+	now := r.calendar.look().since
 	have, known := r.keyless[who]
 	if !known || have.entry != received.EntryID && now-have.last > r.config.KeyPatience {
 		have.since = now

@@ -15,6 +15,11 @@ type holdLength struct {
 	breaks int           // at that age
 }
 
+// holdLength is for a relay of which nothing is known.
+func (r *Receiver) holdLength() holdLength {
+	return holdLength{wait: r.config.Wait, least: r.leastHeld()}
+}
+
 // broke notes that an answer failed at that age. One that failed sooner than answers
 // may be held for says nothing.
 func (h *holdLength) broke(age time.Duration) {

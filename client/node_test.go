@@ -3,7 +3,6 @@ package client_test
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,8 +14,6 @@ import (
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/store/memory"
-	"github.com/matrixrelay/relay/store/sqlite"
 )
 
 // A Node leaves at b's relay what b can't be reached for, hands it over when it
@@ -112,14 +109,7 @@ func TestNodeReopened(t *testing.T) {
 
 // One store serves a Node and a relay, and neither sees the other's.
 func TestNodeSharesStoreWithRelay(t *testing.T) {
-	for name, open := range map[string]func(t *testing.T) notedStore{
-		"memory": func(*testing.T) notedStore { return memory.New(memory.Options{}) },
-		"sqlite": func(t *testing.T) notedStore {
-			s, err := sqlite.Open(filepath.Join(t.TempDir(), "all.db"), sqlite.Options{})
-			require.NoError(t, err)
-			return s
-		},
-	} {
+	for name, open := range notedStores {
 		t.Run(name, func(t *testing.T) {
 			mail, network := open(t), relaytest.NewNetwork()
 			defer func() { require.NoError(t, mail.Close()) }()

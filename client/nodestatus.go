@@ -118,8 +118,7 @@ func (n *Node) isOnline() bool {
 
 func (n *Node) relayStatus() []RelayStatus {
 	own, contacts := n.peers.Relays(n.self), n.caller.contacts.all()
-	names := slices.Sorted(maps.Keys(contacts))
-	names = append(names, own...)
+	names := slices.AppendSeq(slices.Clone(own), maps.Keys(contacts))
 	slices.Sort(names)
 	var all []RelayStatus
 	for _, relay := range slices.Compact(names) {

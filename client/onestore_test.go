@@ -19,17 +19,20 @@ import (
 	"github.com/matrixrelay/relay/store/sqlite"
 )
 
+// notedStores are the stores that one process can have for all.
+var notedStores = map[string]func(t *testing.T) notedStore{
+	"memory": func(*testing.T) notedStore { return memory.New(memory.Options{}) },
+	"sqlite": func(t *testing.T) notedStore {
+		s, err := sqlite.Open(filepath.Join(t.TempDir(), "all.db"), sqlite.Options{})
+		require.NoError(t, err)
+		return s
+	},
+}
+
 // A relay, an Outbox, one that passes on, a Peers and a Seen of one process live
 // in one store, and none sees what the others have.
 func TestOneStoreForAll(t *testing.T) {
-	for name, open := range map[string]func(t *testing.T) notedStore{
-		"memory": func(*testing.T) notedStore { return memory.New(memory.Options{}) },
-		"sqlite": func(t *testing.T) notedStore {
-			s, err := sqlite.Open(filepath.Join(t.TempDir(), "all.db"), sqlite.Options{})
-			require.NoError(t, err)
-			return s
-		},
-	} {
+	for name, open := range notedStores {
 		t.Run(name, func(t *testing.T) {
 			kept := open(t)
 			defer func() { require.NoError(t, kept.Close()) }()

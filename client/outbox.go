@@ -195,21 +195,20 @@ func (o *Outbox) anew() {
 }
 
 func (c OutboxConfig) withDefaults() OutboxConfig {
-	setBounds(&c.KeepRelayed, DefaultKeepRelayed, 0)
-	setBounds(&c.MaxAge, DefaultMaxAge, forever)
-	setBounds(&c.Workers, DefaultWorkers, noLimit/int(classes))
+	defaults.Bounds(&c.KeepRelayed, DefaultKeepRelayed, 0)
+	defaults.Bounds(&c.MaxAge, DefaultMaxAge, defaults.Forever)
+	defaults.Bounds(&c.Workers, DefaultWorkers, noLimit/int(classes))
 	c.Backoff = c.Backoff.withDefaults().paced()
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	for limit, otherwise := range map[*int64]int64{ // 0: no limit, for the store
-		&c.Limits.Entries: DefaultOutboxEntries, &c.Limits.Bytes: DefaultOutboxBytes,
-		&c.Limits.StoreEntries: DefaultOutboxStoreEntries, &c.Limits.StoreBytes: DefaultOutboxStoreBytes,
-		&c.Limits.OriginEntries: 0, &c.Limits.OriginBytes: 0,
-	} {
-		defaults.Set(limit, otherwise)
-		*limit = max(0, *limit)
-	}
+	l := &c.Limits // 0: no limit, for the store
+	defaults.Bounds(&l.Entries, DefaultOutboxEntries, 0)
+	defaults.Bounds(&l.Bytes, DefaultOutboxBytes, 0)
+	defaults.Bounds(&l.StoreEntries, DefaultOutboxStoreEntries, 0)
+	defaults.Bounds(&l.StoreBytes, DefaultOutboxStoreBytes, 0)
+	defaults.Bounds(&l.OriginEntries, 0, 0)
+	defaults.Bounds(&l.OriginBytes, 0, 0)
 	return c
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -130,7 +131,6 @@ type Receiver struct {
 
 	mu      sync.Mutex
 	turns   map[spec.ServerName]*relayTurn
-	passed  stopwatch // for keyless
 	keyless map[keyless]patience
 	wake    chan struct{} // closed by Online
 }
@@ -146,12 +146,12 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.RequireProof && !config.Caller.isWhole() {
 		return nil, errors.New("client: ReceiverConfig.RequireProof needs a Caller with a Transport")
 	}
-	setBounds(&config.Wait, DefaultWait, -1)
+	defaults.Bounds(&config.Wait, DefaultWait, -1)
 	if !config.Caller.isWhole() {
 		config.Wait = -1
 	}
-	setBounds(&config.PollInterval, DefaultPollInterval, forever)
-	setBounds(&config.KeyPatience, DefaultKeyPatience, -1)
+	defaults.Bounds(&config.PollInterval, DefaultPollInterval, defaults.Forever)
+	defaults.Bounds(&config.KeyPatience, DefaultKeyPatience, -1)
 	config.Backoff = config.Backoff.withDefaults().paced()
 	if config.Seen == nil {
 		config.Seen = NewSeen(0)
@@ -159,16 +159,14 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
-	r := &Receiver{
+	return &Receiver{
 		config:   config,
 		self:     config.Caller.config.Identity.ServerName,
 		calendar: newCalendar(time.Now, config.KeyPatience),
 		turns:    make(map[spec.ServerName]*relayTurn),
-		passed:   stopwatch{since: time.Now()},
 		keyless:  make(map[keyless]patience),
 		wake:     make(chan struct{}),
-	}
-	return r, nil
+	}, nil
 }
 
 // A Drained is what one relay gave.

@@ -17,6 +17,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -115,7 +116,7 @@ type appearing struct {
 // NewSeen makes a Seen that forgets everything with the process. It remembers
 // up to that many transactions. Zero: DefaultMaxSeen. Negative: no limit.
 func NewSeen(most int) *Seen {
-	setBounds(&most, DefaultMaxSeen, math.MaxInt)
+	defaults.Bounds(&most, DefaultMaxSeen, math.MaxInt)
 	return &Seen{most: most, known: make(map[seenKey]*list.Element), busy: make(map[seenKey]chan struct{})}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -78,10 +79,10 @@ func NewSender(config SenderConfig) (*Sender, error) {
 	if config.Caller == nil || config.Peers == nil {
 		return nil, errors.New("client: SenderConfig needs Caller and Peers")
 	}
-	setBounds(&config.AttemptsBeforeOffline, DefaultAttemptsBeforeOffline, noLimit)
-	setBounds(&config.DirectTimeout, DefaultDirectTimeout, forever)
-	setBounds(&config.RelayTimeout, DefaultRelayTimeout, forever)
-	setBounds(&config.MaxBackground, DefaultMaxBackground, 0)
+	defaults.Bounds(&config.AttemptsBeforeOffline, DefaultAttemptsBeforeOffline, noLimit)
+	defaults.Bounds(&config.DirectTimeout, DefaultDirectTimeout, defaults.Forever)
+	defaults.Bounds(&config.RelayTimeout, DefaultRelayTimeout, defaults.Forever)
+	defaults.Bounds(&config.MaxBackground, DefaultMaxBackground, 0)
 	config.RelayBackoff = config.RelayBackoff.withDefaults()
 	if config.Logger == nil {
 		config.Logger = slog.Default()

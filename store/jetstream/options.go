@@ -67,14 +67,10 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	const century = 100 * 365 * 24 * time.Hour
 	defaults.Set(&o.Stream, "RELAY")
-	defaults.Set(&o.Timeout, 30*time.Second)
+	defaults.Bounds(&o.Timeout, 30*time.Second, defaults.Forever)
 	defaults.Set(&o.Logger, slog.Default())
 	o.Retention = upkeep.Retention(o.Retention)
-	if o.Timeout < 0 {
-		o.Timeout = century
-	}
 	if o.wall == nil {
 		o.wall = time.Now
 	}

@@ -16,6 +16,8 @@ import (
 	"math"
 	"sync"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/stopwatch"
 )
 
 // Never is the until of mail that the store keeps for ever.
@@ -23,16 +25,13 @@ const Never = math.MaxInt64
 
 // A Clock is safe for concurrent use. Make one with Start.
 type Clock struct {
-	mu    sync.Mutex
-	at    int64     // where it stood at since
-	since time.Time // has a monotonic reading, which no one can set
+	mu  sync.Mutex
+	at  int64 // where it stood when it was started
+	ran stopwatch.Stopwatch
 }
 
-// noReading is from when on package time has no room for a monotonic reading.
-var noReading = time.Date(2157, 1, 1, 0, 0, 0, 0, time.UTC)
-
 // Start returns a clock that stands at that many milliseconds and runs.
-func Start(at int64) *Clock { return &Clock{at: at, since: time.Now()} }
+func Start(at int64) *Clock { return &Clock{at: at, ran: stopwatch.Start(time.Now())} }
 
 // Now is where the clock stands, in milliseconds. It never goes back.
 func (c *Clock) Now() int64 {
@@ -48,16 +47,7 @@ func (c *Clock) Raise(at int64) {
 	c.at += max(0, at-c.now())
 }
 
-func (c *Clock) now() int64 {
-	ran := time.Since(c.since).Milliseconds()
-	if c.since.Before(noReading) {
-		return c.at + ran
-	}
-	// Then all that counts, until there is a reading, is what passes between two
-	// calls, and no more of it than is likely.
-	c.at, c.since = c.at+min(max(ran, 0), time.Minute.Milliseconds()), time.Now()
-	return c.at
-}
+func (c *Clock) now() int64 { return c.at + c.ran.Read().Milliseconds() }
 
 // Until is when a lifetime that begins at now is over; 0 or less is Never.
 func Until(now int64, lifetime time.Duration) int64 {

@@ -14,8 +14,8 @@ import (
 // Retention is how long a copy is recognised with that option: 24 hours for
 // zero, and not at all for less.
 func Retention(option time.Duration) time.Duration {
-	defaults.Set(&option, 24*time.Hour)
-	return max(option, 0)
+	defaults.Bounds(&option, 24*time.Hour, 0)
+	return option
 }
 
 // Loop calls sweep once in an interval until ctx ends: zero is a minute, less is
