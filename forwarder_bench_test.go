@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/internal/checkonly"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/sqlite"
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 
 // serveBenchmark prints its address and serves until its standard input ends.
 func serveBenchmark(kind string) error {
-	var handler http.Handler = http.HandlerFunc(verifyOnly)
+	var handler http.Handler = checkonly.Handler(relayName, relay.HexKeys{})
 	if kind != "verify" {
 		kept, err := sqlite.Open(os.Getenv(benchDatabase), sqlite.Options{})
 		if err != nil {
@@ -67,18 +67,6 @@ func serveBenchmark(kind string) error {
 	go func() { _ = http.Serve(listener, handler) }()
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
-}
-
-// verifyOnly checks the signature as a homeserver does today, and stores
-// nothing.
-func verifyOnly(w http.ResponseWriter, r *http.Request) {
-	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), relayName, nil, relay.HexKeys{})
-	if signed == nil {
-		http.Error(w, "no", answer.Code)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, "{}")
 }
 
 // BenchmarkPut compares the relay, which stores on disk with synchronous=FULL,

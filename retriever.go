@@ -20,7 +20,7 @@ type retriever struct {
 
 // next acknowledges the entry in the request's body and returns the answer
 // that holds what comes next. Only the server that the mailbox belongs to may
-// q.
+// ask.
 func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	destination := q.route.Destination()
 	if q.signer != destination {

@@ -17,12 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/internal/checkonly"
 	"github.com/matrixrelay/relay/relaytest"
 )
 
@@ -70,20 +70,10 @@ func serveFclient() int {
 	ended := make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", func(http.ResponseWriter, *http.Request) { close(ended) })
-	mux.HandleFunc("/", checkOnly)
+	mux.HandleFunc("/", checkonly.Handler(relayName, relay.HexKeys{}))
 	go func() { _ = http.Serve(listener, mux) }()
 	<-ended
 	return 0
-}
-
-func checkOnly(w http.ResponseWriter, r *http.Request) {
-	signed, answer := fclient.VerifyHTTPRequest(r, time.Now(), relayName, nil, relay.HexKeys{})
-	if signed == nil {
-		http.Error(w, "no", answer.Code)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = io.WriteString(w, "{}")
 }
 
 // BenchmarkStoredPut compares the processor time that this program takes for a
