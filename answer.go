@@ -16,7 +16,7 @@ import (
 type answer struct {
 	pieces       [][]byte
 	transactions int
-	share        *share // what it holds already, or nil
+	share        *share // the memory that it holds already, or nil
 }
 
 func (a *answer) size() (size int) {
@@ -26,7 +26,7 @@ func (a *answer) size() (size int) {
 	return size
 }
 
-// answers are the last stage: callers are told.
+// answers are the last stage.
 type answers struct {
 	memory  memory
 	metrics *metrics
@@ -66,7 +66,7 @@ func (s *answers) refuse(w http.ResponseWriter, r *http.Request, endpoint wire.E
 	e.Write(w)
 }
 
-// wireError is what the caller is told. What is our fault is logged.
+// wireError is the error for the caller. A fault of ours is logged.
 func (s *answers) wireError(r *http.Request, endpoint wire.Endpoint, err error) *wire.Error {
 	var e *wire.Error
 	if errors.As(err, &e) && e != nil && e.Status >= 400 && e.Status < 600 {

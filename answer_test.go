@@ -29,7 +29,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// Whatever the answer is, no proxy may keep it.
+// No proxy may keep any answer.
 func TestNoAnswerIsStored(t *testing.T) {
 	var faulty *faultyStore
 	r := newRig(t, func(c *relay.Config) {
@@ -142,7 +142,7 @@ http {
 `
 
 // startCachingProxy runs nginx in front of a relay, and returns its address.
-// What is below /control/ goes to another server.
+// Requests below /control/ go to another server.
 func startCachingProxy(t *testing.T, relay, control string) string {
 	t.Helper()
 	program, directory := need.Program(t, "nginx"), t.TempDir()
@@ -229,7 +229,7 @@ func TestDistrustIsLoggedOnce(t *testing.T) {
 	require.Empty(t, said.String())
 }
 
-// What fails because the caller has gone is no fault of ours, and isn't logged.
+// A request that fails because the caller has gone is no fault of ours, and isn't logged.
 func TestCallerHasGone(t *testing.T) {
 	var said bytes.Buffer
 	registry := prometheus.NewRegistry()

@@ -10,7 +10,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// What several stages tell callers.
+// Errors of several stages.
 
 func tooLarge(limit int64) error {
 	return &wire.Error{

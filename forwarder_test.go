@@ -35,14 +35,14 @@ func TestFull(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 }
 
-// What no mailbox could ever hold is refused for good.
+// Mail that no mailbox could ever hold is refused for good.
 func TestLargerThanTheLimits(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) { c.MaxBytes = 1000 })
 	status, body := r.put(r.a, "1", r.b.ServerName, string(largeContent(600)))
 	requireError(t, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", status, body)
 }
 
-// Mail for the relay's own server is handed over, whoever brings it.
+// Mail for the relay's own server is handed over, from its origin or another relay.
 func TestDeliver(t *testing.T) {
 	var got []relay.Delivery
 	var fail error
@@ -114,7 +114,7 @@ func TestStoredAndAsked(t *testing.T) {
 	require.Equal(t, []string{"stored " + b, "asked " + b}, told)
 }
 
-// What comes directly is handed out with its proof, however it was spelled.
+// Mail that comes directly is handed out with its proof, however it was spelled.
 func TestProofOfDirectMail(t *testing.T) {
 	r := newRig(t, nil)
 	uri := wire.SendRelayURI("1", relaytest.User(r.b.ServerName))

@@ -11,8 +11,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// The gate is the first stage: it refuses what can be refused before anything is
-// read, and knows which requests are inside.
+// The gate is the first stage: it refuses requests before their body is read, where it
+// can, and knows which requests are inside.
 type gate struct {
 	admit   func(ctx context.Context, origin, destination spec.ServerName) error
 	enabled atomic.Bool

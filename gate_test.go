@@ -137,7 +137,7 @@ func TestAdmit(t *testing.T) {
 	require.Len(t, r.fetch(r.b), 1)
 }
 
-// endless is a body that never ends, and counts what was taken of it.
+// endless is a body that never ends, and counts the bytes that were read of it.
 type endless struct{ taken atomic.Int64 }
 
 func (e *endless) Read(p []byte) (int, error) {
@@ -148,7 +148,7 @@ func (e *endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The Authorization header is read before the body: who has none isn't read.
+// The Authorization header is read before the body: without one the body isn't read.
 func TestUnsignedIsNotRead(t *testing.T) {
 	r := newRig(t, nil)
 	source := &endless{}

@@ -17,7 +17,7 @@ import (
 )
 
 // An ordinary server whose Keys were left out refuses its peers, and says why. It
-// takes those whose names are keys.
+// takes servers whose names are keys.
 func TestKeysLeftOut(t *testing.T) {
 	var log bytes.Buffer
 	mail := memory.New(memory.Options{})

@@ -17,8 +17,8 @@ const (
 	// A quarter of a budget is kept for transfers that are no larger than this.
 	small = 256 << 10
 
-	// firstRead is what a body gets before it has sent anything, and an answer for
-	// nothing, outside of the budget: little, so that connections that dribble
+	// firstRead is the memory that a body gets before it has sent anything, and an
+	// answer always, outside of the budget: little, so that connections that dribble
 	// cost little.
 	firstRead = 2 << 10
 
@@ -27,8 +27,8 @@ const (
 	slowFactor = 12
 )
 
-// The memory that transfers share: in is for what is being taken in, out for
-// what is being handed out. It alone cuts transfers off.
+// The memory that transfers share: in is for bodies of requests, out for answers. It
+// alone cuts transfers off.
 type memory struct{ in, out *budget }
 
 func newMemory(bytes int64) memory { return memory{newBudget(bytes), newBudget(bytes)} }
@@ -65,7 +65,7 @@ type budget struct {
 	mu      sync.Mutex
 	held    int64
 	shares  list.List     // of *share, the oldest first
-	over    bool          // whatever begins is cut off, too
+	over    bool          // transfers that begin are cut off, too
 	changed chan struct{} // closed when something was given back
 }
 
@@ -181,7 +181,7 @@ func (b *budget) cutAll() {
 
 // checking runs the check of a signature over that much. While it waits for
 // somebody else's keys, the request can be cut off for others. Quick checks, and
-// those of what is small, take no memory to speak of.
+// those of small bodies, take no memory to speak of.
 func (s *share) checking(ctx context.Context, size int64, quick func() bool, check func(context.Context) error) error {
 	if size > small && !quick() {
 		if !s.set(slowFactor*size, true) {

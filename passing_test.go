@@ -21,7 +21,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-var first = relaytest.NewNode("first relay") // passes on what it gets
+var first = relaytest.NewNode("first relay") // passes on its mail
 
 // leaveAtFirst signs a transaction for the first relay, and returns what that
 // keeps of it.

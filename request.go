@@ -9,14 +9,14 @@ import (
 )
 
 // A request goes through the stages in the order of its fields: each stage fills
-// in what it learns, for those that follow. In each file there is one:
+// in some, for those that follow. In each file there is one:
 //
 //	gate.go       is it ours, allowed, and from a server that may?
 //	transfer.go   its body comes in, as far as there is memory
-//	signature.go  who signed it?
+//	signature.go  which server signed it?
 //	forwarder.go  it leaves mail (passing.go: another server's), or
 //	retriever.go  it fetches mail (waits.go: once there is some)
-//	answer.go     what the caller is told
+//	answer.go     the answer, or the error
 //
 // None of them names another one but answer.go; they all use memory.go.
 type request struct {

@@ -172,7 +172,7 @@ func BenchmarkWake(b *testing.B) {
 	all.Wait()
 }
 
-// BenchmarkRelayTxn compares what an answer costs from a queue of 100 and from
+// BenchmarkRelayTxn compares the cost of an answer from a queue of 100 and from
 // one of 100,000 transactions of 7.5 KB, measured in turn on one SQLite file.
 func BenchmarkRelayTxn(b *testing.B) {
 	kept, err := sqlite.Open(filepath.Join(b.TempDir(), "relay.db"), sqlite.Options{})

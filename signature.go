@@ -7,7 +7,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// checkSignature is the third stage: it finds out who signed a request.
+// checkSignature is the third stage: it finds the server that signed a request.
 func checkSignature(ctx context.Context, q *request, verifier *wire.Verifier) error {
 	quick := func() bool { return verifier.Quick(&q.SignedRequest) }
 	return q.memory.checking(ctx, int64(len(q.Content)), quick, func(ctx context.Context) (err error) {

@@ -32,7 +32,7 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 	return nil
 }
 
-// A body is what was read of a request, and its share of the memory.
+// A body has the bytes that were read of a request, and their share of the memory.
 type body struct {
 	*share
 	bytes []byte

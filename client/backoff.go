@@ -96,7 +96,7 @@ func (b *backoffs[K]) failed(key K, asked time.Duration) {
 	f.until, f.asked = now.Add(b.backoff.after(f.failures, asked)), now.Add(asked)
 }
 
-// anew forgets all failures, but not what the other side asked for.
+// anew forgets all failures, but not the time that the other side asked for.
 func (b *backoffs[K]) anew() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 // wrong for a while. It believes that a date is past only if the clock said so at all
 // looks for long enough, by time that passes and not by the clock.
 type calendar struct {
-	wall     func() time.Time // what the clock says
+	wall     func() time.Time // the clock of the machine
 	patience time.Duration
 
 	mu     sync.Mutex
@@ -19,7 +19,7 @@ type calendar struct {
 	looks  reading // since is the first, ahead the least of all
 }
 
-// A reading is how far the clock is ahead of what has passed.
+// A reading is how much time has passed, and how far the clock is ahead of that.
 type reading struct{ since, ahead time.Duration }
 
 func newCalendar(wall func() time.Time, patience time.Duration) *calendar {
@@ -33,7 +33,7 @@ func (c *calendar) read() reading {
 	return reading{passed, c.wall().Sub(time.Unix(0, 0)) - passed}
 }
 
-// look takes notice of what the clock says. The more often, the better.
+// look reads the clock. The more often, the better.
 func (c *calendar) look() (now reading) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

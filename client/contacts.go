@@ -19,7 +19,7 @@ type contacts struct {
 	relays map[spec.ServerName]contact
 }
 
-// A contact is what is known of one relay.
+// A contact has the last outcomes of requests to one relay.
 type contact struct {
 	success, failure time.Time
 	err              error // of the last that failed

@@ -18,7 +18,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// A rule is what zero and a negative number stand for in a field of a Config.
+// A rule has the values that zero and a negative number stand for in a field of a Config.
 type rule struct{ zero, negative any }
 
 var rules = map[string]rule{

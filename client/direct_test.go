@@ -64,7 +64,7 @@ func (k cutShort) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.
 	return k.keyBook.VerifyJSONs(ctx, requests)
 }
 
-// The origin that a relay claims is told, whatever is wrong.
+// The origin that a relay claims is told with every error.
 func TestRejectedNamesTheOrigin(t *testing.T) {
 	inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof = true }, func(p *provenInbox) {
 		for i, forge := range []func(*wire.Item){

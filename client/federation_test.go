@@ -103,7 +103,7 @@ func TestFederationStub(t *testing.T) {
 	})
 }
 
-// What a redirect leads to is no answer, since the signature isn't for it.
+// The answer that a redirect leads to doesn't count, since the signature isn't for it.
 func TestFederationRedirected(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		network := relaytest.NewNetwork()

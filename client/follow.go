@@ -96,7 +96,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 		default:
 			failures++
 			backoff := r.config.Backoff.after(failures, d.asked)
-			if !isHeld(d.Err) || backoff < wait { // else the relay gave what it should
+			if !isHeld(d.Err) || backoff < wait { // else the relay did its part
 				wait = backoff
 			}
 		}

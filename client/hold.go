@@ -12,8 +12,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A heldError says that time may tell what is to become of a transaction. It stays at
-// its relay, and others pass it.
+// A heldError says that a transaction is to be decided later. It stays at its relay,
+// and others pass it.
 type heldError struct{ why error }
 
 func (e *heldError) Error() string { return "it is held: " + e.why.Error() }
@@ -24,11 +24,11 @@ func isHeld(err error) bool {
 	return errors.As(err, &held)
 }
 
-// maxPassing bounds how many answers of a relay may pass what is held. They are
+// maxPassing bounds how many answers of a relay may pass held mail. They are
 // fetched again with it.
 const maxPassing = 16
 
-// A holding is what stays at a relay, while other mail passes it.
+// A holding is mail that stays at a relay, while other mail passes it.
 type holding struct {
 	why     error                    // of the first; nil if nothing is held
 	origins map[spec.ServerName]bool // all mail of theirs that is behind it, so that it stays in order
@@ -70,7 +70,7 @@ func (h *holding) add(origin spec.ServerName, why error) {
 	h.origins[origin] = true
 }
 
-// endsHeld reports whether nothing more is to pass what is held.
+// endsHeld reports whether no more mail is to pass held mail.
 func (m *mailbox) endsHeld(answer wire.Answer) bool {
 	h := &m.held
 	return h.why != nil && (!answer.EntriesQueued || answer.EntryID <= h.last || h.answers >= maxPassing)
@@ -102,9 +102,9 @@ type patience struct {
 // it begins anew for any of them.
 const maxKeyless = 1000
 
-// withoutKey says what becomes of mail whose proof can't be checked. It is held for a
+// withoutKey decides about mail whose proof can't be checked. It is held for a
 // while where proof is required, and where there is a key that wasn't valid by our
-// clock. For what comes next of the same origin the while doesn't begin anew, or it
+// clock. For the next mail of the same origin the while doesn't begin anew, or it
 // could be held for ever.
 func (r *Receiver) withoutKey(received *Received, who keyless, err error) error {
 	if !r.config.RequireProof && !errors.Is(err, wire.ErrKeyNotValid) {

@@ -69,7 +69,7 @@ func (p *provenInbox) leaveNow(from *relaytest.Node, id string) {
 	p.leaveAs(from, nodeB, id, fmt.Sprintf(`{"origin_server_ts":%d,"pdus":[{"n":%s}]}`, time.Now().UnixMilli(), id))
 }
 
-// While the clock is far ahead, nothing is too old; what is, is so when it is right.
+// While the clock is far ahead, nothing is too old. Old mail is refused when it is right.
 func TestMaxAgeAndAWrongClock(t *testing.T) {
 	maxAge := func(c *client.ReceiverConfig) { c.MaxAge = 30 * day }
 	for _, ahead := range []time.Duration{31 * day, 40_000 * day, 70_000 * day} {
@@ -130,7 +130,7 @@ func TestMaxAgeAndAWrongClock(t *testing.T) {
 }
 
 // A key that isn't valid by our clock may be so when that is right. Where proof isn't
-// required, what it signed is handed over unchecked after a while only.
+// required, mail that it signed is handed over unchecked after a while only.
 func TestKeysAndAWrongClock(t *testing.T) {
 	for _, ahead := range []time.Duration{-8 * day, 8 * day, -10_000 * day} {
 		for _, required := range []bool{false, true} {
@@ -166,8 +166,8 @@ func TestKeysAndAWrongClock(t *testing.T) {
 	}
 }
 
-// What passes mail that is held is dealt with once, and stays in the order of its
-// origin; what is held is acknowledged when that is over.
+// Mail that passes held mail is dealt with once, and stays in the order of its
+// origin; held mail is acknowledged when that is over.
 func TestPassingWhatIsHeld(t *testing.T) {
 	inWrongTime(t, 0, func(*client.ReceiverConfig) {}, func(p *provenInbox, clock *nodeClock) {
 		p.forge = func(item *wire.Item) {
@@ -206,7 +206,7 @@ func TestPassingWhatIsHeld(t *testing.T) {
 	})
 }
 
-// No more than some answers pass what is held, and a handler that fails is passed by
+// No more than some answers pass held mail, and a handler that fails is passed by
 // nothing.
 func TestPassingIsBounded(t *testing.T) {
 	inWrongTime(t, 8*day, func(*client.ReceiverConfig) {}, func(p *provenInbox, _ *nodeClock) {
@@ -233,7 +233,7 @@ func TestPassingIsBounded(t *testing.T) {
 	})
 }
 
-// What is held doesn't have the mail of others come later than from a relay that is
+// Held mail doesn't have the mail of others come later than from a relay that is
 // polled.
 func TestHeldMailDelaysNoOther(t *testing.T) {
 	required := func(c *client.ReceiverConfig) { c.RequireProof = true }

@@ -46,7 +46,7 @@ type relayTurn struct {
 
 	fetched atomic.Int64 // transactions that were dealt with
 
-	// passed are entries behind what is held that were dealt with, guarded by
+	// passed are entries behind held ones that were dealt with, guarded by
 	// token.
 	passed map[int64]struct{}
 }
@@ -192,7 +192,7 @@ func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
 		}
 		anyUse = anyUse || use
 	}
-	if m.held.why != nil { // it ends after some answers, whatever they hold
+	if m.held.why != nil { // it ends after some answers, also if they are junk
 		m.held.answers++
 		return nil
 	}

@@ -23,7 +23,8 @@ type NodeConfig struct {
 	Identity  fclient.SigningIdentity
 	Transport http.RoundTripper
 
-	// Store keeps what is to be sent, what was handled, and who relays for whom.
+	// Store keeps the transactions to be sent, those that were handled, and the
+	// relays of each server.
 	// It must be a store.Notes, too, as all stores of this project are. It may be
 	// that of a relay, and serves one Node. The embedder closes it, after the
 	// Node.
@@ -37,12 +38,13 @@ type NodeConfig struct {
 	// Offline says that there is no network until Online is called.
 	Offline bool
 
-	// Logger gets what an operator should know. Default: slog.Default().
+	// Logger gets warnings for the operator. Default: slog.Default().
 	Logger *slog.Logger
 
-	// Caller, Sender, Outbox and Receiver have what else can be set of the parts,
-	// such as Outbox.Notify, Outbox.Source and Receiver.RequireProof. What the
-	// fields above say, and what one part is to another, must be left out.
+	// Caller, Sender, Outbox and Receiver have the other settings of the parts, such
+	// as Outbox.Notify, Outbox.Source and Receiver.RequireProof. Leave out the
+	// settings that the fields above have, and those by which one part is given to
+	// another.
 	Caller   Config
 	Sender   SenderConfig
 	Outbox   OutboxConfig
@@ -74,7 +76,7 @@ type Node struct {
 	switched  chan struct{}      // closed when online changes
 }
 
-// OpenNode makes a Node, which goes on with what is in the store.
+// OpenNode makes a Node, which goes on with the transactions in the store.
 func OpenNode(ctx context.Context, config NodeConfig) (*Node, error) {
 	notes, err := config.check()
 	if err != nil {
@@ -118,7 +120,7 @@ func (c *NodeConfig) check() (store.Notes, error) {
 	return notes, nil
 }
 
-// open makes the parts, each with what it needs of those before it.
+// open makes the parts, each with those before it that it needs.
 func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (err error) {
 	caller, sender, outbox, receiver := config.Caller, config.Sender, config.Outbox, config.Receiver
 	for _, logger := range []**slog.Logger{&sender.Logger, &outbox.Logger, &receiver.Logger} {
@@ -163,7 +165,7 @@ func (n *Node) Enqueue(ctx context.Context, t Transaction) error { return n.outb
 func (n *Node) Stored(destination spec.ServerName) { n.outbox.Stored(destination) }
 
 // Seen says that a server is online, as its presence or a request of it shows:
-// what waits for it is tried at once. It fits relay.Config.Asked.
+// transactions that wait for it are tried at once. It fits relay.Config.Asked.
 func (n *Node) Seen(server spec.ServerName) { n.outbox.Seen(server) }
 
 // Direct runs handle for a transaction that came from its origin itself, unless
@@ -175,8 +177,8 @@ func (n *Node) Direct(ctx context.Context, origin spec.ServerName, id gomatrixse
 }
 
 // SetRelays makes these servers, and no others, known as relays of a server. The
-// Node fetches from those of its own server, and leaves at those of others what
-// these can't be reached for. An error means that the change isn't kept.
+// Node fetches from those of its own server, and leaves at those of others the
+// transactions for which these can't be reached. An error means that the change isn't kept.
 func (n *Node) SetRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
 	return n.peers.SetRelays(ctx, server, relays...)
 }
@@ -184,7 +186,7 @@ func (n *Node) SetRelays(ctx context.Context, server spec.ServerName, relays ...
 // Relays returns the relays of a server, in order. The slice is the caller's.
 func (n *Node) Relays(server spec.ServerName) []spec.ServerName { return n.peers.Relays(server) }
 
-// Close ends Run and waits for it. What is queued stays in the store, which
+// Close ends Run and waits for it. Queued transactions stay in the store, which
 // Close doesn't close. It may be called more than once.
 func (n *Node) Close() error {
 	n.mu.Lock()

@@ -28,7 +28,7 @@ type nodeWorld struct {
 	node   *client.Node
 	change func(*client.NodeConfig)
 
-	ended   chan error // what Run returned
+	ended   chan error // the result of Run
 	stop    context.CancelFunc
 	offline atomic.Bool // it must ask nobody
 

@@ -16,8 +16,8 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A Node leaves at b's relay what b can't be reached for, hands it over when it
-// sees b, and fetches from its own relay. What came one way doesn't come the other.
+// A Node leaves a transaction at b's relay while b can't be reached, hands it over when
+// it sees b, and fetches from its own relay. A transaction comes only one way.
 func TestNode(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		w.relay(r1)
@@ -212,7 +212,7 @@ func TestNodeRunFails(t *testing.T) {
 	}
 }
 
-// What a Node sets itself, or can't do without, is said at once.
+// Settings that the Node makes itself, or can't do without, are refused at once.
 func TestNodeConfig(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})

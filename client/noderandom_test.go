@@ -52,7 +52,7 @@ type nodeRandom struct {
 	mayDie bool
 	dice   atomic.Uint64 // of the handler
 
-	disk     notedStore // what stays when the Node is killed
+	disk     notedStore // it stays when the Node is killed
 	kills    int
 	down     map[spec.ServerName]bool
 	enqueued []string

@@ -16,7 +16,7 @@ import (
 // maxStatus bounds the destinations of a NodeStatus.
 const maxStatus = 1000
 
-// A NodeStatus is what an operator, or the user of a phone, may want to know.
+// A NodeStatus is for an operator, or the user of a phone.
 type NodeStatus struct {
 	// Online is false while nobody is asked: see Node.Offline.
 	Online bool
@@ -39,7 +39,7 @@ type RelayStatus struct {
 	Own bool
 
 	// LastSuccess is when it last gave a right answer, LastFailure when it last
-	// didn't, or gave what couldn't be handled, and LastError why. They are zero
+	// didn't, or gave a transaction that couldn't be handled, and LastError why. They are zero
 	// if it never did.
 	LastSuccess time.Time
 	LastFailure time.Time
@@ -50,7 +50,7 @@ type RelayStatus struct {
 	Fetched int64
 }
 
-// A DestinationStatus says what waits for a destination, and where.
+// A DestinationStatus says how much waits for a destination, and where.
 type DestinationStatus struct {
 	Destination spec.ServerName
 
@@ -68,7 +68,7 @@ type DestinationStatus struct {
 	Relays []HoldingStatus
 }
 
-// A HoldingStatus says how much of what waits for a destination a relay has.
+// A HoldingStatus says how many of a destination's waiting transactions a relay has.
 type HoldingStatus struct {
 	Relay spec.ServerName
 
@@ -78,7 +78,7 @@ type HoldingStatus struct {
 	Lacks int
 }
 
-// A Given is how much of what waits for a destination a relay was given.
+// A Given is how many of a destination's waiting transactions a relay was given.
 type Given string
 
 // Values of Given.
@@ -88,7 +88,7 @@ const (
 	GivenAll  Given = "all"
 )
 
-// Status returns what is known now. It asks the store, a few times for each
+// Status returns the status of now. It asks the store, a few times for each
 // destination, and no server.
 func (n *Node) Status(ctx context.Context) (NodeStatus, error) {
 	status := NodeStatus{Relays: n.relayStatus()}
@@ -141,7 +141,7 @@ func (r *Receiver) fetched(relay spec.ServerName) int64 {
 	return 0
 }
 
-// status says what waits for a destination. Nothing may, by now.
+// status is that of a destination. Nothing may wait for it by now.
 func (o *Outbox) status(ctx context.Context, name spec.ServerName) (s DestinationStatus, err error) {
 	s = DestinationStatus{Destination: name, Offline: o.peers.Offline(name), NextAttempt: o.schedule.nextAttempt(name)}
 	oldest, err := o.source.Next(ctx, name, 0)
@@ -162,8 +162,8 @@ func (o *Outbox) status(ctx context.Context, name spec.ServerName) (s Destinatio
 	return s, err
 }
 
-// holding says how much a relay has of what waits for a destination, from the
-// oldest on.
+// holding says how many of a destination's waiting transactions a relay has, from
+// the oldest on.
 func (o *Outbox) holding(ctx context.Context, name, relay spec.ServerName, oldest int64) (HoldingStatus, error) {
 	status := HoldingStatus{Relay: relay, Given: GivenNone}
 	var done int64
@@ -181,8 +181,8 @@ func (o *Outbox) holding(ctx context.Context, name, relay spec.ServerName, oldes
 	return status, err
 }
 
-// given returns the position up to which a relay was given what waits, and how
-// much of that, from the oldest on, it hasn't.
+// given returns the position up to which a relay was given the waiting transactions,
+// and how many of those, from the oldest on, it hasn't got.
 func (s *schedule) given(name, relay spec.ServerName, oldest int64) (done int64, lacks int) {
 	d := s.find(name)
 	if d == nil {

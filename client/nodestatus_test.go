@@ -14,7 +14,7 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// TestNodeStatusOfRelays goes through what may be known of a relay.
+// TestNodeStatusOfRelays goes through all outcomes at a relay.
 func TestNodeStatusOfRelays(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		require.Equal(t, client.NodeStatus{Online: true}, w.status())

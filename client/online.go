@@ -71,7 +71,7 @@ func (n *Node) end() {
 }
 
 // period returns a context that lasts until the Node goes offline, nil if it is
-// offline, and what is closed when that changes.
+// offline, and a channel that is closed when that changes.
 func (n *Node) period(ctx context.Context) (period context.Context, switched <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -94,7 +94,7 @@ func (n *Node) work(ctx context.Context, again bool) (wait func()) {
 }
 
 // Online says that there is a network, or another one: all relays are asked at
-// once, and all that waits is tried at once, whatever failed before.
+// once, and all that waits is tried at once, also if it failed before.
 func (n *Node) Online() {
 	if n.setOnline(true) {
 		return // Run sees to it
@@ -105,7 +105,8 @@ func (n *Node) Online() {
 
 // Offline says that there is no network, for a phone in a tunnel: no request
 // begins until Online is called. Requests under way are ended, and don't count as
-// failed. The context of handlers ends; what they don't handle comes again.
+// failed. The context of handlers ends; transactions that they don't handle come
+// again.
 func (n *Node) Offline() { n.setOnline(false) }
 
 // setOnline reports whether that changes anything.

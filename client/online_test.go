@@ -25,7 +25,7 @@ func TestNodeOffline(t *testing.T) {
 		w.setRelays(b.ServerName, r2, r3)
 		w.enqueue("1")
 		for round := range 3 {
-			time.Sleep(time.Second + time.Duration(round)*7*time.Hour) // long pauses for what fails
+			time.Sleep(time.Second + time.Duration(round)*7*time.Hour) // long pauses after failures
 			w.goOffline()
 			w.told()
 			w.enqueue(fmt.Sprint("new", round))
@@ -49,7 +49,7 @@ func TestNodeOffline(t *testing.T) {
 	})
 }
 
-// What goes offline with this server counts as no failure of others.
+// Requests that end when this server goes offline count as no failure of others.
 func TestNodeOfflineBlamesNobody(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		w.net.Set(b.ServerName, relaytest.Host{Hangs: true})
@@ -114,7 +114,7 @@ func TestNodeOnlineShortPauses(t *testing.T) {
 	})
 }
 
-// A relay that asked for time gets it, whatever the network does.
+// A relay that asked for time gets it, also when the network comes and goes.
 func TestNodeOnlineLeavesTime(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		w.net.Set(r2, answers(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":3600000}`))

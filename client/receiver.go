@@ -60,8 +60,8 @@ type ReceiverConfig struct {
 
 	// Handle processes a transaction. Nil means that this node is done with it,
 	// whether its PDUs were accepted or not: it is acknowledged, and gone from the
-	// relay. An error means that it wasn't processed and is to come again, and what
-	// is behind it waits; if the context ended, as at a shutdown, that is the error
+	// relay. An error means that it wasn't processed and is to come again, and mail
+	// behind it waits; if the context ended, as at a shutdown, that is the error
 	// to return. Those of one relay come one after the other in its
 	// order, but that those of other origins pass one that is held (see
 	// KeyPatience); those of several relays come at the same time.

@@ -245,7 +245,7 @@ func TestSendToRelaysNobodyHasIt(t *testing.T) {
 	})
 }
 
-// signsEscapedKeys tells what this version of gomatrixserverlib can do.
+// signsEscapedKeys reports whether this version of gomatrixserverlib signs escaped keys.
 func signsEscapedKeys(t *testing.T) bool {
 	signed, err := gomatrixserverlib.SignJSON(string(a.ServerName), a.KeyID, a.PrivateKey, []byte(`{"a\"b":1}`))
 	return err == nil && json.Valid(signed)

@@ -46,7 +46,7 @@ func TestSeenManyAlike(t *testing.T) {
 	})
 }
 
-// reopen starts b anew with what its notes hold.
+// reopen starts b anew with its notes.
 func (b *inbox) reopen() {
 	b.Helper()
 	seen, err := client.OpenSeen(b.Context(), b.mail, 0)

@@ -106,8 +106,8 @@ var (
 
 	// ErrReopen says that the store no longer trusts its disk, usually after
 	// a failed fsync, and refuses to write until it was closed and opened
-	// again. The calls whose fsync failed get it too, and what they were to store
-	// may be stored or not. Reading goes on. See Failing.
+	// again. The calls whose fsync failed get it too, and their mail may be
+	// stored or not. Reading goes on. See Failing.
 	ErrReopen = errors.New("store: must be reopened")
 )
 
@@ -138,9 +138,9 @@ type Store interface {
 
 	// Next returns the oldest entries of destination whose ID is greater than
 	// after (0: from the start), in the order of their IDs: at most maxEntries,
-	// and only as many as have maxBytes of Size together, but
-	// always the first. A maxEntries below 1 counts as 1. It returns ErrEmpty if there is none. Entries whose
-	// Lifetime is over are not returned; those that are have what is left of
+	// and only as many as have maxBytes of Size together, but always the first. A
+	// maxEntries below 1 counts as 1. It returns ErrEmpty if there is none. Entries
+	// whose Lifetime is over are not returned; in the others it is the rest of
 	// it. Body and Proof must not be written to.
 	//
 	// An entry never becomes visible after one of the same destination with a

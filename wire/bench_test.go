@@ -62,7 +62,7 @@ func BenchmarkRead(b *testing.B) {
 	})
 }
 
-// BenchmarkProofOf is what a proof costs a PUT besides being stored.
+// BenchmarkProofOf measures the cost of a proof for a PUT besides storing it.
 func BenchmarkProofOf(b *testing.B) {
 	relay, to := relaytest.NewNode("relay").ServerName, relaytest.NewNode("b").ServerName
 	request := signedPut(b, relay, to)

@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A Body is the JSON of a request or a transaction, and what has been learnt of
-// it: nothing in it is read twice. Make one with NewBody. It isn't safe for
+// A Body is the JSON of a request or a transaction, and all that is known of it:
+// nothing in it is read twice. Make one with NewBody. It isn't safe for
 // concurrent use.
 type Body struct {
 	json []byte
@@ -42,7 +42,7 @@ func (b *Body) isCanonical() bool {
 	return b.canonical
 }
 
-// check refuses what no decoder should be given.
+// check refuses JSON that no decoder should be given.
 func (b *Body) check() error {
 	switch {
 	case b.isChecked || b.canonical:
@@ -82,7 +82,7 @@ func (b *Body) canonicalForm() (*Body, error) {
 // Since one body that a node can't decode would block its mailbox for good,
 // everything that gomatrixserverlib.Transaction gives a type is checked. A key
 // of the transaction in another case or twice is refused, because decoders
-// differ in what they make of it.
+// read it differently.
 func (b *Body) Content() (Content, error) {
 	if !b.isRead {
 		b.content, b.contentErr = b.readContent()

@@ -8,8 +8,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// fields are what has a type in the JSON of a transaction, as it stands there,
-// nil where there is none.
+// fields are the values of a transaction that have a type, as JSON, nil where there
+// is none.
 type fields struct {
 	origin, originServerTS []byte
 	pdus, edus             list
@@ -35,7 +35,7 @@ func (l *list) add(item []byte) (more bool) {
 }
 
 // scan finds the fields while it scans body, and reports whether that is
-// canonical: see scanner. If it isn't, what it found means nothing.
+// canonical: see scanner. If it isn't, the fields mean nothing.
 func (f *fields) scan(body []byte) (canonical bool) {
 	s := scanner{in: body}
 	return s.isUTF8Object() && s.object(1, func(key []byte) bool {

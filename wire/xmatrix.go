@@ -20,7 +20,7 @@ import (
 )
 
 // A SignedRequest is all that an X-Matrix signature covers, and the signatures.
-// What is learnt of it is kept, so that nothing in it is read twice: it isn't
+// Its header and body are kept once they were read, so that nothing is read twice: it isn't
 // safe for concurrent use, and its fields must not be changed after the first.
 type SignedRequest struct {
 	Method string
@@ -50,7 +50,7 @@ func (r *SignedRequest) header() (xMatrix, error) {
 	return header, err
 }
 
-// Body is the Content, and what is known of it.
+// Body is the Content, and all that is known of it.
 func (r *SignedRequest) Body() *Body {
 	if r.body == nil {
 		r.body = NewBody(r.Content)

@@ -30,7 +30,7 @@ func main() {
 	public, private, err := ed25519.GenerateKey(nil) // yours; in P2P networks the name is the key
 	me := fclient.SigningIdentity{ServerName: spec.ServerName(hex.EncodeToString(public)), KeyID: "ed25519:1", PrivateKey: private}
 	check(err)
-	mail, err := sqlite.Open("mail.db", sqlite.Options{}) // what waits, for others and for you
+	mail, err := sqlite.Open("mail.db", sqlite.Options{}) // the mail that waits, for others and for you
 	check(err)
 	node, err := client.OpenNode(ctx, client.NodeConfig{
 		Identity: me, Transport: transport, Store: mail, Keys: relay.HexKeys{},

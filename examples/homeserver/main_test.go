@@ -35,7 +35,7 @@ func TestREADME(t *testing.T) {
 	require.Equal(t, string(program), block)
 }
 
-// A logged is what the program logs.
+// A logged keeps the log of the program.
 type logged struct {
 	mu   sync.Mutex
 	text bytes.Buffer

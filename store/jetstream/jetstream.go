@@ -130,7 +130,7 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	return entries, err
 }
 
-// next sets entries aside that can't be read until there are none. What comes
+// next sets entries aside that can't be read until there are none. Mail that comes
 // after such an entry must not be handed out before it's certain that the entry
 // is to be passed over.
 func (s *Store) next(ctx context.Context, q query) ([]store.Entry, error) {

@@ -56,7 +56,7 @@ type Options struct {
 
 	// Timeout is how long a call goes on trying while no server answers, or the
 	// servers have no leader. Default 30 seconds; negative: no limit, also for
-	// what Close waits for.
+	// Close.
 	Timeout time.Duration
 
 	// Logger is told of entries that can't be read and of failures of the

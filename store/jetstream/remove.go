@@ -11,7 +11,7 @@ const (
 	// removeStep bounds the messages of the entries that one batch removes.
 	removeStep = 256
 
-	// dropStep bounds the pages in which one batch looks for what has expired.
+	// dropStep bounds the pages in which one batch looks for expired mail.
 	dropStep = 64
 )
 

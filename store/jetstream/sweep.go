@@ -56,13 +56,13 @@ func (s *Store) makeRoom(ctx context.Context, refused error) bool {
 }
 
 // An expireJob looks at a step of the entries of a mailbox, removes those whose
-// time is over, and moves the mark over what is gone.
+// time is over, and moves the mark over those that are gone.
 type expireJob struct {
 	destination spec.ServerName
 	looked      int64 // the place up to which earlier steps have looked
 	soonest     int64 // that one of those expires
 
-	// What a step finds: like looked and soonest after it, whether it has removed
+	// The result of a step: like looked and soonest after it, whether it has removed
 	// anything, and whether there are others.
 	upTo, soonestUpTo int64
 	removed, more     bool

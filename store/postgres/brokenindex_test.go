@@ -197,7 +197,7 @@ func (b *broken) requireAll(s *Store, name spec.ServerName) {
 	}
 }
 
-// mend does what the error says.
+// mend follows the advice of the error.
 func (b *broken) mend() {
 	execute(b.T, b.options, `REINDEX SCHEMA {s}`)
 	s := open(b.T, b.options)

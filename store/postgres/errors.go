@@ -10,7 +10,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// wrap says what was being done, what the reason is and what helps, where that is
+// wrap adds the action, the reason and the remedy to an error, where that is
 // known.
 func wrap(doing string, err error) error {
 	if isDiskFull(err) {

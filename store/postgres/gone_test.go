@@ -26,7 +26,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// Of what is gone under a store everything that writes says so, and the store
+// When something is gone under a store, everything that writes says so, and the store
 // must be reopened.
 func TestGone(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -201,7 +201,7 @@ func isAcknowledged(t *testing.T, options Options, n int) bool {
 	return execute(t, options, `SELECT FROM {s}.gone WHERE copy_key = $1`, m.key[:]) == 1
 }
 
-// requireCounted requires that what is counted is there.
+// requireCounted requires that all counted mail is there.
 func requireCounted(t *testing.T, s *Store) {
 	t.Helper()
 	entries := int64(len(numbersIn(t, s)))

@@ -29,10 +29,10 @@
 //
 // If the database, the schema or one of the tables is gone, or has another
 // version, the first write that needs it notices: that and every later one answers
-// store.ErrReopen, and store.Failing says what is missing. Opening refuses a schema in which some of
-// the tables are missing. It begins anew in one that has none: a database can't
-// remember that there was another in its place. Stop all relays before a backup
-// is restored in more than one transaction.
+// store.ErrReopen, and store.Failing names the tables that are missing. Opening refuses
+// a schema in which some of the tables are missing. It begins anew in one that has
+// none: a database can't remember that there was another in its place. Stop all relays
+// before a backup is restored in more than one transaction.
 //
 // Tables that were emptied or put back from a backup are noticed by their files,
 // at the next write or when the store is opened: then the entries are counted anew,
@@ -44,9 +44,10 @@
 // # Damage
 //
 // A row that can't be read is set aside. When an index is damaged, or a page of the
-// table, mail is looked for in the whole table, so that what is there is handed
-// out and can be acknowledged, slowly. Whatever needs the damaged page fails; the
-// error says what the server said and that REINDEX SCHEMA helps if it is an index.
+// table, mail is looked for in the whole table, so that all mail that is there is
+// handed out and can be acknowledged, slowly. Calls that need the damaged page fail;
+// the error has the words of the server, and that REINDEX SCHEMA helps if it is an
+// index.
 // After it everything is as before. The server must notice the damage: without
 // data checksums (initdb --data-checksums) it doesn't notice all.
 //

@@ -89,7 +89,7 @@ func placeAt(options Options) storetest.Place {
 			require.NoError(tb, err)
 			return func() { require.NoError(tb, lock.Rollback(context.Background())) }
 		},
-		// The kernel keeps what the server didn't sync: this is as much as a test can
+		// The kernel keeps bytes that the server didn't sync: this is as much as a test can
 		// take away from it.
 		Crash: func(tb testing.TB) {
 			pgtest.Shared(tb).Kill()

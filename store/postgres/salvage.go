@@ -88,7 +88,7 @@ func (r *reader) entryAt(ctx context.Context, destination spec.ServerName, p spo
 	return r.entry(ctx, destination, entryAtSQL, p.at, p.mailbox, p.id)
 }
 
-// say logs what is damaged, now and then.
+// say logs the damage, now and then.
 func (r *reader) say(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -109,7 +109,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, s schema, allowNoFsync boo
 
 var txOptions = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 
-// A meeting is what is known of a server that is to be written to.
+// A meeting has the facts of a server that is to be written to.
 type meeting struct {
 	server string // what it and its tables are known by
 	lastID int64  // that was given
@@ -206,7 +206,7 @@ var (
 	errFsync  = errors.New("the server doesn't wait for the disk: fsync is off")
 )
 
-// settings are what settingsSQL answers.
+// settings are the answer to settingsSQL.
 type settings struct{ commit, fsync, server, files, rest string }
 
 func readSettings(row pgx.Row) (s settings, err error) {

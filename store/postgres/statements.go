@@ -53,7 +53,7 @@ const (
 		pg_catalog.set_config('max_parallel_workers_per_gather', '0', true), pg_catalog.set_config('jit', 'off', true)`
 )
 
-// byTableSQL is for what goes through whole tables, and not by their indexes.
+// byTableSQL is for statements that go through whole tables, and not by their indexes.
 const byTableSQL = `SELECT pg_catalog.concat(` + byIndex + `, pg_catalog.set_config('lock_timeout', '0', true),
 	pg_catalog.set_config('enable_seqscan', 'on', true), pg_catalog.set_config('enable_hashjoin', 'on', true),
 	pg_catalog.set_config('enable_indexscan', 'off', true), pg_catalog.set_config('enable_indexonlyscan', 'off', true))`
@@ -72,7 +72,7 @@ const (
 	clockSQL    = `SELECT max(clock) FROM {s}.total`
 )
 
-// Whether the tables are there, and what they hold, counted anew without their
+// Whether the tables are there, and the mail in them, counted anew without their
 // indexes.
 const (
 	missingSQL          = `SELECT r FROM unnest($1::text[]) WITH ORDINALITY all_of(r, n) WHERE to_regclass('{'s}.' || r) IS NULL ORDER BY n`

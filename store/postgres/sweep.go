@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// sweepAll removes what is over. Several processes that do so are in nobody's
+// sweepAll removes mail that is over. Several processes that do so are in nobody's
 // way: they wait for the mailboxes in the same order, and pass over other rows
 // that are locked.
 func (s *Store) sweepAll(ctx context.Context) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// errGone says that what the store had isn't there.
+// errGone says that the tables of a store aren't there any more.
 var errGone = errors.New("the tables of the store are gone")
 
 // isGone reports that the database, a table or a column isn't there.
@@ -72,7 +72,7 @@ func (s schema) whole(ctx context.Context, tx pgx.Tx, clock int64) (found settin
 	return found, lost, err
 }
 
-// recount makes the counts what they must be for the entries that are there.
+// recount counts the entries that are there.
 // Entries whose mailbox is gone can't be handed out, and would be taken for
 // copies when they are put again: they are removed.
 func (s schema) recount(ctx context.Context, tx pgx.Tx, clock int64) (lost int64, err error) {
@@ -103,7 +103,7 @@ func (s schema) recount(ctx context.Context, tx pgx.Tx, clock int64) (lost int64
 	return tag.RowsAffected(), err
 }
 
-// report says what was lost.
+// report logs a loss.
 func (m *meeting) report(log *slog.Logger) {
 	if m.lost > 0 {
 		log.Error("postgres: transactions are lost, since the mailboxes that they were in are gone", "transactions", m.lost)

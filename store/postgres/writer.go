@@ -27,7 +27,7 @@ const (
 	// locks.
 	attemptTime = 30 * time.Second
 
-	// countTime bounds counting anew what is in tables that aren't those of before.
+	// countTime bounds counting anew in tables that aren't those of before.
 	countTime = 10 * time.Minute
 )
 

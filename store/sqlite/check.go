@@ -9,7 +9,7 @@ import (
 // that takes up to 50 ms for each MiB, if mail is small.
 const checkedBytes = 32 << 20
 
-// checkDatabase says what is damaged in the database, if it finds something. In
+// checkDatabase fails with the damage in the database that it finds, if any. In
 // a large one it looks at the mailboxes only.
 func (w *writer) checkDatabase(ctx context.Context) error {
 	pages, err := pragma[int64](ctx, w.conn, "page_count")

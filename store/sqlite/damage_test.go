@@ -26,7 +26,7 @@ import (
 // TestDamagedPages changes one byte, or clears a page, on every page of a small
 // database in turn: while it is closed, while it is open, and after a crash. All
 // mail whose own row isn't on that page must be handed out, right and in order;
-// nothing else may be; and what is put with success afterwards must be there.
+// nothing else may be; and mail that is put with success afterwards must be there.
 // RELAY_DAMAGE_ROUNDS is how often each page is tried (default 2),
 // RELAY_DAMAGE_SEED makes the same choices again.
 func TestDamagedPages(t *testing.T) {
@@ -53,7 +53,7 @@ func TestDamagedPages(t *testing.T) {
 type specimen struct {
 	path  string
 	pages int
-	kinds map[byte]int // what pages begin with, and how many
+	kinds map[byte]int // how many pages begin with each byte
 	mails map[spec.ServerName][]store.Entry
 	notes []store.Note
 	gone  []store.Mail    // acknowledged
@@ -241,7 +241,7 @@ func (d *damage) harm(path string) {
 	require.NoError(d.t, f.Close())
 }
 
-// put adds mail, of which only what is taken must be there later.
+// put adds mail, which must be there later if it was taken.
 func (d *damage) put(s *Store) {
 	m := bigMail(5000+len(d.added)+d.random.IntN(1<<20)<<8, 200)
 	m.Destination = "server2.example"
@@ -250,7 +250,7 @@ func (d *damage) put(s *Store) {
 	}
 }
 
-// putAgain is what senders do whose mail may have been lost. It must be there then,
+// putAgain does as senders whose mail may have been lost. It must be there then,
 // also if it is taken for a copy.
 func (d *damage) putAgain(s *Store) {
 	for _, entries := range d.mails {
@@ -265,8 +265,8 @@ func (d *damage) putAgain(s *Store) {
 	}
 }
 
-// use reads in a database that was damaged while it is open, acknowledges what
-// it got, and puts the same again.
+// use reads in a database that was damaged while it is open, acknowledges the mail
+// that it got, and puts the same again.
 func (d *damage) use(s *Store) {
 	for name, want := range d.mails {
 		var got []store.Entry
@@ -294,7 +294,7 @@ func (d *damage) use(s *Store) {
 	}
 }
 
-// acknowledge takes out of what is expected what a receiver has seen.
+// acknowledge stops expecting mail that a receiver has seen.
 func (d *damage) acknowledge(name spec.ServerName, got []store.Entry, up int64) {
 	seen := make(map[store.Digest]bool)
 	for _, e := range got {
@@ -315,7 +315,7 @@ func (x *specimen) without(leave func(store.Entry) bool) *specimen {
 	return &other
 }
 
-// check requires that all mail is there, right and in order, but what has a row
+// check requires that all mail is there, right and in order, but mail that has a row
 // on the damaged page.
 func (d *damage) check(s *Store) {
 	names := slices.Collect(maps.Keys(d.mails))
@@ -342,7 +342,7 @@ func (d *damage) check(s *Store) {
 	}
 }
 
-// right requires that entries are what was put, each once, and in order.
+// right requires that entries are as they were put, each once, and in order.
 func (d *damage) right(name spec.ServerName, entries []store.Entry) {
 	last := int64(0)
 	for _, e := range entries {

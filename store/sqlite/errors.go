@@ -40,10 +40,10 @@ func isFailedSync(err error) bool {
 	return false
 }
 
-// errDamaged says that the database isn't what this program wrote.
+// errDamaged says that the database isn't as this program wrote it.
 var errDamaged = errors.New("the database is damaged")
 
-// isDamage reports whether the error comes from what the file holds, not from the
+// isDamage reports whether the error comes from the content of the file, not from the
 // disk or the connection. No statement of ours can break a constraint.
 func isDamage(err error) bool {
 	switch primaryCode(err) {

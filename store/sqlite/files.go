@@ -79,7 +79,7 @@ func (f *files) prepare() error {
 	return rewriteLog(f.path + "-wal")
 }
 
-// inspect refuses what isn't a relay's database. One of which only the first page
+// inspect refuses a file that isn't a relay's database. One of which only the first page
 // is damaged, or that was found damaged while it was in use, is to be repaired.
 func (f *files) inspect(logged bool) error {
 	err := checkHeader(f.path, logged)

@@ -56,7 +56,7 @@ const (
 // errFirstPage is the rest of a sentence.
 var errFirstPage = errors.New(", or its first page is damaged: " + remedy)
 
-// usual is the header with what is the same in all databases of ours. The versions
+// usual is the part of the header that is the same in all databases of ours. The versions
 // at 18 and 19 are 1 until the log is used.
 func usual() (header, mask [headerSize]byte) {
 	set := func(at int, value ...byte) {

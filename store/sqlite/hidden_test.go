@@ -172,7 +172,7 @@ func TestCountIsWrong(t *testing.T) {
 	require.EqualValues(t, 3, usage.Entries)
 }
 
-// A repair that a crash ends, at whatever step, is done again.
+// A repair that a crash ends, at any step, is done again.
 func TestRepairIsEnded(t *testing.T) {
 	path, entries := filled(t, 5, 9000)
 	editPages(t, path, func(n int, p *page) bool { clear(p[:]); return n == 1 })
@@ -198,7 +198,7 @@ func TestRepairIsEnded(t *testing.T) {
 	}
 }
 
-// What couldn't be read stays beside the database for the operator, once.
+// A file that couldn't be read whole stays beside the database for the operator, once.
 func TestDamagedFileIsKept(t *testing.T) {
 	path, entries := filled(t, 60, 100)
 	lose := func() {

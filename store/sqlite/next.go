@@ -39,7 +39,7 @@ func (r *reader) next(ctx context.Context, q aside.Query) (entries []store.Entry
 	return entries, damaged, err
 }
 
-// A found is what a scan comes across.
+// A found is the result of a scan.
 type found struct {
 	entries []store.Entry
 	damaged []aside.Damage
@@ -126,7 +126,7 @@ func (c *readConn) isThere(destination spec.ServerName, id int64) (bool, error) 
 	return state == live && until > c.clock.Now() && of == destination, err
 }
 
-// checkEnd makes sure that a mailbox has nothing after that ID. What comes
+// checkEnd makes sure that a mailbox has nothing after that ID. Mail that comes
 // meanwhile is no damage: only if the index doesn't list it even then.
 func (c *readConn) checkEnd(destination spec.ServerName, after int64) error {
 	var u store.Usage
@@ -187,8 +187,7 @@ func (c *readConn) liveIDs(list *sql.Stmt, q aside.Query) ([]int64, error) {
 	return ids, err
 }
 
-// entry returns what a row holds, if that is what was written for the
-// destination.
+// entry returns the mail in a row, if it is as it was written for the destination.
 func (c *readConn) entry(destination spec.ServerName, r *entryRow) (store.Entry, error) {
 	r.mail.Destination = destination
 	if r.state != live || !r.isProven() {

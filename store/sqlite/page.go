@@ -2,7 +2,7 @@ package sqlite
 
 import "encoding/binary"
 
-// What pages of a b-tree begin with.
+// The first bytes of pages of a b-tree.
 const (
 	indexInterior = 2
 	tableInterior = 5
@@ -24,7 +24,7 @@ type cell struct {
 	beyond uint32 // the page where the payload goes on; 0: it doesn't
 }
 
-// cell decodes what is at an offset of a page of that kind, and says how long it
+// cell decodes the cell at an offset of a page of that kind, and says how long it
 // is on the page.
 func (p *page) cell(kind byte, at int) (c cell, length int, ok bool) {
 	b := p[at:]
@@ -85,7 +85,7 @@ func localSize(kind byte, size int64) int64 {
 	return least
 }
 
-// cells returns what a page of the kind holds, the header being at an offset, and
+// cells returns the cells of a page, the header being at an offset, and
 // whether the page is whole: every byte of it is accounted for once.
 func (p *page) cells(header int) (cells []cell, whole bool) {
 	kind, count, pointers := p[header], p.number(header+3), p.pointers(header)
@@ -156,7 +156,7 @@ func (p *page) freeBytes(header int, taken []bool) (free int, ok bool) {
 	return free, true
 }
 
-// anywhere returns what looks like a row of a table, at whatever offset.
+// anywhere returns all that look like rows of a table, at any offset.
 func (p *page) anywhere() (cells []cell) {
 	for at := range pageSize - 4 {
 		if c, _, ok := p.cell(tableLeaf, at); ok {

@@ -127,9 +127,9 @@ func (b *batch) isKnown(key []byte) (bool, error) {
 	return true, nil
 }
 
-// checkCopy makes sure that mail which was taken for a copy is there: what is
-// damaged isn't what a sender may take for stored. Unlike the writer, who has much
-// in memory, readers look at what is in the file since that commit.
+// checkCopy makes sure that mail which was taken for a copy is there: a sender must
+// not take damaged mail for stored. Unlike the writer, which has much in memory,
+// readers look into the file since that commit.
 func (s *Store) checkCopy(ctx context.Context, mail *store.Mail) error {
 	err := s.reader.checkCopy(ctx, seal.KeyOf(mail))
 	if isDamage(err) {

@@ -16,7 +16,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A repair builds a new database from what can be read of a damaged one, and puts
+// A repair builds a new database from all that can be read of a damaged one, and puts
 // it into its place. Until then the damaged one stays as it is, so a crash at any
 // point is harmless.
 type repair struct {
@@ -41,7 +41,7 @@ const (
 )
 
 // repairFile repairs the database at path, which nobody may have open. It says
-// in one line of the log what became of it.
+// in one line of the log how that went.
 func repairFile(path string, first int64, why error, log *slog.Logger) (err error) {
 	if err := fold(path); err != nil {
 		return fmt.Errorf("bring the log into the damaged database: %w", err)
@@ -70,7 +70,7 @@ func repairFile(path string, first int64, why error, log *slog.Logger) (err erro
 	return nil
 }
 
-// fold has SQLite bring the log into the file, whatever state its tables are in.
+// fold has SQLite bring the log into the file, also if its tables are damaged.
 func fold(path string) (err error) {
 	logged, err := sizeOf(path + "-wal")
 	if err != nil || logged == 0 {
@@ -142,7 +142,7 @@ func (r *repair) fill(path string) (err error) {
 	return err
 }
 
-// move brings over what can be read.
+// move brings over all that can be read.
 func (r *repair) move(ctx context.Context) (err error) {
 	list := []preparation{
 		{&r.insert, `INSERT INTO entry (` + entryColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`},
@@ -265,7 +265,7 @@ func (r *repair) name(row *entryRow) error {
 	return err
 }
 
-// count makes the counts anew, and sets what must not begin anew.
+// count makes the counts anew, and sets the IDs and the clock, which must not begin anew.
 func (r *repair) count(ctx context.Context) error {
 	for _, query := range []string{
 		`UPDATE mailbox SET (entries, bytes, last) = (SELECT count(*), sum(size), max(id) FROM entry

@@ -33,7 +33,7 @@ func (r *entryRow) scan() []any {
 	}
 }
 
-// scanRow reads what rowSQL selects. The mail has the name of its mailbox, if
+// scanRow reads a row of rowSQL. The mail has the name of its mailbox, if
 // that is there.
 func scanRow(row *sql.Row) (*entryRow, error) {
 	r := &entryRow{}
@@ -47,7 +47,7 @@ func scanRow(row *sql.Row) (*entryRow, error) {
 
 var errChecksum = errors.New("the row isn't what was written")
 
-// isProven reports whether a row that is live is what was written. Its mail must
+// isProven reports whether a row that is live is as it was written. Its mail must
 // have the name of its mailbox.
 func (r *entryRow) isProven() bool {
 	copy(r.mail.Digest[:], r.digest)
@@ -55,7 +55,7 @@ func (r *entryRow) isProven() bool {
 	return len(r.digest) == len(r.mail.Digest) && bytes.Equal(r.key, key[:]) && r.size == r.mail.Size() && r.isSealed()
 }
 
-// isGoneRow reports whether a row that is gone is what was written. The name of its
+// isGoneRow reports whether a row that is gone is as it was written. The name of its
 // mailbox may be gone, too, so that its key is taken as it is.
 func (r *entryRow) isGoneRow() bool {
 	return r.state == gone && r.mail.Size() == 0 && len(r.key) == len(seal.Key{}) &&
@@ -87,8 +87,8 @@ const sealsID = 1 << 32
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum covers what of a row the key doesn't, but its state and what follows
-// from the rest. It defends against bad disks, not against anybody who writes to
+// checksum covers the parts of a row that the key doesn't, but its state and those that
+// follow from the rest. It defends against bad disks, not against anybody who writes to
 // the database.
 func checksum(id, prev, until int64, body, proof []byte) int64 {
 	head := make([]byte, 0, 32)

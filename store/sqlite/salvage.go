@@ -16,7 +16,7 @@ import (
 
 // A salvage reads a database file page by page, without its indexes and without
 // SQLite. It finds the rows by their form, wherever they are, and believes only
-// what proves itself.
+// rows that prove themselves.
 type salvage struct {
 	f     *os.File
 	pages uint32
@@ -126,7 +126,7 @@ func (s *salvage) readFreeList() error {
 	return nil
 }
 
-// What the pointer map says of a page.
+// Kinds of pages in the pointer map.
 const (
 	mapRoot = 1
 	mapFree = 2
@@ -149,7 +149,7 @@ func (s *salvage) isMap(n uint32) bool {
 	return n <= at || int(n-at-1)*5 >= pageSize
 }
 
-// mapped returns what the pointer map says of a page.
+// mapped returns the kind that the pointer map has for a page.
 func (s *salvage) mapped(n uint32) (byte, error) {
 	at := mapOf(n)
 	if s.isMap(n) {
@@ -244,7 +244,7 @@ func (s *salvage) sort(n uint32, kind byte, c cell, note func(store.Note) error)
 	return nil
 }
 
-// sortRow takes what the small tables have.
+// sortRow takes rows of the small tables.
 func (s *salvage) sortRow(id int64, r record) {
 	name, isText := r[1].(string)
 	switch {

@@ -36,7 +36,7 @@ func (t *total) sum() int64 {
 	return int64(crc32.Checksum(b, castagnoli))
 }
 
-// values are what is written.
+// values are the columns to write.
 func (t *total) values() []any {
 	return []any{
 		t.halves[0].entries, t.halves[0].bytes, t.halves[0].setAside,

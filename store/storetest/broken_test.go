@@ -375,7 +375,7 @@ func (s ignoresContext) Put(ctx context.Context, mail store.Mail, limits store.L
 	return s.Store.Put(context.WithoutCancel(ctx), mail, limits)
 }
 
-// neverSyncs leaves what was put to a power cut.
+// neverSyncs loses mail at a power cut.
 type neverSyncs struct {
 	store.Store
 	shelf *shelf

@@ -51,7 +51,7 @@ func testCrashIdle(r *rig) {
 // crashWriters put at once, each in order, to here and there by turns.
 const crashWriters = 8
 
-// A crashLoad is what writers and a receiver know when the place ends.
+// A crashLoad is the knowledge of writers and a receiver when the place ends.
 type crashLoad struct {
 	answered [crashWriters][]store.Mail // with success
 	count    atomic.Int64
@@ -98,8 +98,8 @@ func (l *crashLoad) write(ctx context.Context, s store.Store, writer, round int)
 	}
 }
 
-// receive fetches and acknowledges now and then what is here, and looks at what
-// is there.
+// receive fetches and acknowledges the mail of here now and then, and looks at that of
+// there.
 func (l *crashLoad) receive(ctx context.Context, s store.Store) {
 	for turn := 0; ctx.Err() == nil; turn++ {
 		to := []spec.ServerName{here, there}[turn%2]

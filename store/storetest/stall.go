@@ -77,7 +77,7 @@ func testStalledCalls(r *rig) {
 	resume()
 }
 
-// What waits without an end of its context is done when it can be.
+// Calls that wait without an end of their context are done when they can be.
 func testStalledGoesOn(r *rig) {
 	resume := r.stall()
 	mails := letters(here, 20)

@@ -79,7 +79,7 @@ type Place struct {
 	// gets lost, in a wrapper for instance.
 	Abilities Abilities
 
-	// Stall keeps whatever is put from being committed, as a disk or a server does
+	// Stall keeps all mail from being committed, as a disk or a server does
 	// that hangs, until resume is called. It is called while the place is open.
 	// Without it the tests of calls whose context ends meanwhile are skipped.
 	Stall func(tb testing.TB) (resume func())

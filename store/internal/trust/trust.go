@@ -1,5 +1,5 @@
-// Package trust is what a store keeps its trust in until it must be reopened: the
-// ability store.Failing.
+// Package trust is the ability store.Failing: a store trusts its disk until it must be
+// reopened.
 package trust
 
 import (

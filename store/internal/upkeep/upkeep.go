@@ -1,4 +1,4 @@
-// Package upkeep is what stores do alike about mail that is over.
+// Package upkeep has the steps that all stores take to remove mail that is over.
 package upkeep
 
 import (
