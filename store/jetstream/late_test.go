@@ -100,17 +100,19 @@ func TestLateBatches(t *testing.T) {
 		defer dialers[i].sending.Wait()
 	}
 	var seen [2]map[gomatrixserverlib.TransactionID]int64
+	var received atomic.Int64
 	for i, s := range stores {
 		to := spec.ServerName(fmt.Sprint(i))
-		receiving.Go(func() { seen[i] = receiveAll(ctx, t, s, to, limit) })
+		receiving.Go(func() { seen[i] = receiveAll(ctx, t, s, to, limit, &received) })
 		for p := range 8 { // half of them at the other process
 			putting.Go(func() { putUntilStored(t, stores[p%2], to, fmt.Sprint(p), each, limit) })
 		}
 	}
 	putting.Wait()
 	require.Eventually(t, func() bool {
+		// A process may count zero before it hears of what the other one stored last.
 		usage, err := stores[0].Usage(t.Context(), "")
-		return err == nil && usage == store.Usage{}
+		return err == nil && usage == store.Usage{} && received.Load() >= 2*8*each
 	}, time.Minute, 10*time.Millisecond)
 	cancel()
 	receiving.Wait()
@@ -140,8 +142,9 @@ func putUntilStored(t *testing.T, s *Store, to spec.ServerName, by string, n, li
 	}
 }
 
-// receiveAll acknowledges what there is until ctx ends, and returns it.
-func receiveAll(ctx context.Context, t *testing.T, s *Store, to spec.ServerName, limit int) map[gomatrixserverlib.TransactionID]int64 {
+// receiveAll acknowledges what there is until ctx ends, and returns it. It adds
+// the number to received as it goes.
+func receiveAll(ctx context.Context, t *testing.T, s *Store, to spec.ServerName, limit int, received *atomic.Int64) map[gomatrixserverlib.TransactionID]int64 {
 	seen, last := make(map[gomatrixserverlib.TransactionID]int64), int64(0)
 	for s.Wait(ctx, to, last) == nil {
 		entries, err := s.Next(ctx, to, 0, 100, 1<<20)
@@ -154,6 +157,7 @@ func receiveAll(ctx context.Context, t *testing.T, s *Store, to spec.ServerName,
 			assert.NotContains(t, seen, e.TransactionID)
 			seen[e.TransactionID], last = e.ID, e.ID
 		}
+		received.Add(int64(len(entries)))
 		_, err = s.Ack(context.WithoutCancel(ctx), to, last)
 		assert.NoError(t, err)
 	}
