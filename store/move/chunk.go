@@ -130,40 +130,46 @@ func (l *lanes) part(destination spec.ServerName, one *lane) {
 // than they are moved.
 type holds struct {
 	mu sync.Mutex
-	of map[spec.ServerName]chan struct{}
+	of map[spec.ServerName]*hold
+}
+
+type hold struct {
+	since time.Time
+	over  chan struct{}
 }
 
 // begin holds the Puts of destination until the function that it returns is
 // called. One goroutine at a time may do so for a destination.
 func (h *holds) begin(destination spec.ServerName) (end func()) {
-	over := make(chan struct{})
+	one := &hold{since: time.Now(), over: make(chan struct{})}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.of == nil {
-		h.of = make(map[spec.ServerName]chan struct{})
+		h.of = make(map[spec.ServerName]*hold)
 	}
-	h.of[destination] = over
+	h.of[destination] = one
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		delete(h.of, destination)
-		close(over)
+		close(one.over)
 	}
 }
 
-// wait returns when Puts of destination aren't held, or this one has been for
-// long enough.
+// wait returns when Puts of destination aren't held, or this one has been for as
+// long as they were before it. So fewer and fewer come, however slow the new store
+// is.
 func (h *holds) wait(ctx context.Context, destination spec.ServerName) error {
 	h.mu.Lock()
-	over := h.of[destination]
+	one := h.of[destination]
 	h.mu.Unlock()
-	if over == nil {
+	if one == nil {
 		return nil
 	}
-	timer := time.NewTimer(holdTime)
+	timer := time.NewTimer(min(max(holdTime, time.Since(one.since)), mostHoldTime))
 	defer timer.Stop()
 	select {
-	case <-over:
+	case <-one.over:
 	case <-timer.C:
 	case <-ctx.Done():
 		return ctx.Err()

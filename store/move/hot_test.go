@@ -30,14 +30,13 @@ func TestHotMailbox(t *testing.T) {
 	var count atomic.Int64
 	var all sync.WaitGroup
 	count.Store(50)
-	for range 64 {
+	senders := 64
+	if testing.Short() {
+		senders = 16
+	}
+	for range senders {
 		all.Go(func() {
-			for {
-				select {
-				case <-s.Done():
-					return
-				default:
-				}
+			for !isDone(s) {
 				if _, err := s.Put(t.Context(), mailOf("a", int(count.Add(1))), store.Limits{}); err != nil {
 					t.Error(err)
 					return
@@ -47,6 +46,57 @@ func TestHotMailbox(t *testing.T) {
 	}
 	all.Wait()
 	t.Logf("%d letters", count.Load())
+}
+
+// A slow store takes one letter after the other, and a while for each.
+type slow struct {
+	store.Store
+	turn chan struct{}
+}
+
+func (s slow) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	time.Sleep(100 * time.Millisecond)
+	return s.Store.Put(ctx, mail, limits)
+}
+
+// So does one that is filled by more senders than the new store takes letters a
+// second, since they are held for longer and longer.
+func TestHotMailboxOfSlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		for n := range 10 {
+			keep(t, from, mailOf("a", n))
+		}
+		s, err := Open(t.Context(), from, slow{to, make(chan struct{}, 1)}, Options{Logger: quiet})
+		require.NoError(t, err)
+		closeAfter(t, s)
+		var count atomic.Int64
+		count.Store(10)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		var senders sync.WaitGroup
+		for range 64 {
+			senders.Go(func() {
+				for !isDone(s) && ctx.Err() == nil {
+					_, _ = s.Put(ctx, mailOf("a", int(count.Add(1))), store.Limits{})
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+		senders.Wait()
+		require.True(t, isDone(s))
+	})
+}
+
+func isDone(s *Store) bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // A stuck store takes no mail of one destination for a while.

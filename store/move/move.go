@@ -20,7 +20,8 @@
 // moved first. Nobody waits for the rest.
 //
 // When mail for a destination arrives faster than it is moved, its Puts are held
-// for up to a second each until that has caught up.
+// until that has caught up: each for up to a second, and for longer, up to 20
+// seconds, the longer that takes.
 //
 // When moving fails, such as when the new store can't be reached, it is tried
 // again, with back-off. Put goes on with what is in the old store. An entry that

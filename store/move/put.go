@@ -13,9 +13,12 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// holdTime is how long a Put is held at most while its mailbox is moved more
-// slowly than it is filled.
-const holdTime = time.Second
+// A Put is held while its mailbox is moved more slowly than it is filled: for
+// holdTime at most at first, and for mostHoldTime when that goes on.
+const (
+	holdTime     = time.Second
+	mostHoldTime = 20 * time.Second // senders wait for 30 seconds and more
+)
 
 // Put implements store.Store. See the package comment on where it keeps the
 // mail, on copies and on limits.
