@@ -26,7 +26,7 @@ func TestKeysLeftOut(t *testing.T) {
 	network := relaytest.NewNetwork()
 	network.Set("relay.example", relaytest.Host{Handler: server})
 	leave := func(from *relaytest.Node, id string) error {
-		caller, err := client.New(client.Config{Identity: from.SigningIdentity, Transport: network})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: from.SigningIdentity, Transport: network})
 		require.NoError(t, err)
 		made, err := client.NewTransaction(from.Transaction("bob.example", id, 1, 100))
 		require.NoError(t, err)

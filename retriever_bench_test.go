@@ -49,7 +49,7 @@ func sqliteRig(b *testing.B) *rig {
 
 // drainOne fetches one at a time, as deployed nodes do.
 func (r *rig) drainOne(b *testing.B, node *relaytest.Node, over http.RoundTripper, want int) time.Duration {
-	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: over})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: over})
 	require.NoError(b, err)
 	start := time.Now()
 	handled, err := caller.Drain(b.Context(), relayName, func(context.Context, wire.Answer) error { return nil })
@@ -69,7 +69,7 @@ func (r *rig) drainBatches(b *testing.B, node *relaytest.Node, over http.RoundTr
 }
 
 func (r *rig) receiver(b *testing.B, node *relaytest.Node, over http.RoundTripper, handle func(client.Received)) *client.Receiver {
-	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: over})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: over})
 	require.NoError(b, err)
 	peers := client.NewPeers()
 	require.NoError(b, peers.AddRelays(b.Context(), node.ServerName, relayName))

@@ -87,7 +87,7 @@ func TestBatchesAhead(t *testing.T) {
 // What is too long to be answered at once is asked for in smaller pieces.
 func TestBatchesShrink(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.restart(func(c *client.Config, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 20 << 10 })
+		b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 20 << 10 })
 		s := b.scripted(r1, &scripted{last: 50, size: 1000})
 		require.Equal(t, client.Drained{Relay: r1, Handled: 50}, b.sync()[0])
 		require.Equal(t, upTo(1, 50), b.got())
@@ -95,7 +95,7 @@ func TestBatchesShrink(t *testing.T) {
 		require.Less(t, len(s.limits()), 20)
 	})
 	inInbox(t, func(b *inbox) { // one that is too long by itself stays, and those before it are done
-		b.restart(func(c *client.Config, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 500 })
+		b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 500 })
 		s := b.scripted(r1, &scripted{last: 5})
 		s.odd = func(w http.ResponseWriter, a *ask) bool {
 			if max(s.gone, a.After)+int64(a.Limit) < 4 {

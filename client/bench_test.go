@@ -60,7 +60,7 @@ func runOutbox(b *testing.B, dead int) outboxRun {
 	kept, err := sqlite.Open(filepath.Join(b.TempDir(), "outbox.db"), sqlite.Options{})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, kept.Close()) }()
-	caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: sparseNet{}})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: sparseNet{}})
 	require.NoError(b, err)
 	peers := client.NewPeers()
 	for i := range dead { // as it is kept from before

@@ -34,9 +34,9 @@
 // several relays comes from each, and an Outbox hands over directly what relays
 // had.
 //
-// A Receiver handles each once, whichever way it comes, if its Seen is kept in
-// the store's notes (OpenSeen). What remains is a crash after handling and
-// before that is written down, what a full Seen has forgotten, and a retry that
+// A Receiver handles each once, whichever way it comes, if its History is kept in
+// the store's notes (OpenHistory). What remains is a crash after handling and
+// before that is written down, what a full History has forgotten, and a retry that
 // a deployed relay has stored twice: it looks like two that are alike.
 //
 // # Errors
@@ -67,20 +67,20 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// DefaultMaxAnswerBytes is the default of Config.MaxAnswerBytes: three times
+// DefaultMaxAnswerBytes is the default of CallerConfig.MaxAnswerBytes: three times
 // what a relay takes in by default.
 const DefaultMaxAnswerBytes = 32 << 20
 
 // maxErrorBytes is how much is read of an answer that is no success.
 const maxErrorBytes = 64 << 10
 
-// DefaultTimeout is the default of Config.Timeout: a large answer over a slow
+// DefaultTimeout is the default of CallerConfig.Timeout: a large answer over a slow
 // link fits.
 const DefaultTimeout = 2 * time.Minute
 
-// Config of a Caller. Identity is required, and one of Transport and
+// A CallerConfig says how a Caller calls. Identity is required, and one of Transport and
 // Federation.
-type Config struct {
+type CallerConfig struct {
 	// Identity is the server in whose name requests are made, and its key.
 	Identity fclient.SigningIdentity
 
@@ -108,7 +108,7 @@ type Config struct {
 
 // A Caller makes signed requests to relays. It is safe for concurrent use.
 type Caller struct {
-	config Config
+	config CallerConfig
 	client http.Client
 	user   spec.UserID
 
@@ -116,17 +116,17 @@ type Caller struct {
 	contacts *contacts
 }
 
-// New makes a Caller.
-func New(config Config) (*Caller, error) {
+// NewCaller makes a Caller.
+func NewCaller(config CallerConfig) (*Caller, error) {
 	if config.Transport == nil && config.Federation == nil {
-		return nil, errors.New("client: Config has neither Transport nor Federation")
+		return nil, errors.New("client: CallerConfig has neither Transport nor Federation")
 	}
 	user, err := wire.UserAt(config.Identity.ServerName)
 	if err != nil {
-		return nil, fmt.Errorf("client: Config.Identity: %w", err)
+		return nil, fmt.Errorf("client: CallerConfig.Identity: %w", err)
 	}
 	if len(config.Identity.PrivateKey) != ed25519.PrivateKeySize {
-		return nil, errors.New("client: Config.Identity has no private key")
+		return nil, errors.New("client: CallerConfig.Identity has no private key")
 	}
 	defaults.Bounds(&config.MaxAnswerBytes, DefaultMaxAnswerBytes, math.MaxInt64)
 	defaults.Bounds(&config.Timeout, DefaultTimeout, defaults.Forever)
@@ -238,7 +238,7 @@ func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge in
 
 // Ask is Next with what the query asks for besides, which a deployed relay
 // passes over: if the answer's More is nil, it did. The time that the answer may
-// be held comes on top of Config.Timeout.
+// be held comes on top of CallerConfig.Timeout.
 func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int64, query wire.Query) (wire.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
 	defer cancel()

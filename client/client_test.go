@@ -43,11 +43,11 @@ func serve(t *testing.T, handler http.Handler) *relaytest.Network {
 // callers makes the node's caller in the three ways there are.
 func callers(t *testing.T, node *relaytest.Node, network *relaytest.Network) map[string]*client.Caller {
 	t.Helper()
-	transport, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: network, MaxAnswerBytes: 1 << 20})
+	transport, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: network, MaxAnswerBytes: 1 << 20})
 	require.NoError(t, err)
-	federation, err := client.New(client.Config{Identity: node.SigningIdentity, Federation: node.Federation(network)})
+	federation, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Federation: node.Federation(network)})
 	require.NoError(t, err)
-	stubbed, err := client.New(client.Config{Identity: node.SigningIdentity, Federation: newStub(node.Federation(network))})
+	stubbed, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Federation: newStub(node.Federation(network))})
 	require.NoError(t, err)
 	return map[string]*client.Caller{"transport": transport, "federation": federation, "stub": stubbed}
 }
@@ -189,9 +189,9 @@ func TestUnreachable(t *testing.T) {
 		_, err = caller.Next(t.Context(), relayName, 0)
 		require.ErrorContains(t, err, "connection refused")
 	}
-	_, err := client.New(client.Config{Identity: a.SigningIdentity})
+	_, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity})
 	require.Error(t, err)
-	_, err = client.New(client.Config{Transport: network})
+	_, err = client.NewCaller(client.CallerConfig{Transport: network})
 	require.Error(t, err)
 }
 

@@ -22,8 +22,8 @@ import (
 type rule struct{ zero, negative any }
 
 var rules = map[string]rule{
-	"Config.Timeout":        {DefaultTimeout, defaults.Forever},
-	"Config.MaxAnswerBytes": {int64(DefaultMaxAnswerBytes), int64(math.MaxInt64)},
+	"CallerConfig.Timeout":        {DefaultTimeout, defaults.Forever},
+	"CallerConfig.MaxAnswerBytes": {int64(DefaultMaxAnswerBytes), int64(math.MaxInt64)},
 
 	"SenderConfig.AttemptsBeforeOffline": {DefaultAttemptsBeforeOffline, noLimit},
 	"SenderConfig.DirectTimeout":         {DefaultDirectTimeout, defaults.Forever},
@@ -57,7 +57,7 @@ var rules = map[string]rule{
 func TestZeroAndNegative(t *testing.T) {
 	mail := memory.New(memory.Options{})
 	defer func() { require.NoError(t, mail.Close()) }()
-	caller := newRulesCaller(t, Config{})
+	caller := newRulesCaller(t, CallerConfig{})
 	sender := func(c SenderConfig) *Sender {
 		c.Caller, c.Peers = caller, NewPeers()
 		made, err := NewSender(c)
@@ -65,7 +65,7 @@ func TestZeroAndNegative(t *testing.T) {
 		return made
 	}
 	var known []string
-	known = append(known, requireRules(t, func(c Config) Config { return newRulesCaller(t, c).config })...)
+	known = append(known, requireRules(t, func(c CallerConfig) CallerConfig { return newRulesCaller(t, c).config })...)
 	known = append(known, requireRules(t, func(c SenderConfig) SenderConfig { return sender(c).config })...)
 	known = append(known, requireRules(t, func(c OutboxConfig) OutboxConfig {
 		c.Sender, c.Store = sender(SenderConfig{}), mail
@@ -83,8 +83,8 @@ func TestZeroAndNegative(t *testing.T) {
 	for name := range rules {
 		require.Contains(t, known, name, "it is in no Config")
 	}
-	require.Equal(t, DefaultMaxSeen, NewSeen(0).most)
-	require.Equal(t, math.MaxInt, NewSeen(-1).most)
+	require.Equal(t, DefaultMaxHistory, NewHistory(0).most)
+	require.Equal(t, math.MaxInt, NewHistory(-1).most)
 }
 
 func TestNames(t *testing.T) {
@@ -93,9 +93,9 @@ func TestNames(t *testing.T) {
 	require.Equal(t, "delivered all", fmt.Sprint(ResultDelivered, " ", GivenAll))
 }
 
-func newRulesCaller(t *testing.T, c Config) *Caller {
+func newRulesCaller(t *testing.T, c CallerConfig) *Caller {
 	c.Identity, c.Transport = relaytest.NewNode("a").SigningIdentity, relaytest.NewNetwork()
-	made, err := New(c)
+	made, err := NewCaller(c)
 	require.NoError(t, err)
 	return made
 }
@@ -140,7 +140,7 @@ func numbersOf(of reflect.Type, above []int) (paths [][]int) {
 // held.
 func TestLongestTimeout(t *testing.T) {
 	node := relaytest.NewNode("b")
-	c, err := New(Config{Identity: node.SigningIdentity, Transport: http.DefaultTransport, Timeout: math.MaxInt64})
+	c, err := NewCaller(CallerConfig{Identity: node.SigningIdentity, Transport: http.DefaultTransport, Timeout: math.MaxInt64})
 	require.NoError(t, err)
 	require.Positive(t, c.config.Timeout+DefaultWait)
 }

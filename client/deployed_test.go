@@ -160,7 +160,7 @@ func TestSenderDeployedAnswers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := relaytest.NewNetwork()
 				network.Set(r1, c.host)
-				for _, config := range []client.Config{
+				for _, config := range []client.CallerConfig{
 					{Identity: a.SigningIdentity, Transport: network},
 					{Identity: a.SigningIdentity, Federation: a.Federation(network)},
 					{Identity: a.SigningIdentity, Federation: newStub(a.Federation(network))},
@@ -189,9 +189,9 @@ func proxy(status int, body, retryAfter string) relaytest.Host {
 }
 
 // leaveAt leaves a transaction for b at its one relay.
-func leaveAt(t *testing.T, config client.Config, relay spec.ServerName) client.Attempt {
+func leaveAt(t *testing.T, config client.CallerConfig, relay spec.ServerName) client.Attempt {
 	t.Helper()
-	caller, err := client.New(config)
+	caller, err := client.NewCaller(config)
 	require.NoError(t, err)
 	peers := client.NewPeers()
 	require.NoError(t, peers.AddRelays(t.Context(), b.ServerName, relay))
@@ -281,7 +281,7 @@ func TestRetryAtDeployedRelay(t *testing.T) {
 		require.Equal(t, []string{"1 relayed", "2 relayed"}, o.told())
 		require.Len(t, deployed.queue, 3)
 
-		caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: o.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: o.net})
 		require.NoError(t, err)
 		take := func(context.Context, client.Received) error { return nil }
 		receiver, err := client.NewReceiver(client.ReceiverConfig{Caller: caller, Peers: o.peers, Handle: take})

@@ -21,7 +21,7 @@ func TestReceiverCutShort(t *testing.T) {
 	for _, required := range []bool{false, true} {
 		inProvenInbox(t, nil, func(p *provenInbox) {
 			ctx, cancel := context.WithCancel(p.Context())
-			p.restart(func(_ *client.Config, c *client.ReceiverConfig) {
+			p.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) {
 				c.RequireProof, c.Handle, c.Rejected, c.KeyPatience = required, p.handle, p.reject, 1
 				c.Keys = wire.HexKeys{Others: cutShort{p.keys, cancel}}
 			})
@@ -34,7 +34,7 @@ func TestReceiverCutShort(t *testing.T) {
 	}
 	inProvenInbox(t, nil, func(p *provenInbox) {
 		ctx, cancel := context.WithCancel(p.Context())
-		p.restart(func(_ *client.Config, c *client.ReceiverConfig) {
+		p.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) {
 			c.Handle = func(ctx context.Context, got client.Received) error {
 				if got.TransactionID == "2" {
 					cancel()
@@ -49,7 +49,7 @@ func TestReceiverCutShort(t *testing.T) {
 		require.ErrorIs(t, d.Err, context.Canceled)
 		require.Equal(t, 1, d.Handled)
 		require.Equal(t, 3, p.left(), "2 isn't acknowledged, and nothing else can be now")
-		require.Equal(t, client.Drained{Relay: r1, Handled: 2, Dropped: 1}, p.sync())
+		require.Equal(t, client.Drained{Relay: r1, Handled: 2, Copies: 1}, p.sync())
 	})
 }
 
@@ -115,7 +115,7 @@ func TestHoldsThatBreak(t *testing.T) {
 			b.relay(r1)
 			idle := &breaking{RoundTripper: b.net}
 			idle.age.Store(int64(age))
-			b.restart(func(c *client.Config, _ *client.ReceiverConfig) { c.Transport = idle })
+			b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.Transport = idle })
 			stop := b.run()
 			time.Sleep(24 * time.Hour)
 			require.EqualValues(t, 2, idle.broken.Load())

@@ -74,7 +74,7 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (us
 	}
 	from := source{relay: d.Relay, entry: received.EntryID, id: received.TransactionID}
 	from.unproven = r.config.Keys != nil && received.Proof != Proven
-	dealt, err := r.config.Seen.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
+	dealt, err := r.config.History.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
 		return r.config.Handle(ctx, received)
 	})
 	switch {
@@ -83,7 +83,7 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (us
 	case dealt.toHandle():
 		d.Handled++
 	default:
-		d.Dropped++
+		d.Copies++
 	}
 	return dealt == isHandled || dealt == isCopy, nil
 }

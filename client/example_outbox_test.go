@@ -25,7 +25,7 @@ func ExampleOutbox() {
 	peers, err := client.OpenPeers(ctx, mail)
 	check(err)
 	check(peers.AddRelays(ctx, bob.ServerName, "relay.example"))
-	caller, err := client.New(client.Config{Identity: alice.SigningIdentity, Transport: network})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: alice.SigningIdentity, Transport: network})
 	check(err)
 	sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: peers})
 	check(err)

@@ -25,7 +25,7 @@ func ExampleReceiver() {
 
 	transaction, err := client.NewTransaction(alice.Transaction(bob.ServerName, "1", 3, 200))
 	check(err)
-	sender, err := client.New(client.Config{Identity: alice.SigningIdentity, Transport: network})
+	sender, err := client.NewCaller(client.CallerConfig{Identity: alice.SigningIdentity, Transport: network})
 	check(err)
 	check(sender.Send(ctx, "relay1", transaction))
 	check(sender.Send(ctx, "relay2", transaction))
@@ -35,13 +35,13 @@ func ExampleReceiver() {
 	peers, err := client.OpenPeers(ctx, notes)
 	check(err)
 	check(peers.AddRelays(ctx, bob.ServerName, "relay1", "relay2")) // Bob's own
-	seen, err := client.OpenSeen(ctx, notes, 0)
+	history, err := client.OpenHistory(ctx, notes, 0)
 	check(err)
-	caller, err := client.New(client.Config{Identity: bob.SigningIdentity, Transport: network})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: bob.SigningIdentity, Transport: network})
 	check(err)
 	handled := make(chan struct{}, 10)
 	receiver, err := client.NewReceiver(client.ReceiverConfig{
-		Caller: caller, Peers: peers, Seen: seen,
+		Caller: caller, Peers: peers, History: history,
 		Handle: func(_ context.Context, got client.Received) error {
 			t, err := got.Decode()
 			fmt.Println("through a relay:", len(t.PDUs), "PDUs, from Alice:", got.Origin == alice.ServerName)

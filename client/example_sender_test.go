@@ -20,7 +20,7 @@ func ExampleSender() {
 
 	peers := client.NewPeers()
 	check(peers.AddRelays(ctx, bob.ServerName, "relay1", "relay2"))
-	caller, err := client.New(client.Config{Identity: alice.SigningIdentity, Transport: network})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: alice.SigningIdentity, Transport: network})
 	check(err)
 	sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: peers})
 	check(err)

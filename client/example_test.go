@@ -19,13 +19,13 @@ func ExampleCaller_Drain() {
 	_, err := network.AddRelay(relay.Config{ServerName: "relay.example"})
 	check(err)
 
-	sender, err := client.New(client.Config{Identity: alice.SigningIdentity, Transport: network})
+	sender, err := client.NewCaller(client.CallerConfig{Identity: alice.SigningIdentity, Transport: network})
 	check(err)
 	transaction, err := client.NewTransaction(alice.Transaction(bob.ServerName, "1", 3, 200))
 	check(err)
 	fmt.Println("sent:", sender.Send(ctx, "relay.example", transaction))
 
-	receiver, err := client.New(client.Config{Identity: bob.SigningIdentity, Transport: network})
+	receiver, err := client.NewCaller(client.CallerConfig{Identity: bob.SigningIdentity, Transport: network})
 	check(err)
 	handled, err := receiver.Drain(ctx, "relay.example", func(_ context.Context, answer wire.Answer) error {
 		got, err := answer.Decode()

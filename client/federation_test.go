@@ -94,7 +94,7 @@ func TestFederationStub(t *testing.T) {
 		config.Receiver.RequireProof = true
 		_, err := client.OpenNode(w.Context(), config)
 		require.ErrorContains(t, err, "RequireProof needs a Caller with a Transport")
-		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Federation: newStub(a.Federation(w.net))})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Federation: newStub(a.Federation(w.net))})
 		require.NoError(t, err)
 		sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: client.NewPeers()})
 		require.NoError(t, err)
@@ -114,7 +114,7 @@ func TestFederationRedirected(t *testing.T) {
 		network.Set(r2, relaytest.Host{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{}`)
 		})})
-		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Federation: a.Federation(network)})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Federation: a.Federation(network)})
 		require.NoError(t, err)
 		require.Error(t, caller.Send(t.Context(), r1, transaction(t, "1")))
 		require.NoError(t, caller.Send(t.Context(), r2, transaction(t, "1")))

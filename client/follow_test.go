@@ -119,7 +119,7 @@ func TestFollowHandlerLimited(t *testing.T) {
 // once, whatever the poll interval.
 func TestRunRelaysChange(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.restart(func(_ *client.Config, c *client.ReceiverConfig) { c.PollInterval = 24 * time.Hour })
+		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.PollInterval = 24 * time.Hour })
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1, r2, r3))
 		b.relay(r1)
 		var asking, gone atomic.Int64

@@ -53,7 +53,7 @@ func inWrongTime(t *testing.T, ahead time.Duration, change func(*client.Receiver
 		clock := &nodeClock{}
 		clock.set(ahead)
 		p.keys.know("named", true)
-		p.restart(func(_ *client.Config, c *client.ReceiverConfig) {
+		p.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) {
 			c.Keys, c.Handle, c.Rejected = wire.HexKeys{Others: keysByClock{p.keys, clock}}, p.handle, p.reject
 			change(c)
 		})
@@ -223,7 +223,7 @@ func TestPassingIsBounded(t *testing.T) {
 	})
 	inProvenInbox(t, nil, func(p *provenInbox) {
 		broken := errors.New("the database is away")
-		p.restart(func(_ *client.Config, c *client.ReceiverConfig) {
+		p.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) {
 			c.Handle = func(context.Context, client.Received) error { return broken }
 		})
 		p.leaveNow(a, "1")

@@ -54,10 +54,10 @@ func waiting(a *ask) bool { return a.Timeout > 0 }
 // Relays that have nothing but junk, or nothing, are asked less and less. Others
 // notice nothing of it.
 func TestJunkSlowsItsRelayDown(t *testing.T) {
-	required := func(_ *client.Config, c *client.ReceiverConfig) { c.Keys, c.RequireProof = wire.HexKeys{}, true }
+	required := func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.Keys, c.RequireProof = wire.HexKeys{}, true }
 	for name, c := range map[string]struct {
 		relay  *scripted
-		change func(*client.Config, *client.ReceiverConfig)
+		change func(*client.CallerConfig, *client.ReceiverConfig)
 	}{
 		"unreadable":             {relay: &scripted{last: endless, body: sameBody(unreadable), odd: few}},
 		"unreadable, one by one": {relay: &scripted{last: endless, body: sameBody(unreadable), odd: onePer}},
@@ -176,7 +176,7 @@ func TestJunkIsMadeUpFor(t *testing.T) {
 // A little junk now and then doesn't add up.
 func TestJunkIsForgotten(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.restart(func(_ *client.Config, c *client.ReceiverConfig) { c.Wait = -1 })
+		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.Wait = -1 })
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
 		s := b.scripted(r1, &scripted{body: sameBody(unreadable)})
 		stop := b.run()
@@ -203,7 +203,7 @@ func TestJunkIsNoCopy(t *testing.T) {
 		second := b.scripted(r2, &scripted{odd: onePer, body: body})
 		require.Equal(t, client.Drained{Relay: r1, Handled: mails}, b.receiver.Sync(b.Context())[0])
 		second.last = mails
-		require.Equal(t, client.Drained{Relay: r2, Dropped: mails}, b.receiver.Sync(b.Context())[1])
+		require.Equal(t, client.Drained{Relay: r2, Copies: mails}, b.receiver.Sync(b.Context())[1])
 		second.last = 2 * mails
 		again := b.receiver.Sync(b.Context())[1]
 		require.ErrorContains(t, again.Err, "of no use")
@@ -216,7 +216,7 @@ func TestJunkInTheLog(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		var log bytes.Buffer
 		var origins []spec.ServerName
-		b.restart(func(_ *client.Config, c *client.ReceiverConfig) {
+		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) {
 			c.Logger, c.Keys, c.RequireProof = slog.New(slog.NewTextHandler(&log, nil)), wire.HexKeys{}, true
 			c.Rejected = func(_ context.Context, got client.Received, _ error) { origins = append(origins, got.Origin) }
 		})

@@ -62,7 +62,7 @@ func (n *network) newMember(i int) *member {
 		m.inlet = m.newInlet(m.script.chance(75))
 	}
 	m.home = homeserver{member: m, direct: make(map[mailKey]bool), ended: make(map[mailKey][]client.Result)}
-	caller, err := client.New(client.Config{Identity: m.node.SigningIdentity, Transport: m})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: m.node.SigningIdentity, Transport: m})
 	require.NoError(n, err)
 	quiet := slog.New(slog.DiscardHandler)
 	backoff := client.Backoff{Most: time.Minute + m.script.upTo(15*time.Minute)}
@@ -196,7 +196,7 @@ func (m *member) reopen(sending, receiving bool) {
 	if receiving {
 		config := m.config.receiver
 		config.Peers = m.peers
-		config.Seen, err = client.OpenSeen(background, m.mail, 0)
+		config.History, err = client.OpenHistory(background, m.mail, 0)
 		require.NoError(m.n, err)
 		receiver, err := client.NewReceiver(config)
 		require.NoError(m.n, err)

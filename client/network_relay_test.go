@@ -65,7 +65,7 @@ func (n *network) newDropbox(i int) *dropbox {
 
 // passOn says how the relay passes on what it has.
 func (d *dropbox) passOn(node *relaytest.Node) {
-	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: d.n.net})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: d.n.net})
 	require.NoError(d.n, err)
 	backoff := client.Backoff{Most: time.Minute + d.dice.upTo(30*time.Minute)}
 	d.sending = client.SenderConfig{Caller: caller, Peers: client.NewPeers(), Logger: d.config.Logger, RelayBackoff: backoff}

@@ -45,7 +45,7 @@ type NodeConfig struct {
 	// as Outbox.Notify, Outbox.Source and Receiver.RequireProof. Leave out the
 	// settings that the fields above have, and those by which one part is given to
 	// another.
-	Caller   Config
+	Caller   CallerConfig
 	Sender   SenderConfig
 	Outbox   OutboxConfig
 	Receiver ReceiverConfig
@@ -129,15 +129,15 @@ func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (
 		}
 	}
 	caller.Identity, caller.Transport = config.Identity, config.Transport
-	if n.caller, err = New(caller); err != nil {
+	if n.caller, err = NewCaller(caller); err != nil {
 		return err
 	}
 	n.caller.contacts = newContacts()
 	if n.peers, err = OpenPeers(ctx, notes); err != nil {
 		return err
 	}
-	if receiver.Seen == nil {
-		if receiver.Seen, err = OpenSeen(ctx, notes, 0); err != nil {
+	if receiver.History == nil {
+		if receiver.History, err = OpenHistory(ctx, notes, 0); err != nil {
 			return err
 		}
 	}

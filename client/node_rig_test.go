@@ -190,7 +190,7 @@ func (w *nodeWorld) enqueue(ids ...string) {
 // leave has b leave transactions for a at a relay.
 func (w *nodeWorld) leave(at spec.ServerName, ids ...string) {
 	w.Helper()
-	caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: w.net})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: w.net})
 	require.NoError(w, err)
 	for _, id := range ids {
 		made, err := client.NewTransaction(b.Transaction(a.ServerName, id, 1, 100))

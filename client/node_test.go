@@ -127,7 +127,7 @@ func TestNodeSharesStoreWithRelay(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, node.SetRelays(t.Context(), a.ServerName, r1))
 			require.NoError(t, node.Enqueue(t.Context(), transaction(t, "1")))
-			sender, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: network})
+			sender, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: network})
 			require.NoError(t, err)
 			for to, at := range map[spec.ServerName]spec.ServerName{b.ServerName: a.ServerName, a.ServerName: r1} {
 				made, err := client.NewTransaction(b.Transaction(to, "2", 1, 100))
@@ -215,7 +215,7 @@ func TestNodeRunFails(t *testing.T) {
 // Settings that the Node makes itself, or can't do without, are refused at once.
 func TestNodeConfig(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
-		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		peers := client.NewPeers()
 		sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: peers})

@@ -29,7 +29,7 @@ var notedStores = map[string]func(t *testing.T) notedStore{
 	},
 }
 
-// A relay, an Outbox, one that passes on, a Peers and a Seen of one process live
+// A relay, an Outbox, one that passes on, a Peers and a History of one process live
 // in one store, and none sees what the others have.
 func TestOneStoreForAll(t *testing.T) {
 	for name, open := range notedStores {
@@ -49,7 +49,7 @@ type oneStore struct {
 	network  *relaytest.Network
 	us       *relaytest.Node
 	peers    *client.Peers
-	seen     *client.Seen
+	history  *client.History
 	caller   *client.Caller
 	sender   *client.Sender
 	outbox   *client.Outbox
@@ -64,9 +64,9 @@ func (s *oneStore) open(t *testing.T) {
 	var err error
 	s.peers, err = client.OpenPeers(t.Context(), s.kept)
 	require.NoError(t, err)
-	s.seen, err = client.OpenSeen(t.Context(), s.kept, 10)
+	s.history, err = client.OpenHistory(t.Context(), s.kept, 10)
 	require.NoError(t, err)
-	s.caller, err = client.New(client.Config{Identity: s.us.SigningIdentity, Transport: s.network})
+	s.caller, err = client.NewCaller(client.CallerConfig{Identity: s.us.SigningIdentity, Transport: s.network})
 	require.NoError(t, err)
 	s.sender, err = client.NewSender(client.SenderConfig{Caller: s.caller, Peers: s.peers, Logger: quiet})
 	require.NoError(t, err)
@@ -84,7 +84,7 @@ func (s *oneStore) open(t *testing.T) {
 	})
 	require.NoError(t, err)
 	s.receiver, err = client.NewReceiver(client.ReceiverConfig{
-		Caller: s.caller, Peers: s.peers, Seen: s.seen, Logger: quiet, Handle: func(context.Context, client.Received) error { return nil },
+		Caller: s.caller, Peers: s.peers, History: s.history, Logger: quiet, Handle: func(context.Context, client.Received) error { return nil },
 	})
 	require.NoError(t, err)
 }
@@ -103,7 +103,7 @@ func useOneStore(t *testing.T, kept notedStore, round int) {
 	s.network.Set(b.ServerName, answers(400, `{"errcode":"M_BAD_JSON","error":"not yours"}`))
 	s.network.Set(s.us.ServerName, relaytest.Host{Handler: s.server})
 	stranger := relaytest.NewNode("stranger")
-	theirs, err := client.New(client.Config{Identity: stranger.SigningIdentity, Transport: s.network})
+	theirs, err := client.NewCaller(client.CallerConfig{Identity: stranger.SigningIdentity, Transport: s.network})
 	require.NoError(t, err)
 	for i := range 2 {
 		made, err := client.NewTransaction(stranger.Transaction(b.ServerName, fmt.Sprint(round, i), 1, 100))

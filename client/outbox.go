@@ -34,7 +34,7 @@ type OutboxConfig struct {
 	Sender *Sender
 
 	// Store keeps transactions until then. It may be that of a relay, and that
-	// of a Peers and a Seen: the mailboxes of an Outbox have names that no server
+	// of a Peers and a History: the mailboxes of an Outbox have names that no server
 	// has, and limits don't count those of a relay. One store keeps one Outbox,
 	// besides one with PassOn. If it is a store.Notes too, the Outbox remembers
 	// there which relays have what.

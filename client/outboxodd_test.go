@@ -84,7 +84,7 @@ func TestPassOnForgetsMadeUpServers(t *testing.T) {
 		server, err := relay.New(relay.Config{ServerName: r.name, Store: r.kept, Lifetime: time.Hour, Stored: r.outbox.Stored, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
 		w.net.Set(r.name, relaytest.Host{Handler: server})
-		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		for i := range 100 {
 			made, err := client.NewTransaction(a.Transaction(spec.ServerName(fmt.Sprintf("made-up%d", i)), "1", 1, 100))

@@ -24,7 +24,7 @@ func TestOutboxesThatSeeEachOther(t *testing.T) {
 				w.WriteHeader(500)
 			})}
 		}
-		caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: o.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: o.net})
 		require.NoError(t, err)
 		sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: client.NewPeers(), Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)

@@ -39,7 +39,7 @@ type passWorld struct {
 func inPassWorld(t *testing.T, run func(*passWorld)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &passWorld{T: t, net: relaytest.NewNetwork(), peers: client.NewPeers()}
-		caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: w.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		w.receiver, err = client.NewReceiver(client.ReceiverConfig{
 			Caller: caller, Peers: w.peers, Keys: wire.HexKeys{}, RequireProof: true, Logger: slog.New(slog.DiscardHandler),
@@ -94,7 +94,7 @@ func (w *passWorld) b(here bool) {
 // leave leaves transactions for b at relays.
 func (w *passWorld) leave(ids string, relays ...*passer) {
 	w.Helper()
-	caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: w.net})
 	require.NoError(w, err)
 	for _, id := range ids {
 		t, err := client.NewTransaction(a.Transaction(nodeB, string(id), 1, 100))
@@ -151,7 +151,7 @@ func (w *passWorld) passer(seed string, passOn func(spec.ServerName) bool) *pass
 func (p *passer) start() {
 	config := relay.Config{ServerName: p.name, Store: p.kept, Logger: slog.New(slog.DiscardHandler)}
 	if p.passOn != nil {
-		caller, err := client.New(client.Config{Identity: p.node.SigningIdentity, Transport: p.w.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: p.node.SigningIdentity, Transport: p.w.net})
 		require.NoError(p.w, err)
 		p.sender, err = client.NewSender(client.SenderConfig{Caller: caller, Peers: p.peers, Logger: config.Logger})
 		require.NoError(p.w, err)

@@ -27,7 +27,7 @@ func TestProoflessIsLeftAlone(t *testing.T) {
 		network.Set(b, relaytest.Host{Handler: keeps})
 		network.Set(deployed, relaytest.Host{Handler: keeps})
 		require.NoError(t, peers.AddRelays(t.Context(), b, deployed))
-		caller, err := client.New(client.Config{Identity: us.SigningIdentity, Transport: network})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: us.SigningIdentity, Transport: network})
 		require.NoError(t, err)
 		sender, err := client.NewSender(client.SenderConfig{Caller: caller, Peers: peers})
 		require.NoError(t, err)

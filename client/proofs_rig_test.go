@@ -50,7 +50,7 @@ func inProvenInbox(t *testing.T, change func(*client.ReceiverConfig), run func(*
 		real := b.net.Host(r1)
 		real.Handler = &forger{p, real.Handler}
 		b.net.Set(r1, real)
-		b.restart(func(_ *client.Config, c *client.ReceiverConfig) {
+		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) {
 			c.Keys, c.Handle, c.Rejected = wire.HexKeys{Others: p.keys}, p.handle, p.reject
 			if change != nil {
 				change(c)
@@ -164,7 +164,7 @@ func init() { named.ServerName, named.KeyID = "named", "ed25519:1" }
 // leaveAs leaves a body for a server at the relay.
 func (p *provenInbox) leaveAs(from *relaytest.Node, to spec.ServerName, id, body string) {
 	p.Helper()
-	caller, err := client.New(client.Config{Identity: from.SigningIdentity, Transport: p.net})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: from.SigningIdentity, Transport: p.net})
 	require.NoError(p, err)
 	t := client.Transaction{ID: gomatrixserverlib.TransactionID(id), Destination: to, Body: json.RawMessage(body)}
 	require.NoError(p, caller.Send(p.Context(), r1, t))

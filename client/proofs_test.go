@@ -91,7 +91,7 @@ func TestProofIsRequired(t *testing.T) {
 		p.leave("1", 1, r1)
 		require.Equal(t, client.Drained{Relay: r1, Rejected: 1}, p.sync())
 	})
-	caller, err := client.New(client.Config{Identity: b.SigningIdentity, Transport: relaytest.NewNetwork()})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: relaytest.NewNetwork()})
 	require.NoError(t, err)
 	_, err = client.NewReceiver(client.ReceiverConfig{
 		Caller: caller, Peers: client.NewPeers(), RequireProof: true, Handle: func(context.Context, client.Received) error { return nil },
@@ -291,7 +291,7 @@ func TestProofsMaxAge(t *testing.T) {
 		{25 * time.Hour, client.Drained{Relay: r1, Handled: 1}},
 		{23 * time.Hour, client.Drained{Relay: r1, Rejected: 1}},
 	} {
-		inProvenInbox(t, func(r *client.ReceiverConfig) { r.MaxAge, r.Seen = c.maxAge, client.NewSeen(1) }, func(p *provenInbox) {
+		inProvenInbox(t, func(r *client.ReceiverConfig) { r.MaxAge, r.History = c.maxAge, client.NewHistory(1) }, func(p *provenInbox) {
 			p.leave("1", 1, r1)
 			old := p.entryOf(nodeB, "1")
 			p.leave("2", 2, r1)

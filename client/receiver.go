@@ -67,8 +67,8 @@ type ReceiverConfig struct {
 	// KeyPatience); those of several relays come at the same time.
 	Handle func(ctx context.Context, received Received) error
 
-	// Seen remembers what was handled. Default: NewSeen(0).
-	Seen *Seen
+	// History remembers what was handled. Default: NewHistory(0).
+	History *History
 
 	// Keys checks proofs of origin: the origins' keys, valid when they signed.
 	// Nil checks none. With Keys, what was handled unproven is handed to Handle
@@ -92,7 +92,7 @@ type ReceiverConfig struct {
 	KeyPatience time.Duration
 
 	// MaxAge refuses what is proven to be older than that, by origin_server_ts:
-	// a relay may bring back what it had long ago, after Seen has forgotten it.
+	// a relay may bring back what it had long ago, after History has forgotten it.
 	// Mail that waited for this node is that old, too. 0: no bound.
 	MaxAge time.Duration
 
@@ -153,8 +153,8 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	defaults.Bounds(&config.PollInterval, DefaultPollInterval, defaults.Forever)
 	defaults.Bounds(&config.KeyPatience, DefaultKeyPatience, -1)
 	config.Backoff = config.Backoff.withDefaults().paced()
-	if config.Seen == nil {
-		config.Seen = NewSeen(0)
+	if config.History == nil {
+		config.History = NewHistory(0)
 	}
 	if config.Logger == nil {
 		config.Logger = slog.Default()
@@ -173,11 +173,11 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 type Drained struct {
 	Relay spec.ServerName
 
-	// Handled counts transactions that Handle took, Dropped those that had come
+	// Handled counts transactions that Handle took, Copies those that had come
 	// before, Rejected those whose proof of origin isn't what it must be,
 	// Unreadable those that no node can decode. All were acknowledged, unless
 	// Err says that asking failed.
-	Handled, Dropped, Rejected, Unreadable int
+	Handled, Copies, Rejected, Unreadable int
 
 	// Err is why it ended before the mailbox was empty, nil if it is empty.
 	Err error
@@ -214,7 +214,7 @@ func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatr
 		err = handle(ctx)
 		return err == nil, err
 	}
-	came, err := r.config.Seen.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
+	came, err := r.config.History.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
 	return came.toHandle() && err == nil, err
 }
 

@@ -30,7 +30,7 @@ type inbox struct {
 	peers    *client.Peers
 	mail     *memory.Store // notes of b
 	receiver *client.Receiver
-	change   func(*client.Config, *client.ReceiverConfig) // or nil
+	change   func(*client.CallerConfig, *client.ReceiverConfig) // or nil
 
 	mu      sync.Mutex
 	handled []string // transaction: the number in the first PDU, or the EDU's type
@@ -40,7 +40,7 @@ type inbox struct {
 func inInbox(t *testing.T, run func(*inbox)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &inbox{T: t, net: relaytest.NewNetwork(), peers: client.NewPeers(), mail: memory.New(memory.Options{})}
-		b.start(client.NewSeen(0))
+		b.start(client.NewHistory(0))
 		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r1, r2, r3))
 		run(b)
 	})
@@ -48,23 +48,23 @@ func inInbox(t *testing.T, run func(*inbox)) {
 
 var nodeB = b.ServerName
 
-func (b *inbox) start(seen *client.Seen) {
-	config := client.Config{Identity: relaytest.NewNode("b").SigningIdentity, Transport: b.net}
-	receiver := client.ReceiverConfig{Peers: b.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler), Handle: b.handle}
+func (b *inbox) start(history *client.History) {
+	config := client.CallerConfig{Identity: relaytest.NewNode("b").SigningIdentity, Transport: b.net}
+	receiver := client.ReceiverConfig{Peers: b.peers, History: history, Logger: slog.New(slog.DiscardHandler), Handle: b.handle}
 	if b.change != nil {
 		b.change(&config, &receiver)
 	}
 	var err error
-	receiver.Caller, err = client.New(config)
+	receiver.Caller, err = client.NewCaller(config)
 	require.NoError(b, err)
 	b.receiver, err = client.NewReceiver(receiver)
 	require.NoError(b, err)
 }
 
 // restart starts b anew with another configuration.
-func (b *inbox) restart(change func(*client.Config, *client.ReceiverConfig)) {
+func (b *inbox) restart(change func(*client.CallerConfig, *client.ReceiverConfig)) {
 	b.change = change
-	b.start(client.NewSeen(0))
+	b.start(client.NewHistory(0))
 }
 
 func (b *inbox) handle(_ context.Context, got client.Received) error {
@@ -116,7 +116,7 @@ func (b *inbox) leave(id string, content any, relays ...spec.ServerName) {
 	}
 	made, err := client.NewTransaction(t)
 	require.NoError(b, err)
-	sender, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: b.net})
+	sender, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: b.net})
 	require.NoError(b, err)
 	for _, relay := range relays {
 		require.NoError(b, sender.Send(b.Context(), relay, made))
@@ -142,7 +142,7 @@ func TestReceiverDropsCopies(t *testing.T) {
 		require.NoError(t, got[1].Err)
 		require.Error(t, got[2].Err, "nobody there")
 		require.Equal(t, 6, got[0].Handled+got[1].Handled)
-		require.Equal(t, 5, got[0].Dropped+got[1].Dropped)
+		require.Equal(t, 5, got[0].Copies+got[1].Copies)
 		handled := b.got()
 		slices.Sort(handled)
 		require.Equal(t, []string{"0", "1", "2", "3", "4", "9"}, handled)
@@ -178,7 +178,7 @@ func TestReceiverTwiceOnPurpose(t *testing.T) {
 		require.Len(t, b.receiver.Sync(b.Context()), 2)
 		require.Equal(t, []string{"typing", "stopped", "typing"}, b.got())
 		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r2))
-		require.Equal(t, 3, b.sync()[1].Dropped)
+		require.Equal(t, 3, b.sync()[1].Copies)
 		b.leave("4", "typing", r1, r2)
 		b.sync()
 		require.Len(t, b.got(), 4)
@@ -258,20 +258,20 @@ func TestReceiverRemembers(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.relay(r1)
 		b.relay(r2)
-		seen, err := client.OpenSeen(b.Context(), b.mail, 10)
+		history, err := client.OpenHistory(b.Context(), b.mail, 10)
 		require.NoError(t, err)
-		b.start(seen)
+		b.start(history)
 		b.leave("1", 1, r1, r2)
 		b.net.Set(r2, relaytest.Host{})
 		b.sync()
 		require.NoError(t, b.peers.AddRelays(b.Context(), nodeB, r2))
 
-		seen, err = client.OpenSeen(b.Context(), b.mail, 10)
+		history, err = client.OpenHistory(b.Context(), b.mail, 10)
 		require.NoError(t, err)
-		b.start(seen)
+		b.start(history)
 		b.relay(r2)
 		b.leave("1", 1, r2)
-		require.Equal(t, 1, b.sync()[1].Dropped)
+		require.Equal(t, 1, b.sync()[1].Copies)
 		require.Equal(t, []string{"1"}, b.got())
 
 		for i := range 30 {
@@ -291,9 +291,9 @@ func TestReceiverClosesWhileHandling(t *testing.T) {
 		b.relay(r1)
 		b.leave("1", 1, r1)
 		for range 2 {
-			seen, err := client.OpenSeen(b.Context(), b.mail, 0)
+			history, err := client.OpenHistory(b.Context(), b.mail, 0)
 			require.NoError(t, err)
-			b.start(seen)
+			b.start(history)
 			ctx, cancel := context.WithCancel(b.Context())
 			b.fail = func(client.Received) error { cancel(); return nil }
 			b.receiver.Sync(ctx)
@@ -318,7 +318,7 @@ func TestReceiverDirect(t *testing.T) {
 		require.False(t, direct("1", 1, errors.New("busy")))
 		require.True(t, direct("1", 1, nil), "comes again after an error")
 		require.False(t, direct("1", 1, nil), "a retry")
-		require.Equal(t, 1, b.sync()[0].Dropped)
+		require.Equal(t, 1, b.sync()[0].Copies)
 		require.Empty(t, b.got())
 		require.True(t, direct("2", 1, nil), "alike, and another")
 

@@ -29,7 +29,7 @@ func TestSeenManyAlike(t *testing.T) {
 		}
 		require.Equal(t, 40, handled)
 		server := b.relay(r1, asIs)
-		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: b.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: b.net})
 		require.NoError(t, err)
 		body = []byte(`{"edus":[{"content":{"typing":true},"edu_type":"m.typing"}],"origin":"` + string(a.ServerName) + `","pdus":[]}`)
 		for i := range 40 {
@@ -39,7 +39,7 @@ func TestSeenManyAlike(t *testing.T) {
 		require.NoError(t, caller.Send(b.Context(), r1, client.Transaction{ID: "new", Destination: nodeB, Body: body}))
 		for _, d := range b.receiver.Sync(b.Context()) {
 			if d.Relay == r1 {
-				require.Equal(t, 1, d.Handled, "dropped %d", d.Dropped)
+				require.Equal(t, 1, d.Handled, "dropped %d", d.Copies)
 			}
 		}
 		require.NoError(t, server.Close())
@@ -49,9 +49,9 @@ func TestSeenManyAlike(t *testing.T) {
 // reopen starts b anew with its notes.
 func (b *inbox) reopen() {
 	b.Helper()
-	seen, err := client.OpenSeen(b.Context(), b.mail, 0)
+	history, err := client.OpenHistory(b.Context(), b.mail, 0)
 	require.NoError(b, err)
-	b.start(seen)
+	b.start(history)
 }
 
 // direct says whether a transaction that comes directly is handled.
@@ -69,9 +69,9 @@ func TestSeenWritesAgain(t *testing.T) {
 		defer func() { require.NoError(t, kept.Close()) }()
 		broken := &brokenNotes{Store: kept}
 		open := func() {
-			seen, err := client.OpenSeen(b.Context(), broken, 0)
+			history, err := client.OpenHistory(b.Context(), broken, 0)
 			require.NoError(t, err)
-			b.start(seen)
+			b.start(history)
 		}
 		open()
 		handled := 0

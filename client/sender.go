@@ -36,7 +36,7 @@ type SenderConfig struct {
 
 	// DirectTimeout and RelayTimeout bound each attempt. Zero:
 	// DefaultDirectTimeout and DefaultRelayTimeout. Negative: no limit but
-	// Config.Timeout.
+	// CallerConfig.Timeout.
 	DirectTimeout time.Duration
 	RelayTimeout  time.Duration
 

@@ -33,7 +33,7 @@ var r1, r2, r3 = spec.ServerName("r1"), spec.ServerName("r2"), spec.ServerName("
 func inWorld(t *testing.T, change func(*client.SenderConfig), run func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, net: relaytest.NewNetwork(), peers: client.NewPeers()}
-		caller, err := client.New(client.Config{Identity: a.SigningIdentity, Transport: w.net})
+		caller, err := client.NewCaller(client.CallerConfig{Identity: a.SigningIdentity, Transport: w.net})
 		require.NoError(t, err)
 		config := client.SenderConfig{Caller: caller, Peers: w.peers, Logger: slog.New(slog.DiscardHandler)}
 		if change != nil {

@@ -28,19 +28,19 @@ func inStripped(t *testing.T, run func(*provenInbox)) {
 	})
 }
 
-// notes starts b anew with a Seen that is kept.
+// notes starts b anew with a History that is kept.
 func (p *provenInbox) notes(change func(*client.ReceiverConfig)) {
 	p.Helper()
-	seen, err := client.OpenSeen(p.Context(), p.mail, 0)
+	history, err := client.OpenHistory(p.Context(), p.mail, 0)
 	require.NoError(p, err)
 	before := p.change
-	p.change = func(c *client.Config, r *client.ReceiverConfig) {
+	p.change = func(c *client.CallerConfig, r *client.ReceiverConfig) {
 		before(c, r)
 		if change != nil {
 			change(r)
 		}
 	}
-	p.start(seen)
+	p.start(history)
 	p.change = before
 }
 
@@ -64,7 +64,7 @@ func (p *provenInbox) directly(id gomatrixserverlib.TransactionID, body string) 
 
 var (
 	one     = client.Drained{Handled: 1}
-	dropped = client.Drained{Dropped: 1}
+	dropped = client.Drained{Copies: 1}
 )
 
 // One without its proof doesn't make the proven one a copy. After that, all are.
@@ -128,7 +128,7 @@ func TestStrippedProofsOfTheAlike(t *testing.T) {
 	inStripped(t, func(p *provenInbox) {
 		p.leave("1", "typing", r1, r2, r3)
 		p.leave("2", "typing", r1, r2, r3)
-		two, copies := client.Drained{Handled: 2}, client.Drained{Dropped: 2}
+		two, copies := client.Drained{Handled: 2}, client.Drained{Copies: 2}
 		require.Equal(t, two, p.from(r1))
 		p.leave("3", "typing", r2)
 		require.Equal(t, client.Drained{Handled: 3}, p.from(r2))
@@ -179,6 +179,6 @@ func TestNoProofsChecked(t *testing.T) {
 		p.leave("1", 1, r2)
 		p.relay(r2) // a new one
 		p.leave("1", 1, r2)
-		require.Equal(t, client.Drained{Dropped: 1}, p.from(r2))
+		require.Equal(t, client.Drained{Copies: 1}, p.from(r2))
 	})
 }

@@ -134,7 +134,7 @@ func TestWaitingDoesNotHoldUpSync(t *testing.T) {
 // Without waiting it polls.
 func TestWaitingNotWanted(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.restart(func(_ *client.Config, c *client.ReceiverConfig) { c.Wait = -1 })
+		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.Wait = -1 })
 		s := b.scripted(r1, &scripted{})
 		s.odd = func(_ http.ResponseWriter, a *ask) bool {
 			require.Zero(t, a.Timeout)
@@ -150,7 +150,7 @@ func TestWaitingNotWanted(t *testing.T) {
 // An answer that is too long when it comes at last is asked for in pieces.
 func TestWaitingTooLong(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.restart(func(c *client.Config, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 2 << 10 })
+		b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 2 << 10 })
 		s := b.scripted(r1, &scripted{size: 1000})
 		s.odd = func(_ http.ResponseWriter, a *ask) bool {
 			if a.Timeout > 0 && s.last == 0 {
@@ -169,7 +169,7 @@ func TestWaitingTooLong(t *testing.T) {
 // With neither waiting nor polling, only Online and Sync ask.
 func TestReceiverNotPolling(t *testing.T) {
 	inInbox(t, func(b *inbox) {
-		b.restart(func(_ *client.Config, c *client.ReceiverConfig) { c.Wait, c.PollInterval = -1, -1 })
+		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.Wait, c.PollInterval = -1, -1 })
 		b.scripted(r1, &scripted{})
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
 		stop := b.run()

@@ -4,7 +4,7 @@
 // addresses in its own network, or do endless work.
 //
 // A Transport is an http.RoundTripper for URLs such as matrix://example.org/path.
-// It fits fclient.WithTransport and client.Config.Transport.
+// It fits fclient.WithTransport and client.CallerConfig.Transport.
 package discovery
 
 import (

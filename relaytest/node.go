@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A Node is a server with its key. Its SigningIdentity goes into client.Config.
+// A Node is a server with its key. Its SigningIdentity goes into client.CallerConfig.
 type Node struct {
 	fclient.SigningIdentity
 }

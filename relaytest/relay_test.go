@@ -21,7 +21,7 @@ const boxName = "relay.example"
 
 func caller(t *testing.T, node *relaytest.Node, transport http.RoundTripper) *client.Caller {
 	t.Helper()
-	c, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: transport})
+	c, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: transport})
 	require.NoError(t, err)
 	return c
 }

@@ -7,7 +7,7 @@
 //	box, err := network.AddRelay(relay.Config{ServerName: "relay.example"})
 //
 // The network is an http.RoundTripper for URLs such as matrix://server/path, so
-// it goes where your own transport goes: into client.Config.Transport, or into
+// it goes where your own transport goes: into client.CallerConfig.Transport, or into
 // fclient.WithTransport, as Node.Federation does. Your homeserver is an
 // http.Handler: Network.Set puts it on the network under its name. Where the
 // test needs none of its own, Network.AddHomeserver is one that takes transactions

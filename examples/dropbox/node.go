@@ -78,7 +78,7 @@ func (n *node) start(ctx context.Context, database string, roads *network) (err 
 	}
 	n.closers = append(n.closers, n.mail)
 	n.receipts = newReceipts(roads)
-	if n.caller, err = client.New(client.Config{Identity: n.SigningIdentity, Transport: n.receipts, Timeout: answerTimeout}); err != nil {
+	if n.caller, err = client.NewCaller(client.CallerConfig{Identity: n.SigningIdentity, Transport: n.receipts, Timeout: answerTimeout}); err != nil {
 		return err
 	}
 	if n.peers, err = client.OpenPeers(ctx, n.mail); err != nil {
@@ -87,11 +87,11 @@ func (n *node) start(ctx context.Context, database string, roads *network) (err 
 	if err := n.openOutbox(ctx); err != nil {
 		return err
 	}
-	seen, err := client.OpenSeen(ctx, n.mail, 0)
+	history, err := client.OpenHistory(ctx, n.mail, 0)
 	if err != nil {
 		return err
 	}
-	return n.receiveWith(n.receiving(seen))
+	return n.receiveWith(n.receiving(history))
 }
 
 // openOutbox makes the sending side.
@@ -120,9 +120,9 @@ func (n *node) note(e client.Event) {
 
 // receiving is how a node receives. It has a memory of what was handled, and
 // trusts no relay: the origin must have signed what it gives.
-func (n *node) receiving(seen *client.Seen) client.ReceiverConfig {
+func (n *node) receiving(history *client.History) client.ReceiverConfig {
 	return client.ReceiverConfig{
-		Caller: n.caller, Peers: n.peers, Seen: seen, Logger: slog.New(slog.DiscardHandler),
+		Caller: n.caller, Peers: n.peers, History: history, Logger: slog.New(slog.DiscardHandler),
 		Keys: wire.HexKeys{}, RequireProof: true,
 		Rejected: func(_ context.Context, got client.Received, why error) { n.rejected <- rejection{got, why} },
 		Handle: func(ctx context.Context, got client.Received) error {

@@ -40,7 +40,7 @@ func TestStoryNotices(t *testing.T) {
 			return s.moveTo(relay1, relay2)
 		}, "at relay1: 401"},
 		"B forgets what it handled": {"B answers", func(_ context.Context, s *story) error {
-			return s.b.receiveWith(s.b.receiving(client.NewSeen(0)))
+			return s.b.receiveWith(s.b.receiving(client.NewHistory(0)))
 		}, "alice-1 came to bob directly and could not be handled"},
 		"B checks no proofs":         {"B comes back", receiveOtherwise(trustRelays), "its hash is wrong"},
 		"B checks no typing notices": {"B comes back", trustVillain, "4 transactions were sent, 6 arrived"},
@@ -86,7 +86,7 @@ func leaveMore(ctx context.Context, s *story) error {
 // receiveOtherwise has B receive in another way than it should.
 func receiveOtherwise(change func(*client.ReceiverConfig)) func(context.Context, *story) error {
 	return func(_ context.Context, s *story) error {
-		config := s.b.receiving(client.NewSeen(0))
+		config := s.b.receiving(client.NewHistory(0))
 		change(&config)
 		return s.b.receiveWith(config)
 	}

@@ -24,7 +24,7 @@ func (s *story) fetch(ctx context.Context) error {
 		for _, d := range s.b.receiver.Sync(ctx) {
 			sum := gave[d.Relay]
 			gave[d.Relay] = client.Drained{
-				Handled: sum.Handled + d.Handled, Dropped: sum.Dropped + d.Dropped, Rejected: sum.Rejected + d.Rejected, Err: d.Err,
+				Handled: sum.Handled + d.Handled, Copies: sum.Copies + d.Copies, Rejected: sum.Rejected + d.Rejected, Err: d.Err,
 			}
 			handled += d.Handled
 			if d.Relay != relay3 {
@@ -56,19 +56,19 @@ func (s *story) listArrived() {
 func (s *story) checkGiven(gave map[spec.ServerName]client.Drained) error {
 	for _, relay := range []spec.ServerName{relay1, relay2} {
 		left, d := s.a.receipts.takenBy(relay), gave[relay]
-		if d.Handled+d.Dropped != left || d.Rejected != 0 {
-			return fmt.Errorf("%s took %d transactions and gave %d, and %d that B rejected", relay, left, d.Handled+d.Dropped, d.Rejected)
+		if d.Handled+d.Copies != left || d.Rejected != 0 {
+			return fmt.Errorf("%s took %d transactions and gave %d, and %d that B rejected", relay, left, d.Handled+d.Copies, d.Rejected)
 		}
-		s.say("    %s had %d: %d new, %d that had come through another relay already", relay, left, d.Handled, d.Dropped)
+		s.say("    %s had %d: %d new, %d that had come through another relay already", relay, left, d.Handled, d.Copies)
 	}
 	if gave[relay3].Err == nil {
 		return fmt.Errorf("%s answered, although it isn't there", relay3)
 	}
 	s.say("    %s: %v", relay3, rootCause(gave[relay3].Err))
-	if d := gave[relay4]; d.Handled+d.Dropped > 0 {
-		return fmt.Errorf("B took %d transactions from %s, which forges them all", d.Handled+d.Dropped, relay4)
+	if d := gave[relay4]; d.Handled+d.Copies > 0 {
+		return fmt.Errorf("B took %d transactions from %s, which forges them all", d.Handled+d.Copies, relay4)
 	}
-	if gave[relay1].Dropped+gave[relay2].Dropped == 0 {
+	if gave[relay1].Copies+gave[relay2].Copies == 0 {
 		return errors.New("no transaction was at two relays")
 	}
 	return nil

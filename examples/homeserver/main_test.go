@@ -80,7 +80,7 @@ func TestProgram(t *testing.T) {
 	defer cancel()
 	me := <-asked
 	alice := relaytest.NewNode("alice")
-	caller, err := client.New(client.Config{Identity: alice.SigningIdentity, Transport: network})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: alice.SigningIdentity, Transport: network})
 	require.NoError(t, err)
 	made, err := client.NewTransaction(alice.Transaction(me, "1", 1, 100))
 	require.NoError(t, err)

@@ -48,7 +48,7 @@ func runOutbox(db, address, first, last string) error {
 	}
 	network := relaytest.NewNetwork()
 	network.Set(to, relaytest.Host{Address: address})
-	caller, err := client.New(client.Config{Identity: from.SigningIdentity, Transport: network})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: from.SigningIdentity, Transport: network})
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ type passer struct {
 // startPassing passes on what is in a relay's store. It must be closed before
 // that is.
 func startPassing(ctx context.Context, o *options, id fclient.SigningIdentity, mail store.Store, r *roads, log *slog.Logger) (p *passer, err error) {
-	caller, err := client.New(client.Config{Identity: id, Transport: r})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: id, Transport: r})
 	if err != nil {
 		return nil, err
 	}

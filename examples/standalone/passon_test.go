@@ -183,7 +183,7 @@ func leave(t testing.TB, transport http.RoundTripper, from *relaytest.Node, rela
 
 func next(t testing.TB, transport http.RoundTripper, node *relaytest.Node, relay spec.ServerName) wire.Answer {
 	t.Helper()
-	caller, err := client.New(client.Config{Identity: node.SigningIdentity, Transport: transport})
+	caller, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: transport})
 	require.NoError(t, err)
 	answer, err := caller.Next(t.Context(), relay, 0)
 	require.NoError(t, err)

@@ -21,13 +21,13 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// DefaultMaxSeen is how many transactions a Seen remembers by default, each
+// DefaultMaxHistory is how many transactions a History remembers by default, each
 // for about 300 bytes, twice that if it came unproven and proven.
-const DefaultMaxSeen = 100_000
+const DefaultMaxHistory = 100_000
 
 const seenPrefix = "seen/"
 
-// A Seen remembers which transactions were handled, by origin and content, so
+// A History remembers which transactions were handled, by origin and content, so
 // that those which come through a second relay are dropped. When it is full it
 // forgets those that came up longest ago.
 //
@@ -41,8 +41,8 @@ const seenPrefix = "seen/"
 // again then. What came directly counts as proven. Once it was handled proven, all
 // others are copies.
 //
-// Make one with NewSeen or OpenSeen. It is safe for concurrent use.
-type Seen struct {
+// Make one with NewHistory or OpenHistory. It is safe for concurrent use.
+type History struct {
 	most  int
 	notes store.Notes // nil: nothing is kept
 
@@ -113,17 +113,17 @@ type appearing struct {
 	Entry int64 `json:"e"`
 }
 
-// NewSeen makes a Seen that forgets everything with the process. It remembers
-// up to that many transactions. Zero: DefaultMaxSeen. Negative: no limit.
-func NewSeen(most int) *Seen {
-	defaults.Bounds(&most, DefaultMaxSeen, math.MaxInt)
-	return &Seen{most: most, known: make(map[seenKey]*list.Element), busy: make(map[seenKey]chan struct{})}
+// NewHistory makes a History that forgets everything with the process. It remembers
+// up to that many transactions. Zero: DefaultMaxHistory. Negative: no limit.
+func NewHistory(most int) *History {
+	defaults.Bounds(&most, DefaultMaxHistory, math.MaxInt)
+	return &History{most: most, known: make(map[seenKey]*list.Element), busy: make(map[seenKey]chan struct{})}
 }
 
-// OpenSeen makes a Seen that is kept in a store's notes, and reads what is
-// there. One store keeps one Seen.
-func OpenSeen(ctx context.Context, notes store.Notes, most int) (*Seen, error) {
-	s := NewSeen(most)
+// OpenHistory makes a History that is kept in a store's notes, and reads what is
+// there. One store keeps one History.
+func OpenHistory(ctx context.Context, notes store.Notes, most int) (*History, error) {
+	s := NewHistory(most)
 	s.notes = notes
 	var read []*sighting
 	err := eachNote(ctx, notes, seenPrefix, func(note store.Note) error {
@@ -150,7 +150,7 @@ func readSighting(note store.Note) (*sighting, error) {
 	}
 	key, err := hex.DecodeString(strings.TrimPrefix(note.Key, seenPrefix))
 	if err != nil || len(key) != len(one.key) {
-		return nil, fmt.Errorf("%q is no key of a Seen", note.Key)
+		return nil, fmt.Errorf("%q is no key of a History", note.Key)
 	}
 	copy(one.key[:], key)
 	return one, nil
@@ -177,7 +177,7 @@ func (o dealing) toHandle() bool { return o == isHandled || o == isAlike }
 // it if handle succeeds. While another goroutine handles the same, it waits.
 // An error means that it must come again: handle's, the context's, or that
 // of writing it down.
-func (s *Seen) once(ctx context.Context, key seenKey, from source, handle func() error) (dealing, error) {
+func (s *History) once(ctx context.Context, key seenKey, from source, handle func() error) (dealing, error) {
 	for {
 		busy := s.begin(key)
 		if busy == nil {
@@ -273,7 +273,7 @@ func (one *sighting) count(from source, came dealing) {
 }
 
 // begin makes the key busy, or returns what says when it no longer is.
-func (s *Seen) begin(key seenKey) <-chan struct{} {
+func (s *History) begin(key seenKey) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if busy := s.busy[key]; busy != nil {
@@ -283,7 +283,7 @@ func (s *Seen) begin(key seenKey) <-chan struct{} {
 	return nil
 }
 
-func (s *Seen) end(key seenKey) {
+func (s *History) end(key seenKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.busy[key])
@@ -291,7 +291,7 @@ func (s *Seen) end(key seenKey) {
 }
 
 // look returns a copy of what is known.
-func (s *Seen) look(key seenKey) sighting {
+func (s *History) look(key seenKey) sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	one := sighting{key: key}
@@ -303,7 +303,7 @@ func (s *Seen) look(key seenKey) sighting {
 }
 
 // remember writes down what has become of a transaction.
-func (s *Seen) remember(ctx context.Context, one sighting) error {
+func (s *History) remember(ctx context.Context, one sighting) error {
 	changes := s.add(&one)
 	if s.notes == nil {
 		return nil
@@ -320,7 +320,7 @@ func (s *Seen) remember(ctx context.Context, one sighting) error {
 }
 
 // add remembers it here, and returns what that changes in the notes.
-func (s *Seen) add(one *sighting) (changes []store.Note) {
+func (s *History) add(one *sighting) (changes []store.Note) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sequence++
