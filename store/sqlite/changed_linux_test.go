@@ -23,9 +23,13 @@ import (
 // runs, is killed or is closed, while mail is put into it. Mail that was put with
 // success after that must be in the store when it is opened again, and a store
 // whose database has gone must not begin anew. RELAY_FILES_ROUNDS is how often
-// (default 12), RELAY_FILES_SEED makes the same choices again.
+// (default 12, with -short 4), RELAY_FILES_SEED makes the same choices again.
 func TestFilesChange(t *testing.T) {
-	rounds, seed := seeds.Count(t, "RELAY_FILES_ROUNDS", 12), seeds.Of(t, "RELAY_FILES_SEED")
+	usual := 3 * len(changeTargets)
+	if testing.Short() {
+		usual = len(changeTargets)
+	}
+	rounds, seed := seeds.Count(t, "RELAY_FILES_ROUNDS", usual), seeds.Of(t, "RELAY_FILES_SEED")
 	for round := range rounds {
 		t.Run(strconv.Itoa(round), func(t *testing.T) {
 			c := &change{t: t, random: rand.New(rand.NewPCG(seed, uint64(round)))}

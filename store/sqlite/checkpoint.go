@@ -10,13 +10,12 @@ import (
 	"time"
 )
 
-const (
-	// checkpointBytes is about how much is written between two checkpoints,
-	// maxLogFrames how long the log may be before readers of this process are
-	// held up, so that it can start anew.
-	checkpointBytes = 16 << 20
-	maxLogFrames    = 16 << 10
-)
+// checkpointBytes is about how much is written between two checkpoints.
+const checkpointBytes = 16 << 20
+
+// maxLogFrames is how long the log may be before readers of this process are held
+// up, so that it can start anew.
+func (w *writer) maxLogFrames() int64 { return 4 * w.options.checkpointBytes / pageSize }
 
 // A logState is what the writer knows of the log.
 type logState struct {
@@ -43,18 +42,18 @@ func (w *writer) checkpoint() {
 		return
 	}
 	done, err := w.runCheckpoint("PASSIVE")
-	if err == nil && done.frames > maxLogFrames {
+	if err == nil && done.frames > w.maxLogFrames() {
 		done, err = w.startAnew()
 	}
 	if err != nil {
 		w.check(err)
 		w.options.Logger.Warn("sqlite: checkpoint failed", "error", err)
-		w.log.written = min(w.log.written, checkpointBytes/2)
+		w.log.written = min(w.log.written, w.options.checkpointBytes/2)
 		return
 	}
 	w.log.written, w.log.behind = 0, done.behind()
-	if done.frames > maxLogFrames {
-		w.log.written = checkpointBytes / 2
+	if done.frames > w.maxLogFrames() {
+		w.log.written = w.options.checkpointBytes / 2
 		w.warnOfLog(done)
 	}
 	if err := w.files.lock.reserve(); err != nil {

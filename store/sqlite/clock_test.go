@@ -28,7 +28,7 @@ func openAt(t *testing.T, path string, at time.Time) *Store {
 	t.Helper()
 	s, err := Open(path, Options{
 		SweepInterval: 6 * time.Hour, Logger: slog.New(slog.DiscardHandler),
-		machineTime: func() time.Time { return at },
+		machineTime: func() time.Time { return at }, watchInterval: 6 * time.Hour,
 	})
 	require.NoError(t, err)
 	return s
@@ -85,8 +85,11 @@ var wrongTimes = []func(right time.Time) time.Time{
 // as its lifetime is, counted while the store is open, and no longer by much; IDs
 // only grow.
 func TestWrongClocks(t *testing.T) {
-	seed := seeds.Of(t, clockSeed)
-	for run := range uint64(5) {
+	seed, runs := seeds.Of(t, clockSeed), uint64(5)
+	if testing.Short() {
+		runs = 2
+	}
+	for run := range runs {
 		synctest.Test(t, func(t *testing.T) {
 			w := &wrongClocks{T: t, dice: rand.New(rand.NewPCG(seed, run)), path: filepath.Join(t.TempDir(), "relay.db")}
 			for range 12 {

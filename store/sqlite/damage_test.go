@@ -23,29 +23,54 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// TestDamagedPages changes one byte, or clears a page, on every page of a small
-// database in turn: while it is closed, while it is open, and after a crash. All
-// mail whose own row isn't on that page must be handed out, right and in order;
-// nothing else may be; and mail that is put with success afterwards must be there.
-// RELAY_DAMAGE_ROUNDS is how often each page is tried (default 2),
+// TestDamagedPages changes one byte, or clears a page, on pages of a small database:
+// while it is closed, while it is open, and after a crash. All mail whose own row isn't
+// on that page must be handed out, right and in order; nothing else may be; and mail
+// that is put with success afterwards must be there.
+//
+// It tries a random page of each kind in each of these states, with -short in one of
+// them. RELAY_DAMAGE_ROUNDS has it try every page that often instead;
 // RELAY_DAMAGE_SEED makes the same choices again.
 func TestDamagedPages(t *testing.T) {
-	rounds, seed := seeds.Count(t, "RELAY_DAMAGE_ROUNDS", 2), seeds.Of(t, "RELAY_DAMAGE_SEED")
+	rounds, seed := seeds.Count(t, "RELAY_DAMAGE_ROUNDS", 0), seeds.Of(t, "RELAY_DAMAGE_SEED")
 	healthy := newSpecimen(t)
 	t.Logf("%d pages: %v", healthy.pages, healthy.kinds)
+	if rounds == 0 {
+		healthy.sample(t, rand.New(rand.NewPCG(seed, 0)))
+	}
 	for round := range rounds {
 		for n := 1; n <= healthy.pages; n++ {
 			random := rand.New(rand.NewPCG(seed, uint64(n*1000+round)))
-			while := []string{"closed", "open", "crashed"}[random.IntN(3)]
-			d := &damage{
-				specimen: healthy, t: t, name: fmt.Sprintf("page %d round %d %s", n, round, while),
-				page: n, while: while, isCleared: random.IntN(4) == 0, random: random,
-			}
-			d.run()
-			if t.Failed() {
-				t.Fatal(d.name, d.what)
-			}
+			healthy.try(t, n, damageStates[random.IntN(len(damageStates))], random)
 		}
+	}
+}
+
+// damageStates are those in which a store is when its database is damaged.
+var damageStates = []string{"closed", "open", "crashed"}
+
+// sample harms a page of each kind in each state.
+func (x *specimen) sample(t *testing.T, random *rand.Rand) {
+	for _, kind := range slices.Sorted(maps.Keys(x.kinds)) {
+		states := damageStates
+		if testing.Short() {
+			one := random.IntN(len(states))
+			states = states[one : one+1]
+		}
+		for _, while := range states {
+			x.try(t, x.kinds[kind][random.IntN(len(x.kinds[kind]))], while, random)
+		}
+	}
+}
+
+func (x *specimen) try(t *testing.T, page int, while string, random *rand.Rand) {
+	d := &damage{
+		specimen: x, t: t, name: fmt.Sprintf("page %d %s", page, while),
+		page: page, while: while, isCleared: random.IntN(4) == 0, random: random,
+	}
+	d.run()
+	if t.Failed() {
+		t.Fatal(d.name, d.what)
 	}
 }
 
@@ -53,7 +78,7 @@ func TestDamagedPages(t *testing.T) {
 type specimen struct {
 	path  string
 	pages int
-	kinds map[byte]int // how many pages begin with each byte
+	kinds map[string][]int // the pages of each kind
 	mails map[spec.ServerName][]store.Entry
 	notes []store.Note
 	gone  []store.Mail    // acknowledged
@@ -73,7 +98,7 @@ func bigMail(n, size int) store.Mail {
 func newSpecimen(t *testing.T) *specimen {
 	x := &specimen{
 		path: filepath.Join(t.TempDir(), "relay.db"), mails: make(map[spec.ServerName][]store.Entry),
-		kinds: make(map[byte]int), on: make(map[int64][]int),
+		kinds: make(map[string][]int), on: make(map[int64][]int),
 	}
 	s, err := Open(x.path, Options{SweepInterval: time.Hour})
 	require.NoError(t, err)
@@ -140,7 +165,8 @@ func (x *specimen) examine(t *testing.T) {
 	var p page
 	for n := uint32(1); n <= from.pages; n++ {
 		require.NoError(t, from.read(n, &p))
-		x.kinds[p[0]]++
+		kind := kindOf(from, n, &p)
+		x.kinds[kind] = append(x.kinds[kind], int(n))
 		if p[0] != tableLeaf {
 			continue
 		}
@@ -156,9 +182,36 @@ func (x *specimen) examine(t *testing.T) {
 			require.NoError(t, from.read(n, &p))
 		}
 	}
-	for _, kind := range []byte{tableLeaf, tableInterior, indexLeaf, indexInterior, 0} {
-		require.Positive(t, x.kinds[kind], "pages of kind %d: %v", kind, x.kinds)
+	for _, kind := range []string{
+		"first", "map", "free", "rest of a row", "table leads on", "index leads on", "leaf of 13 in table", "leaf of 8 in table", "leaf of 4 in index",
+	} {
+		require.NotEmpty(t, x.kinds[kind], "pages of kind %s: %v", kind, x.kinds)
 	}
+}
+
+// kindOf says where the page is used. Of leaves it says how many columns they have,
+// which tells most tables and indexes apart.
+func kindOf(from *salvage, n uint32, p *page) string {
+	_, isFree := from.free[n]
+	where := map[byte]string{tableLeaf: "table", tableInterior: "table", indexLeaf: "index", indexInterior: "index"}[p[0]]
+	switch {
+	case n == 1:
+		return "first"
+	case from.isMap(n):
+		return "map"
+	case isFree:
+		return "free"
+	case where == "":
+		return "rest of a row"
+	case p[0] == tableInterior || p[0] == indexInterior:
+		return where + " leads on"
+	}
+	columns := 0
+	if cells, _ := p.cells(0); len(cells) > 0 {
+		kinds, _ := kinds(cells[0].local, cells[0].size)
+		columns = len(kinds)
+	}
+	return fmt.Sprintf("leaf of %d in %s", columns, where)
 }
 
 // A damage is one case.

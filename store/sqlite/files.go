@@ -171,7 +171,7 @@ const watchInterval = time.Second
 // watchLoop notices what happens to the files while nothing is written, until ctx
 // ends.
 func (s *Store) watchLoop(ctx context.Context) {
-	ticker := time.NewTicker(watchInterval)
+	ticker := time.NewTicker(s.options.watchInterval)
 	defer ticker.Stop()
 	for {
 		select {

@@ -103,6 +103,11 @@ type Options struct {
 	// go on, and nothing else.
 	machineTime func() time.Time
 
+	// Tests that simulate weeks look at the files less often, and those of long
+	// logs take shorter ones.
+	watchInterval   time.Duration
+	checkpointBytes int64
+
 	// Logger is told of entries that can't be read and of failures of the
 	// disk. Default: slog.Default().
 	Logger *slog.Logger
@@ -113,6 +118,8 @@ func (o Options) withDefaults() Options {
 	if o.machineTime == nil {
 		o.machineTime = time.Now
 	}
+	defaults.Set(&o.watchInterval, watchInterval)
+	defaults.Set(&o.checkpointBytes, checkpointBytes)
 	defaults.Set(&o.Logger, slog.Default())
 	return o
 }

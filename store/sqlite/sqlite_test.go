@@ -194,7 +194,7 @@ func TestSweepGivesBack(t *testing.T) {
 	s, err := Open(path, Options{SweepInterval: time.Hour, Retention: time.Millisecond})
 	require.NoError(t, err)
 	var all sync.WaitGroup
-	for i := range 700 {
+	for i := range 450 {
 		all.Go(func() {
 			m := mail(i)
 			m.Body, m.Lifetime = make([]byte, 64<<10), time.Nanosecond

@@ -147,7 +147,7 @@ func (w *writer) close() error {
 }
 
 func (w *writer) afterCommit() {
-	if w.log.written > checkpointBytes {
+	if w.log.written > w.options.checkpointBytes {
 		w.checkpoint()
 	}
 }
