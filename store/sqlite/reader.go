@@ -44,7 +44,7 @@ const (
 
 const whereLive = `
 	WHERE mailbox = (SELECT id FROM mailbox WHERE destination = ?) AND state = 0 AND id > ? AND until > ?
-	ORDER BY id LIMIT ?`
+	ORDER BY id LIMIT +?`
 
 func newReader(ctx context.Context, db *sql.DB, clock *steady.Clock, damaged func(error)) (*reader, error) {
 	r := &reader{conns: make(chan *readConn, maxReaders), closed: make(chan struct{}), clock: clock, damaged: damaged}
@@ -94,10 +94,10 @@ func (c *readConn) list() []preparation {
 		{&c.known, rowSQL + ` WHERE copy_key = ?`},
 		{&c.state, `SELECT state, until, destination FROM entry JOIN mailbox ON mailbox.id = mailbox WHERE entry.id = ?`},
 		{&c.destinations, `SELECT destination FROM mailbox
-			WHERE destination >= ? AND destination < ? AND entries > 0 ORDER BY destination LIMIT ?`},
+			WHERE destination >= ? AND destination < ? AND entries > 0 ORDER BY destination LIMIT +?`},
 		{&c.usage, `SELECT entries, bytes, set_aside, last FROM mailbox WHERE destination = ?`},
 		{&c.total, totalSQL},
-		{&c.notes, `SELECT key, value FROM note WHERE key > ? AND key >= ? ORDER BY key LIMIT ?`},
+		{&c.notes, `SELECT key, value FROM note WHERE key > ? AND key >= ? ORDER BY key LIMIT +?`},
 	}
 }
 

@@ -25,7 +25,9 @@ const (
 	rowSQL = `SELECT ` + entryColumns + `, (SELECT destination FROM mailbox WHERE mailbox.id = entry.mailbox) FROM entry`
 )
 
-// A preparation is a statement and where it goes.
+// A preparation is a statement and where it goes. Its limit isn't a parameter alone:
+// SQLite would prepare the statement anew each time, to make use of the value. It
+// doesn't look into +?.
 type preparation struct {
 	statement **sql.Stmt
 	query     string
@@ -52,9 +54,9 @@ func (s *statements) list() []preparation {
 			VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (copy_key) DO NOTHING`},
 		{&s.owner, `SELECT mailbox FROM entry WHERE id = ?`},
 		{&s.upTo, `SELECT id FROM entry INDEXED BY entry_live
-			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT ?`},
+			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT +?`},
 		{&s.expired, `SELECT id FROM entry INDEXED BY entry_until
-			WHERE state = ? AND until <= ? ORDER BY until LIMIT ?`},
+			WHERE state = ? AND until <= ? ORDER BY until LIMIT +?`},
 		{&s.one, rowSQL + ` WHERE id = ?`},
 		{&s.retire, `UPDATE entry SET state = 1, until = ?, checksum = ?, body = NULL, proof = NULL WHERE id = ?`},
 		{&s.setAside, `UPDATE entry SET state = 2, copy_key = randomblob(16) WHERE id = ?`},
