@@ -1,10 +1,6 @@
 package jetstream
 
-import (
-	"errors"
-
-	"github.com/matrix-org/gomatrixserverlib/spec"
-)
+import "github.com/matrix-org/gomatrixserverlib/spec"
 
 // A setAsideJob takes an entry that can't be read out of its mailbox; done says
 // that it did.
@@ -30,16 +26,23 @@ func (s *setAsideJob) run(b *batch) error {
 		return errUnsure
 	}
 	x, err := b.box(s.destination)
-	if err != nil || x.value == nil {
+	if err != nil {
 		return err
 	}
 	m, changed, err := b.meta(s.destination, x, s.item.place)
 	if err != nil || m == nil || m.key != s.item.key || m.state != live {
-		return err // somebody else has done it, or removed it
+		return err // another process has done it, or removed it
 	}
-	messages, err := s.messages(b)
-	share, err2 := b.share(s.destination, m.origin)
-	if err := errors.Join(err, err2); err != nil {
+	share, err := b.share(s.destination, m.origin)
+	subjects := b.subjects.messages(s.item)
+	messages := make([]message, len(subjects))
+	for i, subject := range subjects {
+		var e error
+		if messages[i], e = b.message(subject, false); e != nil {
+			err = e
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if _, err := check(s.item, messages); err == nil {
@@ -48,30 +51,13 @@ func (s *setAsideJob) run(b *batch) error {
 	s.done, m.state, *changed = true, setAside, true
 	b.count(s.destination, x, share, -1, -m.size)
 	x.value.aside++
-	b.prove(s, messages)
-	return nil
-}
-
-// messages returns those of the mail, as they are in the stream.
-func (s *setAsideJob) messages(b *batch) (messages []message, err error) {
-	for _, subject := range b.subjects.messages(s.item) {
-		m, e := b.message(subject, false)
-		if e != nil {
-			err = e
-		}
-		messages = append(messages, m)
-	}
-	return messages, err
-}
-
-// prove makes the commit depend on that what can't be read is all that the
-// leader has. It says so in the stream, which is a help to whoever wonders.
-func (b *batch) prove(s *setAsideJob, messages []message) {
-	subjects := b.subjects.messages(s.item)
-	for i, m := range messages {
+	// The commit depends on that this is all that the leader has. It says so in the
+	// stream, which helps those that wonder.
+	for i, subject := range subjects {
 		b.send(outgoing{
 			subject: b.subjects.damage(s.destination, s.item.place, i), data: []byte(s.why.Error()), ttl: emptyFor,
-			checked: true, seq: m.seq, checks: subjects[i],
+			checked: true, seq: messages[i].seq, checks: subject,
 		})
 	}
+	return nil
 }

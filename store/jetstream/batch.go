@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -28,36 +29,24 @@ var (
 	errUnsure = errors.New("what is known isn't enough, or doesn't fit together")
 )
 
-// emptyFor is how long the record of an empty mailbox is kept, and that of a
-// share of nothing. Others learn within that time that there is nothing left.
-const emptyFor = 24 * time.Hour
-
 // A batch is a commit under way: what its jobs have read and what they change.
 // It is built without waiting; what is missing is noted, read, and then the
-// jobs run again on a new one.
+// jobs run again, on a new one if they have changed something.
 type batch struct {
-	subjects    subjects
-	care        care
-	cache       *cache
-	read        map[string]message // from the leader, for this commit
-	missing     map[string]struct{}
-	maxMessage  int // bytes of one
-	maxMessages int // of a batch
-	room        room
-	retention   time.Duration
-	now         int64 // on the clock of the store
-	wall        time.Time
-	first       int64 // no entry gets a smaller ID
+	*writer
+	care    care
+	read    map[string]message // from the leader, for this commit
+	missing map[string]struct{}
+	now     int64 // on the clock of the store
+	wall    time.Time
+	first   int64 // no entry gets a smaller ID
 
 	unsettled bool // the job that runs may be stored yet by an earlier batch
 
-	change halves            // of what the store holds
-	noted  *record[struct{}] // nil: the batch sets no notes
-	boxes  map[spec.ServerName]*record[box]
-	shares map[string]*record[counts]
-	pages  map[string]*record[[]meta]
-	keys   map[seal.Key]struct{} // of the mail that is put or removed
-	out    []outgoing            // all that isn't a record
+	change  halves // of what the store holds
+	records map[string]anyRecord
+	keys    map[seal.Key]struct{} // of the mail that is put or removed
+	out     []outgoing            // all that isn't a record
 }
 
 // A record is one that was read, and whether it was changed.
@@ -67,12 +56,28 @@ type record[T any] struct {
 	changed bool
 }
 
+// A content is what a record has. It lasts for some time if it says no more than
+// no record would, and else for ever, which is 0.
+type content interface {
+	form
+	lasts() time.Duration
+}
+
+type anyRecord interface{ message(subject string) outgoing }
+
+// message replaces the record by what it was changed to; it's zero if it wasn't.
+func (r *record[T]) message(subject string) outgoing {
+	if !r.changed {
+		return outgoing{}
+	}
+	value := any(r.value).(content)
+	return outgoing{subject: subject, data: encode(value), ttl: value.lasts(), checked: true, seq: r.seq}
+}
+
 func newBatch(w *writer, c care, read map[string]message, now int64, wall time.Time) *batch {
 	return &batch{
-		subjects: w.subjects, care: c, cache: w.cache, read: read, missing: make(map[string]struct{}),
-		maxMessage: w.engine.maxMessage(), maxMessages: w.maxMessages, room: w.room, retention: w.options.Retention, now: now, wall: wall, first: w.first.Load(),
-		boxes: make(map[spec.ServerName]*record[box]), shares: make(map[string]*record[counts]),
-		pages: make(map[string]*record[[]meta]), keys: make(map[seal.Key]struct{}),
+		writer: w, care: c, read: read, missing: make(map[string]struct{}), now: now, wall: wall, first: w.first.Load(),
+		records: make(map[string]anyRecord), keys: make(map[seal.Key]struct{}),
 	}
 }
 
@@ -99,63 +104,68 @@ func (b *batch) sure(destination spec.ServerName, x *record[box]) error {
 		return errUnsure
 	}
 	if known, _ := b.cache.summary(destination); x.seq < known.seq {
-		if x.value == nil {
-			x.value = &box{start: known.next, mark: known.next - 1, base: known.next}
+		if x.value.start == 0 {
+			*x.value = newBox(known.next)
 		}
 		x.changed = true
 	}
 	return nil
 }
 
-// load reads a record once and keeps it for the rest of the batch.
-func load[K comparable, T any](b *batch, kept map[K]*record[T], key K, subject string, cached bool, decode func([]byte) (*T, error)) (*record[T], error) {
-	if r, ok := kept[key]; ok {
-		return r, nil
+// load reads a record once and keeps it for the rest of the batch. If there is
+// none its value is zero.
+func load[T any](b *batch, subject string, cached bool) (*record[T], error) {
+	if r, ok := b.records[subject]; ok {
+		return r.(*record[T]), nil
 	}
 	m, err := b.message(subject, cached)
 	if err != nil {
 		return nil, err
 	}
-	value, err := decode(m.data)
-	if err != nil {
-		return nil, fmt.Errorf("jetstream: %s: %w", subject, err)
+	r := &record[T]{seq: m.seq, value: new(T)}
+	if len(m.data) > 0 {
+		if err := decode(m.data, any(r.value).(content)); err != nil {
+			return r, fmt.Errorf("jetstream: %s: %w", subject, err)
+		}
 	}
-	r := &record[T]{seq: m.seq, value: value}
-	kept[key] = r
+	b.records[subject] = r
 	return r, nil
 }
 
-// box returns the record of a mailbox; its value is nil if there is none.
+// loadAnyway is for a record without which things go on: if it can't be read it
+// is made anew.
+func loadAnyway[T any](b *batch, subject string) (*record[T], error) {
+	r, err := load[T](b, subject, true)
+	if errors.Is(err, errCodec) {
+		*r.value = *new(T)
+		b.records[subject] = r
+		return r, nil
+	}
+	return r, err
+}
+
 func (b *batch) box(destination spec.ServerName) (*record[box], error) {
-	return load(b, b.boxes, destination, b.subjects.box(destination), true, decodeBox)
+	return load[box](b, b.subjects.box(destination), true)
 }
 
+// share is only there for a limit, which mustn't block the mailbox.
 func (b *batch) share(destination spec.ServerName, origin originHash) (*record[counts], error) {
-	subject := b.subjects.share(destination, origin)
-	return load(b, b.shares, subject, subject, true, func(data []byte) (*counts, error) {
-		share, err := decodeShare(data)
-		if err != nil { // it's only there for a limit, which mustn't block the mailbox
-			return &counts{}, nil
-		}
-		return share, nil
-	})
+	return loadAnyway[counts](b, b.subjects.share(destination, origin))
 }
 
-// page returns what a page lists, nil if it was dropped. Pages aren't cached:
-// one that is older than the record of the mailbox would go unnoticed.
-func (b *batch) page(destination spec.ServerName, first int64) (*record[[]meta], error) {
+// page returns what a page lists. Pages aren't cached: one that is older than the
+// record of the mailbox would go unnoticed.
+func (b *batch) page(destination spec.ServerName, first int64) (*record[page], error) {
 	subject := b.subjects.page(destination, first)
-	return load(b, b.pages, subject, subject, false, func(data []byte) (*[]meta, error) {
-		metas, err := decodePage(data)
-		if err != nil {
-			return nil, &badPage{subject, err}
-		}
-		return &metas, nil
-	})
+	p, err := load[page](b, subject, false)
+	if errors.Is(err, errCodec) {
+		return nil, &badPage{subject, errCodec}
+	}
+	return p, err
 }
 
 // meta returns what a mailbox knows of the entry at a place, nil if there is none.
-// Whoever changes it marks the record as changed.
+// What changes it marks the record as changed.
 func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (m *meta, changed *bool, err error) {
 	x := r.value
 	if place <= x.mark || place >= x.next() {
@@ -165,11 +175,25 @@ func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (
 		return &x.tail[place-x.base], &r.changed, nil
 	}
 	first := x.pageOf(place)
-	page, err := b.page(destination, first)
-	if err != nil || place-first >= int64(len(*page.value)) {
+	p, err := b.page(destination, first)
+	switch {
+	case err != nil:
 		return nil, nil, err
+	case len(*p.value) != pageSize: // it was dropped since, or the server is behind
+		bad := &badPage{b.subjects.page(destination, first), errNoPage}
+		return nil, nil, cmp.Or(b.sure(destination, r), error(bad))
 	}
-	return &(*page.value)[place-first], &page.changed, nil
+	return &(*p.value)[place-first], &p.changed, nil
+}
+
+// needMetas makes sure that all pages are read that list these places.
+func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
+	for place := from; place <= to && place < x.value.base; place = x.value.pageOf(place) + pageSize {
+		if _, _, e := b.meta(destination, x, place); e != nil {
+			err = e
+		}
+	}
+	return err
 }
 
 // count adds to the mailbox, the origin's share of it and the whole store.
@@ -190,47 +214,16 @@ func (b *batch) vanish(subject string, after time.Duration) {
 }
 
 // size is about how many messages the batch has.
-func (b *batch) size() int {
-	n := len(b.out) + len(b.boxes) + len(b.shares) + len(b.pages)
-	if b.noted != nil {
-		n++
-	}
-	return n
-}
+func (b *batch) size() int { return len(b.out) + len(b.records) }
 
 // messages returns all that the batch changes. There is a record among it that
 // the batch and its repetition both write, so only one of them can succeed.
 func (b *batch) messages() []outgoing {
 	out := b.out
-	for subject, p := range b.pages {
-		switch {
-		case !p.changed:
-		case len(*p.value) == 0:
-			out = append(out, outgoing{subject: subject, ttl: time.Second, checked: true, seq: p.seq})
-		default:
-			out = append(out, p.outgoing(subject, encodePage(*p.value), false))
+	for subject, r := range b.records {
+		if o := r.message(subject); o.subject != "" {
+			out = append(out, o)
 		}
-	}
-	for subject, s := range b.shares {
-		if s.changed {
-			out = append(out, s.outgoing(subject, encodeShare(s.value), *s.value == counts{}))
-		}
-	}
-	for destination, x := range b.boxes {
-		if x.changed {
-			out = append(out, x.outgoing(b.subjects.box(destination), x.value.encode(), x.value.holdsNothing()))
-		}
-	}
-	if b.noted != nil {
-		out = append(out, b.noted.outgoing(b.subjects.noted(), []byte{version}, false))
 	}
 	return out
-}
-
-func (r *record[T]) outgoing(subject string, data []byte, empty bool) outgoing {
-	o := outgoing{subject: subject, data: data, checked: true, seq: r.seq}
-	if empty {
-		o.ttl = emptyFor
-	}
-	return o
 }

@@ -26,11 +26,10 @@ type cache struct {
 	newest  uint64 // the largest sequence that was seen
 	records map[string]known
 	boxes   map[spec.ServerName]summary
-	held    halves              // what they have together
-	clock   *steady.Clock       // of the store
-	top     int64               // the largest ID that was ever seen
-	others  map[string]uint64   // by the hash of a mailbox: what others last changed there
-	writing map[string]struct{} // what this process is storing: news of it may be its own
+	held    halves            // what they have together
+	clock   *steady.Clock     // of the store
+	top     int64             // the largest ID that was ever seen
+	others  map[string]uint64 // by the hash of a mailbox: what others last changed there
 }
 
 // A known record is one that was seen. This process isn't told of others' changes
@@ -94,47 +93,19 @@ func (c *cache) take(subject string, m message) (destination spec.ServerName, is
 	if subject == c.subjects.clock() {
 		c.learnClock(m.data)
 	}
-	if name, ok := c.subjects.name(subject); ok && c.subjects.isBox(subject) {
-		destination = spec.ServerName(name)
-		isNew = c.learnBox(destination, m)
-		if _, maybeOurs := c.writing[subject]; !maybeOurs {
-			c.others[shortHash(destination)] = m.seq
-		}
+	if name, ok := c.subjects.boxName(subject); ok {
+		return name, c.learnBox(name, m)
 	}
-	return destination, isNew
+	return "", false
 }
 
-// storing says what this process is about to store.
-func (c *cache) storing(messages []outgoing) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.writing = make(map[string]struct{})
-	for i := range messages {
-		if c.subjects.isBox(messages[i].subject) {
-			c.writing[messages[i].subject] = struct{}{}
-		}
+// changed says that another process has changed a record.
+func (c *cache) changed(subject string, seq uint64) {
+	if name, ok := c.subjects.boxName(subject); ok {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.others[shortHash(name)] = seq
 	}
-}
-
-// stored says that this process has stored messages from the sequence first on,
-// or, if that is 0, may not have.
-func (c *cache) stored(messages []outgoing, first uint64) {
-	if first != 0 {
-		for i := range messages {
-			c.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := range messages {
-		subject := messages[i].subject
-		k, ok := c.records[subject]
-		if _, box := c.writing[subject]; box && ok && (first == 0 || k.seq != first+uint64(i)) {
-			name, _ := c.subjects.name(subject)
-			c.others[shortHash(spec.ServerName(name))] = k.seq
-		}
-	}
-	c.writing = nil
 }
 
 func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
@@ -142,8 +113,8 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 	if known.seq >= m.seq {
 		return false
 	}
-	b, err := decodeBox(m.data)
-	if err != nil || b == nil {
+	b := box{}
+	if len(m.data) == 0 || decode(m.data, &b) != nil {
 		c.setBox(destination, summary{})
 		return false
 	}

@@ -35,8 +35,8 @@ func TestSharesOfOthers(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	c := newCache("R", &wake.Hub{})
-	mailbox := box{counts: counts{entries: 10, bytes: 70}, start: 1, base: 1, tail: make([]meta, 10)}
-	c.learn(c.subjects.box("b.example"), message{1, mailbox.encode()})
+	mailbox := &box{counts: counts{entries: 10, bytes: 70}, start: 1, base: 1, tail: make([]meta, 10)}
+	c.learn(c.subjects.box("b.example"), message{1, encode(mailbox)})
 	for i := range 2 * maxCached {
 		c.learn(c.subjects.share(spec.ServerName(fmt.Sprint(i)), originHash{}), message{uint64(i + 100), nil})
 	}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/steady"
 )
@@ -19,88 +21,53 @@ const tickEvery = 15 * time.Second
 // any mailbox ever gave: a mailbox that has been empty for a day has no record.
 type clockRecord struct{ now, top int64 }
 
-func (c clockRecord) encode() []byte {
-	e := newEncoder(20)
-	e.number(c.now, c.top)
-	return e.b
-}
-
-func decodeClock(b []byte) (c clockRecord, err error) {
-	d := newDecoder(b)
-	c.now, c.top = d.number(), d.number()
-	if c.top > store.MaxID {
-		return c, errCodec
+func (c *clockRecord) code(by *coder) {
+	if by.numbers(&c.now, &c.top); c.top > store.MaxID {
+		by.fail()
 	}
-	return c, d.end()
 }
 
-var errNoClock = errors.New("another process writes the clock of the store")
+func (c *clockRecord) lasts() time.Duration { return 0 }
 
-// startClock goes on with the clock of the store and writes it, so that whoever
-// sees that message has seen all before it. If there is no clock, it begins at the
-// machine's time, but not after the last message of the stream: mail from before
-// there was a clock expires by the machine's.
-func startClock(ctx context.Context, e *engine, subject string, wall time.Time) (m message, err error) {
-	err = e.retry(ctx, func(ctx context.Context) error {
-		if m, err = e.last(ctx, subject); err != nil {
-			return err
-		}
-		record, err := decodeClock(m.data)
-		if err != nil {
-			if record, err = firstClock(ctx, e, wall); err != nil {
-				return err
-			}
-		}
-		was, data := m.seq, record.encode()
-		first, err := e.publish([]outgoing{{subject: subject, data: data, checked: true, seq: m.seq}}, false)
-		switch {
-		case err == nil:
-			m = message{first, data}
-		case verdictOn(err) == conflict:
-			return errNoClock
-		case verdictOn(err) == full && was != 0: // which is no reason not to hand out mail
-			return nil
-		}
+// tick writes where the clock stands. If it has never been written, it stands at
+// the time first.
+func (b *batch) tick(first time.Time) error {
+	r, err := loadAnyway[clockRecord](b, b.subjects.clock())
+	if err != nil {
 		return err
-	})
-	if err != nil {
-		return m, fmt.Errorf("clock: %w", err)
 	}
-	return m, nil
+	if r.value.now == 0 {
+		r.value.now = first.UnixMilli()
+	}
+	_, top := b.cache.whole("")
+	*r.value, r.changed = clockRecord{max(r.value.now, b.now, 1), max(r.value.top, top)}, true
+	return nil
 }
 
-func firstClock(ctx context.Context, e *engine, wall time.Time) (clockRecord, error) {
-	stream, err := e.js.Stream(ctx, e.stream)
-	if err != nil {
-		return clockRecord{}, err
+// startClock goes on with the clock of the store and writes it: when this process
+// sees that message, whose sequence it returns, it has seen all before it. A clock
+// that is new begins at the machine's time, but not after the last message of the
+// stream: mail from before there was a clock expires by the machine's.
+func (s *Store) startClock(ctx context.Context, stream jetstream.StreamState) (seq uint64, err error) {
+	begin := s.options.wall()
+	if stream.LastSeq > 0 && stream.LastTime.Before(begin) {
+		begin = stream.LastTime
 	}
-	state := stream.CachedInfo().State
-	if state.LastSeq > 0 && state.LastTime.Before(wall) {
-		wall = state.LastTime
+	err = s.writer.do(ctx, func(b *batch) error { return b.tick(begin) }, 0)
+	clock, _ := s.cache.get(s.cache.subjects.clock())
+	if err != nil && (clock.seq == 0 || !errors.Is(err, store.ErrFull)) { // which is no reason not to hand out mail
+		return 0, fmt.Errorf("clock: %w", err)
 	}
-	return clockRecord{now: max(wall.UnixMilli(), 1)}, nil
+	return clock.seq, nil
 }
 
 // learnClock takes in what another process, or an earlier one, knew.
 func (c *cache) learnClock(data []byte) {
-	record, err := decodeClock(data)
-	if err != nil {
-		return
+	var record clockRecord
+	if decode(data, &record) == nil {
+		c.top = max(c.top, record.top)
+		c.clock.Raise(record.now)
 	}
-	c.top = max(c.top, record.top)
-	c.clock.Raise(record.now)
-}
-
-// tick writes where the clock stands.
-func (b *batch) tick() error {
-	subject := b.subjects.clock()
-	m, err := b.message(subject, true)
-	if err != nil {
-		return err
-	}
-	_, top := b.cache.whole("")
-	b.send(outgoing{subject: subject, data: clockRecord{b.now, top}.encode(), checked: true, seq: m.seq})
-	return nil
 }
 
 // tickLoop ticks until ctx ends, and once more then.
@@ -110,7 +77,7 @@ func (s *Store) tickLoop(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(tickEvery/2 + rand.N(tickEvery)):
 		}
-		w := &work{run: (*batch).tick, end: time.Now()} // the next one is soon
+		w := &work{run: func(b *batch) error { return b.tick(time.Time{}) }, end: time.Now()} // the next one is soon
 		if err := s.writer.queue.Do(context.Background(), w, 0); err != nil {
 			s.options.Logger.Warn("jetstream: the clock of the store can't be written", "error", err)
 		}

@@ -6,81 +6,99 @@ import (
 )
 
 // Records and mail are kept in a form of their own, which begins with its
-// version: strings and bytes have their length before them, numbers are varints.
+// version: strings have their length before them, numbers are varints.
 
 const version = 1
 
 var errCodec = errors.New("not in a known form")
 
-type encoder struct{ b []byte }
-
-func newEncoder(size int) *encoder {
-	return &encoder{append(make([]byte, 0, size), version)}
+// A coder writes or reads a form, so that each form is said once. The first error
+// of reading stays, and then it gives zeros.
+type coder struct {
+	b       []byte
+	reading bool
+	err     error
 }
 
-func (e *encoder) number(numbers ...int64) {
-	for _, n := range numbers {
-		e.b = binary.AppendUvarint(e.b, uint64(n))
-	}
-}
+func (c *coder) fail() { c.err = errCodec }
 
-func (e *encoder) raw(b []byte)     { e.b = append(e.b, b...) }
-func (e *encoder) string(s string)  { e.number(int64(len(s))); e.b = append(e.b, s...) }
-func (e *encoder) uint32(n uint32)  { e.b = binary.BigEndian.AppendUint32(e.b, n) }
-func (e *encoder) counts(c *counts) { e.number(c.entries, c.bytes, c.aside) }
-
-// A decoder reads what an encoder wrote. Its first error stays, and then it
-// gives zeros.
-type decoder struct {
-	b   []byte
-	err error
-}
-
-func newDecoder(b []byte) *decoder {
-	d := &decoder{b: b}
-	if v := d.raw(1); d.err == nil && v[0] != version {
-		d.err = errCodec
-	}
-	return d
-}
-
-func (d *decoder) raw(n int) []byte {
-	if d.err != nil || n < 0 || n > len(d.b) {
-		d.err = errCodec
+// take is the next bytes of what is read.
+func (c *coder) take(n int) []byte {
+	if c.err != nil || n < 0 || n > len(c.b) {
+		c.fail()
 		return nil
 	}
-	taken := d.b[:n:n]
-	d.b = d.b[n:]
+	taken := c.b[:n:n]
+	c.b = c.b[n:]
 	return taken
 }
 
-func (d *decoder) number() int64 {
-	n, size := binary.Uvarint(d.b)
-	if d.err != nil || size <= 0 || int64(n) < 0 {
-		d.err = errCodec
+func (c *coder) raw(b []byte) {
+	if c.reading {
+		copy(b, c.take(len(b)))
+	} else {
+		c.b = append(c.b, b...)
+	}
+}
+
+func (c *coder) numbers(numbers ...*int64) {
+	for _, n := range numbers {
+		if !c.reading {
+			c.b = binary.AppendUvarint(c.b, uint64(*n))
+			continue
+		}
+		number, size := binary.Uvarint(c.b)
+		if c.err != nil || size <= 0 || int64(number) < 0 {
+			c.fail()
+			number, size = 0, 0
+		}
+		*n, c.b = int64(number), c.b[size:]
+	}
+}
+
+// length is that of a list, which has at most so many.
+func (c *coder) length(n, most int) int {
+	long := int64(n)
+	if c.numbers(&long); long > int64(most) {
+		c.fail()
 		return 0
 	}
-	d.b = d.b[size:]
-	return int64(n)
+	return int(long)
 }
 
-func (d *decoder) string() string { return string(d.raw(int(d.number()))) }
-
-func (d *decoder) uint32() uint32 {
-	if b := d.raw(4); b != nil {
-		return binary.BigEndian.Uint32(b)
+func text[S ~string](c *coder, s *S) {
+	n := int64(len(*s))
+	if c.numbers(&n); c.reading {
+		*s = S(c.take(int(n)))
+	} else {
+		c.b = append(c.b, *s...)
 	}
-	return 0
 }
 
-func (d *decoder) counts() counts {
-	return counts{entries: d.number(), bytes: d.number(), aside: d.number()}
+// A form is anything that a coder writes and reads.
+type form interface{ code(c *coder) }
+
+func encode(f form) []byte {
+	c := &coder{b: append(make([]byte, 0, 64), version)}
+	f.code(c)
+	return c.b
 }
 
-// end returns the error, or one if something is left.
-func (d *decoder) end() error {
-	if d.err == nil && len(d.b) > 0 {
-		d.err = errCodec
+// decodeSome reads a form, and returns what comes after it.
+func decodeSome(data []byte, f form) (rest []byte, err error) {
+	c := &coder{b: data, reading: true}
+	if v := c.take(1); c.err != nil || v[0] != version {
+		return nil, errCodec
 	}
-	return d.err
+	f.code(c)
+	return c.b, c.err
+}
+
+// decode reads a form that is all there is.
+func decode(data []byte, f form) error {
+	rest, err := decodeSome(data, f)
+	if err == nil && len(rest) > 0 {
+		err = errCodec
+	}
+	return err
 }

@@ -172,10 +172,8 @@ func (w *writer) publish(b *batch, asking bool) error {
 		return nil
 	}
 	before := w.cache.last()
-	w.cache.storing(messages)
 	first, err := w.engine.publish(messages, asking)
 	if err != nil {
-		w.cache.stored(messages, 0)
 		return err
 	}
 	w.room.filled(messages)
@@ -185,6 +183,8 @@ func (w *writer) publish(b *batch, asking bool) error {
 		default:
 		}
 	}
-	w.cache.stored(messages, first)
+	for i := range messages {
+		w.cache.learn(messages[i].subject, message{first + uint64(i), messages[i].data})
+	}
 	return nil
 }

@@ -218,9 +218,11 @@ func (l *crowd) compareShares(to spec.ServerName, want map[spec.ServerName]count
 			m, err = l.stores[0].engine.last(l.Context(), l.stores[0].cache.subjects.share(to, hashOrigin(origin)))
 			return err
 		})
-		got, err := decodeShare(m.data)
-		require.NoError(l, err)
-		assert.Equal(l, want[origin], *got, "share of %s in %s", origin, to)
+		got := counts{}
+		if len(m.data) > 0 {
+			require.NoError(l, decode(m.data, &got))
+		}
+		assert.Equal(l, want[origin], got, "share of %s in %s", origin, to)
 	}
 }
 

@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,6 +30,9 @@ const (
 	maxPart, headroom = 1 << 20, 2 << 10
 )
 
+// batchHeader names the batch that a message is of.
+const batchHeader = "Nats-Batch-Id"
+
 // An engine speaks with the servers that keep one stream.
 type engine struct {
 	conn    *nats.Conn
@@ -38,8 +41,62 @@ type engine struct {
 	prefix  string        // of requests to JetStream
 	timeout time.Duration // for all attempts of a request together
 	most    int           // bytes of a message with its headers, if the stream limits them
-	link    *link
-	owned   bool // the connection is
+	owned   bool          // the connection is
+	name    string        // what the names of this process's batches begin with
+
+	link     atomic.Pointer[link]
+	changes  chan nats.Status
+	watching sync.WaitGroup
+}
+
+var errLinkLost = errors.New("the connection was lost")
+
+// A link is a context that ends when the connection is lost, and with it the
+// answers that requests wait for. The client itself lets them wait until their
+// time is over.
+type link struct {
+	context.Context
+	lose context.CancelFunc
+}
+
+func newEngine(o Options) (*engine, error) {
+	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix, name: nuid.Next()}
+	var err error
+	if e.conn == nil {
+		e.owned = true
+		if e.conn, err = nats.Connect(o.URL, append(o.reconnecting(), o.Connect...)...); err != nil {
+			return nil, err
+		}
+	}
+	e.changes = e.conn.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING)
+	e.relink()
+	e.watching.Go(func() {
+		for range e.changes {
+			e.relink()
+		}
+	})
+	if o.Domain != "" {
+		e.prefix = "$JS." + o.Domain + ".API."
+	}
+	e.js, err = jetstream.NewWithAPIPrefix(e.conn, e.prefix)
+	return e, err
+}
+
+func (e *engine) relink() {
+	ctx, lose := context.WithCancel(context.Background())
+	if old := e.link.Swap(&link{ctx, lose}); old != nil {
+		old.lose()
+	}
+}
+
+// close ends the connection if it is the store's own.
+func (e *engine) close() {
+	e.conn.RemoveStatusListener(e.changes)
+	e.watching.Wait()
+	e.link.Load().lose()
+	if e.owned {
+		e.conn.Close()
+	}
 }
 
 // A message is what a subject holds; if it holds nothing, seq is 0.
@@ -81,8 +138,9 @@ func (e *engine) last(ctx context.Context, subject string) (m message, err error
 // request asks for something and returns the answer, or an error as soon as
 // there can be none.
 func (e *engine) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {
-	ctx, cancel := e.link.whileUp(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.link.Load(), func() { cancel(errLinkLost) })()
 	reply, err := e.conn.RequestMsgWithContext(ctx, msg)
 	if err != nil && errors.Is(context.Cause(ctx), errLinkLost) {
 		return nil, errLinkLost
@@ -222,44 +280,30 @@ type outgoing struct {
 // it open whether they were stored, and they may be yet.
 //
 // Usually only the last message is answered, and what the server has against
-// another isn't said. Asking lets it answer all.
+// another isn't said. Asking lets it answer each before the next.
 func (e *engine) publish(messages []outgoing, asking bool) (first uint64, err error) {
-	id := nuid.Next()
-	var answers *nats.Subscription
-	if asking {
-		if answers, err = e.conn.SubscribeSync(e.conn.NewInbox()); err != nil {
-			return 0, err
-		}
-		defer func() { _ = answers.Unsubscribe() }()
-	}
-	var reply *nats.Msg
+	id := e.name + nuid.Next()
 	for i := range messages {
-		msg := messages[i].msg(id, i+1)
-		if i < len(messages)-1 {
-			if asking {
-				msg.Reply = answers.Subject
+		msg, last := messages[i].msg(id, i+1), i == len(messages)-1
+		if !last && !asking {
+			if err := e.conn.PublishMsg(msg); err != nil {
+				return 0, e.reopening(err)
 			}
-			err = e.conn.PublishMsg(msg)
-		} else {
+			continue
+		}
+		if last {
 			msg.Header.Set("Nats-Batch-Commit", "1")
-			ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
-			reply, err = e.request(ctx, msg)
-			cancel()
 		}
-		if err != nil {
-			return 0, e.reopening(err)
+		answer, err := e.ask(msg)
+		switch {
+		case err != nil:
+			return 0, err
+		case last && answer.Count != len(messages):
+			return 0, fmt.Errorf("%d of %d messages were stored", answer.Count, len(messages))
 		}
+		first = answer.Seq - uint64(len(messages)) + 1
 	}
-	answer, err := readAnswer(reply)
-	switch {
-	case err != nil && asking:
-		return 0, cmp.Or(refusalAmong(answers), err)
-	case err != nil:
-		return 0, err
-	case answer.Count != len(messages):
-		return 0, fmt.Errorf("%d of %d messages were stored", answer.Count, len(messages))
-	}
-	return answer.Seq - uint64(len(messages)) + 1, nil
+	return first, nil
 }
 
 type publishAnswer struct {
@@ -268,9 +312,12 @@ type publishAnswer struct {
 	Count int                 `json:"count"`
 }
 
-func readAnswer(reply *nats.Msg) (answer publishAnswer, err error) {
-	if len(reply.Data) == 0 { // a message in the middle of a batch was accepted
-		return answer, nil
+func (e *engine) ask(msg *nats.Msg) (answer publishAnswer, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+	defer cancel()
+	reply, err := e.request(ctx, msg)
+	if err != nil || len(reply.Data) == 0 { // a message in the middle of a batch was accepted
+		return answer, err
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
 		return answer, err
@@ -281,22 +328,9 @@ func readAnswer(reply *nats.Msg) (answer publishAnswer, err error) {
 	return answer, nil
 }
 
-// refusalAmong returns the first error among answers that says something.
-func refusalAmong(answers *nats.Subscription) error {
-	for {
-		reply, err := answers.NextMsg(50 * time.Millisecond)
-		if err != nil { // there are no others
-			return nil
-		}
-		if _, err := readAnswer(reply); err != nil && !saysNothing(err) {
-			return err
-		}
-	}
-}
-
 func (o *outgoing) msg(batch string, n int) *nats.Msg {
 	msg := &nats.Msg{Subject: o.subject, Data: o.data, Header: nats.Header{
-		"Nats-Batch-Id":       {batch},
+		batchHeader:           {batch},
 		"Nats-Batch-Sequence": {strconv.Itoa(n)},
 	}}
 	if o.ttl > 0 {

@@ -28,27 +28,33 @@ const (
 	tooMany
 )
 
-// What the server says, by the names that it has for it.
-const (
-	codeAccountResources   jetstream.ErrorCode = 10002
-	codeIncomplete         jetstream.ErrorCode = 10004
-	codeNoPeers            jetstream.ErrorCode = 10005
-	codeNotAvailable       jetstream.ErrorCode = 10008
-	codeNotLeader          jetstream.ErrorCode = 10009
-	codeResources          jetstream.ErrorCode = 10023
-	codeMemoryResources    jetstream.ErrorCode = 10028
-	codeStorageResources   jetstream.ErrorCode = 10047
-	codeStoreFailed        jetstream.ErrorCode = 10077
-	codeStreamOffline      jetstream.ErrorCode = 10118
-	codeSeqNotReady        jetstream.ErrorCode = 10163
-	codeTooManyRequests    jetstream.ErrorCode = 10167
-	codeBatchIncomplete    jetstream.ErrorCode = 10176
-	codeBatchTooLarge      jetstream.ErrorCode = 10199
-	codeTooManyInflight    jetstream.ErrorCode = 10210
-	codeWrongLastUndecided jetstream.ErrorCode = 10164
-	codeStreamNotFound                         = jetstream.JSErrCodeStreamNotFound
-	codeWrongLast                              = jetstream.JSErrCodeStreamWrongLastSequence
-)
+const codeBatchIncomplete, codeStoreFailed jetstream.ErrorCode = 10176, 10077
+
+// verdicts are those on what the server says. All others are final.
+var verdicts = map[jetstream.ErrorCode]verdict{
+	jetstream.JSErrCodeStreamWrongLastSequence: conflict,
+	10164: conflict, // not decided yet which is the last
+	10199: tooMany,
+
+	10002: full, // the account's resources,
+	10023: full, // the server's,
+	10028: full, // its memory's
+	10047: full, // or its disk's
+
+	codeBatchIncomplete: again,
+	10008:               again, // JetStream isn't available
+	10009:               again, // not the leader
+	10163:               again, // the last sequence isn't known yet
+	10167:               again, // too many requests
+	10210:               again, // too many batches at once
+
+	// A cluster that is starting has too few nodes yet, and a node that is behind may
+	// not know of a stream that is new.
+	10004:                             again,
+	10005:                             again,
+	10118:                             again,
+	jetstream.JSErrCodeStreamNotFound: again,
+}
 
 // lost are errors after which the connection doesn't come back by itself, or
 // which say that the message is to blame.
@@ -65,35 +71,18 @@ func saysNothing(err error) bool {
 }
 
 func verdictOn(err error) verdict {
-	if errors.Is(err, errUnusable) {
+	var said jetstream.JetStreamError
+	switch {
+	case errors.Is(err, errUnusable):
 		return final
-	}
-	var refused jetstream.JetStreamError
-	if errors.As(err, &refused) && refused.APIError() != nil {
-		return verdictOnRefusal(refused.APIError())
-	}
-	if slices.ContainsFunc(lost, func(final error) bool { return errors.Is(err, final) }) {
+	case errors.As(err, &said) && said.APIError() != nil:
+		refused := said.APIError()
+		if refused.ErrorCode == codeStoreFailed && strings.Contains(refused.Description, "maximum") { // one code for all that goes wrong there
+			return full
+		}
+		return verdicts[refused.ErrorCode]
+	case slices.ContainsFunc(lost, func(final error) bool { return errors.Is(err, final) }):
 		return final
 	}
 	return again
-}
-
-func verdictOnRefusal(refused *jetstream.APIError) verdict {
-	switch refused.ErrorCode {
-	case codeWrongLast, codeWrongLastUndecided:
-		return conflict
-	case codeNotAvailable, codeNotLeader, codeBatchIncomplete, codeTooManyInflight, codeTooManyRequests, codeSeqNotReady,
-		codeNoPeers, codeIncomplete, codeStreamOffline, // a cluster that is starting has too few of them yet
-		codeStreamNotFound: // a node that is behind may say so of one that is new
-		return again
-	case codeAccountResources, codeResources, codeMemoryResources, codeStorageResources:
-		return full
-	case codeBatchTooLarge:
-		return tooMany
-	case codeStoreFailed: // one code for all that goes wrong there
-		if strings.Contains(refused.Description, "maximum") {
-			return full
-		}
-	}
-	return final
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,9 @@ func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Log
 		if err != nil {
 			log.Warn("jetstream: a message of the stream has no metadata", "error", err)
 			return
+		}
+		if !strings.HasPrefix(m.Headers().Get(batchHeader), e.name) {
+			c.changed(m.Subject(), about.Sequence.Stream)
 		}
 		c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()})
 		if from > 0 && about.Sequence.Stream >= from || from == 0 && about.NumPending == 0 {

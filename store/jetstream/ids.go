@@ -45,7 +45,7 @@ func (b *box) jumpTo(id int64) {
 	n := len(b.jumps)
 	switch to := (jump{b.next(), id - b.next()}); {
 	case b.holdsNothing():
-		*b = box{start: id, mark: id - 1, base: id}
+		*b = newBox(id)
 	case n > 0 && b.jumps[n-1].from == to.from:
 		b.jumps[n-1] = to
 	case n < maxJumps:
@@ -60,46 +60,34 @@ func (b *box) forgetJumps() {
 	}
 }
 
-func encodeJumps(e *encoder, jumps []jump) {
-	if len(jumps) == 0 { // as before there were any
+func (b *box) codeJumps(c *coder) {
+	if c.reading && len(c.b) == 0 { // as before there were any
 		return
 	}
-	e.number(int64(len(jumps)))
-	last := jump{}
-	for _, j := range jumps {
-		e.number(j.from-last.from, j.by-last.by)
-		last = j
-	}
-}
-
-func decodeJumps(d *decoder) (jumps []jump) {
-	if d.err != nil || len(d.b) == 0 {
-		return nil
-	}
-	n := d.number()
-	if n > maxJumps {
-		d.err = errCodec
+	if n := c.length(len(b.jumps), maxJumps); c.reading && n > 0 {
+		b.jumps = make([]jump, n)
 	}
 	last := jump{}
-	for range n {
-		last = jump{last.from + d.number(), last.by + d.number()}
-		if d.err != nil || last.from < 1 || last.from > store.MaxID || last.by < 1 || last.by > store.MaxID {
-			d.err = errCodec
-			return nil
+	for i := range b.jumps {
+		j := &b.jumps[i]
+		step := jump{j.from - last.from, j.by - last.by}
+		c.numbers(&step.from, &step.by)
+		last = jump{last.from + step.from, last.by + step.by}
+		if *j = last; c.reading && (j.from < 1 || j.from > store.MaxID || j.by < 1 || j.by > store.MaxID) {
+			c.fail()
+			return
 		}
-		jumps = append(jumps, last)
 	}
-	return jumps
 }
 
 // nextID has the mailbox go on with an ID that nobody ever got. A mailbox that is
 // new begins after all IDs that this process has seen.
 func (b *batch) nextID(p *putJob, r *record[box]) error {
 	first := b.first
-	if r.value == nil {
+	if r.value.start == 0 {
 		_, top := b.cache.whole("")
 		first = max(top+1, store.FirstID(b.wall))
-		r.value = &box{start: first, mark: first - 1, base: first}
+		*r.value = newBox(first)
 	}
 	known, _ := b.cache.summary(p.mail.Destination)
 	if first = max(first, known.next); first > r.value.nextID() { // of a stream that was set back, more was known

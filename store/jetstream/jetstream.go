@@ -18,7 +18,6 @@ type Store struct {
 	options  Options
 	engine   *engine
 	cache    *cache
-	reader   *reader
 	writer   *writer
 	follower *follower
 	waiting  wake.Hub
@@ -63,45 +62,18 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if s.engine, err = newEngine(o); err != nil {
 		return err
 	}
-	if err := openStream(ctx, s.engine, o); err != nil {
+	stream, err := openStream(ctx, s.engine, o)
+	if err != nil {
 		return err
 	}
 	s.cache = newCache(subjects(o.Stream), &s.waiting)
-	clock, err := startClock(ctx, s.engine, s.cache.subjects.clock(), o.wall())
-	if err != nil {
-		return err
-	}
-	s.cache.learn(s.cache.subjects.clock(), clock)
-	if s.follower, err = follow(ctx, s.engine, s.cache, clock.seq, o.Logger); err != nil {
-		return err
-	}
-	s.reader = &reader{engine: s.engine, subjects: s.cache.subjects, cache: s.cache}
 	s.writer = newWriter(o, s.engine, s.cache)
-	return nil
-}
-
-// Put implements store.Store.
-func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (bool, error) {
-	put, err := newPutJob(mail, limits)
+	clock, err := s.startClock(ctx, stream.State)
 	if err != nil {
-		return false, err
+		return err
 	}
-	err = s.writer.do(ctx, put.run, mail.Size())
-	if err == nil && put.refused != nil && s.makeRoom(ctx, put.refused) {
-		err = s.writer.do(ctx, put.run, mail.Size())
-	}
-	if err != nil {
-		return false, err
-	}
-	s.reportOrphan(put)
-	return put.stored, put.refused
-}
-
-func (s *Store) reportOrphan(p *putJob) {
-	if p.orphan {
-		s.options.Logger.Warn("jetstream: mail was found in the stream, but in no mailbox, and is put anew",
-			"destination", p.mail.Destination, "transaction", p.mail.TransactionID)
-	}
+	s.follower, err = follow(ctx, s.engine, s.cache, clock, o.Logger)
+	return err
 }
 
 // Ack implements store.Store. A long row of entries is removed in steps, with
@@ -120,10 +92,11 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 }
 
 // Next implements store.Store.
-func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
+func (s *Store) Next(
+	ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64,
+) (entries []store.Entry, err error) {
 	q := query{destination: destination, after: max(after, 0), entries: max(maxEntries, 1), bytes: maxBytes}
-	var entries []store.Entry
-	err := s.read(ctx, func(ctx context.Context) (err error) {
+	err = s.read(ctx, func(ctx context.Context) (err error) {
 		entries, err = s.next(ctx, q)
 		return err
 	})
@@ -136,12 +109,7 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 func (s *Store) next(ctx context.Context, q query) ([]store.Entry, error) {
 	for attempt := 0; ; attempt++ {
 		q.sure = attempt%2 == 1 // by turns, since any replica, and the leader too, may be the one that has gone bad
-		var entries []store.Entry
-		var damaged []damage
-		err := s.mending(ctx, q.destination, func() (err error) {
-			entries, damaged, err = s.reader.next(ctx, q)
-			return err
-		})
+		entries, damaged, err := s.readMail(ctx, q)
 		if err != nil || len(damaged) == 0 {
 			return entries, err
 		}
@@ -178,9 +146,7 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 	}
 	return s.waiting.Wait(ctx, destination, func() error {
 		return s.read(ctx, func(ctx context.Context) error {
-			return s.mending(ctx, destination, func() error {
-				return s.reader.any(ctx, destination, max(after, 0))
-			})
+			return s.any(ctx, destination, max(after, 0))
 		})
 	})
 }
@@ -195,12 +161,16 @@ func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit i
 }
 
 // Usage implements store.Store.
-func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
-	var usage store.Usage
-	err := s.read(ctx, func(ctx context.Context) error {
-		return s.mending(ctx, destination, func() (err error) {
-			usage, err = s.reader.usage(ctx, destination)
-			return err
+func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (usage store.Usage, err error) {
+	err = s.read(ctx, func(ctx context.Context) error {
+		if destination == "" || destination == store.PrivateHalf {
+			held, _ := s.cache.whole(destination)
+			usage = held.usage()
+			return nil
+		}
+		return s.view(ctx, destination, func(_ *batch, x *record[box]) error {
+			usage = x.value.usage()
+			return nil
 		})
 	})
 	return usage, err
@@ -257,10 +227,7 @@ func (s *Store) release() {
 	if s.follower != nil {
 		s.follower.stop()
 	}
-	if s.engine != nil && s.engine.link != nil {
-		s.engine.link.stop()
-	}
-	if s.options.Conn == nil && s.engine != nil && s.engine.conn != nil {
-		s.engine.conn.Close()
+	if s.engine != nil {
+		s.engine.close()
 	}
 }

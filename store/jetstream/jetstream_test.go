@@ -96,16 +96,11 @@ func damaging(
 // entryKey returns the key of an entry, which its subjects have.
 func entryKey(tb testing.TB, s *Store, destination spec.ServerName, id int64) (key seal.Key) {
 	tb.Helper()
-	b, _, err := s.reader.box(tb.Context(), destination)
+	items, err := s.list(tb.Context(), query{destination: destination, after: id - 1, entries: 1})
 	require.NoError(tb, err)
-	require.NotNil(tb, b)
-	err = s.reader.each(tb.Context(), destination, b, id, func(i item) bool {
-		require.Equal(tb, id, i.id)
-		key = i.key
-		return false
-	})
-	require.NoError(tb, err)
-	return key
+	require.NotEmpty(tb, items)
+	require.Equal(tb, id, items[0].id)
+	return items[0].key
 }
 
 func TestStore(t *testing.T) {

@@ -6,20 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
 )
 
-const (
-	// maxParts bounds the messages of one mail, so that what removes it fits
-	// into a batch: see remover.
-	maxParts = 512
-)
+// maxParts bounds the messages of one mail, so that what removes it fits into a
+// batch: see remover.
+const maxParts = 512
 
-var errDamaged = errors.New("it isn't what was written")
+var (
+	errDamaged = errors.New("it isn't what was written")
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
 
 func hashOrigin(origin spec.ServerName) (hash originHash) {
 	sum := sha256.Sum256([]byte(origin))
@@ -31,33 +32,43 @@ func hashOrigin(origin spec.ServerName) (hash originHash) {
 // find out whether it was it that stored its mail.
 type nonce [8]byte
 
+// A head is what mail begins with: its content follows.
+type head struct {
+	sum                  [4]byte // of all that comes after it
+	by                   nonce
+	mail                 store.Mail // but for Body and Proof
+	place, expires       int64
+	proofBytes, bodySize int64
+}
+
+// sealed is where that begins of which the head has the sum.
+const sealed = 1 + len(head{}.sum)
+
+func (h *head) code(c *coder) {
+	c.raw(h.sum[:])
+	c.raw(h.by[:])
+	c.numbers(&h.place)
+	c.raw(h.mail.Digest[:])
+	text(c, &h.mail.Destination)
+	text(c, &h.mail.Origin)
+	text(c, &h.mail.TransactionID)
+	c.numbers(&h.expires, &h.proofBytes, &h.bodySize)
+}
+
 // messagesOf returns what is published for mail that becomes the entry at that
 // place: the first message, whose subject recognises copies, and the parts that
 // didn't fit into it.
 func messagesOf(mail *store.Mail, place, expires int64, by nonce, maxMessage int) ([][]byte, error) {
-	content := make([]byte, 0, mail.Size())
-	content = append(append(content, mail.Proof...), mail.Body...)
-	head := newEncoder(256)
-	head.uint32(0) // the checksum comes last
-	head.raw(by[:])
-	head.number(place)
-	head.raw(mail.Digest[:])
-	head.string(string(mail.Destination))
-	head.string(string(mail.Origin))
-	head.string(string(mail.TransactionID))
-	head.number(expires, int64(len(mail.Proof)), int64(len(mail.Body)))
-	if room := maxMessage - len(head.b); room < maxMessage/2 {
+	all := encode(&head{
+		by: by, mail: *mail, place: place, expires: expires,
+		proofBytes: int64(len(mail.Proof)), bodySize: int64(len(mail.Body)),
+	})
+	if len(all) > maxMessage/2 {
 		return nil, fmt.Errorf("jetstream: the transaction ID has %d bytes", len(mail.TransactionID))
 	}
-	sum := crc32.Checksum(head.b[5:], castagnoli)
-	binary.BigEndian.PutUint32(head.b[1:], crc32.Update(sum, castagnoli, content))
-
-	first := min(maxMessage-len(head.b), len(content))
-	messages := [][]byte{append(head.b, content[:first]...)}
-	for rest := content[first:]; len(rest) > 0; {
-		n := min(maxMessage, len(rest))
-		messages, rest = append(messages, rest[:n]), rest[n:]
-	}
+	all = slices.Concat(all, mail.Proof, mail.Body)
+	binary.BigEndian.PutUint32(all[1:], crc32.Checksum(all[sealed:], castagnoli))
+	messages := slices.Collect(slices.Chunk(all, maxMessage))
 	if len(messages) > maxParts {
 		return nil, fmt.Errorf("jetstream: mail of %d bytes is too large for messages of %d bytes", mail.Size(), maxMessage)
 	}
@@ -66,39 +77,20 @@ func messagesOf(mail *store.Mail, place, expires int64, by nonce, maxMessage int
 
 // mailOf puts together what messagesOf took apart.
 func mailOf(messages [][]byte) (*store.Mail, error) {
-	if len(messages) == 0 {
+	all, h := slices.Concat(messages...), head{}
+	content, err := decodeSome(all, &h)
+	if err != nil || crc32.Checksum(all[sealed:], castagnoli) != binary.BigEndian.Uint32(h.sum[:]) ||
+		h.proofBytes > int64(len(content)) || h.bodySize != int64(len(content))-h.proofBytes {
 		return nil, errDamaged
 	}
-	d := newDecoder(messages[0])
-	want, head := d.uint32(), d.b
-	d.raw(len(nonce{}))
-	d.number() // its place
-	mail := &store.Mail{}
-	copy(mail.Digest[:], d.raw(len(mail.Digest)))
-	mail.Destination, mail.Origin = spec.ServerName(d.string()), spec.ServerName(d.string())
-	mail.TransactionID = gomatrixserverlib.TransactionID(d.string())
-	d.number() // when it expires, which its mailbox knows, too
-	proof, body := d.number(), d.number()
-	content := d.b[:len(d.b):len(d.b)]
-	sum := crc32.Checksum(head, castagnoli)
-	for _, part := range messages[1:] {
-		content = append(content, part...)
-		sum = crc32.Update(sum, castagnoli, part)
-	}
-	if d.err != nil || sum != want || proof+body != int64(len(content)) {
-		return nil, errDamaged
-	}
-	mail.Proof, mail.Body = content[:proof:proof], content[proof:len(content):len(content)]
-	return mail, nil
+	h.mail.Proof, h.mail.Body = content[:h.proofBytes:h.proofBytes], content[h.proofBytes:len(content):len(content)]
+	return &h.mail, nil
 }
 
 // putBy returns by which Put the first message of mail was stored, and at which
 // place.
 func putBy(message []byte) (by nonce, place int64, err error) {
-	d := newDecoder(message)
-	d.uint32()
-	copy(by[:], d.raw(len(by)))
-	return by, d.number(), d.err
+	h := head{}
+	_, err = decodeSome(message, &h)
+	return h.by, h.place, err
 }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)

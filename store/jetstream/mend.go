@@ -19,32 +19,46 @@ type badPage struct {
 func (b *badPage) Error() string { return fmt.Sprintf("jetstream: %s: %v", b.subject, b.err) }
 func (b *badPage) Unwrap() error { return b.err }
 
+// behindPatience is how long a server may have less than this process knows of,
+// as it may believe to be the leader, before a commit finds out whether the leader
+// has no more.
+const behindPatience = time.Second
+
 // mending repeats what fails for a bad page, once that is mended. It may have
 // come from a server that is behind, and then is repeated without.
 func (s *Store) mending(ctx context.Context, destination spec.ServerName, try func() error) error {
-	end := time.Now().Add(s.options.Timeout)
+	start, most := time.Now(), s.options.Timeout
 	for attempt := 0; ; attempt++ {
 		err := try()
 		var bad *badPage
-		if !errors.As(err, &bad) || time.Now().After(end) {
+		if !errors.As(err, &bad) || time.Since(start) > most {
 			return err
 		}
-		job := mendJob{destination: destination}
-		if err := s.writer.do(ctx, job.run, 0); err != nil {
-			return fmt.Errorf("%w, nor mended: %w", bad, err)
-		}
-		if job.mended > 0 {
-			s.options.Logger.Error("jetstream: pages of a mailbox can't be read, and their entries are set aside",
-				"destination", destination, "pages", job.mended, "error", bad)
-		}
-		if job.setBack {
-			s.options.Logger.Error("jetstream: the stream was set back or purged: it has less of a mailbox than it had",
-				"destination", destination)
+		if errors.Is(bad, errCodec) || time.Since(start) > min(behindPatience, most) {
+			if err := s.mend(ctx, destination, bad); err != nil {
+				return fmt.Errorf("%w, nor mended: %w", bad, err)
+			}
 		}
 		if err := pause(ctx, attempt); err != nil {
 			return err
 		}
 	}
+}
+
+func (s *Store) mend(ctx context.Context, destination spec.ServerName, bad *badPage) error {
+	job := mendJob{destination: destination}
+	if err := s.writer.do(ctx, job.run, 0); err != nil {
+		return err
+	}
+	if job.mended > 0 {
+		s.options.Logger.Error("jetstream: pages of a mailbox can't be read, and their entries are set aside",
+			"destination", destination, "pages", job.mended, "error", bad)
+	}
+	if job.setBack {
+		s.options.Logger.Error("jetstream: the stream was set back or purged: it has less of a mailbox than it had",
+			"destination", destination)
+	}
+	return nil
 }
 
 // A mendJob sets the entries of bad pages of a mailbox aside, all of each, since
@@ -71,59 +85,38 @@ func (j *mendJob) run(b *batch) error {
 		return err
 	}
 	changed := x.changed
-	if err := b.sure(j.destination, x); err != nil || x.value == nil {
+	if err := b.sure(j.destination, x); err != nil {
 		return err
 	}
 	j.setBack = x.changed && !changed
-	left, bad, err := j.look(b, x.value)
-	if err != nil || len(bad) == 0 {
-		return err
-	}
-	for _, first := range bad[:min(len(bad), maxMended)] {
-		metas := make([]meta, pageSize)
-		for i := range metas {
-			metas[i].state = setAside
-			left.add(first+int64(i), &metas[i], x.value.mark)
+	left := counts{}
+	for place := x.value.mark + 1; place < x.value.next(); place++ {
+		m, _, e := b.meta(j.destination, x, place)
+		if bad := (*badPage)(nil); errors.As(e, &bad) && j.mended < maxMended {
+			j.mended++
+			b.setPageAside(bad.subject)
+			m, _, e = b.meta(j.destination, x, place)
 		}
-		subject := b.subjects.page(j.destination, first)
-		b.pages[subject] = &record[[]meta]{seq: b.read[subject].seq, value: &metas, changed: true}
-		j.mended++
-	}
-	x.value.counts, x.changed = left, true
-	return nil
-}
-
-// look counts what the good pages and the record of the mailbox list, and
-// returns the first IDs of the bad ones.
-func (j *mendJob) look(b *batch, x *box) (left counts, bad []int64, err error) {
-	for first := x.pageOf(x.mark + 1); first < x.base; first += pageSize {
-		page, e := b.page(j.destination, first)
 		switch {
 		case errors.Is(e, errMissing):
 			err = e
-		case e != nil || len(*page.value) != pageSize:
-			bad = append(bad, first)
-		default:
-			left.addAll(first, *page.value, x.mark)
+		case e != nil: // another batch mends it
+		case m.state == live:
+			left.entries, left.bytes = left.entries+1, left.bytes+m.size
+		case m.state == setAside:
+			left.aside++
 		}
 	}
-	left.addAll(x.base, x.tail, x.mark)
-	return left, bad, err
+	if j.mended > 0 {
+		x.value.counts, x.changed = left, true
+	}
+	return err
 }
 
-func (c *counts) addAll(first int64, metas []meta, mark int64) {
-	for i := range metas {
-		c.add(first+int64(i), &metas[i], mark)
+func (b *batch) setPageAside(subject string) {
+	all := make(page, pageSize)
+	for i := range all {
+		all[i].state = setAside
 	}
-}
-
-// add counts an entry of a mailbox, unless it is gone.
-func (c *counts) add(id int64, m *meta, mark int64) {
-	switch {
-	case id <= mark:
-	case m.state == live:
-		c.entries, c.bytes = c.entries+1, c.bytes+m.size
-	case m.state == setAside:
-		c.aside++
-	}
+	b.records[subject] = &record[page]{seq: b.read[subject].seq, value: &all, changed: true}
 }

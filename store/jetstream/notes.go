@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -48,11 +49,11 @@ func (b *batch) setNotes(changes []store.Note) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	m, err := b.message(b.subjects.noted(), true)
+	noted, err := loadAnyway[noted](b, b.subjects.noted())
 	if err != nil {
 		return err
 	}
-	b.noted = &record[struct{}]{seq: m.seq}
+	noted.changed = true
 	for _, note := range changes {
 		subject := b.subjects.note(note.Key)
 		if len(note.Value) == 0 {
@@ -63,6 +64,12 @@ func (b *batch) setNotes(changes []store.Note) error {
 	}
 	return nil
 }
+
+// A noted record says nothing but by being changed.
+type noted struct{}
+
+func (noted) code(*coder)          {}
+func (noted) lasts() time.Duration { return 0 }
 
 // Notes implements store.Notes. It asks the server for the keys of all notes.
 func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {

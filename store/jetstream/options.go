@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/store/internal/upkeep"
@@ -75,24 +74,6 @@ func (o Options) withDefaults() Options {
 		o.wall = time.Now
 	}
 	return o
-}
-
-func newEngine(o Options) (*engine, error) {
-	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix}
-	var err error
-	if e.conn == nil {
-		e.owned = true
-		e.conn, err = nats.Connect(o.URL, append(o.reconnecting(), o.Connect...)...)
-		if err != nil {
-			return nil, err
-		}
-	}
-	e.link = newLink(e.conn)
-	if o.Domain != "" {
-		e.prefix = "$JS." + o.Domain + ".API."
-	}
-	e.js, err = jetstream.NewWithAPIPrefix(e.conn, e.prefix)
-	return e, err
 }
 
 // reconnecting makes a connection last for ever, and a lost one be noticed soon.

@@ -1,6 +1,8 @@
 package jetstream
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -8,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/group"
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
@@ -42,13 +45,8 @@ func (p *putJob) run(b *batch) error {
 	x, err := b.box(p.mail.Destination)
 	share, err2 := b.share(p.mail.Destination, p.origin)
 	known, seq, err3 := p.isKnown(b, x)
-	for _, err := range []error{err, err2, err3} {
-		if err != nil {
-			return err
-		}
-	}
-	if known {
-		return nil
+	if err := cmp.Or(err, err2, err3); err != nil || known {
+		return err
 	}
 	if seq != 0 && p.looks < orphanLooks {
 		p.looks++
@@ -75,11 +73,8 @@ func (p *putJob) run(b *batch) error {
 // Mail that no mailbox has is no copy: a replica that is alone in a cluster may
 // keep the beginning of a batch only. Seq is what it's replaced at.
 func (p *putJob) isKnown(b *batch, x *record[box]) (known bool, seq uint64, err error) {
-	if _, ok := b.keys[p.key]; ok {
-		return true, 0, nil
-	}
-	if b.care < careful {
-		return false, 0, nil
+	if _, ok := b.keys[p.key]; ok || b.care < careful {
+		return ok, 0, nil
 	}
 	m, err := b.message(b.subjects.mail(p.key), false)
 	if err != nil || m.seq == 0 || x == nil {
@@ -89,33 +84,35 @@ func (p *putJob) isKnown(b *batch, x *record[box]) (known bool, seq uint64, err 
 	if err != nil { // it's gone, or damaged
 		return true, 0, nil
 	}
-	if x.value != nil {
-		entry, _, err := b.meta(p.mail.Destination, x, place)
-		if err != nil {
-			return false, 0, err
-		}
-		if entry != nil && entry.key == p.key && entry.state != gone {
-			p.stored = by == p.nonce
-			return true, 0, nil
-		}
+	entry, _, err := b.meta(p.mail.Destination, x, place)
+	if err == nil && entry != nil && entry.key == p.key && entry.state != gone {
+		p.stored = by == p.nonce
+		return true, 0, nil
 	}
-	return false, m.seq, nil
+	return false, m.seq, err
 }
 
-func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint64) error {
-	if err := b.nextID(p, x); err != nil {
+func (p *putJob) store(b *batch, r *record[box], share *record[counts], seq uint64) error {
+	if err := b.nextID(p, r); err != nil {
 		return err
 	}
+	x := r.value
 	m := meta{key: p.key, origin: p.origin, size: p.mail.Size(), expires: expiresAt(b.now, p.mail.Lifetime)}
-	messages, err := messagesOf(&p.mail, x.value.next(), m.expires, p.nonce, b.maxMessage)
+	messages, err := messagesOf(&p.mail, x.next(), m.expires, p.nonce, b.engine.maxMessage())
 	if err != nil {
 		return err
 	}
 	m.parts = int64(len(messages) - 1)
-	if err := b.add(p.mail.Destination, x.value, m); err != nil {
-		return err
+	if len(x.tail) == pageSize {
+		if err := b.spill(p.mail.Destination, x); err != nil {
+			return err
+		}
 	}
-	b.count(p.mail.Destination, x, share, 1, m.size)
+	x.tail = append(x.tail, m)
+	if m.expires != 0 && (x.soonest == 0 || m.expires < x.soonest) {
+		x.soonest = m.expires
+	}
+	b.count(p.mail.Destination, r, share, 1, m.size)
 	b.send(outgoing{subject: b.subjects.mail(p.key), data: messages[0], checked: true, seq: seq})
 	for i, part := range messages[1:] {
 		b.send(outgoing{subject: b.subjects.part(p.key, int64(i+1)), data: part})
@@ -125,14 +122,27 @@ func (p *putJob) store(b *batch, x *record[box], share *record[counts], seq uint
 	return nil
 }
 
+// spill makes a page of what the record of a mailbox lists. There is none yet,
+// unless a batch was stored in part; whatever that left is replaced.
+func (b *batch) spill(destination spec.ServerName, x *box) error {
+	subject, p := b.subjects.page(destination, x.base), &record[page]{changed: true}
+	if b.care == careful {
+		before, err := b.message(subject, false)
+		if err != nil {
+			return err
+		}
+		p.seq = before.seq
+	}
+	full := x.tail
+	p.value, x.base, x.tail = &full, x.next(), nil
+	b.records[subject] = p
+	return nil
+}
+
 // fits reports whether the mailbox and the origin's share of it have room.
 func (p *putJob) fits(x *box, share *counts) bool {
-	var mailbox counts
-	if x != nil {
-		mailbox = x.counts
-	}
 	size, l := p.mail.Size(), p.limits
-	return within(l.Entries, mailbox.entries, 1) && within(l.Bytes, mailbox.bytes, size) &&
+	return within(l.Entries, x.entries, 1) && within(l.Bytes, x.bytes, size) &&
 		within(l.OriginEntries, share.entries, 1) && within(l.OriginBytes, share.bytes, size)
 }
 
@@ -150,34 +160,91 @@ func (p *putJob) admits(b *batch) error {
 	return b.fits(size)
 }
 
-// add gives an entry the next place of its mailbox.
-func (b *batch) add(destination spec.ServerName, x *box, m meta) error {
-	if len(x.tail) == pageSize {
-		if err := b.spill(destination, x); err != nil {
+// Put implements store.Store.
+func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (stored bool, err error) {
+	put, err := newPutJob(mail, limits)
+	if err != nil {
+		return false, err
+	}
+	err = s.putAll(ctx, []*putJob{put})
+	return err == nil && put.stored, err
+}
+
+var _ store.Batches = (*Store)(nil)
+
+// PutAll implements store.Batches. It takes as many commits as the mails need
+// messages for. After an error the first of them may be stored.
+func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
+	var puts []*putJob
+	for _, mail := range mails {
+		put, err := newPutJob(mail, store.Limits{})
+		if err != nil {
 			return err
 		}
+		puts = append(puts, put)
 	}
-	x.tail = append(x.tail, m)
-	if m.expires != 0 && (x.soonest == 0 || m.expires < x.soonest) {
-		x.soonest = m.expires
+	return s.putAll(ctx, puts)
+}
+
+func (s *Store) putAll(ctx context.Context, puts []*putJob) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	for swept := false; len(puts) > 0; {
+		n, size := 0, int64(0)
+		for n < min(len(puts), group.MaxJobs) && size < group.MaxBytes {
+			size += puts[n].mail.Size()
+			n++
+		}
+		step := rowJob{puts: puts[:n]}
+		err := s.mending(ctx, puts[0].mail.Destination, func() error { return s.writer.do(ctx, step.run, size) })
+		if err != nil {
+			return err
+		}
+		for _, p := range puts[:step.done] {
+			if p.orphan {
+				s.options.Logger.Warn("jetstream: mail was found in the stream, but in no mailbox, and is put anew",
+					"destination", p.mail.Destination, "transaction", p.mail.TransactionID)
+			}
+		}
+		if puts = puts[step.done:]; step.failed != nil {
+			if swept || !s.makeRoom(ctx, step.failed) {
+				return step.failed
+			}
+			swept = true
+		}
 	}
 	return nil
 }
 
-// spill makes a page of what the record of a mailbox lists. There is none yet,
-// unless a batch was stored in part; whatever that left is replaced.
-func (b *batch) spill(destination spec.ServerName, x *box) error {
-	page := &record[[]meta]{}
-	if b.care == careful {
-		before, err := b.message(b.subjects.page(destination, x.base), false)
-		if err != nil {
-			return err
-		}
-		page.seq = before.seq
-	}
-	full := x.tail
-	page.value, page.changed = &full, true
-	b.pages[b.subjects.page(destination, x.base)] = page
-	x.base, x.tail = x.next(), nil
-	return nil
+// A rowJob puts mails one after the other, until one fails or the batch is full.
+type rowJob struct {
+	puts   []*putJob
+	done   int
+	failed error // of the one after those
 }
+
+func (r *rowJob) run(b *batch) error {
+	r.done, r.failed = 0, nil // it may run again
+	before, missing := b.size(), error(nil)
+	for i, p := range r.puts {
+		if i > 0 && b.size()-before+p.messages(b) > b.maxMessages {
+			break
+		}
+		err, bad := p.run(b), (*badPage)(nil)
+		switch {
+		case errors.Is(err, errMissing):
+			missing = err
+		case errors.Is(err, errUnsure), errors.As(err, &bad):
+			return err
+		case err != nil || p.refused != nil: // those before it can be stored all the same
+			r.failed = cmp.Or(err, p.refused)
+			return missing
+		}
+		r.done++
+	}
+	return missing
+}
+
+// messages is how many a batch has more with the mail, at most.
+func (p *putJob) messages(b *batch) int { return 5 + int(p.mail.Size())/b.engine.maxMessage() }

@@ -1,7 +1,7 @@
 package jetstream
 
 import (
-	"slices"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -30,6 +30,11 @@ func (c counts) positive() counts {
 	return counts{max(0, c.entries), max(0, c.bytes), max(0, c.aside)}
 }
 
+func (c *counts) code(by *coder) { by.numbers(&c.entries, &c.bytes, &c.aside) }
+
+// lasts is of a share: what one origin has in a mailbox.
+func (c *counts) lasts() time.Duration { return lastsIf(*c == counts{}) }
+
 // halves are the counts of the mailboxes of servers, and of the private ones.
 type halves [2]counts
 
@@ -40,25 +45,6 @@ func (h *halves) of(name spec.ServerName) *counts {
 	}
 	return &h[0]
 }
-
-// A share is what one origin has in a mailbox.
-func encodeShare(c *counts) []byte {
-	e := newEncoder(16)
-	e.counts(c)
-	return e.b
-}
-
-func decodeShare(b []byte) (*counts, error) {
-	if len(b) == 0 {
-		return &counts{}, nil
-	}
-	d := newDecoder(b)
-	c := d.counts()
-	return &c, d.end()
-}
-
-// pageSize is how many entries a page lists.
-const pageSize = 32
 
 // States of an entry. One that is gone stays so.
 const (
@@ -81,18 +67,57 @@ type meta struct {
 
 func (m *meta) expired(now int64) bool { return m.expires != 0 && m.expires <= now }
 
+func (m *meta) code(c *coder) {
+	c.raw(m.key[:])
+	c.raw(m.origin[:])
+	c.numbers(&m.size, &m.expires, &m.parts)
+	state := []byte{m.state}
+	c.raw(state)
+	if m.state = state[0]; m.parts >= maxParts || m.state > gone {
+		c.fail()
+	}
+}
+
+// pageSize is how many entries a page lists.
+const pageSize = 32
+
+// A page lists entries.
+type page []meta
+
+func (p *page) code(c *coder) {
+	n := c.length(len(*p), pageSize)
+	if c.reading {
+		*p = make(page, n)
+	}
+	for i := range *p {
+		(*p)[i].code(c)
+	}
+}
+
+// lasts is for a page whose entries are gone.
+func (p *page) lasts() time.Duration {
+	if len(*p) == 0 {
+		return time.Second
+	}
+	return 0
+}
+
 // A box is the record of a mailbox. Its entries have the places from mark+1 up to
 // the one before next. The last few are listed in the record itself, the others
-// in pages, which begin at start and have pageSize entries each.
+// in pages, which begin at start and have pageSize entries each. The zero box is
+// none.
 type box struct {
 	counts
 	start   int64
 	mark    int64 // entries up to here are gone
 	base    int64 // the place of the first entry in tail
 	soonest int64 // no entry expires before; 0: none expires
-	tail    []meta
+	tail    page
 	jumps   []jump // of the IDs
 }
+
+// newBox is a mailbox without entries, whose first one gets that ID.
+func newBox(id int64) box { return box{start: id, mark: id - 1, base: id} }
 
 func (b *box) next() int64 { return b.base + int64(len(b.tail)) }
 
@@ -105,85 +130,32 @@ func (b *box) holdsNothing() bool {
 // the record itself does.
 func (b *box) pageOf(place int64) int64 { return place - (place-b.start)%pageSize }
 
-func (b *box) encode() []byte {
-	e := newEncoder(64 + 48*len(b.tail))
-	e.counts(&b.counts)
-	e.number(b.start, b.mark, b.base, b.soonest)
-	encodeMetas(e, b.tail)
-	encodeJumps(e, b.jumps)
-	return e.b
-}
-
-// decodeBox returns nil if there is no such record.
-func decodeBox(data []byte) (*box, error) {
-	if len(data) == 0 {
-		return nil, nil
-	}
-	d := newDecoder(data)
-	b := &box{counts: d.counts(), start: d.number(), mark: d.number(), base: d.number(), soonest: d.number()}
-	b.tail = decodeMetas(d)
-	b.jumps = decodeJumps(d)
-	if err := d.end(); err != nil {
-		return nil, err
-	}
-	return b, b.check()
-}
-
-// check returns an error if places and IDs don't fit together as those of a mailbox do.
-func (b *box) check() error {
-	if b.start < 1 || b.mark < b.start-1 || b.base < b.start || (b.base-b.start)%pageSize != 0 ||
-		b.mark >= b.next() || b.nextID()-1 > store.MaxID ||
-		len(b.jumps) > 0 && b.jumps[len(b.jumps)-1].from > b.next() {
-		return errCodec
-	}
-	return nil
-}
-
-func encodePage(metas []meta) []byte {
-	e := newEncoder(16 + 48*len(metas))
-	encodeMetas(e, metas)
-	return e.b
-}
-
-// decodePage returns nil if there is no such page.
-func decodePage(b []byte) ([]meta, error) {
-	if len(b) == 0 {
-		return nil, nil
-	}
-	d := newDecoder(b)
-	metas := decodeMetas(d)
-	return metas, d.end()
-}
-
-func encodeMetas(e *encoder, metas []meta) {
-	e.number(int64(len(metas)))
-	for i := range metas {
-		m := &metas[i]
-		e.raw(m.key[:])
-		e.raw(m.origin[:])
-		e.number(m.size, m.expires, m.parts)
-		e.raw([]byte{m.state})
+func (b *box) code(c *coder) {
+	b.counts.code(c)
+	c.numbers(&b.start, &b.mark, &b.base, &b.soonest)
+	b.tail.code(c)
+	b.codeJumps(c)
+	if c.reading && !b.fitsTogether() {
+		c.fail()
 	}
 }
 
-func decodeMetas(d *decoder) []meta {
-	n := d.number()
-	if n > pageSize {
-		d.err = errCodec
-		return nil
+// fitsTogether reports whether places and IDs are as those of a mailbox are.
+func (b *box) fitsTogether() bool {
+	return b.start >= 1 && b.mark >= b.start-1 && b.base >= b.start && (b.base-b.start)%pageSize == 0 &&
+		b.mark < b.next() && b.nextID()-1 <= store.MaxID &&
+		(len(b.jumps) == 0 || b.jumps[len(b.jumps)-1].from <= b.next())
+}
+
+func (b *box) lasts() time.Duration { return lastsIf(b.holdsNothing()) }
+
+// emptyFor is how long the record of an empty mailbox is kept, and that of a
+// share of nothing. Others learn within that time that there is nothing left.
+const emptyFor = 24 * time.Hour
+
+func lastsIf(empty bool) time.Duration {
+	if empty {
+		return emptyFor
 	}
-	metas := make([]meta, n)
-	for i := range metas {
-		m := &metas[i]
-		copy(m.key[:], d.raw(len(m.key)))
-		copy(m.origin[:], d.raw(len(m.origin)))
-		m.size, m.expires, m.parts = d.number(), d.number(), d.number()
-		if state := d.raw(1); state != nil {
-			m.state = state[0]
-		}
-		if m.parts >= maxParts || m.state > gone {
-			d.err = errCodec
-		}
-	}
-	return slices.Clip(metas)
+	return 0
 }

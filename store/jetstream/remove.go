@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"cmp"
 	"errors"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -29,15 +28,7 @@ func (a *ackJob) run(b *batch) error {
 	if err != nil {
 		return err
 	}
-	if x.value == nil {
-		return b.sure(a.destination, x)
-	}
 	place := x.value.placeOf(a.id)
-	if place > x.value.mark && place < x.value.base {
-		if err := b.needMetas(a.destination, x, place, place); err != nil {
-			return err
-		}
-	}
 	m, _, err := b.meta(a.destination, x, place)
 	if err != nil {
 		return err
@@ -45,118 +36,115 @@ func (a *ackJob) run(b *batch) error {
 	if m == nil || m.state == gone || x.value.idAt(place) != a.id {
 		return b.sure(a.destination, x)
 	}
-	last := min(place, x.value.mark+removeStep)
-	if err := b.needMetas(a.destination, x, x.value.mark+1, last); err != nil {
+	from := x.value.mark + 1
+	upTo, removed, err := b.remove(a.destination, x, from, min(place, from+removeStep-1), func(*meta) bool { return true })
+	a.removed, a.more = removed, upTo < place
+	return err
+}
+
+// An expireJob looks at a step of the entries of a mailbox, and removes those
+// whose time is over.
+type expireJob struct {
+	destination spec.ServerName
+	looked      int64 // the place up to which earlier steps have looked
+	soonest     int64 // that one of those expires
+
+	// The result of a step: like looked and soonest after it, whether it has removed
+	// anything, and whether there are others.
+	upTo, soonestUpTo int64
+	removed, more     bool
+}
+
+func (e *expireJob) run(b *batch) error {
+	e.soonestUpTo, e.removed, e.more = e.soonest, false, false // it may run again
+	x, err := b.box(e.destination)
+	if err != nil {
 		return err
 	}
-	r := newRemover(b, a.destination, x)
-	for at := x.value.mark + 1; at <= last; at++ {
-		removed, err := r.remove(at)
-		if err != nil {
-			return err
+	from := max(e.looked, x.value.mark) + 1
+	last := min(from-1+int64(min(dropStep, b.maxMessages/8)*pageSize), x.value.next()-1)
+	upTo, removed, err := b.remove(e.destination, x, from, last, func(m *meta) bool {
+		if !m.expired(b.now) && m.expires != 0 && m.state != gone && (e.soonestUpTo == 0 || m.expires < e.soonestUpTo) {
+			e.soonestUpTo = m.expires
 		}
-		if removed {
-			a.removed++
-		}
-		if last > at && r.enough() {
-			last = at
-		}
-	}
-	a.more = last < place
-	return r.finish(last)
-}
-
-// needMetas makes sure that all pages are read that list these places.
-func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
-	for first := x.value.pageOf(from); first <= to && first < x.value.base; first += pageSize {
-		if p, e := b.page(destination, first); e != nil {
-			err = e
-		} else if len(*p.value) == 0 {
-			err = cmp.Or(b.sure(destination, x), error(&badPage{b.subjects.page(destination, first), errNoPage}))
-		}
+		return m.expired(b.now)
+	})
+	e.upTo, e.removed, e.more = upTo, removed > 0, upTo < x.value.next()-1
+	if err == nil && !e.more && x.value.soonest != e.soonestUpTo {
+		x.value.soonest, x.changed = e.soonestUpTo, true
 	}
 	return err
 }
 
-// A remover takes entries out of a mailbox.
-type remover struct {
-	b           *batch
-	destination spec.ServerName
-	box         *record[box]
-	before      int // the size of the batch
-	messages    int
-	missing     error
-}
-
-func newRemover(b *batch, destination spec.ServerName, x *record[box]) *remover {
-	return &remover{b: b, destination: destination, box: x, before: b.size()}
-}
-
-// remove takes away an entry that is live or set aside, and leaves what
-// recognises a copy.
-func (r *remover) remove(place int64) (removed bool, err error) {
-	m, changed, err := r.b.meta(r.destination, r.box, place)
-	if err != nil || m == nil || m.state == gone {
-		return false, r.need(err)
+// remove looks at the entries of some places, removes those that are over, and
+// forgets those at the beginning of the mailbox that are gone. UpTo is how far it
+// came, as one batch has no room for all: a third of it is left for one large mail,
+// and one for the pages.
+func (b *batch) remove(of spec.ServerName, x *record[box], from, to int64, over func(*meta) bool) (upTo int64, removed int, err error) {
+	upTo, mark := from-1, x.value.mark
+	missing := b.needMetas(of, x, from, to)
+	for before, sent := b.size(), len(b.out); upTo < to && len(b.out)-sent < removeStep && b.size()-before < b.maxMessages/3; upTo++ {
+		m, changed, err := b.meta(of, x, upTo+1)
+		if err == nil && over(m) && m.state != gone {
+			err = b.removeEntry(of, x, m, changed)
+			removed++
+		}
+		switch {
+		case errors.Is(err, errMissing): // and more may be
+			missing = err
+		case err != nil:
+			return upTo, 0, err
+		case m.state == gone && mark == upTo:
+			mark++
+		}
 	}
-	share, err := r.b.share(r.destination, m.origin)
+	if missing != nil {
+		return upTo, 0, missing
+	}
+	return upTo, removed, b.forget(of, x, mark)
+}
+
+// removeEntry takes away an entry that is live or set aside, and leaves what
+// recognises a copy. What there is of one that is set aside stays: it's no use to
+// write to what can't be read.
+func (b *batch) removeEntry(of spec.ServerName, x *record[box], m *meta, changed *bool) error {
+	share, err := b.share(of, m.origin)
 	if err != nil {
-		return false, r.need(err)
+		return err
 	}
-	if m.state == setAside { // what there is of it stays: it's no use to write to what can't be read
-		m.state, *changed = gone, true
-		r.box.value.aside = max(0, r.box.value.aside-1)
-		r.box.changed = true
-		return true, nil
-	}
+	aside := m.state == setAside
 	m.state, *changed = gone, true
-	r.b.count(r.destination, r.box, share, -1, -m.size)
-	r.b.keys[m.key] = struct{}{}
-	r.b.vanish(r.b.subjects.mail(m.key), r.b.retention)
-	for part := range m.parts {
-		r.b.vanish(r.b.subjects.part(m.key, part+1), 0)
-	}
-	r.messages += 1 + int(m.parts)
-	return true, nil
-}
-
-// enough says that what else is to be removed is for another batch: a third is
-// left for one large mail, and one for the pages.
-func (r *remover) enough() bool {
-	return r.messages >= removeStep || r.b.size()-r.before >= r.b.maxMessages/3
-}
-
-// need notes that something is missing, which the others may be missing, too.
-func (r *remover) need(err error) error {
-	if errors.Is(err, errMissing) {
-		r.missing = err
+	if aside {
+		x.value.aside, x.changed = max(0, x.value.aside-1), true
 		return nil
 	}
-	return err
+	b.count(of, x, share, -1, -m.size)
+	b.keys[m.key] = struct{}{}
+	b.vanish(b.subjects.mail(m.key), b.options.Retention)
+	for part := range m.parts {
+		b.vanish(b.subjects.part(m.key, part+1), 0)
+	}
+	return nil
 }
 
-// finish forgets all entries up to a place, which must be gone, and the pages
-// that list no others.
-func (r *remover) finish(mark int64) error {
-	if r.missing != nil {
-		return r.missing
-	}
-	x := r.box.value
+// forget drops all entries up to a place, which must be gone, and the pages that
+// list no others.
+func (b *batch) forget(of spec.ServerName, r *record[box], mark int64) error {
+	x := r.value
 	if mark <= x.mark {
 		return nil
 	}
 	for first := x.pageOf(x.mark + 1); first < x.base && first+pageSize-1 <= mark; first += pageSize {
-		page, err := r.b.page(r.destination, first)
+		p, err := b.page(of, first)
 		if err != nil {
 			return err
 		}
-		*page.value, page.changed = nil, true
+		*p.value, p.changed = nil, true
 	}
-	x.mark, r.box.changed = mark, true
+	x.mark, r.changed = mark, true
 	x.forgetJumps()
 	if x.holdsNothing() {
-		next := x.nextID()
-		*x = box{start: next, mark: next - 1, base: next}
+		*x = newBox(x.nextID())
 	}
 	return nil
 }

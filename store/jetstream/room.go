@@ -66,7 +66,7 @@ func (w *writer) measure() {
 // fits returns an error if the stream is too full for something of that size
 // beside what the batch has.
 func (b *batch) fits(size int64) error {
-	more := size + (2+size/int64(b.maxMessage))*overhead
+	more := size + (2+size/int64(b.engine.maxMessage()))*overhead
 	for _, change := range b.change {
 		more += max(change.bytes, 0) + max(change.entries, 0)*2*overhead
 	}

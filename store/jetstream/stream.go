@@ -22,70 +22,61 @@ var (
 
 // openStream makes the stream if there is none, and checks that it is what it
 // has to be.
-func openStream(ctx context.Context, e *engine, o Options) error {
-	config, err := existingStream(ctx, e)
-	if err == nil && config == nil {
-		config, err = makeStream(ctx, e, o)
-	}
+func openStream(ctx context.Context, e *engine, o Options) (info *jetstream.StreamInfo, err error) {
+	err = e.retry(ctx, func(ctx context.Context) error {
+		stream, err := e.js.Stream(ctx, e.stream)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			stream, err = e.js.CreateStream(ctx, o.newStream(e.conn.ConnectedClusterName() != ""))
+		}
+		if err == nil {
+			info = stream.CachedInfo()
+		}
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", e.stream, err)
+		return nil, fmt.Errorf("stream %s: %w", e.stream, err)
 	}
-	switch {
-	case !config.AllowAtomicPublish:
-		return errOldNATS
-	case config.Metadata[versionKey] != streamFormat, config.MaxMsgsPerSubject != 1, !config.AllowMsgTTL, !config.AllowDirect:
-		return fmt.Errorf("stream %s: %w", e.stream, errForeign)
-	}
-	if config.Sealed {
-		return fmt.Errorf("stream %s: %w", e.stream, errSealed)
+	config := &info.Config
+	if err := checkStream(config); err != nil {
+		return nil, fmt.Errorf("stream %s: %w", e.stream, err)
 	}
 	e.most = int(max(config.MaxMsgSize, 0))
 	if config.Replicas == 1 && e.conn.ConnectedClusterName() != "" {
 		o.Logger.Warn("jetstream: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
 			"stream", e.stream)
 	}
+	return info, nil
+}
+
+func checkStream(config *jetstream.StreamConfig) error {
+	switch {
+	case !config.AllowAtomicPublish:
+		return errOldNATS
+	case config.Metadata[versionKey] != streamFormat, config.MaxMsgsPerSubject != 1, !config.AllowMsgTTL, !config.AllowDirect:
+		return errForeign
+	case config.Sealed:
+		return errSealed
+	}
 	return nil
 }
 
-// existingStream returns nil if there is no stream.
-func existingStream(ctx context.Context, e *engine) (config *jetstream.StreamConfig, err error) {
-	err = e.retry(ctx, func(ctx context.Context) error {
-		stream, err := e.js.Stream(ctx, e.stream)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			return nil
-		}
-		if err == nil {
-			config = &stream.CachedInfo().Config
-		}
-		return err
-	})
-	return config, err
-}
-
-func makeStream(ctx context.Context, e *engine, o Options) (config *jetstream.StreamConfig, err error) {
+func (o *Options) newStream(clustered bool) jetstream.StreamConfig {
 	replicas := max(o.Replicas, 1)
-	if o.Replicas == 0 && e.conn.ConnectedClusterName() != "" {
+	if o.Replicas == 0 && clustered {
 		replicas = 3
 	}
-	err = e.retry(ctx, func(ctx context.Context) error {
-		stream, err := e.js.CreateStream(ctx, jetstream.StreamConfig{
-			Name:               e.stream,
-			Description:        "mail of a Matrix relay",
-			Subjects:           []string{subjects(e.stream).all()},
-			Storage:            jetstream.FileStorage,
-			Replicas:           replicas,
-			Discard:            jetstream.DiscardNew,
-			MaxMsgsPerSubject:  1,
-			MaxBytes:           max(o.MaxBytes, 0),
-			AllowDirect:        true,
-			AllowMsgTTL:        true,
-			AllowAtomicPublish: true,
-			Metadata:           map[string]string{versionKey: streamFormat},
-		})
-		if err == nil {
-			config = &stream.CachedInfo().Config
-		}
-		return err
-	})
-	return config, err
+	return jetstream.StreamConfig{
+		Name:               o.Stream,
+		Description:        "mail of a Matrix relay",
+		Subjects:           []string{subjects(o.Stream).all()},
+		Storage:            jetstream.FileStorage,
+		Replicas:           replicas,
+		Discard:            jetstream.DiscardNew,
+		MaxMsgsPerSubject:  1,
+		MaxBytes:           max(o.MaxBytes, 0),
+		AllowDirect:        true,
+		AllowMsgTTL:        true,
+		AllowAtomicPublish: true,
+		Metadata:           map[string]string{versionKey: streamFormat},
+	}
 }

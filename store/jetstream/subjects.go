@@ -70,7 +70,11 @@ func (s subjects) name(subject string) (string, bool) {
 	return string(name), err == nil
 }
 
-func (s subjects) isBox(subject string) bool { return strings.HasPrefix(subject, string(s)+".box.") }
+// boxName returns whose mailbox it is, if the subject is that of a mailbox.
+func (s subjects) boxName(subject string) (spec.ServerName, bool) {
+	name, ok := s.name(subject)
+	return spec.ServerName(name), ok && strings.HasPrefix(subject, string(s)+".box.")
+}
 
 func shortHash(destination spec.ServerName) string {
 	sum := sha256.Sum256([]byte(destination))
@@ -87,5 +91,6 @@ func (s subjects) shareOf(subject string) (hash string) {
 
 // isRecord reports whether the cache may have what the subject has.
 func (s subjects) isRecord(subject string) bool {
-	return s.isBox(subject) || s.shareOf(subject) != "" || subject == s.noted() || subject == s.clock()
+	_, isBox := s.boxName(subject)
+	return isBox || s.shareOf(subject) != "" || subject == s.noted() || subject == s.clock()
 }
