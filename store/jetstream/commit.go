@@ -24,7 +24,9 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 			jobs, others = jobs[:n], slices.Concat(jobs[n:], others)
 			err = w.publish(b, asking)
 			if err != nil && verdictOn(err) == again && !saysNothing(err) {
-				unsettle(jobs)
+				for _, j := range jobs {
+					j.Work.unsettled = true
+				}
 			}
 		}
 		if err == nil {
@@ -40,7 +42,9 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 		case v == tooMany && w.maxMessages > 16:
 			w.maxMessages /= 2
 		case (v == full || v == final) && len(jobs) > 1 && !errors.Is(err, errUnusable):
-			w.commitEach(jobs)
+			for _, j := range jobs { // some may fit where others don't, and what is wrong may be wrong with one only
+				w.commit([]*job{j})
+			}
 			return others
 		case v != again && v != conflict:
 			fail(jobs, err, v)
@@ -67,14 +71,6 @@ func endOf(jobs []*job) (end time.Time) {
 	return end
 }
 
-// commitEach tries the jobs one by one, as some may fit where others don't, and
-// what is wrong may be wrong with one only.
-func (w *writer) commitEach(jobs []*job) {
-	for _, j := range jobs {
-		w.commit([]*job{j})
-	}
-}
-
 // fail sets the error of jobs that have none. Mail of which a batch may be stored
 // yet isn't said to have found no room.
 func fail(jobs []*job, err error, v verdict) {
@@ -83,12 +79,6 @@ func fail(jobs []*job, err error, v verdict) {
 			j.Err = cmp.Or(j.Err, fmt.Errorf("jetstream: commit: %w: %w", store.ErrFull, err))
 		}
 		j.Err = cmp.Or(j.Err, fmt.Errorf("jetstream: commit: %w", err))
-	}
-}
-
-func unsettle(jobs []*job) {
-	for _, j := range jobs {
-		j.Work.unsettled = true
 	}
 }
 
@@ -104,7 +94,7 @@ func (w *writer) prepare(jobs []*job, c care) (*batch, int, error) {
 		b := newBatch(w, c, read, at, wall)
 		n, err := w.runJobs(b, jobs)
 		if errors.Is(err, errMissing) {
-			if err := w.readMissing(ctx, b); err != nil {
+			if err := w.readMissing(ctx, b, w.engine.last); err != nil {
 				return nil, 0, err
 			}
 			continue
@@ -150,9 +140,9 @@ func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 }
 
 // readMissing reads what the jobs of a batch need.
-func (w *writer) readMissing(ctx context.Context, b *batch) error {
+func (w *writer) readMissing(ctx context.Context, b *batch, read reading) error {
 	names := slices.Sorted(maps.Keys(b.missing)) // mailboxes before shares, as the cache wants them
-	messages, err := w.engine.lastEach(ctx, names, w.engine.last)
+	messages, err := w.engine.lastEach(ctx, names, read)
 	if err != nil {
 		return err
 	}

@@ -205,8 +205,11 @@ func (e *engine) find(ctx context.Context, subject string) (message, error) {
 	return e.last(ctx, subject)
 }
 
+// A reading is the way in which the message of a subject is read.
+type reading func(ctx context.Context, subject string) (message, error)
+
 // lastEach reads the messages of several subjects, all at once.
-func (e *engine) lastEach(ctx context.Context, subjects []string, read func(context.Context, string) (message, error)) ([]message, error) {
+func (e *engine) lastEach(ctx context.Context, subjects []string, read reading) ([]message, error) {
 	messages, errs := make([]message, len(subjects)), make([]error, len(subjects))
 	var reading sync.WaitGroup
 	places := make(chan struct{}, maxReads)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,23 +13,15 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A follower is told by the servers of every change of a mailbox, by whomever,
-// so that this process knows which there are, and those who wait are woken.
-type follower struct {
-	consuming jetstream.ConsumeContext
-}
-
-// follow returns when the cache has all mailboxes that there were before the
-// message with the sequence from, or when it was called if that is 0: a server
-// that is behind may have fewer yet. What is lost with a server is delivered anew by another one: the last
-// of each mailbox, which is all that counts.
-func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Logger) (*follower, error) {
-	consumer, err := makeConsumer(ctx, e, c.subjects)
-	if err != nil {
-		return nil, fmt.Errorf("follow: %w", err)
-	}
-	ready := make(chan struct{})
-	readyOnce := sync.OnceFunc(func() { close(ready) })
+// follow has this process be told by the servers of every change of a mailbox, by
+// any process, so that it knows which there are, and those that wait are woken. It
+// returns when the cache has all mailboxes that there were before the message with
+// the sequence from, or when it was called if that is 0: a server that is behind may
+// have fewer yet. What is lost with a server is delivered anew by another one: the
+// last of each mailbox, which is all that counts.
+func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Logger) (stop func(), err error) {
+	ready, isReady := context.WithCancel(ctx)
+	defer isReady()
 	handle := func(m jetstream.Msg) {
 		about, err := m.Metadata()
 		if err != nil {
@@ -42,45 +33,39 @@ func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Log
 		}
 		c.learn(m.Subject(), message{about.Sequence.Stream, m.Data()})
 		if from > 0 && about.Sequence.Stream >= from || from == 0 && about.NumPending == 0 {
-			readyOnce()
+			isReady()
 		}
 	}
-	// A server that is gone is noticed after two heartbeats.
-	consuming, err := consumer.Consume(handle, jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(time.Second),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			log.Debug("jetstream: following the stream", "error", err)
-			if errors.Is(err, jetstream.ErrConsumerDeleted) { // the stream may be, too, and then nothing wakes them
-				c.waiting.NotifyAll()
-			}
-		}))
+	failed := func(_ jetstream.ConsumeContext, err error) {
+		log.Debug("jetstream: following the stream", "error", err)
+		if errors.Is(err, jetstream.ErrConsumerDeleted) { // the stream may be, too, and then nothing wakes them
+			c.waiting.NotifyAll()
+		}
+	}
+	var consuming jetstream.ConsumeContext
+	err = e.retry(ctx, func(ctx context.Context) error { // the servers may have no leader yet
+		consumer, err := e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{c.subjects.boxes(), c.subjects.clock()},
+			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		})
+		if err == nil { // a server that is gone is noticed after two heartbeats
+			consuming, err = consumer.Consume(handle, jetstream.PullExpiry(10*time.Second), jetstream.PullHeartbeat(time.Second),
+				jetstream.ConsumeErrHandler(failed))
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
 	}
-	f := &follower{consuming}
-	select {
-	case <-ready:
-		return f, nil
-	case <-ctx.Done():
-		f.stop()
+	stop = func() {
+		consuming.Stop()
+		<-consuming.Closed()
+	}
+	if <-ready.Done(); ctx.Err() != nil {
+		stop()
 		return nil, fmt.Errorf("follow: %w", ctx.Err())
 	}
-}
-
-// makeConsumer waits for the servers, which may have no leader yet.
-func makeConsumer(ctx context.Context, e *engine, of subjects) (consumer jetstream.Consumer, err error) {
-	err = e.retry(ctx, func(ctx context.Context) error {
-		consumer, err = e.js.OrderedConsumer(ctx, e.stream, jetstream.OrderedConsumerConfig{
-			FilterSubjects: []string{of.boxes(), of.clock()},
-			DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
-		})
-		return err
-	})
-	return consumer, err
-}
-
-func (f *follower) stop() {
-	f.consuming.Stop()
-	<-f.consuming.Closed()
+	return stop, nil
 }
 
 // refollowLoop has this process learn anew what there is, each time that the
@@ -94,13 +79,13 @@ func (s *Store) refollowLoop(ctx context.Context) {
 		case <-s.writer.shrunk:
 		}
 		s.options.Logger.Error("jetstream: the stream has lost the last of what it had", "stream", s.options.Stream)
-		s.follower.stop()
+		s.unfollow()
 		s.writer.first.Store(max(store.FirstID(s.options.wall()), s.writer.first.Load()))
 		s.cache.clear()
 		for attempt := 0; ; attempt++ {
-			f, err := follow(ctx, s.engine, s.cache, 0, s.options.Logger)
+			stop, err := follow(ctx, s.engine, s.cache, 0, s.options.Logger)
 			if err == nil {
-				s.follower = f
+				s.unfollow = stop
 				break
 			}
 			s.options.Logger.Debug("jetstream: following the stream", "error", err)

@@ -35,7 +35,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		_, _, _ = putBy(data)
 		_, _ = readLast(data)
-		_, _ = subjects("R").name(string(data))
+		_, _ = subjects("R").boxName(string(data))
 		staysTheSame(t, data, new(clockRecord), new(clockRecord))
 		staysTheSame(t, data, new(page), new(page))
 		staysTheSame(t, data, new(counts), new(counts))

@@ -19,7 +19,7 @@ type Store struct {
 	engine   *engine
 	cache    *cache
 	writer   *writer
-	follower *follower
+	unfollow func()
 	waiting  wake.Hub
 	sweeping chan struct{} // has something in it during a sweep
 
@@ -72,7 +72,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.follower, err = follow(ctx, s.engine, s.cache, clock, o.Logger)
+	s.unfollow, err = follow(ctx, s.engine, s.cache, clock, o.Logger)
 	return err
 }
 
@@ -224,8 +224,8 @@ func (s *Store) release() {
 	}
 	s.stop()
 	s.waiting.Close()
-	if s.follower != nil {
-		s.follower.stop()
+	if s.unfollow != nil {
+		s.unfollow()
 	}
 	if s.engine != nil {
 		s.engine.close()

@@ -77,7 +77,10 @@ func messagesOf(mail *store.Mail, place, expires int64, by nonce, maxMessage int
 
 // mailOf puts together what messagesOf took apart.
 func mailOf(messages [][]byte) (*store.Mail, error) {
-	all, h := slices.Concat(messages...), head{}
+	h, all := head{}, messages[0]
+	if len(messages) > 1 {
+		all = slices.Concat(messages...)
+	}
 	content, err := decodeSome(all, &h)
 	if err != nil || crc32.Checksum(all[sealed:], castagnoli) != binary.BigEndian.Uint32(h.sum[:]) ||
 		h.proofBytes > int64(len(content)) || h.bodySize != int64(len(content))-h.proofBytes {

@@ -73,36 +73,28 @@ func (noted) lasts() time.Duration { return 0 }
 
 // Notes implements store.Notes. It asks the server for the keys of all notes.
 func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
-	var notes []store.Note
-	err := s.read(ctx, func(ctx context.Context) (err error) {
-		notes, err = s.readNotes(ctx, prefix, after, max(limit, 1))
-		return err
-	})
-	return notes, err
-}
-
-func (s *Store) readNotes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
-	keys, err := s.noteKeys(ctx, prefix, after)
-	if err != nil {
-		return nil, err
-	}
 	notes := []store.Note{}
-	for len(keys) > 0 && len(notes) < limit {
-		page := keys[:min(limit-len(notes), len(keys), maxReads)]
-		keys = keys[len(page):]
-		var names []string
-		for _, key := range page {
-			names = append(names, s.cache.subjects.note(key))
-		}
-		values, err := s.engine.lastEach(ctx, names, s.engine.last)
-		if err != nil {
-			return nil, err
-		}
-		for i, key := range page {
-			if len(values[i].data) > 0 { // it isn't just being removed
-				notes = append(notes, store.Note{Key: key, Value: values[i].data})
+	err := s.read(ctx, func(ctx context.Context) error {
+		keys, err := s.noteKeys(ctx, prefix, after)
+		for limit = max(limit, 1); err == nil && len(keys) > 0 && len(notes) < limit; {
+			page := keys[:min(limit-len(notes), len(keys), maxReads)]
+			keys = keys[len(page):]
+			var names []string
+			for _, key := range page {
+				names = append(names, s.cache.subjects.note(key))
+			}
+			var values []message
+			values, err = s.engine.lastEach(ctx, names, s.engine.last)
+			for i := range values {
+				if len(values[i].data) > 0 { // it isn't just being removed
+					notes = append(notes, store.Note{Key: page[i], Value: values[i].data})
+				}
 			}
 		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return notes, nil
 }
@@ -122,7 +114,7 @@ func (s *Store) noteKeys(ctx context.Context, prefix, after string) (keys []stri
 		return nil, fmt.Errorf("jetstream: list notes: %w", err)
 	}
 	for subject := range info.State.Subjects {
-		key, ok := s.cache.subjects.name(subject)
+		key, ok := s.cache.subjects.name(".note.", subject)
 		if ok && key > after && strings.HasPrefix(key, prefix) {
 			keys = append(keys, key)
 		}

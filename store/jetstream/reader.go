@@ -18,24 +18,26 @@ var (
 	errNoPage = errors.New("a part of the mailbox is missing")
 )
 
-// view has a job read a mailbox, as the leader of the stream has it. It runs until
-// all is read that it needs.
+// view has a job read a mailbox: its record as the leader of the stream has it, and
+// pages from any server. The job runs until all is read that it needs.
 func (s *Store) view(ctx context.Context, destination spec.ServerName, job func(*batch, *record[box]) error) error {
+	subject, pages := s.cache.subjects.box(destination), s.engine.find
 	return s.mending(ctx, destination, func() error {
 		known, _ := s.cache.summary(destination)
 		b := newBatch(s.writer, fresh, make(map[string]message), s.cache.clock.Now(), time.Time{})
-		for {
+		for read := s.engine.last; ; read = pages {
 			x, err := b.box(destination)
-			if err == nil && x.seq < known.seq {
-				return &badPage{s.cache.subjects.box(destination), errBehind}
-			}
-			if err == nil {
+			switch {
+			case err == nil && x.seq < known.seq:
+				return &badPage{subject, errBehind}
+			case err == nil:
 				err = job(b, x)
 			}
 			if !errors.Is(err, errMissing) {
+				pages = s.engine.last // if it's repeated: that server may have gone bad
 				return err
 			}
-			if err := s.writer.readMissing(ctx, b); err != nil {
+			if err := s.writer.readMissing(ctx, b, read); err != nil {
 				return err
 			}
 		}

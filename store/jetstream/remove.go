@@ -49,14 +49,15 @@ type expireJob struct {
 	looked      int64 // the place up to which earlier steps have looked
 	soonest     int64 // that one of those expires
 
-	// The result of a step: like looked and soonest after it, whether it has removed
-	// anything, and whether there are others.
+	// The result of a step: like looked and soonest after it, how many it has
+	// removed, and whether there are others.
 	upTo, soonestUpTo int64
-	removed, more     bool
+	removed           int
+	more              bool
 }
 
 func (e *expireJob) run(b *batch) error {
-	e.soonestUpTo, e.removed, e.more = e.soonest, false, false // it may run again
+	e.soonestUpTo, e.removed, e.more = e.soonest, 0, false // it may run again
 	x, err := b.box(e.destination)
 	if err != nil {
 		return err
@@ -69,7 +70,7 @@ func (e *expireJob) run(b *batch) error {
 		}
 		return m.expired(b.now)
 	})
-	e.upTo, e.removed, e.more = upTo, removed > 0, upTo < x.value.next()-1
+	e.upTo, e.removed, e.more = upTo, removed, upTo < x.value.next()-1
 	if err == nil && !e.more && x.value.soonest != e.soonestUpTo {
 		x.value.soonest, x.changed = e.soonestUpTo, true
 	}

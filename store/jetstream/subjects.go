@@ -3,7 +3,7 @@ package jetstream
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"strconv"
+	"fmt"
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -19,25 +19,27 @@ type subjects string
 func (s subjects) all() string   { return string(s) + ".>" }
 func (s subjects) boxes() string { return string(s) + ".box.*" }
 func (s subjects) notes() string { return string(s) + ".note.*" }
+func (s subjects) clock() string { return string(s) + ".clock" }
 
-func (s subjects) box(destination spec.ServerName) string {
-	return string(s) + ".box.x" + hex.EncodeToString([]byte(destination))
+// noted is what every change of notes writes.
+func (s subjects) noted() string { return string(s) + ".noted" }
+
+func (s subjects) note(key string) string            { return fmt.Sprintf("%s.note.x%x", s, key) }
+func (s subjects) box(of spec.ServerName) string     { return fmt.Sprintf("%s.box.x%x", s, string(of)) }
+func (s subjects) mail(key seal.Key) string          { return fmt.Sprintf("%s.mail.%x", s, key) }
+func (s subjects) part(key seal.Key, n int64) string { return fmt.Sprintf("%s.part.%x.%d", s, key, n) }
+
+func (s subjects) page(of spec.ServerName, first int64) string {
+	return fmt.Sprintf("%s.page.%s.%d", s, shortHash(of), first)
 }
 
-func (s subjects) page(destination spec.ServerName, first int64) string {
-	return string(s) + ".page." + shortHash(destination) + "." + strconv.FormatInt(first, 10)
+func (s subjects) share(of spec.ServerName, origin originHash) string {
+	return fmt.Sprintf("%s.share.%s.%x", s, shortHash(of), origin)
 }
 
-func (s subjects) share(destination spec.ServerName, origin originHash) string {
-	return string(s) + ".share." + shortHash(destination) + "." + hex.EncodeToString(origin[:])
-}
-
-func (s subjects) mail(key seal.Key) string {
-	return string(s) + ".mail." + hex.EncodeToString(key[:])
-}
-
-func (s subjects) part(key seal.Key, n int64) string {
-	return string(s) + ".part." + hex.EncodeToString(key[:]) + "." + strconv.FormatInt(n, 10)
+// damage is where it is said that a message of an entry was set aside.
+func (s subjects) damage(of spec.ServerName, id int64, n int) string {
+	return fmt.Sprintf("%s.damage.%s.%d.%d", s, shortHash(of), id, n)
 }
 
 // messages returns the subjects of all messages of an entry's mail.
@@ -49,36 +51,17 @@ func (s subjects) messages(i item) []string {
 	return all
 }
 
-// damage is where it is said that a message of an entry was set aside.
-func (s subjects) damage(destination spec.ServerName, id int64, n int) string {
-	return string(s) + ".damage." + shortHash(destination) + "." + strconv.FormatInt(id, 10) + "." + strconv.Itoa(n)
-}
-
-func (s subjects) note(key string) string {
-	return string(s) + ".note.x" + hex.EncodeToString([]byte(key))
-}
-
-func (s subjects) clock() string { return string(s) + ".clock" }
-
-// noted is what every change of notes writes.
-func (s subjects) noted() string { return string(s) + ".noted" }
-
-// name returns the name that a subject of box or note ends with.
-func (s subjects) name(subject string) (string, bool) {
-	_, encoded, _ := strings.Cut(strings.TrimPrefix(subject, string(s)+"."), ".x")
+// name returns the name that a subject of that kind ends with.
+func (s subjects) name(kind, subject string) (string, bool) {
+	encoded, ok := strings.CutPrefix(subject, string(s)+kind+"x")
 	name, err := hex.DecodeString(encoded)
-	return string(name), err == nil
+	return string(name), ok && err == nil
 }
 
 // boxName returns whose mailbox it is, if the subject is that of a mailbox.
 func (s subjects) boxName(subject string) (spec.ServerName, bool) {
-	name, ok := s.name(subject)
-	return spec.ServerName(name), ok && strings.HasPrefix(subject, string(s)+".box.")
-}
-
-func shortHash(destination spec.ServerName) string {
-	sum := sha256.Sum256([]byte(destination))
-	return hex.EncodeToString(sum[:12])
+	name, ok := s.name(".box.", subject)
+	return spec.ServerName(name), ok
 }
 
 // shareOf returns the hash of the mailbox that a share is of.
@@ -87,6 +70,11 @@ func (s subjects) shareOf(subject string) (hash string) {
 		hash, _, _ = strings.Cut(rest, ".")
 	}
 	return hash
+}
+
+func shortHash(of spec.ServerName) string {
+	sum := sha256.Sum256([]byte(of))
+	return hex.EncodeToString(sum[:12])
 }
 
 // isRecord reports whether the cache may have what the subject has.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
@@ -21,28 +19,21 @@ func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 	}
 	var errs []error
 	for _, destination := range s.cache.due() {
-		done, err := s.sweepBox(ctx, destination)
+		e := expireJob{destination: destination}
+		removed, err := upkeep.Steps(func() (int, bool, error) {
+			err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, e.run, 0) })
+			if err != nil { // it may run yet
+				return 0, false, err
+			}
+			e.looked, e.soonest = e.upTo, e.soonestUpTo
+			return e.removed, e.more, nil
+		})
+		did, errs = did || removed > 0, append(errs, err)
 		if ctx.Err() != nil {
 			return did, ctx.Err()
 		}
-		did = did || done
-		errs = append(errs, err)
 	}
 	return did, errors.Join(errs...)
-}
-
-func (s *Store) sweepBox(ctx context.Context, destination spec.ServerName) (did bool, err error) {
-	e := expireJob{destination: destination}
-	_, err = upkeep.Steps(func() (int, bool, error) {
-		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, e.run, 0) })
-		if err != nil { // it may run yet
-			return 0, false, err
-		}
-		did = did || e.removed
-		e.looked, e.soonest = e.upTo, e.soonestUpTo
-		return 0, e.more, nil
-	})
-	return did, err
 }
 
 // makeRoom is for mail that found none: it removes what has expired, which is in
