@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -73,6 +75,12 @@ type Config struct {
 	// other error is a failure of ours, logged and answered with 500. Nil admits
 	// everyone. It may be called by many goroutines at once.
 	Admit func(ctx context.Context, origin, destination spec.ServerName) error
+
+	// ClientAddress says from which address a request came. Limits count by it, the
+	// zero Addr stands for requests that have none: all of these are one party. Behind a
+	// proxy it must be set, or all clients count as one: see ProxiedAddress. Nil:
+	// RemoteAddress. It may be called by many goroutines at once.
+	ClientAddress func(*http.Request) netip.Addr
 
 	// MaxBodyBytes bounds a transaction; a larger one is refused with 413. Zero:
 	// DefaultMaxBodyBytes. Negative: no limit.
@@ -167,6 +175,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.ClientAddress == nil {
+		c.ClientAddress = RemoteAddress
 	}
 	if c.Keys == nil {
 		c.Keys = &defaultKeys{logger: c.Logger}

@@ -3,17 +3,20 @@ package relay
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/wire"
 )
 
 // The gate is the first stage: it refuses requests before their body is read, where it
 // can, and knows which requests are inside.
 type gate struct {
+	address func(*http.Request) netip.Addr
 	admit   func(ctx context.Context, origin, destination spec.ServerName) error
 	enabled atomic.Bool
 
@@ -49,7 +52,8 @@ func (g *gate) close() (empty <-chan struct{}) {
 }
 
 // pass refuses a request, or finds its route.
-func (g *gate) pass(ctx context.Context, q *request) (err error) {
+func (g *gate) pass(r *http.Request, q *request) (err error) {
+	q.from = address.Of(g.address(r))
 	endpoint, ok := wire.ParseEndpoint(q.URI)
 	if !g.enabled.Load() || !ok {
 		return wire.Unrecognized()
@@ -67,7 +71,7 @@ func (g *gate) pass(ctx context.Context, q *request) (err error) {
 	if err != nil || endpoint == wire.RelayTxn {
 		return err
 	}
-	return g.admit(ctx, origin, q.route.Destination())
+	return g.admit(r.Context(), origin, q.route.Destination())
 }
 
 var errShuttingDown = error(&wire.Error{

@@ -83,7 +83,7 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.config = config
-	s.gate.admit = config.admit
+	s.gate.address, s.gate.admit = config.ClientAddress, config.admit
 	s.gate.enabled.Store(!config.Disabled)
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
 	s.forwarder = forwarder{config, s.metrics}
@@ -155,7 +155,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve has a request go through the stages, up to the answer. Its error is a
 // *wire.Error, or one that the caller isn't told about.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answer, error) {
-	if err := s.gate.pass(r.Context(), q); err != nil {
+	if err := s.gate.pass(r, q); err != nil {
 		return answer{}, err
 	}
 	q.memory = s.memory.takeIn(w)

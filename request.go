@@ -5,6 +5,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -21,6 +22,7 @@ import (
 // None of them names another one but answer.go; they all use memory.go.
 type request struct {
 	wire.SignedRequest // without Content until the transfer
+	from               address.From
 	route              wire.Route
 	memory             *share // holds the body
 	signer             spec.ServerName

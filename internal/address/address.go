@@ -1,0 +1,65 @@
+// Package address says which network addresses belong together when limits count
+// them: those that one party can have for nothing.
+package address
+
+import "net/netip"
+
+// From is where a request came from. It is comparable, and the zero value is where
+// there is no IP address.
+type From struct {
+	// Host is what one machine or household has: an IPv4 address, or a /64 of IPv6.
+	// For an overlay network, where addresses cost nothing, it is the whole network.
+	// It is the zero Prefix if there is no IP address, as in Pinecone and at Unix sockets.
+	Host netip.Prefix
+
+	// Site is what one customer of a provider may have: a /48 of IPv6. Otherwise it
+	// is Host.
+	Site netip.Prefix
+
+	// Shared says that Host is a network, loopback or nothing, where many parties may
+	// be that can't be told apart.
+	Shared bool
+}
+
+// String is the Host, or says that there is no address.
+func (f From) String() string {
+	if !f.Host.IsValid() {
+		return "no address"
+	}
+	if f.Host.IsSingleIP() {
+		return f.Host.Addr().String()
+	}
+	return f.Host.String()
+}
+
+var loopback = netip.MustParsePrefix("127.0.0.0/8") // and ::1
+
+// overlays are networks in which addresses cost nothing.
+var overlays = []netip.Prefix{
+	netip.MustParsePrefix("200::/7"),   // Yggdrasil
+	netip.MustParsePrefix("fc00::/8"),  // cjdns
+	netip.MustParsePrefix("fe80::/10"), // this link
+	netip.MustParsePrefix("2001::/32"), // Teredo: the address names any server
+	loopback,
+}
+
+// Of sorts an address. IPv4 in IPv6 is IPv4.
+func Of(a netip.Addr) From {
+	a = a.Unmap().WithZone("")
+	if !a.IsValid() || a.IsUnspecified() {
+		return From{Shared: true}
+	}
+	if a.IsLoopback() {
+		a = loopback.Addr()
+	}
+	for _, network := range overlays {
+		if network.Contains(a) {
+			return From{Host: network, Site: network, Shared: true}
+		}
+	}
+	if a.Is4() {
+		host := netip.PrefixFrom(a, a.BitLen())
+		return From{Host: host, Site: host}
+	}
+	return From{Host: netip.PrefixFrom(a, 64).Masked(), Site: netip.PrefixFrom(a, 48).Masked()}
+}
