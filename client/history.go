@@ -18,6 +18,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -126,7 +127,7 @@ func OpenHistory(ctx context.Context, notes store.Notes, most int) (*History, er
 	s := NewHistory(most)
 	s.notes = notes
 	var read []*sighting
-	err := eachNote(ctx, notes, seenPrefix, func(note store.Note) error {
+	err := notebook.Each(ctx, notes, seenPrefix, func(note store.Note) error {
 		if one, err := readSighting(note); err == nil { // else it costs a copy, not the mail
 			read = append(read, one)
 		}

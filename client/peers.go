@@ -13,6 +13,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -58,7 +59,7 @@ func NewPeers() *Peers {
 func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
 	p := NewPeers()
 	p.notes = notes
-	err := eachNote(ctx, notes, notePrefix, func(note store.Note) error {
+	err := notebook.Each(ctx, notes, notePrefix, func(note store.Note) error {
 		var read peer
 		if err := json.Unmarshal(note.Value, &read); err != nil {
 			return fmt.Errorf("note %q: %w", note.Key, err)

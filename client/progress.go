@@ -10,6 +10,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -159,7 +160,7 @@ func (o *Outbox) noteKey(destination, relay spec.ServerName) string {
 // that have nothing, and notes that can't be read.
 func (o *Outbox) loadProgress(ctx context.Context) error {
 	var stale []store.Note
-	err := eachNote(ctx, o.notes, o.notePrefix, func(note store.Note) error {
+	err := notebook.Each(ctx, o.notes, o.notePrefix, func(note store.Note) error {
 		name, relay, ok := strings.Cut(strings.TrimPrefix(note.Key, o.notePrefix), "/")
 		d := o.schedule.find(spec.ServerName(name))
 		p := &progress{noted: true}
