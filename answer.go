@@ -36,7 +36,7 @@ type answers struct {
 // send sends an answer that is a success. It fails, and nothing was sent, if
 // too many large ones are on their way. It doesn't wait for them: the answer is
 // in memory already.
-func (s *answers) send(w http.ResponseWriter, endpoint wire.Endpoint, a answer) error {
+func (s *answers) send(w http.ResponseWriter, q *request, a answer) error {
 	share := a.share
 	if share == nil {
 		share = s.memory.handOut(w)
@@ -46,7 +46,8 @@ func (s *answers) send(w http.ResponseWriter, endpoint wire.Endpoint, a answer) 
 	if (size > firstRead || a.share != nil) && !share.set(int64(size), false) {
 		return tooMuchInFlight()
 	}
-	s.metrics.answered(endpoint, http.StatusOK)
+	q.admission.used.Sent = int64(size)
+	s.metrics.answered(q.route.Endpoint, http.StatusOK)
 	s.metrics.handOut(a.transactions)
 	wire.NoStore(w.Header())
 	w.Header().Set("Content-Type", "application/json")
@@ -60,9 +61,9 @@ func (s *answers) send(w http.ResponseWriter, endpoint wire.Endpoint, a answer) 
 }
 
 // refuse sends an error.
-func (s *answers) refuse(w http.ResponseWriter, r *http.Request, endpoint wire.Endpoint, err error) {
-	e := s.wireError(r, endpoint, err)
-	s.metrics.answered(endpoint, e.Status)
+func (s *answers) refuse(w http.ResponseWriter, r *http.Request, q *request, err error) {
+	e := s.wireError(r, q.route.Endpoint, err)
+	s.metrics.answered(q.route.Endpoint, e.Status)
 	e.Write(w)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -68,13 +69,9 @@ type Config struct {
 	// Disabled starts the server switched off: see SetEnabled.
 	Disabled bool
 
-	// Admit decides, before the signature was checked, whether this relay takes
-	// mail from origin for destination. For mail that another relay passes on it
-	// is asked twice: about that relay, and about the origin. To refuse it return
-	// a *wire.Error, such as wire.Forbidden, which is what the sender is told; any
-	// other error is a failure of ours, logged and answered with 500. Nil admits
-	// everyone. It may be called by many goroutines at once.
-	Admit func(ctx context.Context, origin, destination spec.ServerName) error
+	// Policy decides who may use the relay, and how much: see package policy. Nil
+	// admits everyone, within the limits below.
+	Policy policy.Policy
 
 	// ClientAddress says from which address a request came. Limits count by it, the
 	// zero Addr stands for requests that have none: all of these are one party. Behind a
@@ -224,21 +221,16 @@ func (c *Config) limits() store.Limits {
 	return l
 }
 
-// admit asks the embedder about mail that is to be taken in.
-func (c *Config) admit(ctx context.Context, origin, destination spec.ServerName) error {
-	if c.Admit == nil {
-		return nil
-	}
-	if err := c.Admit(ctx, origin, destination); err != nil {
-		return fmt.Errorf("relay: Config.Admit: %w", err)
-	}
-	return nil
-}
-
 // isLocal reports whether a server is this one.
 func (c *Config) isLocal(server spec.ServerName) bool {
 	if c.IsLocalServerName != nil {
 		return c.IsLocalServerName(server)
 	}
 	return server == c.ServerName
+}
+
+// isHandedOver reports whether mail for a server is handed to the embedder, and not
+// kept.
+func (c *Config) isHandedOver(server spec.ServerName) bool {
+	return c.Deliver != nil && c.isLocal(server)
 }

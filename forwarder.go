@@ -35,7 +35,10 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	}
 	if passedOn {
 		sent = wire.ProvenAnswer
-		other := passed{config: &f.config, transaction: transaction, proof: proof, kept: !deliver}
+		other := passed{
+			config: &f.config, transaction: transaction, proof: proof, kept: !deliver,
+			admission: &q.admission, lifetime: q.admission.asked.Room.Lifetime,
+		}
 		err = other.read(ctx, &mail, q.memory)
 	} else {
 		err = f.readOwn(&mail, q)
@@ -46,7 +49,7 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	if deliver {
 		err = f.config.Deliver(ctx, Delivery{mail.Origin, mail.TransactionID, mail.Body})
 	} else {
-		err = f.store(ctx, mail)
+		err = f.store(ctx, mail, &q.admission)
 	}
 	if err != nil {
 		return answer{}, err
@@ -67,16 +70,20 @@ func (f *forwarder) readOwn(mail *store.Mail, q *request) error {
 	if proof, ok := wire.ProofOf(&q.SignedRequest, f.config.ServerName); ok {
 		mail.Proof = proof.JSON()
 	}
-	mail.Lifetime = max(f.config.Lifetime, 0)
+	mail.Lifetime = q.admission.asked.Room.Lifetime
 	return nil
 }
 
-func (f *forwarder) store(ctx context.Context, mail store.Mail) error {
-	limits := f.config.limits()
-	if limit := largest(limits); limit > 0 && mail.Size() > limit {
+// store stores mail, in the room that the policy gives it.
+func (f *forwarder) store(ctx context.Context, mail store.Mail, a *admission) error {
+	if limit := largest(f.config.limits()); limit > 0 && mail.Size() > limit {
 		return tooLarge(limit) // it wouldn't fit an empty mailbox
 	}
-	stored, err := f.config.Store.Put(ctx, mail, limits)
+	room := &a.asked.Room
+	stored, err := f.config.Store.Put(ctx, mail, room.Limits)
+	if errors.Is(err, store.ErrFull) && room.Spare != nil {
+		stored, err = f.config.Store.Put(ctx, mail, *room.Spare)
+	}
 	if errors.Is(err, store.ErrFull) {
 		return &wire.Error{
 			Status: http.StatusInsufficientStorage, Code: wire.ErrorResourceLimitExceeded,
@@ -87,7 +94,11 @@ func (f *forwarder) store(ctx context.Context, mail store.Mail) error {
 		return fmt.Errorf("relay: storing a transaction: %w", err)
 	}
 	f.metrics.put(stored)
-	if stored && f.config.Stored != nil {
+	if !stored {
+		return nil
+	}
+	a.used.Stored = mail.Size()
+	if f.config.Stored != nil {
 		f.config.Stored(mail.Destination)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -10,6 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -17,7 +17,8 @@ import (
 // can, and knows which requests are inside.
 type gate struct {
 	address func(*http.Request) netip.Addr
-	admit   func(ctx context.Context, origin, destination spec.ServerName) error
+	policy  policy.Policy
+	local   func(spec.ServerName) bool // is mail for it handed to the embedder?
 	enabled atomic.Bool
 
 	mu       sync.Mutex
@@ -51,10 +52,20 @@ func (g *gate) close() (empty <-chan struct{}) {
 	return done
 }
 
-// pass refuses a request, or finds its route.
+// arrive refuses a request of which nothing was read, or begins to read it.
+func (g *gate) arrive(r *http.Request, q *request) error {
+	from := g.address(r)
+	q.from = address.Of(from)
+	q.admission = admission{policy: g.policy, asked: policy.Request{Address: from}}
+	return q.admission.arrived(r)
+}
+
+// pass refuses a request that has arrived, or finds its route.
 func (g *gate) pass(r *http.Request, q *request) (err error) {
-	q.from = address.Of(g.address(r))
-	endpoint, ok := wire.ParseEndpoint(q.URI)
+	uri, _ := wire.SignedURI(r)
+	q.SignedRequest = wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization")}
+	endpoint, ok := wire.ParseEndpoint(uri)
+	q.route.Endpoint = endpoint
 	if !g.enabled.Load() || !ok {
 		return wire.Unrecognized()
 	}
@@ -65,13 +76,23 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 		}
 	}
 	if q.route, err = wire.ParseURI(q.URI); err != nil {
+		q.route.Endpoint = endpoint
 		return err
+	}
+	if endpoint == wire.Info {
+		return nil // it isn't signed
 	}
 	origin, err := q.Claimed()
-	if err != nil || endpoint == wire.RelayTxn {
+	if err != nil {
 		return err
 	}
-	return g.admit(r.Context(), origin, q.route.Destination())
+	asked := &q.admission.asked
+	asked.Endpoint, asked.Origin, asked.Destination = endpoint, origin, origin
+	if endpoint != wire.Mailbox {
+		asked.Destination = q.route.Destination()
+	}
+	asked.Local = g.local(asked.Destination)
+	return q.admission.ask(r.Context(), policy.Claimed)
 }
 
 var errShuttingDown = error(&wire.Error{

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -106,7 +107,7 @@ func TestOff(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) {
-		c.Admit = func(_ context.Context, origin, destination spec.ServerName) error {
+		c.Policy = policy.Func(func(_ context.Context, origin, destination spec.ServerName) error {
 			switch {
 			case strings.HasPrefix(string(destination), "not-here"):
 				return wire.Forbidden("this relay doesn't act for " + string(destination))
@@ -120,7 +121,7 @@ func TestAdmit(t *testing.T) {
 				return (*wire.Error)(nil)
 			}
 			return nil
-		}
+		})
 	})
 	for _, name := range []spec.ServerName{"broken.example", "odd.example", "nil.example"} {
 		status, body := r.put(r.a, "1", name, `{"pdus":[]}`)

@@ -12,6 +12,7 @@ require (
 	github.com/tidwall/gjson v1.14.3
 	golang.org/x/net v0.20.0
 	golang.org/x/sys v0.42.0
+	golang.org/x/time v0.3.0
 	modernc.org/sqlite v1.48.0
 )
 

@@ -21,6 +21,8 @@ type passed struct {
 	proof       wire.Proof
 	origin      spec.ServerName // claimed
 	kept        bool            // its age counts
+	admission   *admission
+	lifetime    time.Duration // of mail that is kept, 0 for ever
 }
 
 // read reads the transaction into mail.
@@ -28,7 +30,7 @@ func (p *passed) read(ctx context.Context, mail *store.Mail, memory *share) erro
 	if err := p.readClaims(); err != nil {
 		return err
 	}
-	if err := p.config.admit(ctx, p.origin, mail.Destination); err != nil {
+	if err := p.admission.passedOn(ctx, p.origin); err != nil {
 		return err // before anybody is asked for keys
 	}
 	proven, err := p.check(ctx, memory, mail.Destination)
@@ -51,10 +53,10 @@ func (p *passed) read(ctx context.Context, mail *store.Mail, memory *share) erro
 // only make it live longer, and while it is far ahead mail is refused with an
 // answer after which a sender keeps it and comes again.
 func (p *passed) limitAge(mail *store.Mail, signed time.Time) error {
-	if p.config.Lifetime < 0 {
+	if p.lifetime == 0 {
 		return nil
 	}
-	mail.Lifetime = p.config.Lifetime - max(time.Since(signed), 0)
+	mail.Lifetime = p.lifetime - max(time.Since(signed), 0)
 	if mail.Lifetime <= 0 {
 		return wire.Forbidden("the transaction is older than what this relay keeps")
 	}

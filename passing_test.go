@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -177,7 +178,7 @@ func TestAdmitPassedOn(t *testing.T) {
 	asked := make(map[spec.ServerName]int)
 	refused := spec.ServerName("")
 	r := newRig(t, func(c *relay.Config) {
-		c.Admit = func(_ context.Context, origin, _ spec.ServerName) error {
+		c.Policy = policy.Func(func(_ context.Context, origin, _ spec.ServerName) error {
 			mu.Lock()
 			defer mu.Unlock()
 			asked[origin]++
@@ -185,7 +186,7 @@ func TestAdmitPassedOn(t *testing.T) {
 				return wire.Forbidden("not here")
 			}
 			return nil
-		}
+		})
 	})
 	signed, proof := leaveAtFirst(t, r.a, "1", r.b.ServerName, contentAt(r.a.ServerName, time.Now()))
 	for i, name := range []spec.ServerName{first.ServerName, r.a.ServerName, ""} {

@@ -35,6 +35,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -46,6 +47,7 @@ type Server struct {
 	memory  memory
 	waits   *waits
 	metrics *metrics
+	room    policy.Room // for mail, unless the policy gives less
 
 	// The stages of a request: see the type.
 	gate      gate
@@ -83,9 +85,10 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.config = config
-	s.gate.address, s.gate.admit = config.ClientAddress, config.admit
+	s.gate.address, s.gate.policy, s.gate.local = config.ClientAddress, config.Policy, config.isHandedOver
 	s.gate.enabled.Store(!config.Disabled)
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
+	s.room = policy.Room{Limits: config.limits(), Lifetime: max(config.Lifetime, 0)}
 	s.forwarder = forwarder{config, s.metrics}
 	s.retriever = retriever{config, s.waits, s.memory, s.metrics}
 	s.answers = answers{s.memory, s.metrics, config.Logger}
@@ -133,28 +136,28 @@ func (s *Server) Close() error {
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	uri, _ := wire.SignedURI(r)
-	endpoint, _ := wire.ParseEndpoint(uri)
+	q := request{w: w}
 	if !s.gate.enter() {
-		s.answers.refuse(w, r, endpoint, errShuttingDown)
+		s.answers.refuse(w, r, &q, errShuttingDown)
 		return
 	}
 	defer s.gate.leave()
-	q := request{w: w, SignedRequest: wire.SignedRequest{
-		Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization"),
-	}}
+	defer q.admission.end()
 	answer, err := s.serve(w, r, &q)
 	if err == nil {
-		err = s.answers.send(w, endpoint, answer)
+		err = s.answers.send(w, &q, answer)
 	}
 	if err != nil {
-		s.answers.refuse(w, r, endpoint, err)
+		s.answers.refuse(w, r, &q, err)
 	}
 }
 
 // serve has a request go through the stages, up to the answer. Its error is a
 // *wire.Error, or one that the caller isn't told about.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answer, error) {
+	if err := s.gate.arrive(r, q); err != nil {
+		return answer{}, err
+	}
 	if err := s.gate.pass(r, q); err != nil {
 		return answer{}, err
 	}
@@ -166,8 +169,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 	if err := checkSignature(r.Context(), q, &s.verifier); err != nil {
 		return answer{}, err
 	}
-	if q.route.Endpoint == wire.SendRelay {
+	if err := q.admission.signed(r.Context(), int64(len(q.Content)), s.room); err != nil {
+		return answer{}, err
+	}
+	switch q.route.Endpoint {
+	case wire.SendRelay:
 		return s.forwarder.put(r.Context(), q)
+	case wire.Mailbox:
+		return claim(r.Context(), q)
 	}
 	q.memory.release() // it may have to wait
 	return s.retriever.next(r.Context(), q)

@@ -23,6 +23,7 @@ import (
 type request struct {
 	wire.SignedRequest // without Content until the transfer
 	from               address.From
+	admission          admission // what the policy is asked, at several stages
 	route              wire.Route
 	memory             *share // holds the body
 	signer             spec.ServerName

@@ -15,11 +15,16 @@ import (
 // that many bytes.
 func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes int64) error {
 	limit, most := maxBodyBytes+wire.MaxProofBytes, maxBodyBytes
-	if q.route.Endpoint == wire.RelayTxn {
+	switch q.route.Endpoint {
+	case wire.RelayTxn:
 		limit, most = wire.MaxEntryRequestBytes, wire.MaxEntryRequestBytes
+	case wire.Mailbox:
+		limit, most = wire.MaxClaimBytes, wire.MaxClaimBytes
 	}
 	body := body{share: q.memory}
-	if err := body.read(w, r, limit); err != nil {
+	err := body.read(w, r, limit)
+	q.admission.used.Received = int64(len(body.bytes))
+	if err != nil {
 		return err
 	}
 	q.Content = body.bytes

@@ -10,8 +10,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// Prefix is what the paths of all endpoints begin with.
-const Prefix = "/_matrix/federation/v1/"
+// What paths begin with: Prefix those of the baseline, Unstable those of extensions.
+const (
+	Prefix   = "/_matrix/federation/v1/"
+	Unstable = "/_matrix/federation/unstable/org.matrixrelay/"
+)
 
 // An Endpoint is one of the requests that a relay answers.
 type Endpoint string
@@ -20,15 +23,20 @@ type Endpoint string
 const (
 	SendRelay Endpoint = "send_relay"
 	RelayTxn  Endpoint = "relay_txn"
+	Mailbox   Endpoint = "mailbox"
+	Info      Endpoint = "info"
 )
 
-// Method is the one HTTP method of the endpoint.
-func (e Endpoint) Method() string {
-	if e == SendRelay {
-		return http.MethodPut
-	}
-	return http.MethodGet
+// An endpoint is what is fixed for one.
+type endpoint struct{ prefix, method string }
+
+var endpoints = map[Endpoint]endpoint{
+	SendRelay: {Prefix, http.MethodPut}, RelayTxn: {Prefix, http.MethodGet},
+	Mailbox: {Unstable, http.MethodPut}, Info: {Unstable, http.MethodGet},
 }
+
+// Method is the one HTTP method of the endpoint.
+func (e Endpoint) Method() string { return endpoints[e].method }
 
 // A Route is what the path of a request says.
 type Route struct {
@@ -37,7 +45,7 @@ type Route struct {
 	// TransactionID is set for SendRelay.
 	TransactionID gomatrixserverlib.TransactionID
 
-	// User names the destination: see Destination.
+	// User names the destination: see Destination. It is set for SendRelay and RelayTxn.
 	User spec.UserID
 
 	// Query is set for RelayTxn.
@@ -60,6 +68,9 @@ func SignedURI(r *http.Request) (uri string, ok bool) {
 	path, _, _ := strings.Cut(raw, "?")
 	start := strings.Index(path, Prefix)
 	if start < 0 {
+		start = strings.Index(path, Unstable)
+	}
+	if start < 0 {
 		return "", false
 	}
 	// fclient signs and checks what net/url makes of the URI.
@@ -73,9 +84,15 @@ func SignedURI(r *http.Request) (uri string, ok bool) {
 // ParseEndpoint returns the endpoint of a URI from SignedURI, whether or not
 // the rest of it is right; ok is false if it is none of ours.
 func ParseEndpoint(uri string) (e Endpoint, ok bool) {
-	name, _, _ := strings.Cut(strings.TrimPrefix(uri, Prefix), "/")
+	prefix := Prefix
+	if !strings.HasPrefix(uri, prefix) {
+		prefix = Unstable
+	}
+	path, _, _ := strings.Cut(uri, "?")
+	name, _, _ := strings.Cut(strings.TrimPrefix(path, prefix), "/")
 	e = Endpoint(name)
-	return e, strings.HasPrefix(uri, Prefix) && (e == SendRelay || e == RelayTxn)
+	known, ok := endpoints[e]
+	return e, ok && known.prefix == prefix && strings.HasPrefix(uri, prefix)
 }
 
 // ParseURI reads a URI from SignedURI. The error is an *Error: 404
@@ -87,9 +104,11 @@ func ParseURI(uri string) (Route, error) {
 		return Route{}, Unrecognized()
 	}
 	path, _, _ := strings.Cut(uri, "?")
-	segments := strings.Split(strings.TrimPrefix(path, Prefix+string(endpoint)), "/")[1:]
+	segments := strings.Split(strings.TrimPrefix(path, endpoints[endpoint].prefix+string(endpoint)), "/")[1:]
 	r := Route{Endpoint: endpoint}
 	switch {
+	case endpoints[endpoint].prefix == Unstable && len(segments) == 0:
+		return r, nil
 	case endpoint == SendRelay && len(segments) == 2:
 		id, err := url.PathUnescape(segments[0])
 		if err != nil || id == "" || len(id) > MaxTransactionIDBytes {

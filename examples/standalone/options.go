@@ -14,6 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -173,7 +174,7 @@ func (o *options) relayConfig(name spec.ServerName, mail store.Store, log *slog.
 	c.ServerName, c.Store, c.Logger = name, mail, log
 	c.MaxBatch, c.MaxWaiting = int(min(o.maxBatch, math.MaxInt32)), int(min(o.maxWaiting, math.MaxInt32))
 	if len(o.actsFor) > 0 {
-		c.Admit = o.actsFor.admit
+		c.Policy = policy.Func(o.actsFor.admit)
 	}
 	return c
 }

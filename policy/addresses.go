@@ -1,0 +1,46 @@
+package policy
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/matrixrelay/relay/internal/address"
+)
+
+// addresses has something for each address that is in use: for an IPv4 address, for a
+// /64 of IPv6 and for the /48 around it, for a whole overlay network. It is safe for
+// concurrent use.
+type addresses[T any] struct {
+	wide int
+	make func(times int) *T // for so many times the share of one address
+
+	mu  sync.Mutex
+	all *table[netip.Prefix, *T]
+}
+
+func newAddresses[T any](parties, wide int, newOne func(times int) *T) *addresses[T] {
+	return &addresses[T]{wide: wide, make: newOne, all: newTable[netip.Prefix, *T](parties)}
+}
+
+// of returns what an address has, and what the site has that it is in, if it is in one.
+func (a *addresses[T]) of(addr netip.Addr) []*T {
+	from := address.Of(addr)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case from.Shared:
+		return []*T{a.find(from.Host, a.wide)}
+	case from.Site != from.Host:
+		return []*T{a.find(from.Site, a.wide), a.find(from.Host, 1)}
+	}
+	return []*T{a.find(from.Host, 1)}
+}
+
+func (a *addresses[T]) find(key netip.Prefix, times int) *T {
+	one, ok := a.all.get(key)
+	if !ok {
+		one = a.make(times)
+		a.all.set(key, one)
+	}
+	return one
+}

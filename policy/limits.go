@@ -1,0 +1,152 @@
+package policy
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A Rate is so much a second, and so much at once after a rest.
+type Rate struct {
+	PerSecond float64
+	Burst     int
+}
+
+// Unlimited is a Rate without a limit.
+var Unlimited = Rate{PerSecond: -1}
+
+// Shares are what one party may use. The zero Rate and number stand for the default,
+// Unlimited and a negative number for no limit.
+type Shares struct {
+	// Requests are those of any kind. Bytes are those of bodies of requests and of
+	// answers. Stored are bytes that the store has more; each transaction counts for
+	// 1,000 more than its own, which is about what is remembered of it.
+	Requests, Bytes, Stored Rate
+
+	// UnderWay is how many transactions may be on their way in at once.
+	UnderWay int
+}
+
+// Defaults of LimitsConfig: what a homeserver in many rooms needs at its worst, which
+// sends a backlog or fetches one.
+var (
+	DefaultAddress = Shares{
+		Requests: Rate{200, 1000}, Bytes: Rate{4 << 20, 256 << 20}, Stored: Rate{1 << 20, 256 << 20}, UnderWay: 128,
+	}
+	DefaultName = Shares{Requests: Rate{200, 1000}, Bytes: Rate{4 << 20, 256 << 20}, Stored: Rate{1 << 20, 256 << 20}}
+)
+
+// Other defaults of LimitsConfig.
+const (
+	DefaultWide    = 16
+	DefaultParties = 50_000
+)
+
+// LimitsConfig is what Limits allow. The zero value has the defaults.
+type LimitsConfig struct {
+	// Address is the share of one address: an IPv4 address, or a /64 of IPv6. Name is
+	// that of one server, as far as it signs. Its UnderWay doesn't count.
+	Address, Name Shares
+
+	// Wide is how many times an address's share those have together that may hold many:
+	// a /48 of IPv6, an overlay network, loopback, and all that have no IP address.
+	// Zero: DefaultWide.
+	Wide int
+
+	// Parties is how many addresses, and how many names, are remembered; the least
+	// used are forgotten. Zero: DefaultParties.
+	Parties int
+}
+
+// Limits is a Policy that gives each address and each name its share. It refuses what
+// is over a share with 429, before anything of the request is parsed, verified or
+// read. A request that costs more than is left is admitted, and those after it pay.
+//
+// On the connection of a Member its name counts, and its address doesn't: others who
+// share the address can't use up what it needs.
+type Limits struct {
+	config LimitsConfig
+
+	addresses *addresses[party]
+
+	mu    sync.Mutex
+	names *table[spec.ServerName, *party]
+}
+
+var _ Policy = (*Limits)(nil)
+
+// NewLimits makes Limits.
+func NewLimits(config LimitsConfig) *Limits {
+	defaults.Set(&config.Wide, DefaultWide)
+	defaults.Set(&config.Parties, DefaultParties)
+	config.Address = config.Address.withDefaults(DefaultAddress)
+	config.Name = config.Name.withDefaults(DefaultName)
+	return &Limits{
+		config:    config,
+		addresses: newAddresses(config.Parties, config.Wide, func(times int) *party { return newParty(config.Address, times) }),
+		names:     newTable[spec.ServerName, *party](config.Parties),
+	}
+}
+
+// Admit implements Policy.
+func (l *Limits) Admit(_ context.Context, r *Request) error {
+	switch {
+	case r.PassedOn:
+		return nil // the server that passes it on is counted
+	case r.Stage == Signed && r.Origin == r.Known:
+		return nil // counted by its name already
+	case r.Stage == Signed:
+		party := l.name(r.Origin)
+		if err := party.begin(r, "this server has used its share for now"); err != nil || r.Endpoint != wire.SendRelay {
+			return err
+		}
+		return party.beginStoring(r, "this server has stored its share for now")
+	case r.Known != "":
+		return admitAt(r, l.name(r.Known))
+	}
+	for _, party := range l.addresses.of(r.Address) {
+		if err := admitAt(r, party); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// admitAt asks a party about a request that isn't known to be signed.
+func admitAt(r *Request, p *party) error {
+	switch {
+	case r.Stage == Arrived:
+		return p.begin(r, "this address has used its share for now")
+	case r.Endpoint == wire.SendRelay:
+		if err := p.beginStoring(r, "this address has stored its share for now"); err != nil {
+			return err
+		}
+		return p.enter(r)
+	}
+	return nil
+}
+
+func (l *Limits) name(server spec.ServerName) *party {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.names.get(server)
+	if !ok {
+		p = newParty(l.config.Name, 1)
+		l.names.set(server, p)
+	}
+	return p
+}
+
+// overShare is the answer to a party that has none left.
+func overShare(message string, after time.Duration) error {
+	return &wire.Error{
+		Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
+		Message: message, RetryAfter: max(after, time.Second),
+	}
+}

@@ -1,0 +1,122 @@
+package policy
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/matrixrelay/relay/internal/defaults"
+)
+
+// tiny is a rate of nothing that still counts.
+const tiny = 1e-9
+
+// perTransaction is what a stored transaction counts for besides its own bytes.
+const perTransaction = 1000
+
+// A party has what is left of the shares of one address or name.
+type party struct {
+	requests, bytes, stored bucket
+
+	mu             sync.Mutex
+	underWay, most int
+}
+
+// newParty gives a party that many times the shares.
+func newParty(s Shares, times int) *party {
+	p := &party{requests: newBucket(s.Requests, times), bytes: newBucket(s.Bytes, times), stored: newBucket(s.Stored, times)}
+	p.most = math.MaxInt
+	if s.UnderWay > 0 {
+		p.most = s.UnderWay * times
+	}
+	return p
+}
+
+func (s Shares) withDefaults(otherwise Shares) Shares {
+	defaults.Set(&s.Requests, otherwise.Requests)
+	defaults.Set(&s.Bytes, otherwise.Bytes)
+	defaults.Set(&s.Stored, otherwise.Stored)
+	defaults.Set(&s.UnderWay, otherwise.UnderWay)
+	return s
+}
+
+// begin counts a request and, when it is over, its bytes.
+func (p *party) begin(r *Request, message string) error {
+	now := time.Now()
+	if wait := p.bytes.wait(now); wait > 0 {
+		return overShare(message, wait)
+	}
+	if wait := p.requests.wait(now); wait > 0 {
+		return overShare(message, wait)
+	}
+	p.requests.take(now, 1)
+	r.WhenDone(func(used Used) { p.bytes.take(time.Now(), used.Received+used.Sent) })
+	return nil
+}
+
+// beginStoring counts what a request stores, when it is over.
+func (p *party) beginStoring(r *Request, message string) error {
+	if wait := p.stored.wait(time.Now()); wait > 0 {
+		return overShare(message, wait)
+	}
+	r.WhenDone(func(used Used) {
+		if used.Stored > 0 {
+			p.stored.take(time.Now(), used.Stored+perTransaction)
+		}
+	})
+	return nil
+}
+
+// enter counts a transaction in that is on its way.
+func (p *party) enter(r *Request) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.underWay >= p.most {
+		return overShare("this address has too many transactions on their way", 0)
+	}
+	p.underWay++
+	r.WhenDone(func(Used) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.underWay--
+	})
+	return nil
+}
+
+// A bucket is a token bucket that may go into debt: what something costs is known
+// when it is over. The zero value is without a limit.
+type bucket struct{ limiter *rate.Limiter }
+
+func newBucket(r Rate, times int) bucket {
+	if r.PerSecond < 0 {
+		return bucket{}
+	}
+	return bucket{rate.NewLimiter(rate.Limit(max(r.PerSecond, tiny)*float64(times)), max(r.Burst, 1)*times)}
+}
+
+// wait is how long it takes until there is something in the bucket, 0 if there is.
+func (b bucket) wait(now time.Time) time.Duration {
+	if b.limiter == nil {
+		return 0
+	}
+	lacking := 1 - b.limiter.TokensAt(now)
+	if lacking <= 0 {
+		return 0
+	}
+	seconds := min(lacking/float64(b.limiter.Limit()), (24 * time.Hour).Seconds()) // Inf if there is no rate
+	return max(time.Duration(seconds*float64(time.Second)), 1)
+}
+
+// take takes out that much, also what isn't there.
+func (b bucket) take(now time.Time, n int64) {
+	if b.limiter == nil {
+		return
+	}
+	for n > 0 {
+		part := int(min(n, int64(b.limiter.Burst())))
+		b.limiter.ReserveN(now, part)
+		n -= int64(part)
+	}
+}

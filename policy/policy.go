@@ -1,0 +1,157 @@
+// Package policy says who may use a relay, and how much of it.
+//
+// A Policy is asked about each request, stage by stage, before the relay spends more
+// on it. The ones here are parts that an embedder composes with All or replaces:
+//
+//   - Limits: shares by address and by name of requests, bytes and stored bytes a time,
+//     and of mail on its way in;
+//   - a mode, which says whose mail is kept: Closed (a list of destinations), Invite
+//     (servers that have claimed their mailbox with an invite) or Open (anybody, with
+//     little room until the owner has asked for its mail);
+//   - Func: a function of an embedder.
+//
+// Names cost nothing in an open network, and until the signature was checked anybody
+// can write any name into a request. So a Policy that counts does it by address first,
+// and by name only at the stage Signed.
+package policy
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A Policy decides about requests. It is safe for concurrent use.
+type Policy interface {
+	// Admit is asked at each stage of a request, in order, and once more at the stage
+	// Claimed about the origin of mail that another server passes on. To refuse the
+	// request it returns a *wire.Error, which the caller is told; any other error is a
+	// failure of ours, logged and answered with 500.
+	Admit(ctx context.Context, r *Request) error
+}
+
+// A Stage is how much is known of a request.
+type Stage int
+
+const (
+	// Arrived means that nothing was read but the head of the request: Address and
+	// Known are set. Requests that no relay knows arrive, too.
+	Arrived Stage = iota
+
+	// Claimed means that the path and the header were read: Endpoint, Destination and
+	// Origin are set, and anybody may have written them. The body wasn't read.
+	Claimed
+
+	// Signed means that the body is there and Origin has signed it: Bytes and Room are
+	// set. The body wasn't parsed.
+	Signed
+)
+
+// A Request is what a Policy sees.
+type Request struct {
+	Stage Stage
+
+	// Address is where the request came from, the zero Addr if that is no IP address:
+	// see relay.Config.ClientAddress.
+	Address netip.Addr
+
+	// Known is a Member that has signed a request on this connection before. It is
+	// empty if there was none, and where connections can't be told apart.
+	Known spec.ServerName
+
+	// Endpoint is what is asked for; it is empty where nothing is.
+	Endpoint wire.Endpoint
+
+	// Origin is the server that the request, or mail that is passed on, comes from.
+	Origin spec.ServerName
+
+	// PassedOn says that Origin is the origin of mail which another server passes on,
+	// that was asked about before.
+	PassedOn bool
+
+	// Destination is the server whose mailbox the request is about. Local says that it
+	// is this server, to which mail is handed and not kept.
+	Destination spec.ServerName
+	Local       bool
+
+	// Bytes is the size of the body.
+	Bytes int64
+
+	// Room is what mail for Destination may take. A Policy may make it smaller. Don't
+	// keep it.
+	Room Room
+
+	// Member is set by a Policy at the stage Signed if Origin has a mailbox here that
+	// is promised to it.
+	Member bool
+
+	whenDone []func(Used)
+}
+
+// Used is what a request has used when it is over.
+type Used struct {
+	// Received and Sent are the bytes of bodies, Stored those that the store has more
+	// (of store.Mail.Size).
+	Received, Sent, Stored int64
+}
+
+// WhenDone has a function called when the request is over, however it ended.
+func (r *Request) WhenDone(f func(Used)) { r.whenDone = append(r.whenDone, f) }
+
+// Done calls the functions of WhenDone, once: relay.Server calls it.
+func (r *Request) Done(used Used) {
+	for _, f := range r.whenDone {
+		f(used)
+	}
+	r.whenDone = nil
+}
+
+// Func is a Policy by names: it is asked at the stage Claimed whether mail from origin
+// is taken for destination, and about nothing else.
+type Func func(ctx context.Context, origin, destination spec.ServerName) error
+
+// Admit implements Policy.
+func (f Func) Admit(ctx context.Context, r *Request) error {
+	if r.Stage != Claimed || r.Endpoint != wire.SendRelay {
+		return nil
+	}
+	return f(ctx, r.Origin, r.Destination)
+}
+
+// Inviting is an ability of a Policy: a server claims its mailbox with an invite.
+type Inviting interface {
+	// Claim takes the claim of r.Origin, which has signed it. It returns nil once the
+	// mailbox is claimed on the disk; the error is like that of Policy.Admit.
+	Claim(ctx context.Context, r *Request, claim wire.Claim) error
+}
+
+// All admits what each of its policies admits; they are asked in order.
+// It is Inviting as the first is that has this ability.
+func All(policies ...Policy) Policy { return all(policies) }
+
+type all []Policy
+
+var _ Inviting = (all)(nil)
+
+// Claim implements Inviting.
+func (a all) Claim(ctx context.Context, r *Request, claim wire.Claim) error {
+	for _, p := range a {
+		if inviting, ok := p.(Inviting); ok {
+			return inviting.Claim(ctx, r, claim)
+		}
+	}
+	return wire.Unrecognized()
+}
+
+// Admit implements Policy.
+func (a all) Admit(ctx context.Context, r *Request) error {
+	for _, p := range a {
+		if err := p.Admit(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
