@@ -1,0 +1,211 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/store"
+)
+
+const (
+	// claimsKnown is how many claims are remembered; others are looked up.
+	claimsKnown = 20_000
+
+	// askedEvery is how often it is written down that an owner has asked.
+	askedEvery = 24 * time.Hour
+
+	// claimLasts is how long a claim stays whose owner doesn't ask, when others want
+	// its place; by the store's clock.
+	claimLasts = 180 * 24 * time.Hour
+
+	// fullFor is how long it isn't counted again how many claims there are.
+	fullFor = time.Minute
+)
+
+// errBooked says that all room is promised.
+var errBooked = errors.New("policy: no room for another mailbox")
+
+// claims are the mailboxes that are promised to their owners, in the notes of a store.
+type claims struct {
+	notes  store.Notes
+	prefix string // what keys of notes begin with; a server's name follows
+	clock  func(context.Context) (time.Duration, error)
+
+	mu    sync.Mutex
+	known *table[spec.ServerName, time.Duration] // when the owner asked, as noted
+
+	writing sync.Mutex // claims are made one at a time
+	full    time.Time  // when the last one found no place
+	most    int        // and what their bound was
+}
+
+// A claim is a note.
+type claim struct {
+	// Asked is when the owner asked last, in seconds of the store's clock.
+	Asked int64 `json:"asked"`
+}
+
+// newClaims takes a store that has notes.
+func newClaims(s store.Store, prefix string) (*claims, error) {
+	notes, ok := s.(store.Notes)
+	if !ok {
+		return nil, errors.New("policy: the store keeps no notes, so claims would be forgotten")
+	}
+	c := &claims{notes: notes, prefix: prefix, known: newTable[spec.ServerName, time.Duration](claimsKnown)}
+	c.clock = func(context.Context) (time.Duration, error) { return 0, nil }
+	if timed, ok := s.(store.Timed); ok {
+		c.clock = timed.StoreTime
+	}
+	return c, nil
+}
+
+// has reports whether a server's mailbox is claimed.
+func (c *claims) has(ctx context.Context, server spec.ServerName) (bool, error) {
+	if _, ok := c.asked(server); ok {
+		return true, nil
+	}
+	found, err := c.read(ctx, server)
+	if err != nil || found == nil {
+		return false, err
+	}
+	c.remember(server, time.Duration(found.Asked)*time.Second)
+	return true, nil
+}
+
+func (c *claims) asked(server spec.ServerName) (time.Duration, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known.get(server)
+}
+
+func (c *claims) remember(server spec.ServerName, asked time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known.set(server, asked)
+}
+
+func (c *claims) forget(server spec.ServerName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known.remove(server)
+}
+
+// read looks a claim up; it is nil if there is none.
+func (c *claims) read(ctx context.Context, server spec.ServerName) (*claim, error) {
+	value, err := notebook.Read(ctx, c.notes, c.prefix+string(server))
+	if err != nil {
+		return nil, fmt.Errorf("policy: reading a claim: %w", err)
+	}
+	if value == nil {
+		return nil, nil
+	}
+	found := &claim{}
+	_ = json.Unmarshal(value, found) // one that can't be read still is one
+	return found, nil
+}
+
+// renew notes, about daily, that the owner of a claimed mailbox has asked.
+func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
+	now, err := c.now(ctx)
+	if err != nil {
+		return err
+	}
+	asked, ok := c.asked(server)
+	if since := now - asked; !ok || since >= 0 && since < askedEvery {
+		return nil
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.write(ctx, server, now, nil)
+}
+
+func (c *claims) now(ctx context.Context) (time.Duration, error) {
+	now, err := c.clock(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("policy: the store's clock: %w", err)
+	}
+	return now, nil
+}
+
+// write writes a claim down, and other notes with it.
+func (c *claims) write(ctx context.Context, server spec.ServerName, now time.Duration, also []store.Note) error {
+	value, err := json.Marshal(claim{Asked: int64(now / time.Second)})
+	if err != nil {
+		return fmt.Errorf("policy: writing a claim: %w", err)
+	}
+	changes := append(also, store.Note{Key: c.prefix + string(server), Value: value})
+	if err := c.notes.SetNotes(ctx, changes); err != nil {
+		return fmt.Errorf("policy: writing a claim: %w", err)
+	}
+	c.remember(server, now)
+	return nil
+}
+
+// add claims a mailbox, if it isn't and there are fewer than that many; else the error
+// is errBooked. Also returns what is to be written with it, or refuses the claim.
+func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also func() ([]store.Note, error)) error {
+	now, err := c.now(ctx)
+	if err != nil {
+		return err
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if found, err := c.has(ctx, server); err != nil || found {
+		return err
+	}
+	if err := c.makeRoom(ctx, most, now); err != nil {
+		return err
+	}
+	notes, err := also()
+	if err != nil {
+		return err
+	}
+	return c.write(ctx, server, now, notes)
+}
+
+// makeRoom counts the claims. If there is no room for one more, it takes those away
+// whose owners haven't asked for long.
+func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) error {
+	if most <= c.most && time.Since(c.full) < fullFor {
+		return errBooked
+	}
+	count, old, err := c.count(ctx, now)
+	if err != nil || count < most {
+		return err
+	}
+	if count-len(old) >= most {
+		c.full, c.most = time.Now(), most
+		return errBooked
+	}
+	if err := c.notes.SetNotes(ctx, old); err != nil {
+		return fmt.Errorf("policy: removing old claims: %w", err)
+	}
+	for _, note := range old {
+		c.forget(spec.ServerName(strings.TrimPrefix(note.Key, c.prefix)))
+	}
+	return nil
+}
+
+// count counts all claims and returns the changes that remove the old ones of them.
+func (c *claims) count(ctx context.Context, now time.Duration) (count int, old []store.Note, err error) {
+	err = notebook.Each(ctx, c.notes, c.prefix, func(note store.Note) error {
+		count++
+		var found claim
+		if json.Unmarshal(note.Value, &found) == nil && now-time.Duration(found.Asked)*time.Second > claimLasts {
+			old = append(old, store.Note{Key: note.Key})
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("policy: counting claims: %w", err)
+	}
+	return count, old, nil
+}

@@ -1,0 +1,224 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// Defaults of OpenConfig.
+const (
+	DefaultPromisedPart      = 0.5
+	DefaultUnclaimedPart     = 1. / 16
+	DefaultUnclaimedLifetime = 7 * 24 * time.Hour
+	DefaultUnclaimedBoxes    = 10_000
+)
+
+// More defaults of OpenConfig.
+var (
+	DefaultPromise      = Size{Entries: 2_000, Bytes: 4 << 20}
+	DefaultUnclaimedBox = Size{Entries: 200, Bytes: 1 << 20}
+
+	DefaultClaims         = Rate{1. / 3600, 10}
+	DefaultNewBoxes       = Rate{1. / 600, 200}
+	DefaultUnclaimedBytes = Rate{256, 32 << 20}
+)
+
+// OpenConfig is what a relay gives to whom in the mode Open. Store is required.
+type OpenConfig struct {
+	// Store is the relay's, which must have the ability store.Notes: there it is
+	// written down whose mailbox is claimed.
+	Store store.Store
+
+	// Promise is the room that a claimed mailbox has in any case, and PromisedPart the
+	// part of the whole store that may be promised: when all of it is, there are no new
+	// claims. UnclaimedPart is the part that all unclaimed mailboxes share. What is left
+	// claimed mailboxes may use over their promise, up to the limits of any mailbox,
+	// as long as the store holds no more than that.
+	Promise                     Size
+	PromisedPart, UnclaimedPart float64
+
+	// UnclaimedBox is the most that one unclaimed mailbox holds, UnclaimedBoxes how many
+	// of them there may be, and UnclaimedLifetime how long their mail lives at most.
+	UnclaimedBox      Size
+	UnclaimedBoxes    int
+	UnclaimedLifetime time.Duration
+
+	// Claims, NewBoxes and UnclaimedBytes are the share of one address: of claims, of
+	// unclaimed mailboxes that were empty, and of mail for unclaimed ones. A /48 of IPv6,
+	// an overlay network and all that have no IP address have Wide times that. Zero:
+	// DefaultWide.
+	Claims, NewBoxes, UnclaimedBytes Rate
+	Wide                             int
+}
+
+func (c OpenConfig) withDefaults() OpenConfig {
+	c.Promise = c.Promise.or(DefaultPromise)
+	c.UnclaimedBox = c.UnclaimedBox.or(DefaultUnclaimedBox)
+	defaults.Set(&c.PromisedPart, DefaultPromisedPart)
+	defaults.Set(&c.UnclaimedPart, DefaultUnclaimedPart)
+	defaults.Set(&c.UnclaimedBoxes, DefaultUnclaimedBoxes)
+	defaults.Set(&c.UnclaimedLifetime, DefaultUnclaimedLifetime)
+	defaults.Set(&c.Claims, DefaultClaims)
+	defaults.Set(&c.NewBoxes, DefaultNewBoxes)
+	defaults.Set(&c.UnclaimedBytes, DefaultUnclaimedBytes)
+	defaults.Set(&c.Wide, DefaultWide)
+	return c
+}
+
+func (c OpenConfig) division() division {
+	boxes := int64(c.UnclaimedBoxes)
+	return division{
+		promise: c.Promise, promised: c.PromisedPart, unclaimed: c.UnclaimedPart,
+		without: Size{Entries: boxes * c.UnclaimedBox.Entries, Bytes: boxes * c.UnclaimedBox.Bytes},
+	}
+}
+
+// Open is the mode of a relay that anybody may use. A mailbox is unclaimed until its
+// owner has asked here for its mail: then it is claimed, and has room that nobody else
+// can use up. All unclaimed ones together have a small part of the store, each of them
+// a small one, and their mail lives shorter: anybody can make up names and leave mail
+// for them. Where all room is promised, or an address has claimed its share, owners
+// can still fetch what is there.
+//
+// Claims are kept in the store's notes. One stays until its owner hasn't asked for
+// 180 days and another wants its place.
+type Open struct {
+	config    OpenConfig
+	division  division
+	claims    *claims
+	unclaimed *unclaimed
+	comers    *addresses[comer]
+}
+
+var _ Policy = (*Open)(nil)
+
+// A comer has what is left to an address in the mode Open.
+type comer struct{ claims, boxes, bytes bucket }
+
+// NewOpen makes an Open.
+func NewOpen(config OpenConfig) (*Open, error) {
+	c, err := newClaims(config.Store, "relay/claim/")
+	if err != nil {
+		return nil, err
+	}
+	config = config.withDefaults()
+	return &Open{
+		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c},
+		comers: newAddresses(DefaultParties, config.Wide, func(times int) *comer {
+			return &comer{newBucket(config.Claims, times), newBucket(config.NewBoxes, times), newBucket(config.UnclaimedBytes, times)}
+		}),
+	}, nil
+}
+
+// Admit implements Policy.
+func (o *Open) Admit(ctx context.Context, r *Request) error {
+	if r.Stage != Signed {
+		return nil
+	}
+	switch r.Endpoint {
+	case wire.RelayTxn:
+		return o.fetch(ctx, r)
+	case wire.SendRelay:
+		_, r.Member = o.claims.asked(r.Origin)
+		if !r.Local {
+			return o.leave(ctx, r)
+		}
+	}
+	return nil
+}
+
+// fetch claims the mailbox of an owner that asks, if there is room.
+func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
+	if r.Origin != r.Destination {
+		return nil // it is refused anyway
+	}
+	if r.Member, err = o.claims.has(ctx, r.Origin); err != nil {
+		return err
+	}
+	if r.Member {
+		return o.claims.renew(ctx, r.Origin)
+	}
+	comers, now := o.comers.of(r.Address), time.Now()
+	for _, c := range comers {
+		if c.claims.wait(now) > 0 {
+			return nil
+		}
+	}
+	most := o.division.of(r.Room.Limits).claims
+	err = o.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return nil, nil })
+	if errors.Is(err, errBooked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.Member = true
+	for _, c := range comers {
+		c.claims.take(now, 1)
+	}
+	o.unclaimed.countAgain()
+	return nil
+}
+
+// leave says how much room there is for mail.
+func (o *Open) leave(ctx context.Context, r *Request) error {
+	claimed, err := o.claims.has(ctx, r.Destination)
+	if err != nil {
+		return err
+	}
+	parts := o.division.of(r.Room.Limits)
+	if claimed {
+		r.Room.promise(o.config.Promise, parts)
+		return nil
+	}
+	for _, c := range o.comers.of(r.Address) {
+		if wait := c.bytes.wait(time.Now()); wait > 0 {
+			return overShare("this address has left its share for servers that haven't asked for their mail here", wait)
+		}
+	}
+	isNew, err := o.unclaimed.reserve(ctx, r, parts.unclaimed, o.config.UnclaimedBoxes)
+	if err != nil {
+		return err
+	}
+	r.Room.shrinkTo(o.config.UnclaimedBox)
+	r.Room.shrinkLifetime(o.config.UnclaimedLifetime)
+	for _, c := range o.comers.of(r.Address) {
+		if err := c.leave(r, isNew); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leave counts mail for an unclaimed mailbox, which may be new, when it is stored.
+func (c *comer) leave(r *Request, isNew bool) error {
+	if wait := c.boxes.wait(time.Now()); isNew && wait > 0 {
+		return overShare("this address has left mail for too many servers that haven't asked for their mail here", wait)
+	}
+	r.WhenDone(func(used Used) {
+		if used.Stored == 0 {
+			return
+		}
+		c.bytes.take(time.Now(), used.Stored+perTransaction)
+		if isNew {
+			c.boxes.take(time.Now(), 1)
+		}
+	})
+	return nil
+}
+
+// noRoom is the answer where unclaimed mailboxes have no room left.
+func noRoom(destination spec.ServerName) error {
+	return &wire.Error{
+		Status: http.StatusInsufficientStorage, Code: wire.ErrorResourceLimitExceeded,
+		Message: "there is no room for servers that haven't asked for their mail here, such as " + string(destination),
+	}
+}
