@@ -2,12 +2,16 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"golang.org/x/time/rate"
 
+	"github.com/matrixrelay/relay/internal/tally"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -28,9 +32,19 @@ func (a *answer) size() (size int) {
 
 // answers are the last stage.
 type answers struct {
-	memory  memory
-	metrics *metrics
-	logger  *slog.Logger
+	memory   memory
+	metrics  *metrics
+	logger   *slog.Logger
+	refusals *tally.Tally
+	failures *rate.Limiter // for lines in the log
+}
+
+func newAnswers(m memory, logger *slog.Logger) answers {
+	return answers{
+		memory: m, logger: logger,
+		refusals: tally.New(logger, "relay: refused requests in the last minute"),
+		failures: rate.NewLimiter(rate.Every(6*time.Second), 10),
+	}
 }
 
 // send sends an answer that is a success. It fails, and nothing was sent, if
@@ -62,15 +76,16 @@ func (s *answers) send(w http.ResponseWriter, q *request, a answer) error {
 
 // refuse sends an error.
 func (s *answers) refuse(w http.ResponseWriter, r *http.Request, q *request, err error) {
-	e := s.wireError(r, q.route.Endpoint, err)
+	e := s.wireError(r, q, err)
 	s.metrics.answered(q.route.Endpoint, e.Status)
 	e.Write(w)
 }
 
-// wireError is the error for the caller. A fault of ours is logged.
-func (s *answers) wireError(r *http.Request, endpoint wire.Endpoint, err error) *wire.Error {
+// wireError is the error for the caller. Refusals and faults of ours are logged.
+func (s *answers) wireError(r *http.Request, q *request, err error) *wire.Error {
 	var e *wire.Error
 	if errors.As(err, &e) && e != nil && e.Status >= 400 && e.Status < 600 {
+		s.count(q, e, e)
 		return e
 	}
 	if r.Context().Err() != nil {
@@ -79,8 +94,20 @@ func (s *answers) wireError(r *http.Request, endpoint wire.Endpoint, err error) 
 	if errors.Is(err, store.ErrReopen) { // the store has said so once, and can't say anything new
 		return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "the store failed"}
 	}
-	s.logger.Error("relay: a request failed", "endpoint", endpoint, "error", err)
-	return &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "internal error"}
+	e = &wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown, Message: "internal error"}
+	if s.failures.Allow() {
+		s.logger.Error("relay: a request failed", "endpoint", q.route.Endpoint, "error", err)
+	} else {
+		s.count(q, e, err)
+	}
+	return e
+}
+
+// count counts an answer that is no success. The log has the first of each kind, and
+// then one line a minute.
+func (s *answers) count(q *request, e *wire.Error, why error) {
+	kind := fmt.Sprintf("%s %d %s", nameOf(q.route.Endpoint), e.Status, e.Code)
+	s.refusals.Note(kind, q.from.String(), string(q.admission.asked.Origin), "relay: refused a request", "error", why)
 }
 
 // statusClientGone is for the metrics: nobody gets the answer.

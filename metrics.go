@@ -70,10 +70,15 @@ func (m *metrics) answered(endpoint wire.Endpoint, status int) {
 	if m == nil {
 		return
 	}
-	if endpoint.Method() == "" { // a stranger may write anything there
-		endpoint = "other"
+	m.requests.WithLabelValues(nameOf(endpoint), strconv.Itoa(status)).Inc()
+}
+
+// nameOf is the name of an endpoint, or other: a stranger may write anything there.
+func nameOf(endpoint wire.Endpoint) string {
+	if endpoint.Method() == "" {
+		return "other"
 	}
-	m.requests.WithLabelValues(string(endpoint), strconv.Itoa(status)).Inc()
+	return string(endpoint)
 }
 
 func (m *metrics) put(stored bool) {

@@ -73,6 +73,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{memory: newMemory(config.MaxInFlightBytes), waits: newWaits(config.MaxWaiting)}
+	s.answers = newAnswers(s.memory, config.Logger)
 	if config.Store == nil {
 		s.ownStore, err = openOwnStore(config)
 		if err != nil {
@@ -91,7 +92,7 @@ func New(config Config) (*Server, error) {
 	s.room = policy.Room{Limits: config.limits(), Lifetime: max(config.Lifetime, 0)}
 	s.forwarder = forwarder{config, s.metrics}
 	s.retriever = retriever{config, s.waits, s.memory, s.metrics}
-	s.answers = answers{s.memory, s.metrics, config.Logger}
+	s.answers.metrics = s.metrics
 	return s, nil
 }
 
@@ -126,6 +127,7 @@ func (s *Server) Close() error {
 			s.memory.cutAll()
 			<-empty
 		}
+		s.answers.refusals.Close()
 		s.metrics.unregister()
 		if s.ownStore != nil {
 			s.closeErr = s.ownStore.Close()

@@ -1,0 +1,143 @@
+// Package tally logs what strangers can cause as often as they like: the first of each
+// kind, and then one line a minute.
+package tally
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	every    = time.Minute
+	maxKinds = 64
+	others   = "others" // kinds over maxKinds
+)
+
+// A Tally logs the first of each kind as it comes, and then, a minute after the first
+// that it hasn't logged, one line with a count for each kind and where most of them
+// came from. It is safe for concurrent use.
+type Tally struct {
+	log     *slog.Logger
+	message string // of the line that counts
+
+	mu        sync.Mutex
+	kinds     map[string]int // not logged yet
+	known     map[string]struct{}
+	addresses top
+	names     top
+	timer     *time.Timer // while there is something to log
+	closed    bool
+}
+
+// New makes a Tally, which must be closed.
+func New(log *slog.Logger, message string) *Tally {
+	return &Tally{log: log, message: message, kinds: make(map[string]int), known: make(map[string]struct{})}
+}
+
+// Note counts one. The address or the name may be empty. If it is the first of its
+// kind, it is logged with that message and these arguments.
+func (t *Tally) Note(kind, address, name, message string, args ...any) {
+	if t.count(kind, address, name) {
+		t.log.Warn(message, append([]any{"kind", kind, "address", address, "name", name}, args...)...)
+	}
+}
+
+func (t *Tally) count(kind, address, name string) (isFirst bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	if _, known := t.known[kind]; !known {
+		if len(t.known) < maxKinds {
+			t.known[kind] = struct{}{}
+			return true
+		}
+		kind = others
+	}
+	t.kinds[kind]++
+	t.addresses.add(address)
+	t.names.add(name)
+	if t.timer == nil {
+		t.timer = time.AfterFunc(every, t.flush)
+	}
+	return false
+}
+
+// flush logs what was counted.
+func (t *Tally) flush() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+	if len(t.kinds) == 0 {
+		return
+	}
+	var args []any
+	for _, kind := range slices.Sorted(maps.Keys(t.kinds)) {
+		args = append(args, slog.Int(kind, t.kinds[kind]))
+	}
+	t.log.Warn(t.message, append(args, "addresses", t.addresses.String(), "names", t.names.String())...)
+	clear(t.kinds)
+	t.addresses, t.names = top{}, top{}
+}
+
+// Close logs what was counted, and counts no more. It may be called more than once.
+func (t *Tally) Close() {
+	t.flush()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	if t.timer != nil { // begun between the two
+		t.timer.Stop()
+	}
+}
+
+const (
+	maxTop = 64 // that are counted
+	shown  = 3
+)
+
+// A top counts the most frequent of any number of names in a table of maxTop. A new
+// name takes the place of the rarest and its count with it, so those that are frequent
+// stay, and counts may be too large but never too small.
+type top map[string]int
+
+func (t *top) add(name string) {
+	if name == "" {
+		return
+	}
+	if *t == nil {
+		*t = make(top)
+	}
+	if _, ok := (*t)[name]; ok || len(*t) < maxTop {
+		(*t)[name]++
+		return
+	}
+	rarest, least := "", 0
+	for other, n := range *t {
+		if rarest == "" || n < least {
+			rarest, least = other, n
+		}
+	}
+	delete(*t, rarest)
+	(*t)[name] = least + 1
+}
+
+// String lists the most frequent.
+func (t top) String() string {
+	names := slices.SortedFunc(maps.Keys(t), func(a, b string) int { return cmp.Or(t[b]-t[a], strings.Compare(a, b)) })
+	var list []string
+	for _, name := range names[:min(shown, len(names))] {
+		list = append(list, fmt.Sprintf("%s (%d)", name, t[name]))
+	}
+	return strings.Join(list, ", ")
+}
