@@ -29,4 +29,4 @@ func (c *Caller) Claim(ctx context.Context, relay spec.ServerName, invite string
 	return isAnswer(answer, err)
 }
 
-var errNeedsTransport = errors.New("it needs Config.Transport, or a Federation that is an HTTPDoer")
+var errNeedsTransport = errors.New("it needs CallerConfig.Transport, or a Federation that is an HTTPDoer")
