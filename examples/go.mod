@@ -8,6 +8,7 @@ require (
 	github.com/matrix-org/gomatrix v0.0.0-20220926102614-ceba4d9f7530
 	github.com/matrix-org/gomatrixserverlib v0.0.0-20240910190622-2c764912ce93
 	github.com/matrixrelay/relay v0.1.0
+	github.com/matrixrelay/relay/dendrite v0.1.0
 	github.com/matrixrelay/relay/store/jetstream v0.1.0
 	github.com/matrixrelay/relay/store/postgres v0.1.0
 	github.com/nats-io/nats-server/v2 v2.14.5

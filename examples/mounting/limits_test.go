@@ -1,4 +1,4 @@
-package dendrite_test
+package mounting_test
 
 import (
 	"net/http"
@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
-	"github.com/matrixrelay/relay/examples/dendrite"
+	"github.com/matrixrelay/relay/dendrite"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -29,11 +29,11 @@ func TestWhatRoutersRedirect(t *testing.T) {
 	}
 	cleaningMux := func(server http.Handler) http.Handler {
 		router := mux.NewRouter()
-		dendrite.Mount(router.PathPrefix(dendrite.FederationPrefix).Subrouter(), server)
+		dendrite.Mount(router.PathPrefix(federationPrefix).Subrouter(), server)
 		return router
 	}
 	dendritesMux := func(server http.Handler) http.Handler {
-		root, federation := dendrite.NewFederationRouter()
+		root, federation := newFederationRouter()
 		dendrite.Mount(federation, server)
 		return root
 	}

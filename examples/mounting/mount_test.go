@@ -1,4 +1,5 @@
-package dendrite_test
+// Package mounting_test mounts a relay in all the ways that homeservers route.
+package mounting_test
 
 import (
 	"bytes"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/gorilla/mux"
 	"github.com/matrix-org/gomatrix"
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -19,16 +21,27 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/examples/dendrite"
+	"github.com/matrixrelay/relay/dendrite"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
 const (
-	relayName spec.ServerName = "relay"
-	prefixV1                  = dendrite.FederationPrefix + "/v1"
+	relayName        spec.ServerName = "relay"
+	federationPrefix                 = "/_matrix/federation"
+	prefixV1                         = federationPrefix + "/v1"
 )
+
+// newFederationRouter makes the routers that Dendrite has: the one of the whole
+// server, and that of federation. Both leave the path as the sender escaped it, and
+// the relay needs that: X-Matrix signs the path, and user IDs may hold an escaped
+// slash.
+func newFederationRouter() (root, federation *mux.Router) {
+	root = mux.NewRouter().SkipClean(true).UseEncodedPath()
+	federation = root.PathPrefix(federationPrefix).Subrouter().SkipClean(true).UseEncodedPath()
+	return root, federation
+}
 
 // neighbour is another route of the homeserver, which shows the path that it
 // got.
@@ -42,14 +55,14 @@ var mountings = []struct {
 	mount func(server http.Handler) http.Handler
 }{
 	{"gorilla/mux as Dendrite has it", false, func(server http.Handler) http.Handler {
-		root, federation := dendrite.NewFederationRouter()
+		root, federation := newFederationRouter()
 		federation.HandleFunc("/v1/version", neighbour).Methods(http.MethodGet)
 		federation.HandleFunc("/v1/send/{txnID}", neighbour).Methods(http.MethodPut)
 		dendrite.Mount(federation, server)
 		return root
 	}},
 	{"gorilla/mux, mounted before the neighbours", false, func(server http.Handler) http.Handler {
-		root, federation := dendrite.NewFederationRouter()
+		root, federation := newFederationRouter()
 		dendrite.Mount(federation, server)
 		v1 := federation.PathPrefix("/v1").Subrouter()
 		v1.HandleFunc("/version", neighbour).Methods(http.MethodGet)
@@ -57,7 +70,7 @@ var mountings = []struct {
 		return root
 	}},
 	{"gorilla/mux with routes as Dendrite writes them", false, func(server http.Handler) http.Handler {
-		root, federation := dendrite.NewFederationRouter()
+		root, federation := newFederationRouter()
 		v1 := federation.PathPrefix("/v1").Subrouter()
 		v1.HandleFunc("/version", neighbour).Methods(http.MethodGet)
 		v1.HandleFunc("/send/{txnID}", neighbour).Methods(http.MethodPut)
@@ -122,7 +135,7 @@ var mountings = []struct {
 	}},
 	{"chi, in subrouters", false, func(server http.Handler) http.Handler {
 		router := chi.NewRouter()
-		router.Route(dendrite.FederationPrefix, func(federation chi.Router) {
+		router.Route(federationPrefix, func(federation chi.Router) {
 			federation.Route("/v1", func(v1 chi.Router) {
 				v1.Get("/version", neighbour)
 				v1.Put("/send/{txnID}", neighbour)
