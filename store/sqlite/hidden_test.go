@@ -215,3 +215,29 @@ func TestDamagedFileIsKept(t *testing.T) {
 		require.ElementsMatch(t, []string{path, path + "-lock", path + damagedSuffix}, names)
 	}
 }
+
+// A value that isn't of its column's type is damage of that row, and blocks no other.
+func TestRowOfAnotherType(t *testing.T) {
+	path, entries := filled(t, 4, 100)
+	s := openQuietly(t, path, Options{})
+	require.NoError(t, s.writer.exec("PRAGMA shrink_memory")) // what it has read at open
+	editPages(t, path, func(_ int, p *page) bool {
+		cells, _ := p.cells(0)
+		if p[0] != tableLeaf || len(cells) != 4 {
+			return false
+		}
+		row := cells[1].local
+		_, head := kinds(row, cells[1].size)
+		require.EqualValues(t, 6, row[head-1], "prev is an integer of eight bytes")
+		row[head-1] = 7 // a float
+		return true
+	})
+	want := []store.Entry{entries[0], entries[2], entries[3]}
+	require.Equal(t, want, holds(t, s, "b"))
+	_, err := s.Ack(t.Context(), "b", entries[3].ID)
+	require.ErrorIs(t, err, store.ErrReopen)
+	require.NoError(t, s.Close())
+	s = openQuietly(t, path, Options{})
+	require.Equal(t, want, holds(t, s, "b"))
+	put(t, s, entries[1].Mail)
+}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -76,34 +77,29 @@ func orIndex(err error) error {
 }
 
 func (c *readConn) query(q aside.Query) (f found, err error) {
-	rows, err := c.next.Query(string(q.Destination), q.After, c.clock.Now(), q.Entries)
-	if err != nil {
-		return f, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	size, n := int64(0), 0
-	for f.last = q.After; rows.Next(); n++ {
-		var r entryRow
-		if err := rows.Scan(r.scan()...); err != nil {
-			return f, err
-		}
+	f.last, f.entries = q.After, c.room[:0]
+	size, n, isFull := int64(0), 0, false
+	err = c.next.each(func(r *entryRow) (more bool, err error) {
 		if r.id <= f.last {
-			return f, errIndex
+			return false, errIndex
 		}
-		e, err := c.entry(q.Destination, &r)
-		if err == nil {
-			if size += e.Size(); size > q.Bytes && len(f.entries) > 0 {
-				return f, nil
-			}
+		e, err := c.entry(q.Destination, r)
+		if size += e.Size(); size > q.Bytes && len(f.entries) > 0 && err == nil {
+			isFull = true
+			return false, nil
 		}
 		f.add(r, e, err)
-	}
-	f.isEnd = n < q.Entries
-	return f, rows.Err()
+		n++
+		return true, nil
+	}, string(q.Destination), q.After, c.clock.Now(), int64(q.Entries))
+	f.isEnd = !isFull && n < q.Entries
+	c.room, f.entries = f.entries, slices.Clone(f.entries)
+	clear(c.room)
+	return f, err
 }
 
 // add takes the next row, and the entry or the reason why it isn't one.
-func (f *found) add(r entryRow, e store.Entry, err error) {
+func (f *found) add(r *entryRow, e store.Entry, err error) {
 	if err != nil {
 		f.damaged = append(f.damaged, aside.Damage{ID: r.id, Err: err})
 	} else {
@@ -153,8 +149,7 @@ func (c *readConn) checkEnd(destination spec.ServerName, after int64) error {
 func (c *readConn) scanEach(q aside.Query, ids []int64) (entries []store.Entry, damaged []aside.Damage, err error) {
 	var size int64
 	for _, id := range ids {
-		var r entryRow
-		err := c.row.QueryRow(id).Scan(r.scan()...)
+		r, err := c.row.byID(id)
 		if errors.Is(err, sql.ErrNoRows) { // acknowledged meanwhile, or nowhere
 			continue
 		}
@@ -163,7 +158,7 @@ func (c *readConn) scanEach(q aside.Query, ids []int64) (entries []store.Entry, 
 		}
 		var e store.Entry
 		if err == nil {
-			e, err = c.entry(q.Destination, &r)
+			e, err = c.entry(q.Destination, r)
 		}
 		if err != nil {
 			damaged = append(damaged, aside.Damage{ID: id, Err: err})

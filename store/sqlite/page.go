@@ -1,6 +1,9 @@
 package sqlite
 
-import "encoding/binary"
+import (
+	"database/sql/driver"
+	"encoding/binary"
+)
 
 // The first bytes of pages of a b-tree.
 const (
@@ -184,7 +187,7 @@ func varint(b []byte) (value int64, n int) {
 }
 
 // A record is the values of a row: nil, int64, []byte, or string.
-type record []any
+type record []driver.Value
 
 // kinds are those of the values of a record, whose payload is size bytes and
 // begins with local, and how many bytes there are before the values. They are
@@ -236,7 +239,7 @@ func decode(payload []byte) (r record) {
 	return r
 }
 
-func valueOf(kind int64, b []byte) any {
+func valueOf(kind int64, b []byte) driver.Value {
 	switch {
 	case kind == 0:
 		return nil

@@ -141,7 +141,7 @@ func (s *Store) checkCopy(ctx context.Context, mail *store.Mail) error {
 
 func (r *reader) checkCopy(ctx context.Context, key seal.Key) error {
 	return r.with(ctx, func(c *readConn) error {
-		row, err := scanRow(c.known.QueryRow(key[:]))
+		row, err := c.known.byKey(key)
 		switch {
 		case errors.Is(err, sql.ErrNoRows): // its retention has just ended
 			return nil

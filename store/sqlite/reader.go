@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -33,7 +34,9 @@ type readConn struct {
 	conn  *sql.Conn
 	clock *steady.Clock
 
-	next, ids, idsInTable, row, known, state, destinations, usage, total, notes *sql.Stmt
+	next, row, known                                          entryQuery
+	room                                                      []store.Entry // where query collects them
+	ids, idsInTable, state, destinations, usage, total, notes *sql.Stmt
 }
 
 // liveAfter is how the entries of a mailbox are found: by an index, or without it.
@@ -72,7 +75,7 @@ func newReadConn(ctx context.Context, db *sql.DB, clock *steady.Clock) (*readCon
 }
 
 func (c *readConn) close() error {
-	return errors.Join(closeAll(c.list()), c.conn.Close())
+	return errors.Join(closeEntryQueries(c.entryQueries()), closeAll(c.list()), c.conn.Close())
 }
 
 func (c *readConn) setUp(ctx context.Context) error {
@@ -82,16 +85,21 @@ func (c *readConn) setUp(ctx context.Context) error {
 	if _, err := c.conn.ExecContext(ctx, "PRAGMA query_only = 1"); err != nil {
 		return err
 	}
-	return prepareAll(ctx, c.conn, c.list())
+	return cmp.Or(prepareAll(ctx, c.conn, c.list()), prepareEntryQueries(ctx, c.conn, c.entryQueries()))
+}
+
+func (c *readConn) entryQueries() []entryPreparation {
+	return []entryPreparation{
+		{&c.next, `SELECT ` + rowColumns + liveAfter}, // an index of live ones
+		{&c.row, `SELECT ` + moreColumns + ` FROM entry WHERE id = ?`},
+		{&c.known, rowSQL + ` WHERE copy_key = ?`},
+	}
 }
 
 func (c *readConn) list() []preparation {
 	return []preparation{
-		{&c.next, `SELECT ` + entryColumns + liveAfter},
 		{&c.idsInTable, `SELECT id` + liveInTable},
 		{&c.ids, `SELECT id` + liveAfter},
-		{&c.row, `SELECT ` + entryColumns + ` FROM entry WHERE id = ?`},
-		{&c.known, rowSQL + ` WHERE copy_key = ?`},
 		{&c.state, `SELECT state, until, destination FROM entry JOIN mailbox ON mailbox.id = mailbox WHERE entry.id = ?`},
 		{&c.destinations, `SELECT destination FROM mailbox
 			WHERE destination >= ? AND destination < ? AND entries > 0 ORDER BY destination LIMIT +?`},

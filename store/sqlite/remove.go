@@ -71,7 +71,7 @@ func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done
 // retire takes the body of an entry that is live or set aside, and leaves what
 // recognises a copy.
 func (b *batch) retire(id int64, may func(*entryRow) bool) error {
-	r, err := scanRow(b.sql.one.QueryRow(id))
+	r, err := b.sql.entry.byID(id)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ type setAsideJob struct {
 // run does so only if that can harm no other entry: SQLite would free the pages
 // on which a damaged row seems to go on.
 func (s *setAsideJob) run(b *batch) error {
-	r, err := scanRow(b.sql.one.QueryRow(s.id))
+	r, err := b.sql.entry.byID(s.id)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && (r.state == gone || r.state == setAside) {
 		return nil // somebody else has done it
 	}

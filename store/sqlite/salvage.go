@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
@@ -303,10 +302,11 @@ func (s *salvage) entry(c cell) (*entryRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, ok := entryOf(c.rowID, values)
-	if !ok {
+	if values == nil {
 		return nil, nil
 	}
+	r := &entryRow{}
+	r.set(rowOf(c.rowID, values))
 	if r.isGoneRow() {
 		return r, nil
 	}
@@ -317,41 +317,6 @@ func (s *salvage) entry(c cell) (*entryRow, error) {
 		}
 	}
 	return nil, nil
-}
-
-// entryOf is scan for a record.
-func entryOf(id int64, values record) (*entryRow, bool) {
-	r := &entryRow{id: id}
-	for i, into := range r.scan() {
-		if i == 0 || i >= len(values) {
-			continue
-		}
-		ok := true
-		switch into := into.(type) {
-		case *int64:
-			*into, ok = values[i].(int64)
-		case **int64:
-			if n, isInt := values[i].(int64); isInt {
-				*into = &n
-			}
-		case *[]byte:
-			if values[i] != nil {
-				*into, ok = values[i].([]byte)
-			}
-		case *spec.ServerName:
-			var text string
-			text, ok = values[i].(string)
-			*into = spec.ServerName(text)
-		case *gomatrixserverlib.TransactionID:
-			var text string
-			text, ok = values[i].(string)
-			*into = gomatrixserverlib.TransactionID(text)
-		}
-		if !ok {
-			return nil, false
-		}
-	}
-	return r, true
 }
 
 // isRelays reports whether something of a relay can be found in a file that

@@ -124,8 +124,14 @@ func TestVersions(t *testing.T) {
 // No statement on the way of a request may look at more rows than it needs.
 func TestQueriesUseIndexes(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "relay.db"))
+	var queries []string
 	for _, p := range append((&statements{}).list(), (&readConn{}).list()...) {
-		query := p.query
+		queries = append(queries, p.query)
+	}
+	for _, p := range append((&statements{}).entryQueries(), (&readConn{}).entryQueries()...) {
+		queries = append(queries, p.text)
+	}
+	for _, query := range queries {
 		if strings.HasPrefix(query, "PRAGMA") {
 			continue
 		}

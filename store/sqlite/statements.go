@@ -12,17 +12,19 @@ type statements struct {
 	total, setTotal                               *sql.Stmt
 	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
 	left, share, setShare, dropShare              *sql.Stmt
-	known, insert, owner, upTo, one, expired      *sql.Stmt
+	known, insert, owner, upTo, expired           *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
 	setNote, dropNote                             *sql.Stmt
+
+	entry entryQuery
 }
 
 const (
 	totalSQL    = `SELECT ` + totalColumns + ` FROM total`
 	setTotalSQL = `UPDATE total SET (` + totalColumns + `) = (?, ?, ?, ?, ?, ?, ?, ?)`
 
-	// rowSQL is an entryRow and the name of its mailbox.
-	rowSQL = `SELECT ` + entryColumns + `, (SELECT destination FROM mailbox WHERE mailbox.id = entry.mailbox) FROM entry`
+	// rowSQL is an entryRow with the name of its mailbox.
+	rowSQL = `SELECT ` + allColumns + ` FROM entry`
 )
 
 // A preparation is a statement and where it goes. Its limit isn't a parameter alone:
@@ -57,7 +59,6 @@ func (s *statements) list() []preparation {
 			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT +?`},
 		{&s.expired, `SELECT id FROM entry INDEXED BY entry_until
 			WHERE state = ? AND until <= ? ORDER BY until LIMIT +?`},
-		{&s.one, rowSQL + ` WHERE id = ?`},
 		{&s.retire, `UPDATE entry SET state = 1, until = ?, checksum = ?, body = NULL, proof = NULL WHERE id = ?`},
 		{&s.setAside, `UPDATE entry SET state = 2, copy_key = randomblob(16) WHERE id = ?`},
 		{&s.forget, `DELETE FROM entry WHERE id = ?`},
@@ -68,6 +69,10 @@ func (s *statements) list() []preparation {
 		{&s.freePages, `PRAGMA freelist_count`},
 		{&s.giveBack, `PRAGMA incremental_vacuum(256)`},
 	}
+}
+
+func (s *statements) entryQueries() []entryPreparation {
+	return []entryPreparation{{&s.entry, rowSQL + ` WHERE id = ?`}}
 }
 
 func prepareAll(ctx context.Context, c *sql.Conn, list []preparation) error {

@@ -35,7 +35,7 @@ func (s *Store) sweep(ctx context.Context) error {
 // forget drops a step of what recognised copies.
 func (b *batch) forget() (more bool, err error) {
 	_, more, err = b.each(func(id int64) error {
-		r, err := scanRow(b.sql.one.QueryRow(id))
+		r, err := b.sql.entry.byID(id)
 		if err != nil {
 			return err
 		}

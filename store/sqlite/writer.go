@@ -92,7 +92,7 @@ func (w *writer) setUp(ctx context.Context) error {
 	if err := w.checkDatabase(ctx); err != nil {
 		return err
 	}
-	return prepareAll(ctx, w.conn, w.sql.list())
+	return cmp.Or(prepareAll(ctx, w.conn, w.sql.list()), prepareEntryQueries(ctx, w.conn, w.sql.entryQueries()))
 }
 
 // start reads where the clock and the IDs go on.
@@ -120,7 +120,7 @@ func (w *writer) start(ctx context.Context, first int64) error {
 }
 
 func (w *writer) release() error {
-	return errors.Join(closeAll(w.sql.list()), w.conn.Close())
+	return errors.Join(closeEntryQueries(w.sql.entryQueries()), closeAll(w.sql.list()), w.conn.Close())
 }
 
 // do runs the job in a transaction, with whatever else is waiting, and returns
