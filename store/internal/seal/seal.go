@@ -15,13 +15,13 @@ type Key [16]byte
 
 // KeyOf returns the key of mail.
 func KeyOf(mail *store.Mail) Key {
-	h := sha256.New()
-	for _, part := range []string{string(mail.Destination), string(mail.Origin), string(mail.TransactionID)} {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
-		h.Write([]byte(part))
+	b := make([]byte, 0, 512) // on the stack; names are rarely longer
+	for _, part := range [...]string{string(mail.Destination), string(mail.Origin), string(mail.TransactionID)} {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(part)))
+		b = append(b, part...)
 	}
-	h.Write(mail.Digest[:])
-	return Key(h.Sum(nil)[:16])
+	sum := sha256.Sum256(append(b, mail.Digest[:]...))
+	return Key(sum[:16])
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
