@@ -63,7 +63,11 @@ func (s *answers) send(w http.ResponseWriter, q *request, a answer) error {
 	q.admission.used.Sent = int64(size)
 	s.metrics.answered(q.route.Endpoint, http.StatusOK)
 	s.metrics.handOut(a.transactions)
-	wire.NoStore(w.Header())
+	if q.route.Endpoint == wire.Info {
+		cacheInfo(w.Header())
+	} else {
+		wire.NoStore(w.Header())
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(size))
 	for _, piece := range a.pieces {

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -63,9 +64,15 @@ func docNames() map[string]spec.ServerName {
 	return names
 }
 
-func newDocRelay(t *testing.T, name spec.ServerName) *relay.Server {
-	mail := memory.New(memory.Options{})
-	server, err := relay.New(relay.Config{ServerName: name, Store: mail, Logger: slog.New(slog.DiscardHandler)})
+func newDocRelay(t *testing.T, name spec.ServerName, inviteKey []byte) *relay.Server {
+	config := relay.Config{ServerName: name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
+	if inviteKey != nil {
+		invite, err := policy.NewInvite(policy.InviteConfig{Store: config.Store, ServerName: name, Key: inviteKey})
+		require.NoError(t, err)
+		config.Policy = invite
+	}
+	mail := config.Store
+	server, err := relay.New(config)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, server.Close())
@@ -98,11 +105,14 @@ func TestProtocolPage(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(time.UnixMilli(1766620800000))) // when the page's story is told
-		relays := map[string]*relay.Server{"R": newDocRelay(t, names["R"]), "S": newDocRelay(t, names["S"])}
+		relays := map[string]*relay.Server{
+			"R": newDocRelay(t, names["R"], nil), "S": newDocRelay(t, names["S"], nil),
+			"I": newDocRelay(t, names["R"], bytes.Repeat([]byte{5}, 32)), // of R in another mode
+		}
 		answer, requests, answers := "", 0, 0
 		for _, f := range fences {
 			switch f.kind + " " + f.name {
-			case "http R", "http S":
+			case "http R", "http S", "http I":
 				w := httptest.NewRecorder()
 				relays[f.name].ServeHTTP(w, readRequest(t, f.text))
 				answer, requests = w.Body.String(), requests+1
@@ -163,16 +173,19 @@ func TestBoundsOnThePage(t *testing.T) {
 	page, _ := readFences(t)
 	page = strings.Join(strings.Fields(page), " ")
 	for text, same := range map[string]bool{
-		"at most 50, or null":     wire.MaxPDUs == 50,
-		"`edus` (at most 100)":    wire.MaxEDUs == 100,
-		"nests deeper than 128":   wire.MaxDepth == 128,
-		"more than 32,768":        wire.MaxWidth == 32768,
-		"1 to 255 bytes":          wire.MaxTransactionIDBytes == 255,
-		"over 10 MiB, 4 KiB for":  relay.DefaultMaxBodyBytes == 10<<20 && wire.MaxEntryRequestBytes == 4<<10,
-		"at most 500, 4 MiB":      relay.DefaultMaxBatch == 500 && relay.DefaultMaxBatchBytes == 4<<20,
-		"at most 5 minutes, 20,0": relay.DefaultMaxWait.Minutes() == 5 && relay.DefaultMaxWaiting == 20_000,
-		"at most 4 KiB of JSON":   wire.MaxProofBytes == 4<<10,
-		"(here: 30 days)":         relay.DefaultLifetime.Hours() == 30*24,
+		"at most 50, or null":                           wire.MaxPDUs == 50,
+		"`edus` (at most 100)":                          wire.MaxEDUs == 100,
+		"nests deeper than 128":                         wire.MaxDepth == 128,
+		"more than 32,768":                              wire.MaxWidth == 32768,
+		"1 to 255 bytes":                                wire.MaxTransactionIDBytes == 255,
+		"over 10 MiB, 4 KiB for":                        relay.DefaultMaxBodyBytes == 10<<20 && wire.MaxEntryRequestBytes == 4<<10,
+		"at most 500, 4 MiB":                            relay.DefaultMaxBatch == 500 && relay.DefaultMaxBatchBytes == 4<<20,
+		"at most 5 minutes, 20,0":                       relay.DefaultMaxWait.Minutes() == 5 && relay.DefaultMaxWaiting == 20_000,
+		"at most 4 KiB of JSON":                         wire.MaxProofBytes == 4<<10,
+		"max-age=3600":                                  wire.InfoAge.Seconds() == 3600,
+		"The answer has at most 16 KiB.":                wire.MaxInfoBytes == 16<<10,
+		"has at most 4 KiB, `invite` at most 128 bytes": wire.MaxClaimBytes == 4<<10 && wire.MaxInvite == 128,
+		"(here: 30 days)":                               relay.DefaultLifetime.Hours() == 30*24,
 	} {
 		require.Contains(t, page, text)
 		require.True(t, same, text)

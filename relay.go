@@ -6,6 +6,7 @@
 //	...
 //	mux.Handle("/_matrix/federation/v1/send_relay/", server)
 //	mux.Handle("/_matrix/federation/v1/relay_txn/", server)
+//	mux.Handle(wire.Unstable, server)
 //
 // It works under any router, on a prefix of these paths too, as long as the
 // request reaches it with the URI that was sent (under gorilla/mux, with
@@ -40,7 +41,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A Server is a relay: an http.Handler for the two endpoints. Make one with
+// A Server is a relay: an http.Handler for all that begins with wire.Unstable and for the
+// two endpoints of the baseline. Make one with
 // New. All methods are safe for concurrent use.
 type Server struct {
 	config  Config
@@ -48,6 +50,7 @@ type Server struct {
 	waits   *waits
 	metrics *metrics
 	room    policy.Room // for mail, unless the policy gives less
+	info    []byte
 
 	// The stages of a request: see the type.
 	gate      gate
@@ -84,6 +87,9 @@ func New(config Config) (*Server, error) {
 	s.metrics, err = newMetrics(config.Registerer, config.Store, s.waits)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
+	}
+	if s.info, err = makeInfo(&config); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	s.config = config
 	s.gate.address, s.gate.policy, s.gate.local = config.ClientAddress, config.Policy, config.isHandedOver
@@ -162,6 +168,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 	}
 	if err := s.gate.pass(r, q); err != nil {
 		return answer{}, err
+	}
+	if q.route.Endpoint == wire.Info {
+		return answer{pieces: [][]byte{s.info}}, nil
 	}
 	q.memory = s.memory.takeIn(w)
 	defer q.memory.release()

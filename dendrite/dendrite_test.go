@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,4 +214,13 @@ func TestStop(t *testing.T) {
 		_, err = a.Federation(h.network).P2PGetTransactionFromRelay(t.Context(), relaytest.User(a.ServerName), fclient.RelayEntry{}, b.ServerName)
 		require.Error(t, err)
 	})
+}
+
+// TestInfo asks what the relay can do, on the route of the extensions.
+func TestInfo(t *testing.T) {
+	h := newHomeserver(t)
+	h.start()
+	recorder := httptest.NewRecorder()
+	h.root.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, wire.InfoURI, nil))
+	require.Equal(t, http.StatusOK, recorder.Code)
 }

@@ -2,6 +2,7 @@ package dendrite
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/gorilla/mux"
 	"github.com/matrix-org/util"
@@ -25,7 +26,9 @@ func (r *Relay) mount() {
 // else of this package. OPTIONS is answered as Dendrite does; the relay says itself
 // which other methods it doesn't have.
 func Mount(federation *mux.Router, relay http.Handler) {
+	serve := util.WithCORSOptions(relay.ServeHTTP)
 	for _, endpoint := range []wire.Endpoint{wire.SendRelay, wire.RelayTxn} {
-		federation.PathPrefix("/v1/" + string(endpoint) + "/").HandlerFunc(util.WithCORSOptions(relay.ServeHTTP))
+		federation.PathPrefix("/v1/" + string(endpoint) + "/").HandlerFunc(serve)
 	}
+	federation.PathPrefix(strings.TrimPrefix(wire.Unstable, "/_matrix/federation")).HandlerFunc(serve)
 }

@@ -48,6 +48,11 @@ func (c *Closed) Has(server spec.ServerName) bool {
 	return ok
 }
 
+// Describe implements Described.
+func (*Closed) Describe(info *wire.RelayInfo) {
+	info.Mode = wire.Closed
+}
+
 // Admit implements Policy.
 func (c *Closed) Admit(_ context.Context, r *Request) error {
 	if r.Stage == Claimed && r.Endpoint == wire.SendRelay && !c.Has(r.Destination) {

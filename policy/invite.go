@@ -98,6 +98,11 @@ func NewInvite(config InviteConfig) (*Invite, error) {
 	}, nil
 }
 
+// Describe implements Described.
+func (*Invite) Describe(info *wire.RelayInfo) {
+	info.Mode = wire.Invite
+}
+
 // Admit implements Policy.
 func (i *Invite) Admit(ctx context.Context, r *Request) (err error) {
 	switch {

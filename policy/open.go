@@ -118,6 +118,15 @@ func NewOpen(config OpenConfig) (*Open, error) {
 	}, nil
 }
 
+// Describe implements Described.
+func (o *Open) Describe(info *wire.RelayInfo) {
+	info.Mode = wire.Open
+	info.Unclaimed = &wire.Unclaimed{
+		MaxEntries: o.config.UnclaimedBox.Entries, MaxBytes: o.config.UnclaimedBox.Bytes,
+		LifetimeMS: o.config.UnclaimedLifetime.Milliseconds(),
+	}
+}
+
 // Admit implements Policy.
 func (o *Open) Admit(ctx context.Context, r *Request) error {
 	if r.Stage != Signed {

@@ -128,13 +128,31 @@ type Inviting interface {
 	Claim(ctx context.Context, r *Request, claim wire.Claim) error
 }
 
+// Described is an ability of a Policy: it says what callers should know of it.
+type Described interface {
+	// Describe fills in what is to be known.
+	Describe(info *wire.RelayInfo)
+}
+
 // All admits what each of its policies admits; they are asked in order.
-// It is Inviting as the first is that has this ability.
+// It is Inviting as the first is that has this ability, and Described as all are.
 func All(policies ...Policy) Policy { return all(policies) }
 
 type all []Policy
 
-var _ Inviting = (all)(nil)
+var _ interface {
+	Inviting
+	Described
+} = (all)(nil)
+
+// Describe implements Described.
+func (a all) Describe(info *wire.RelayInfo) {
+	for _, p := range a {
+		if described, ok := p.(Described); ok {
+			described.Describe(info)
+		}
+	}
+}
 
 // Claim implements Inviting.
 func (a all) Claim(ctx context.Context, r *Request, claim wire.Claim) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/discovery"
 	"github.com/matrixrelay/relay/store/sqlite"
+	"github.com/matrixrelay/relay/wire"
 )
 
 var (
@@ -45,6 +46,7 @@ func main() {
 	check(err)
 	http.Handle("/_matrix/federation/v1/send_relay/", server)
 	http.Handle("/_matrix/federation/v1/relay_txn/", server)
+	http.Handle(wire.Unstable, server)
 	web.RegisterOnShutdown(server.EndWaits) // receivers that wait for mail
 	go func() { log.Print(web.ListenAndServe()); stop() }()
 	err = node.Run(ctx) // until the program is interrupted; node.Enqueue sends meanwhile

@@ -1,0 +1,36 @@
+package relay
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// makeInfo makes the answer that says what this relay can do. It is the same for
+// everyone as long as the Server lives.
+func makeInfo(c *Config) ([]byte, error) {
+	info := wire.RelayInfo{
+		Extensions:   wire.Extensions,
+		MaxBodyBytes: c.MaxBodyBytes, MaxBatch: c.MaxBatch, MaxBatchBytes: c.MaxBatchBytes,
+		MaxWaitMS: max(c.MaxWait, 0).Milliseconds(), LifetimeMS: max(c.Lifetime, 0).Milliseconds(),
+	}
+	if info.MaxBodyBytes == atMost(-1) {
+		info.MaxBodyBytes = 0
+	}
+	if described, ok := c.Policy.(policy.Described); ok {
+		described.Describe(&info)
+	}
+	body, err := json.Marshal(info)
+	if err != nil {
+		return nil, fmt.Errorf("relay: info: %w", err)
+	}
+	return body, nil
+}
+
+// cacheInfo lets anyone keep the answer for a while: it holds nothing of anybody.
+func cacheInfo(h http.Header) {
+	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(wire.InfoAge.Seconds())))
+}
