@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +55,7 @@ func (f *files) prepare() error {
 	if err := f.lock.makeRoom(); err != nil {
 		return err
 	}
-	if err := unfinished(f.path); err != nil {
+	if err := unfinished(f.path, f.lock); err != nil {
 		return err
 	}
 	size, err := sizeOf(f.path)
@@ -105,6 +106,12 @@ func (f *files) mayBeNew(logged int64) error {
 	if logged > 0 {
 		return fmt.Errorf("the database is missing or empty, but its log %s-wal is there: %s; to begin with an empty one, remove %s-wal, %s-shm and %s-lock",
 			base, remedy, base, base, base)
+	}
+	for _, suffix := range []string{buildSuffix, damagedSuffix} {
+		if left, err := exists(f.path + suffix); err != nil || left {
+			return cmp.Or(err, fmt.Errorf("the database is missing or empty, but %s%s, which a repair of it has left, is there: %s; to begin with an empty one, remove all files whose names begin with %s",
+				base, suffix, remedy, base))
+		}
 	}
 	if f.lock.isMade() {
 		return fmt.Errorf("the database is missing or empty, but there was one before: %s; to begin with an empty one, remove %s-lock",

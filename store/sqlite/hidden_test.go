@@ -181,8 +181,13 @@ func TestRepairIsEnded(t *testing.T) {
 	for name, crash := range map[string]func(path string){
 		"while it builds": func(path string) { require.NoError(t, os.WriteFile(path+buildSuffix, before[:9000], 0o600)) },
 		"between the renames": func(path string) {
-			require.NoError(t, os.WriteFile(path+buildSuffix, before, 0o600))
-			require.NoError(t, os.Rename(path, path+damagedSuffix))
+			lock, err := takeLock(path + "-lock")
+			require.NoError(t, err)
+			require.NoError(t, repairFile(path, lock, 1, errDamaged, slog.New(slog.DiscardHandler)))
+			require.NoError(t, lock.rememberReplacing())
+			require.NoError(t, lock.close())
+			require.NoError(t, os.Rename(path, path+buildSuffix))
+			require.NoError(t, os.WriteFile(path+damagedSuffix, before, 0o600))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

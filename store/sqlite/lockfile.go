@@ -16,6 +16,7 @@ import (
 const (
 	wordMade    = "A relay's database was made beside this file. Keep this file as long as the database.\n"
 	wordDamaged = "The database is damaged: it is repaired when it is opened.\n"
+	wordReplace = "A repair is done: what it has built takes the place of the database.\n"
 	wordsSize   = 512
 )
 
@@ -71,6 +72,9 @@ func (l *lockFile) isMade() bool { return l.says(wordMade) }
 // isDamaged reports whether the database was found damaged while it was in use.
 func (l *lockFile) isDamaged() bool { return l.says(wordDamaged) }
 
+// isReplacing reports whether a repair was done, and only had to put its database in place.
+func (l *lockFile) isReplacing() bool { return l.says(wordReplace) }
+
 func (l *lockFile) says(word string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,6 +86,11 @@ func (l *lockFile) remember() error { return l.write(wordMade) }
 
 // rememberDamage has the file say that the database must be repaired.
 func (l *lockFile) rememberDamage() error { return l.write(wordMade + wordDamaged) }
+
+// rememberReplacing has the file say that a repair is done, until remember.
+func (l *lockFile) rememberReplacing() error {
+	return l.write(wordMade + wordDamaged + wordReplace)
+}
 
 func (l *lockFile) write(words string) error {
 	words += strings.Repeat("\n", wordsSize-len(words))

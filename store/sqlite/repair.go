@@ -21,6 +21,7 @@ import (
 // point is harmless.
 type repair struct {
 	path  string
+	lock  *lockFile
 	first int64 // see store.FirstID
 	from  *salvage
 
@@ -42,7 +43,7 @@ const (
 
 // repairFile repairs the database at path, which nobody may have open. It says
 // in one line of the log how that went.
-func repairFile(path string, first int64, why error, log *slog.Logger) (err error) {
+func repairFile(path string, lock *lockFile, first int64, why error, log *slog.Logger) (err error) {
 	if err := fold(path); err != nil {
 		return fmt.Errorf("bring the log into the damaged database: %w", err)
 	}
@@ -50,7 +51,7 @@ func repairFile(path string, first int64, why error, log *slog.Logger) (err erro
 	if err != nil {
 		return err
 	}
-	r := &repair{path: path, first: first, from: from}
+	r := &repair{path: path, lock: lock, first: first, from: from}
 	// Some systems don't rename a file that is open.
 	if err := errors.Join(r.build(), from.close(), removeBuild(path, "-wal", "-shm", "-journal")); err != nil {
 		return errors.Join(err, removeBuild(path, ""))
@@ -320,6 +321,9 @@ func (r *repair) replace(keep bool) error {
 		return err
 	}
 	if keep {
+		if err := r.lock.rememberReplacing(); err != nil {
+			return err
+		}
 		if err := os.Rename(r.path, r.path+damagedSuffix); err != nil {
 			return err
 		}
@@ -330,22 +334,28 @@ func (r *repair) replace(keep bool) error {
 	return syncDir(filepath.Dir(r.path))
 }
 
-// unfinished undoes a repair that a crash has ended.
-func unfinished(path string) error {
+// unfinished finishes a repair that a crash has ended while it replaced the database, and
+// undoes one that was ended earlier. Without a database there is nothing to undo: the
+// operator has taken it away.
+func unfinished(path string, lock *lockFile) error {
+	size, err := sizeOf(path)
+	if err != nil {
+		return err
+	}
+	if size > 0 {
+		return removeBuild(path, "", "-wal", "-shm", "-journal")
+	}
 	built, err := exists(path + buildSuffix)
-	if err != nil {
+	if err != nil || !built || !lock.isReplacing() {
 		return err
 	}
-	have, err := exists(path)
-	if err != nil {
+	if err := os.Rename(path+buildSuffix, path); err != nil {
 		return err
 	}
-	if built && !have {
-		if err := os.Rename(path+damagedSuffix, path); err != nil {
-			return err
-		}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return err
 	}
-	return removeBuild(path, "", "-wal", "-shm", "-journal")
+	return lock.remember()
 }
 
 func exists(path string) (bool, error) {

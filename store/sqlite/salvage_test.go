@@ -126,6 +126,32 @@ func TestDamagedFileOutlivesOtherRepairs(t *testing.T) {
 	require.FileExists(t, path+damagedSuffix)
 }
 
+// A database that was taken away from beside the rest of an earlier repair isn't begun
+// anew, and nothing old comes back in its place.
+func TestTakenAwayAfterRepair(t *testing.T) {
+	for _, left := range []string{buildSuffix, damagedSuffix} {
+		for _, withLock := range []bool{true, false} {
+			path, entries := filled(t, 5, 100)
+			copyFile(t, path, path+left)
+			copyFile(t, path, path+damagedSuffix) // of a repair before that
+			require.NoError(t, os.Rename(path, path+".away"))
+			if !withLock {
+				require.NoError(t, os.Remove(path+"-lock"))
+			}
+			for range 2 {
+				_, err := Open(path, Options{})
+				require.ErrorContains(t, err, "put it back")
+				require.NoFileExists(t, path)
+				require.FileExists(t, path+left)
+			}
+			require.NoError(t, os.Rename(path+".away", path))
+			s := openQuietly(t, path, Options{})
+			require.Equal(t, entries, holds(t, s, "b"))
+			require.NoFileExists(t, path+buildSuffix)
+		}
+	}
+}
+
 // A note that can't be read is a loss: its file is kept.
 func TestNoteIsLost(t *testing.T) {
 	path, _ := filled(t, 1, 100)

@@ -190,7 +190,7 @@ func (s *Store) open(path string) error {
 
 // repair makes a new database out of a damaged one.
 func (s *Store) repair(why error) error {
-	err := repairFile(s.files.path, store.FirstID(s.options.machineTime()), why, s.options.Logger)
+	err := repairFile(s.files.path, s.files.lock, store.FirstID(s.options.machineTime()), why, s.options.Logger)
 	if err != nil {
 		return fmt.Errorf("%w, and it can't be repaired: %w", why, err)
 	}
