@@ -86,6 +86,24 @@ func isUsual(header [headerSize]byte) bool {
 	return header[18] != 0 && header[18] != 3 && header[18] == header[19]
 }
 
+// checkNotNewer refuses to repair the file of a newer program: all that only that knows
+// would be lost.
+func checkNotNewer(path string) (err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	var header [headerSize]byte
+	if _, err := io.ReadFull(f, header[:]); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	if err := checkVersion(int(int32(binary.BigEndian.Uint32(header[60:])))); !errors.Is(err, errDamaged) {
+		return err
+	}
+	return nil
+}
+
 // writeHeader makes the header such that SQLite opens the file, if it isn't.
 func writeHeader(path string) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

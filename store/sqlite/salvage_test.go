@@ -152,6 +152,31 @@ func TestTakenAwayAfterRepair(t *testing.T) {
 	}
 }
 
+// A damaged file of a newer program isn't rebuilt as one of this program, which would
+// lose all that this one doesn't know.
+func TestDamagedFileIsNewer(t *testing.T) {
+	path, _ := filled(t, 5, 100)
+	editPages(t, path, func(n int, p *page) bool {
+		if n == 1 {
+			binary.BigEndian.PutUint32(p[60:], uint32(len(migrations)+1))
+		}
+		return n == 1
+	})
+	lock, err := takeLock(path + "-lock")
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(lock.rememberDamage(), lock.close()))
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for range 2 {
+		_, err = Open(path, Options{Logger: slog.New(slog.DiscardHandler)})
+		require.ErrorContains(t, err, "this program knows up to")
+		after, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(before, after), "it is left as it is")
+		require.NoFileExists(t, path+damagedSuffix)
+	}
+}
+
 // A note that can't be read is a loss: its file is kept.
 func TestNoteIsLost(t *testing.T) {
 	path, _ := filled(t, 1, 100)

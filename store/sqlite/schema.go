@@ -142,12 +142,8 @@ func claim(ctx context.Context, c *sql.Conn, made bool) error {
 	if err != nil {
 		return err
 	}
-	const anyVersion = 1000 // more than there will ever be
-	if version < 0 || version > anyVersion {
-		return fmt.Errorf("%w: its version can't be %d", errDamaged, version)
-	}
-	if version > len(migrations) {
-		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
+	if err := checkVersion(version); err != nil {
+		return err
 	}
 	id, err := pragma[int](ctx, c, "application_id")
 	if err != nil {
@@ -165,6 +161,18 @@ func claim(ctx context.Context, c *sql.Conn, made bool) error {
 	}
 	if tables > 0 && id != applicationID {
 		return errors.New("the file is a database of something else")
+	}
+	return nil
+}
+
+// checkVersion refuses the file of a newer program. No program will have a version that
+// isn't between 0 and 1000: such a file is damaged.
+func checkVersion(version int) error {
+	switch {
+	case version < 0 || version > 1000:
+		return fmt.Errorf("%w: its version can't be %d", errDamaged, version)
+	case version > len(migrations):
+		return fmt.Errorf("the file has version %d, this program knows up to %d", version, len(migrations))
 	}
 	return nil
 }
