@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"database/sql"
 	"errors"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // clockSeed makes TestWrongClocks make the same choices again.
@@ -248,16 +250,87 @@ func TestClockOfOldFile(t *testing.T) {
 	}
 }
 
-// makeOld takes what version 3 added out of a file.
+// A repair that finds the clock damaged lets no mail expire early, whatever the machine's
+// clock says, and keeps none for much longer if the copy can be read.
+func TestClockIsDamaged(t *testing.T) {
+	for name, isCopyLost := range map[string]bool{"total": false, "total and its copy": true} {
+		for _, wrong := range wrongTimes {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testClockIsDamaged(t, isCopyLost, wrong) })
+			})
+		}
+	}
+}
+
+func testClockIsDamaged(t *testing.T, isCopyLost bool, wrong func(time.Time) time.Time) {
+	path := filepath.Join(t.TempDir(), "relay.db")
+	right := time.Now().AddDate(30, 0, 0) // a bubble begins in 2000
+	s := openAt(t, path, right)
+	for i, lifetime := range []time.Duration{10 * day, 30 * day, 0, 20 * day} {
+		m := mail(i)
+		m.Lifetime = lifetime
+		put(t, s, m)
+		time.Sleep(day)
+	}
+	before := mailbox1(t, s)
+	require.NoError(t, s.Close())
+	editPages(t, path, func(_ int, p *page) bool {
+		cells, _ := p.cells(0)
+		if p[0] != tableLeaf || len(cells) != 1 || len(decode(cells[0].local)) != 8 {
+			return false
+		}
+		p[pageSize-8] ^= 1
+		return true
+	})
+	if isCopyLost {
+		editPages(t, path, func(_ int, p *page) bool {
+			at := bytes.Index(p[:], []byte(clockName))
+			if p[0] != tableLeaf || at < 0 {
+				return false
+			}
+			p[at] ^= 1
+			return true
+		})
+	}
+	s = openAt(t, path, wrong(right))
+	defer func() { require.NoError(t, s.Close()) }()
+	after := mailbox1(t, s)
+	require.Len(t, after, len(before))
+	for i := range before {
+		require.GreaterOrEqual(t, after[i].Lifetime, before[i].Lifetime)
+		if !isCopyLost {
+			require.Equal(t, before[i].Lifetime, after[i].Lifetime)
+		}
+	}
+}
+
+// makeOld makes a file what version 2 would have made.
 func makeOld(t *testing.T, path string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", dsn(path))
 	require.NoError(t, err)
-	for _, column := range []string{"private_entries", "private_bytes", "private_set_aside", "clock"} {
-		_, err = db.Exec("ALTER TABLE total DROP COLUMN " + column)
+	sums := make(map[int64]int64)
+	rows, err := db.Query("SELECT id, until, body, proof FROM entry")
+	require.NoError(t, err)
+	for rows.Next() {
+		var id, until int64
+		var body, proof []byte
+		require.NoError(t, rows.Scan(&id, &until, &body, &proof))
+		sums[id] = seal.Checksum(until, body, proof)
+	}
+	require.NoError(t, errors.Join(rows.Err(), rows.Close()))
+	for id, sum := range sums {
+		_, err = db.Exec("UPDATE entry SET checksum = ? WHERE id = ?", sum, id)
 		require.NoError(t, err)
 	}
-	_, err = db.Exec("PRAGMA user_version = 2")
-	require.NoError(t, err)
+	for _, query := range []string{
+		"ALTER TABLE total DROP COLUMN private_entries", "ALTER TABLE total DROP COLUMN private_bytes",
+		"ALTER TABLE total DROP COLUMN private_set_aside", "ALTER TABLE total DROP COLUMN clock",
+		"ALTER TABLE total DROP COLUMN checksum", "ALTER TABLE entry DROP COLUMN prev", "ALTER TABLE mailbox DROP COLUMN last",
+		"DELETE FROM sqlite_sequence WHERE name = '" + clockName + "'", "PRAGMA user_version = 2",
+	} {
+		_, err = db.Exec(query)
+		require.NoError(t, err, query)
+	}
 	require.NoError(t, db.Close())
 }

@@ -289,8 +289,10 @@ func (r *repair) count(ctx context.Context) error {
 	return r.setTotal(ctx)
 }
 
-// setTotal sums the mailboxes up. A clock that was lost goes on where nothing
-// has expired.
+// usualLifetime is what most mail gets, in milliseconds.
+const usualLifetime = 30 * 24 * 60 * 60 * 1000
+
+// setTotal sums the mailboxes up.
 func (r *repair) setTotal(ctx context.Context) error {
 	t := total{clock: r.from.clock}
 	for i, where := range []string{"destination < ? OR destination >= ?", "destination >= ? AND destination < ?"} {
@@ -301,15 +303,29 @@ func (r *repair) setTotal(ctx context.Context) error {
 		}
 	}
 	if t.clock < 0 {
-		var until int64
-		const query = `SELECT coalesce(min(until), ?) FROM entry WHERE state = 0`
-		if err := r.conn.QueryRowContext(ctx, query, int64(math.MaxInt64)).Scan(&until); err != nil {
+		var err error
+		if t.clock, err = r.lostClock(ctx); err != nil {
 			return err
 		}
-		t.clock = min(max(r.first, r.lastID)/1000, until-1)
 	}
 	_, err := r.conn.ExecContext(ctx, setTotalSQL, t.values()...)
 	return err
+}
+
+// lostClock is where the clock goes on if total can't be read: at its copy, or else
+// before all mail that has the usual lifetime was put, since the machine's clock may be
+// wrong. Mail that is kept for longer than it must be does less harm than mail that
+// expires early.
+func (r *repair) lostClock(ctx context.Context) (int64, error) {
+	var until int64
+	const query = `SELECT coalesce(min(until), ?) FROM entry WHERE state = 0`
+	if err := r.conn.QueryRowContext(ctx, query, int64(math.MaxInt64)).Scan(&until); err != nil {
+		return 0, err
+	}
+	if at, isKnown := r.from.sequences[clockName]; isKnown {
+		return min(at, until-1), nil
+	}
+	return max(min(max(r.first, r.lastID)/1000, until-1-usualLifetime), 0), nil
 }
 
 // replace puts the new database into the place of the damaged one, which it may

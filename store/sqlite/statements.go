@@ -9,7 +9,7 @@ import (
 
 // statements are what the writer does, prepared on its connection.
 type statements struct {
-	total, setTotal                               *sql.Stmt
+	total, setTotal, setClock, newClock           *sql.Stmt
 	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
 	left, share, setShare, dropShare              *sql.Stmt
 	known, insert, owner, upTo, expired           *sql.Stmt
@@ -39,6 +39,8 @@ func (s *statements) list() []preparation {
 	return []preparation{
 		{&s.total, totalSQL},
 		{&s.setTotal, setTotalSQL},
+		{&s.setClock, `UPDATE sqlite_sequence SET seq = ? WHERE name = '` + clockName + `'`},
+		{&s.newClock, `INSERT INTO sqlite_sequence (name, seq) VALUES ('` + clockName + `', ?)`},
 
 		{&s.mailbox, `SELECT id, entries, bytes, set_aside, last FROM mailbox WHERE destination = ?`},
 		{&s.newMailbox, `INSERT INTO mailbox (destination, entries, bytes, set_aside) VALUES (?, 0, 0, 0)`},

@@ -15,7 +15,7 @@ const sweepStep = 256
 // sweep does all there is to do, step by step, with other writes in between.
 func (s *Store) sweep(ctx context.Context) error {
 	var errs []error
-	for _, step := range []func(*batch) (bool, error){(*batch).expire, (*batch).forget, (*batch).giveBack} {
+	for _, step := range []func(*batch) (bool, error){(*batch).expire, (*batch).forget, (*batch).giveBack, (*batch).copyClock} {
 		_, err := upkeep.Steps(func() (int, bool, error) {
 			var more bool
 			err := s.writer.do(ctx, func(b *batch) (err error) {
@@ -30,6 +30,22 @@ func (s *Store) sweep(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// clockName is the row of the table of sequences that has a copy of the clock. It is on
+// another page than total, and a repair takes it if that one is damaged.
+const clockName = "clock"
+
+func (b *batch) copyClock() (more bool, err error) {
+	result, err := b.sql.setClock.Exec(b.now)
+	if err != nil {
+		return false, err
+	}
+	if n, err := result.RowsAffected(); err != nil || n > 0 {
+		return false, err
+	}
+	_, err = b.sql.newClock.Exec(b.now)
+	return false, err
 }
 
 // forget drops a step of what recognised copies.

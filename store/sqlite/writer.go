@@ -137,7 +137,11 @@ func (w *writer) isClosed() bool { return w.queue.IsClosed() }
 // close waits for what was accepted. It is called once.
 func (w *writer) close() error {
 	if w.trust.Failure() == nil { // the clock goes on from here
-		if err := w.do(context.Background(), func(*batch) error { return nil }, 0); err != nil {
+		last := func(b *batch) error {
+			_, err := b.copyClock()
+			return err
+		}
+		if err := w.do(context.Background(), last, 0); err != nil {
 			w.options.Logger.Warn("sqlite: where the clock stands couldn't be kept", "error", err)
 		}
 	}
