@@ -23,8 +23,9 @@
 //	}
 //	wakeUp := func(server spec.ServerName) { fsAPI.MarkServersAlive([]spec.ServerName{server}) }
 //
-// Call Node.Online where Dendrite called RelayServerRetriever.StartSync, and ReadRelays
-// after a change of its table of relays.
+// Call Node.Online where Dendrite called RelayServerRetriever.StartSync, ReadRelays
+// after a change of its table of relays, and ImportQueue before Start, for the mail that
+// Dendrite's own relay still has.
 package dendrite
 
 import (

@@ -76,6 +76,11 @@
 // stands while it is closed. It also refuses to move a store into
 // itself. A store without notes can't tell: don't do either then.
 //
+// # Dendrite
+//
+// The mail of Dendrite's own relay, which is no store, is moved by ImportQueue of
+// module dendrite.
+//
 // # Several processes
 //
 // The old store belongs to the one process that moves it. Other processes on the
