@@ -3,7 +3,7 @@
 // a maintainer of Dendrite would write; its tests run several of these.
 //
 //	go run . -dir alice -key alice -network sockets
-//	go run . -dir bob -key bob -network sockets -relays carol
+//	go run . -dir bob -key bob -network sockets -relays bob=carol
 //	go run . -dir carol -key carol -network sockets -relaying
 //
 // A server listens at a socket in the folder of the network, where others find it by

@@ -26,6 +26,13 @@ func (n *node) startOurs() error {
 		return err
 	}
 	n.endRelay = mail.Close
+	queue, _, err := n.cm.Connection(&n.config.RelayAPI.Database)
+	if err != nil {
+		return err
+	}
+	if _, err := dendrite.ImportQueue(n.process.Context(), queue, mail, dendrite.ImportOptions{}); err != nil {
+		return err
+	}
 	_, err = dendrite.Start(dendrite.Config{
 		Router: n.routers.Federation, Process: n.process, Store: mail, RelayingEnabled: n.options.relaying,
 		Identity: n.config.Global.SigningIdentity, Keys: n.monolith.KeyRing, Client: n.client,

@@ -100,6 +100,23 @@ func TestRelayKilled(t *testing.T) {
 	}
 }
 
+// TestRelayChanged has an unmodified relay get the package when it has mail.
+func TestRelayChanged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.tap(r)
+	behind := w.behind()
+	unmodified := w.startIn(behind, r, "-relaying", theirs)
+	p.set(behind.transport())
+	c := w.converse(nil, nil)
+	c.serverB.stop()
+	c.write("one", "two")
+	c.awaitTaken(p, "one", "two")
+	unmodified.stop()
+	w.startIn(behind, r, "-relaying")
+	c.requireDelivery("one", "two")
+}
+
 // dendriteRelay makes a Dendrite the relay.
 func dendriteRelay(args ...string) func(*world, *tap) {
 	return func(w *world, p *tap) {
