@@ -11,6 +11,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"log"
 	"strings"
@@ -28,7 +29,10 @@ func main() {
 	flag.BoolVar(&o.relaying, "relaying", false, "be a relay for others")
 	flag.BoolVar(&o.requireProof, "require-proof", false, "refuse mail without a proof of its origin")
 	flag.Func("relays", "SERVER=RELAY,...: a server and its relays, by what their keys are made of", func(value string) error {
-		server, relays, _ := strings.Cut(value, "=")
+		server, relays, ok := strings.Cut(value, "=")
+		if !ok {
+			return errors.New("there is no =")
+		}
 		for relay := range strings.SplitSeq(relays, ",") {
 			o.relays[nameOf(server)] = append(o.relays[nameOf(server)], nameOf(relay))
 		}

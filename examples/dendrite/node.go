@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -52,6 +53,9 @@ type node struct {
 func start(o options) (*node, error) {
 	n := &node{options: o, config: configOf(o), process: process.NewProcessContext(), routers: httputil.NewRouters()}
 	n.endRelay = func() error { return nil }
+	if err := errors.Join(os.MkdirAll(o.dir, 0o700), os.MkdirAll(o.network, 0o700)); err != nil {
+		return nil, err
+	}
 	transport := network(o.network).transport()
 	n.client = fclient.NewFederationClient(n.config.Global.SigningIdentities(),
 		fclient.WithTransport(transport), fclient.WithTimeout(5*time.Minute), fclient.WithSkipVerify(true))

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -68,6 +69,9 @@ func (p *tap) RoundTrip(r *http.Request) (*http.Response, error) {
 	if forward == nil {
 		return nil, net.ErrClosed
 	}
+	if forge != nil {
+		r.Header.Del("Accept-Encoding") // so that the transport decodes
+	}
 	var sent []byte
 	if r.Body != nil {
 		var err error
@@ -88,13 +92,13 @@ func (p *tap) RoundTrip(r *http.Request) (*http.Response, error) {
 		return response, nil
 	}
 	body, err := io.ReadAll(response.Body)
-	if err != nil {
+	if err := errors.Join(err, response.Body.Close()); err != nil {
 		return nil, err
 	}
 	body = forge(body)
 	response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	response.Header.Del("Content-Length")
-	return response, response.Body.Close()
+	return response, nil
 }
 
 func (p *tap) note(status int, body string) {
