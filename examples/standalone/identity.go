@@ -89,15 +89,24 @@ func makeKey(file string) (gomatrixserverlib.KeyID, ed25519.PrivateKey, error) {
 		return "", nil, err
 	}
 	id := "ed25519:" + rand.Text()[:6]
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	block := &pem.Block{Type: keyBlock, Headers: map[string]string{keyIDHeader: id}, Bytes: key.Seed()}
+	if err := writeNew(file, pem.EncodeToMemory(block)); err != nil {
 		return "", nil, err
 	}
-	block := &pem.Block{Type: keyBlock, Headers: map[string]string{keyIDHeader: id}, Bytes: key.Seed()}
-	if err = errors.Join(pem.Encode(out, block), out.Sync(), out.Close()); err != nil {
-		return "", nil, errors.Join(err, os.Remove(file))
-	}
 	return gomatrixserverlib.KeyID(id), key, nil
+}
+
+// writeNew writes a secret into a file that isn't there yet.
+func writeNew(file string, content []byte) error {
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(content)
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return errors.Join(err, os.Remove(file))
+	}
+	return nil
 }
 
 const (

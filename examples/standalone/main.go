@@ -40,6 +40,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stderr, "standalone: %v\nstandalone -h explains the options\n", err)
 		return 2
 	}
+	if o.access.invites.make != 0 {
+		if err := o.access.invites.print(stdout); err != nil {
+			_, _ = fmt.Fprintf(stderr, "standalone: %v\n", err)
+			return 1
+		}
+		return 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // so a second signal does what it does by default

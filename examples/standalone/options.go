@@ -14,7 +14,6 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay"
-	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -29,9 +28,16 @@ no account, no configuration file and no other service:
   standalone -listen 127.0.0.1:9001 -name relay -db relay.db
 
 Nodes must know it by its name and find it at its address. Every server may
-leave mail, and fetch its own, unless -for says otherwise. A SIZE is a number of
+leave mail, and fetch its own, unless -mode says otherwise. A SIZE is a number of
 bytes such as 500000, 64KiB, 10MiB or 2GiB; where a limit is asked for, none
 means no limit.
+
+Each address and each server has a share of requests, bytes and room, so that
+nobody stops the relay for the others. Behind a proxy set -proxies, or all who
+come through it have one share together. To let in only servers that you invite:
+
+  standalone -name relay -mode invite -invite-key invite.key
+  standalone -invite-key invite.key -make-invite 1
 
 With -pass-on the relay also brings mail to where it belongs, with the proof
 that its sender signed it; its own key is its name, unless it has another:
@@ -59,8 +65,10 @@ type options struct {
 	signingKey string
 	pass       passing
 
-	actsFor serverList
-	config  relay.Config // the limits in it
+	access      access
+	proxies     prefixList
+	proxyHeader string
+	config      relay.Config // the limits in it
 
 	maxBatch, maxWaiting count // and these of it
 }
@@ -76,7 +84,9 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	o.moving.flags(f)
 	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
 	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
-	f.Var(&o.actsFor, "for", "take mail for these destinations only: a `LIST` of server names with\ncommas between them (default everyone)")
+	o.access.flags(f)
+	f.Var(&o.proxies, "proxies", "the `ADDRESSES` or networks of proxies before the relay, with commas\nbetween them: what they say of their clients' addresses is believed")
+	f.StringVar(&o.proxyHeader, "proxy-header", "X-Forwarded-For", "the header in which they say it is called `NAME`")
 	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` the keys of servers are looked up whose name isn't their key:\n"+
 		keysNone+" (such servers are refused), "+keysPublic+" (at public addresses only) or\n"+keysAny+" (at private ones too)")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics (default nowhere)")
@@ -135,6 +145,9 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 func (o *options) check() error {
 	c := &o.config
 	badName := wire.CheckName(spec.ServerName(o.name))
+	if o.access.invites.make != 0 {
+		return o.access.invites.check()
+	}
 	switch {
 	case o.name == "" && o.signingKey == "":
 		return errors.New("-name is required")
@@ -153,7 +166,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("-max-in-flight is less than -max-body")
 	}
-	return errors.Join(checkDB("-db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.pass.check(o.signingKey))
+	return errors.Join(o.access.check(c.MaxStoreBytes), checkDB("-db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.pass.check(o.signingKey))
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.
@@ -173,8 +186,8 @@ func (o *options) relayConfig(name spec.ServerName, mail store.Store, log *slog.
 	c := o.config
 	c.ServerName, c.Store, c.Logger = name, mail, log
 	c.MaxBatch, c.MaxWaiting = int(min(o.maxBatch, math.MaxInt32)), int(min(o.maxWaiting, math.MaxInt32))
-	if len(o.actsFor) > 0 {
-		c.Policy = policy.Func(o.actsFor.admit)
+	if len(o.proxies) > 0 {
+		c.ClientAddress = relay.ProxiedAddress(o.proxyHeader, o.proxies...)
 	}
 	return c
 }

@@ -52,6 +52,11 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	ctx, unwatch := endWhenFailed(ctx, mail)
 	defer func() { err = errors.Join(unwatch(), err) }()
 	config, strangers := o.relayConfig(id.ServerName, mail, log), newStrangers()
+	var reload func() error
+	if config.Policy, reload, err = o.access.policy(id.ServerName, mail); err != nil {
+		return err
+	}
+	defer reloadOnHangUp(reload, log)()
 	network := o.network(strangers)
 	if network != nil {
 		defer network.CloseIdleConnections()
@@ -135,6 +140,7 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 type webServer struct {
 	*http.Server
 	listener net.Listener
+	failures *errorLog
 }
 
 func (s *webServer) address() string { return s.listener.Addr().String() }
@@ -153,13 +159,15 @@ func listen(o *options, handler http.Handler, log *slog.Logger) (*webServer, err
 	if err != nil {
 		return nil, fmt.Errorf("-listen: %w", err)
 	}
-	return &webServer{listener: listener, Server: &http.Server{
+	failures := newErrorLog(log)
+	return &webServer{listener: listener, failures: failures, Server: &http.Server{
 		Handler:           uncached(handler),
 		TLSConfig:         tlsConfig,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ConnContext:       relay.ConnContext,
+		ErrorLog:          failures.logger(),
 	}}, nil
 }
 
@@ -179,10 +187,11 @@ func listenMetrics(o *options, registry *prometheus.Registry, log *slog.Logger) 
 	if err != nil {
 		return nil, fmt.Errorf("-metrics: %w", err)
 	}
-	return &webServer{listener: listener, Server: &http.Server{
+	failures := newErrorLog(log)
+	return &webServer{listener: listener, failures: failures, Server: &http.Server{
 		Handler:     uncached(mux),
 		ReadTimeout: headerTimeout, WriteTimeout: time.Minute, IdleTimeout: idleTimeout,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog: failures.logger(),
 	}}, nil
 }
 
@@ -202,6 +211,7 @@ func serveBoth(ctx context.Context, web, metrics *webServer) error {
 
 // serve answers requests until ctx ends, then those that are under way.
 func (s *webServer) serve(ctx context.Context) error {
+	defer s.failures.close()
 	failed := make(chan error, 1)
 	go func() {
 		if s.TLSConfig != nil {

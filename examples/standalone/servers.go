@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,15 +16,8 @@ import (
 // everyone in place of a list of servers.
 const everyone = "all"
 
-// A serverList is a flag.Value and the policy that comes of it.
+// A serverList is a flag.Value.
 type serverList map[spec.ServerName]struct{}
-
-func (l serverList) admit(_ context.Context, _, destination spec.ServerName) error {
-	if _, ok := l[destination]; !ok {
-		return wire.Forbidden("this relay does not act for " + string(destination))
-	}
-	return nil
-}
 
 // String implements flag.Value.
 func (l serverList) String() string {

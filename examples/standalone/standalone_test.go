@@ -73,7 +73,8 @@ func TestHelp(t *testing.T) {
 		require.Equal(t, 0, status)
 		require.Empty(t, stderr)
 		for _, name := range []string{
-			"-listen", "-name", "-db", "-tls-cert", "-tls-key", "-for", "-keys", "-metrics", "-max-body", "-max-in-flight",
+			"-listen", "-name", "-db", "-tls-cert", "-tls-key", "-for", "-for-file", "-mode", "-invite-key", "-make-invite", "-invite-until", "-promise", "-proxies",
+			"-proxy-header", "-max-requests", "-max-traffic", "-max-stored", "-keys", "-metrics", "-max-body", "-max-in-flight",
 			"-max-entries", "-max-bytes", "-origin-share", "-max-store", "-lifetime", "-max-batch", "-max-wait", "-max-waiting", "-signing-key", "-pass-on", "-relays-of", "-at",
 			"standalone -listen 127.0.0.1:9001 -name relay -db relay.db",
 		} {
@@ -96,6 +97,16 @@ func TestWrongFlags(t *testing.T) {
 		{"-name relay -db=", "-db is empty"},
 		{"-name relay -keys maybe", "-keys"},
 		{"-name relay -for a,,b", "not a server name"},
+		{"-name relay -mode secret", "-mode"},
+		{"-name relay -mode closed", "needs -for"},
+		{"-name relay -mode open -for a", "needs -for"},
+		{"-name relay -mode invite", "need each other"},
+		{"-name relay -invite-key k", "need each other"},
+		{"-name relay -promise none", "can't be promised"},
+		{"-name relay -promise 9GiB", "more than half"},
+		{"-name relay -max-requests 0", "more than 0"},
+		{"-name relay -proxies 10.0.0.0/99", "prefix"},
+		{"-make-invite 1", "needs -invite-key"},
 		{"-name relay -max-body 0", "more than 0"},
 		{"-name relay -max-body -1", "more than 0"},
 		{"-name relay -max-body 10MB", "not a whole number"},
@@ -191,7 +202,7 @@ func TestMemory(t *testing.T) {
 
 func TestFor(t *testing.T) {
 	a, b, c, d := relaytest.NewNode("a"), relaytest.NewNode("b"), relaytest.NewNode("c"), relaytest.NewNode("d")
-	p := start(t, "-db", database(t), "-for", string(b.ServerName+", "+c.ServerName))
+	p := start(t, "-db", database(t), "-mode", "closed", "-for", string(b.ServerName+", "+c.ServerName))
 	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t", 1, 300)))
 	require.NoError(t, put(t, p.network(), a, a.Transaction(c.ServerName, "t", 1, 300)))
 	requireStatus(t, http.StatusForbidden, put(t, p.network(), a, a.Transaction(d.ServerName, "t", 1, 300)))
