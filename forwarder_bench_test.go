@@ -16,13 +16,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/internal/checkonly"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/sqlite"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // The benchmark's server is this program again, in another process.
@@ -51,6 +54,11 @@ func serveBenchmark(kind string) error {
 		config := relay.Config{ServerName: relayName, Store: kept, OriginShare: 1}
 		if kind == "unproven" {
 			config.Store = unprovenStore{kept}
+		}
+		if kind == "limited" {
+			if config.Policy, err = benchPolicy(kept); err != nil {
+				return err
+			}
 		}
 		server, err := relay.New(config)
 		if err != nil {
@@ -99,19 +107,53 @@ func (s unprovenStore) Put(ctx context.Context, mail store.Mail, limits store.Li
 // BenchmarkPutProof compares the processor time that a PUT takes with what it
 // takes when its proof of origin isn't stored. Making the proof is measured by
 // BenchmarkProofOf in package wire.
-func BenchmarkPutProof(b *testing.B) {
+func BenchmarkPutProof(b *testing.B) { comparePuts(b, "relay", "unproven") }
+
+// BenchmarkPutPolicy compares the processor time that a PUT takes with what it takes
+// without limits by address and by name and without the mode open.
+func BenchmarkPutPolicy(b *testing.B) { comparePuts(b, "limited", "relay") }
+
+// comparePuts compares the processor time of two kinds of server, in turn.
+func comparePuts(b *testing.B, kind, other string) {
 	const connections, each = 64, 100
 	requests := signedPuts(b, connections, each)
 	var with, without time.Duration
 	for range b.N {
-		without += putRound(b, "unproven", requests).cpu
-		with += putRound(b, "relay", requests).cpu
+		without += putRound(b, other, requests).cpu
+		with += putRound(b, kind, requests).cpu
 	}
 	count := float64(b.N * connections * each)
 	b.ReportMetric(float64(with.Microseconds())/count, "µs/with")
 	b.ReportMetric(float64(without.Microseconds())/count, "µs/without")
 	b.ReportMetric(with.Seconds()/without.Seconds(), "ratio")
 	b.ReportMetric(0, "ns/op")
+}
+
+// benchPolicy has limits that are never reached, and the mode open in which all
+// destinations have claimed their mailboxes.
+func benchPolicy(mail store.Store) (policy.Policy, error) {
+	rate := policy.Rate{PerSecond: 1 << 30, Burst: 1 << 40}
+	shares := policy.Shares{Requests: rate, Bytes: rate, Stored: rate, UnderWay: 1000}
+	open, err := policy.NewOpen(policy.OpenConfig{Store: mail, Claims: rate})
+	if err != nil {
+		return nil, err
+	}
+	for i := range benchDestinations {
+		name := benchDestination(i)
+		err := open.Admit(context.Background(), &policy.Request{
+			Stage: policy.Signed, Endpoint: wire.RelayTxn, Origin: name, Destination: name,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return policy.All(policy.NewLimits(policy.LimitsConfig{Address: shares, Name: shares}), open), nil
+}
+
+const benchDestinations = 16
+
+func benchDestination(i int) spec.ServerName {
+	return relaytest.NewNode(fmt.Sprint("destination", i)).ServerName
 }
 
 // A round is how long it took, and the server's processor time.
@@ -126,7 +168,7 @@ func signedPuts(b *testing.B, connections, each int) [][][]byte {
 		all.Go(func() {
 			origin := relaytest.NewNode(fmt.Sprint("origin", c))
 			for i := range each {
-				to := relaytest.NewNode(fmt.Sprint("destination", i%16)).ServerName
+				to := benchDestination(i % benchDestinations)
 				t := origin.Transaction(to, fmt.Sprintf("%d-%d", c, i), 5, 1500)
 				r, err := origin.Request(http.MethodPut, relayName, "/_matrix/federation/v1/send_relay/"+string(t.TransactionID)+"/@user:"+string(to), t)
 				if err != nil {
