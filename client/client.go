@@ -111,6 +111,7 @@ type Caller struct {
 	config CallerConfig
 	client http.Client
 	user   spec.UserID
+	infos  *infos
 
 	// contacts, if it isn't nil, remembers how requests to relays went.
 	contacts *contacts
@@ -134,7 +135,7 @@ func NewCaller(config CallerConfig) (*Caller, error) {
 	if doer, ok := config.Federation.(HTTPDoer); ok && config.Transport == nil {
 		config.Transport = FederationTransport(doer)
 	}
-	c := &Caller{config: config, user: user}
+	c := &Caller{config: config, user: user, infos: newInfos()}
 	c.client = http.Client{
 		Transport: config.Transport,
 		// The signature is good for the server it was made for only.
@@ -188,7 +189,18 @@ func (c *Caller) send(ctx context.Context, relay spec.ServerName, t Transaction)
 	if t.Proof != nil {
 		body = wire.WithProof(body, *t.Proof)
 	}
-	answer, err := c.call(ctx, http.MethodPut, relay, uri, json.RawMessage(body))
+	request, err := c.sign(http.MethodPut, relay, uri, json.RawMessage(body))
+	if err != nil {
+		return fmt.Errorf("client: %s: %w", uri, err)
+	}
+	size := request.ContentLength
+	if t.Proof != nil {
+		size -= wire.MaxProofBytes // which a relay takes besides
+	}
+	if err := c.fits(ctx, relay, size); err != nil {
+		return fmt.Errorf("client: %s at %s: %w", uri, relay, err)
+	}
+	answer, err := c.do(ctx, relay, uri, request)
 	if err == nil && t.Proof != nil && !wire.IsProven(answer) {
 		return fmt.Errorf("client: %s: %w", relay, ErrNotPassedOn)
 	}
@@ -301,20 +313,27 @@ func (c *Caller) call(ctx context.Context, method string, server spec.ServerName
 	if err != nil {
 		return nil, fmt.Errorf("client: %s: %w", uri, err)
 	}
-	body, err := c.roundTrip(request.WithContext(ctx))
+	return c.do(ctx, server, uri, request)
+}
+
+// do makes a signed request, likewise.
+func (c *Caller) do(ctx context.Context, server spec.ServerName, uri string, request *http.Request) ([]byte, error) {
+	body, err := c.roundTrip(request.WithContext(ctx), c.config.MaxAnswerBytes)
 	if err != nil {
 		return nil, fmt.Errorf("client: %s at %s: %w", uri, server, err)
 	}
 	return body, nil
 }
 
-func (c *Caller) roundTrip(request *http.Request) (body []byte, err error) {
+// roundTrip makes a request and returns the body of an answer that is a success and has
+// at most that many bytes.
+func (c *Caller) roundTrip(request *http.Request, most int64) (body []byte, err error) {
 	response, err := c.client.Do(request)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	limit := min(c.config.MaxAnswerBytes, math.MaxInt64-1)
+	limit := min(most, math.MaxInt64-1)
 	if response.StatusCode != http.StatusOK {
 		limit = maxErrorBytes
 	}

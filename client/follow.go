@@ -137,7 +137,9 @@ func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-cha
 	for {
 		r.calendar.look()
 		start := time.Now()
-		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{Limit: firstLimit, Timeout: length.wait})
+		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{
+			Limit: r.config.Caller.batch(relay, firstLimit), Timeout: length.wait,
+		})
 		switch {
 		case ctx.Err() != nil:
 			return nil, nil

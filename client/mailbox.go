@@ -122,7 +122,9 @@ func (m *mailbox) firstAnswer(ctx context.Context, first *wire.Answer) (answer w
 func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
 	acknowledge := m.last
 	for {
-		answer, err := m.receiver.config.Caller.Ask(ctx, m.Relay, acknowledge, wire.Query{Limit: m.limit, After: after})
+		answer, err := m.receiver.config.Caller.Ask(ctx, m.Relay, acknowledge, wire.Query{
+			Limit: m.receiver.config.Caller.batch(m.Relay, m.limit), After: after,
+		})
 		if errors.Is(err, errTooLong) && m.limit > 1 {
 			m.limit = max(1, m.limit/4)
 			continue

@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // maxStatus bounds the destinations of a NodeStatus.
@@ -44,6 +45,10 @@ type RelayStatus struct {
 	LastSuccess time.Time
 	LastFailure time.Time
 	LastError   error
+
+	// Info is what it has said that it can do, nil if it wasn't asked, or didn't say:
+	// see Node.RelayInfo.
+	Info *wire.RelayInfo
 
 	// Fetched is how many transactions it gave that are dealt with, copies and
 	// rejected ones included.
@@ -110,6 +115,19 @@ func (n *Node) Status(ctx context.Context) (NodeStatus, error) {
 	return status, nil
 }
 
+// RelayInfo asks a relay what it can do, its limits and its mode. From then on, for a
+// day, the Node asks for no larger batches than it gives, leaves nothing there that is
+// too large for it, and shows it in its Status. Before the Node leaves a transaction of
+// 1 MiB or more at a relay, it asks by itself.
+func (n *Node) RelayInfo(ctx context.Context, relay spec.ServerName) (wire.RelayInfo, error) {
+	return n.caller.Info(ctx, relay)
+}
+
+// Claim claims this server's mailbox at a relay with an invite: see Caller.Claim.
+func (n *Node) Claim(ctx context.Context, relay spec.ServerName, invite string) error {
+	return n.caller.Claim(ctx, relay, invite)
+}
+
 func (n *Node) isOnline() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -123,8 +141,12 @@ func (n *Node) relayStatus() []RelayStatus {
 	var all []RelayStatus
 	for _, relay := range slices.Compact(names) {
 		c := contacts[relay]
+		var info *wire.RelayInfo
+		if said, _ := n.caller.infos.get(relay); said.Extensions != nil {
+			info = &said
+		}
 		all = append(all, RelayStatus{
-			Relay: relay, Own: slices.Contains(own, relay), Fetched: n.receiver.fetched(relay),
+			Relay: relay, Info: info, Own: slices.Contains(own, relay), Fetched: n.receiver.fetched(relay),
 			LastSuccess: c.success, LastFailure: c.failure, LastError: c.err,
 		})
 	}
