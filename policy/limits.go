@@ -99,37 +99,54 @@ func (l *Limits) Admit(_ context.Context, r *Request) error {
 	switch {
 	case r.PassedOn:
 		return nil // the server that passes it on is counted
-	case r.Stage == Signed && r.Origin == r.Known:
-		return nil // counted by its name already
-	case r.Stage == Signed:
-		party := l.name(r.Origin)
-		if err := party.begin(r, "this server has used its share for now"); err != nil || r.Endpoint != wire.SendRelay {
-			return err
+	case r.Stage == Arrived:
+		return l.arrive(r)
+	case r.counted == nil || r.counted.by != l:
+		return nil // it hasn't arrived here
+	case r.Stage == Claimed && r.Endpoint == wire.SendRelay:
+		for _, p := range r.counted.parties {
+			if err := r.counted.beginStoring(p); err != nil {
+				return err
+			}
 		}
-		return party.beginStoring(r, "this server has stored its share for now")
-	case r.Known != "":
-		return admitAt(r, l.name(r.Known))
+		return r.counted.enter()
+	case r.Stage == Signed && r.Origin != r.Known: // which is counted already
+		return l.sign(r)
 	}
-	for _, party := range l.addresses.of(r.Address) {
-		if err := admitAt(r, party); err != nil {
+	return nil
+}
+
+// arrive counts a request for its address, or for the server whose connection it is.
+func (l *Limits) arrive(r *Request) error {
+	c := &counted{by: l, what: "address"}
+	if r.Known != "" {
+		c.what, c.parties = "server", []*party{l.name(r.Known)}
+	} else {
+		c.parties = l.addresses.of(r.Address)
+	}
+	r.counted = c
+	r.WhenDone(c.end)
+	now := time.Now()
+	for _, p := range c.parties {
+		if err := c.begin(p, now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// admitAt asks a party about a request that isn't known to be signed.
-func admitAt(r *Request, p *party) error {
-	switch {
-	case r.Stage == Arrived:
-		return p.begin(r, "this address has used its share for now")
-	case r.Endpoint == wire.SendRelay:
-		if err := p.beginStoring(r, "this address has stored its share for now"); err != nil {
-			return err
-		}
-		return p.enter(r)
+// sign counts a request for the server that has signed it, too.
+func (l *Limits) sign(r *Request) error {
+	c, p := r.counted, l.name(r.Origin)
+	c.what = "server"
+	if err := c.begin(p, time.Now()); err != nil {
+		return err
 	}
-	return nil
+	c.parties = append(c.parties, p)
+	if r.Endpoint != wire.SendRelay {
+		return nil
+	}
+	return c.beginStoring(p)
 }
 
 func (l *Limits) name(server spec.ServerName) *party {
@@ -141,6 +158,57 @@ func (l *Limits) name(server spec.ServerName) *party {
 		l.names.set(server, p)
 	}
 	return p
+}
+
+// counted is a request that Limits count for some parties.
+type counted struct {
+	by      *Limits
+	what    string // the last of the parties is
+	parties []*party
+	entered int // so many of them have it among those on their way
+}
+
+// begin counts a request.
+func (c *counted) begin(p *party, now time.Time) error {
+	wait := max(p.bytes.wait(now), p.requests.wait(now))
+	if wait > 0 {
+		return overShare("this "+c.what+" has used its share for now", wait)
+	}
+	p.requests.take(now, 1)
+	return nil
+}
+
+// beginStoring refuses what a party is to store if it has stored its share.
+func (c *counted) beginStoring(p *party) error {
+	if wait := p.stored.wait(time.Now()); wait > 0 {
+		return overShare("this "+c.what+" has stored its share for now", wait)
+	}
+	return nil
+}
+
+// enter counts a transaction in that is on its way.
+func (c *counted) enter() error {
+	for _, p := range c.parties {
+		if !p.enter() {
+			return overShare("this "+c.what+" has too many transactions on their way", 0)
+		}
+		c.entered++
+	}
+	return nil
+}
+
+// end counts what the request has used.
+func (c *counted) end(used Used) {
+	now := time.Now()
+	for i, p := range c.parties {
+		p.bytes.take(now, used.Received+used.Sent)
+		if used.Stored > 0 {
+			p.stored.take(now, used.Stored+perTransaction)
+		}
+		if i < c.entered {
+			p.leave()
+		}
+	}
 }
 
 // overShare is the answer to a party that has none left.

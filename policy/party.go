@@ -42,47 +42,21 @@ func (s Shares) withDefaults(otherwise Shares) Shares {
 	return s
 }
 
-// begin counts a request and, when it is over, its bytes.
-func (p *party) begin(r *Request, message string) error {
-	now := time.Now()
-	if wait := p.bytes.wait(now); wait > 0 {
-		return overShare(message, wait)
-	}
-	if wait := p.requests.wait(now); wait > 0 {
-		return overShare(message, wait)
-	}
-	p.requests.take(now, 1)
-	r.WhenDone(func(used Used) { p.bytes.take(time.Now(), used.Received+used.Sent) })
-	return nil
-}
-
-// beginStoring counts what a request stores, when it is over.
-func (p *party) beginStoring(r *Request, message string) error {
-	if wait := p.stored.wait(time.Now()); wait > 0 {
-		return overShare(message, wait)
-	}
-	r.WhenDone(func(used Used) {
-		if used.Stored > 0 {
-			p.stored.take(time.Now(), used.Stored+perTransaction)
-		}
-	})
-	return nil
-}
-
-// enter counts a transaction in that is on its way.
-func (p *party) enter(r *Request) error {
+// enter counts a transaction in that is on its way, unless there are too many.
+func (p *party) enter() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.underWay >= p.most {
-		return overShare("this address has too many transactions on their way", 0)
+		return false
 	}
 	p.underWay++
-	r.WhenDone(func(Used) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.underWay--
-	})
-	return nil
+	return true
+}
+
+func (p *party) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.underWay--
 }
 
 // A bucket is a token bucket that may go into debt: what something costs is known

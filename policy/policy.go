@@ -89,6 +89,7 @@ type Request struct {
 	Member bool
 
 	whenDone []func(Used)
+	counted  *counted // by Limits
 }
 
 // Used is what a request has used when it is over.

@@ -52,7 +52,10 @@ func (c try) begin(t *testing.T, p policy.Policy) (*policy.Request, error) {
 // run runs a request to its end, which stores its bytes if it is a PUT that is admitted.
 func (c try) run(t *testing.T, p policy.Policy) error {
 	r, err := c.begin(t, p)
-	used := policy.Used{Received: c.bytes}
+	var used policy.Used
+	if r.Stage != policy.Arrived { // else nothing was read
+		used.Received = c.bytes
+	}
 	if err == nil && c.endpoint == wire.SendRelay {
 		used.Stored = c.bytes
 	}
