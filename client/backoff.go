@@ -51,11 +51,12 @@ func (b Backoff) after(failures int, asked time.Duration) time.Duration {
 	return max(wait, asked)
 }
 
-// maxBackoffs bounds who is remembered as failing.
+// maxBackoffs bounds how many keys are remembered as failing.
 const maxBackoffs = 64 << 10
 
-// backoffs remembers who isn't to be asked for now. A key costs memory only
-// while it fails; when there are too many, any of them is forgotten.
+// backoffs remembers the keys that aren't to be asked for now, such as servers. A
+// key costs memory only while it fails; when there are too many, any of them is
+// forgotten.
 type backoffs[K comparable] struct {
 	backoff Backoff
 

@@ -3,9 +3,9 @@
 //
 // A Sender brings a transaction on its way: directly, and through all relays of
 // a destination that is offline. An Outbox keeps transactions until they are
-// delivered. A Receiver fetches what all relays hold for this server and hands
-// each transaction to a handler once. Peers knows who relays for whom and who
-// counts as offline.
+// delivered. A Receiver fetches the mail that all relays hold for this server and
+// hands each transaction to a handler once. Peers knows which servers relay for which
+// others, and which count as offline.
 //
 // Below them a Caller makes the calls: Send leaves one transaction at one
 // relay, Next asks one relay for one transaction, Drain empties the mailbox at
@@ -15,10 +15,10 @@
 //
 // These take the place of a homeserver's own code:
 //
-//   - Peers.AddRelays says by hand who relays for whom, this server included
-//     (in Dendrite: P2PAddRelayServers).
-//   - Outbox.Enqueue takes what is to be sent, in place of queues for each
-//     destination. Call Outbox.Seen when presence or a request shows that a
+//   - Peers.AddRelays says by hand which servers relay for which others, this
+//     server included (in Dendrite: P2PAddRelayServers).
+//   - Outbox.Enqueue takes the transactions that are to be sent, in place of queues
+//     for each destination. Call Outbox.Seen when presence or a request shows that a
 //     server is there.
 //   - Receiver.Run fetches from this server's relays while the homeserver runs
 //     (in Dendrite: PerformRelayServerSync). Call Online when the network is
@@ -29,22 +29,23 @@
 // # Delivery
 //
 // An Outbox tries for 30 days (OutboxConfig.MaxAge). Delivery is at least once:
-// an entry is acknowledged by asking for the next one, so what was being
-// handled when the node or the relay went down comes again, what was left at
-// several relays comes from each, and an Outbox hands over directly what relays
-// had.
+// an entry is acknowledged by asking for the next one, so an entry that was being
+// handled when the node or the relay went down comes again. Mail that was left at
+// several relays comes from each, and an Outbox hands over directly even mail that
+// relays had.
 //
 // A Receiver handles each once, whichever way it comes, if its History is kept in
-// the store's notes (OpenHistory). What remains is a crash after handling and
-// before that is written down, what a full History has forgotten, and a retry that
-// a deployed relay has stored twice: it looks like two that are alike.
+// the store's notes (OpenHistory). There are three exceptions: a crash after a
+// transaction was handled and before that is written down, transactions that a full
+// History has forgotten, and a retry that a deployed relay has stored twice: it looks
+// like two transactions that are alike.
 //
 // # Errors
 //
-// An answer of the other server that is no success is a *wire.Error, with its
-// status, its Matrix error code and when to try again; everything else is a
-// failure to reach it or to understand it. A Caller retries nothing; what a
-// Sender says of a failure is a *SendError.
+// Any response of the other server but a success is a *wire.Error, with its
+// status, its Matrix error code and when to try again; every other error is a
+// failure to reach the server or to understand it. A Caller retries nothing; a
+// Sender reports a failure as a *SendError.
 package client
 
 import (
@@ -68,7 +69,7 @@ import (
 )
 
 // DefaultMaxAnswerBytes is the default of CallerConfig.MaxAnswerBytes: three times
-// what a relay takes in by default.
+// as much as a relay takes in by default.
 const DefaultMaxAnswerBytes = 32 << 20
 
 // maxErrorBytes is how much is read of an answer that is no success.
@@ -221,14 +222,13 @@ func isAnswer(body []byte, err error) error {
 }
 
 // ErrNotPassedOn says that a server doesn't know proofs of origin, so that it
-// takes what is passed on to it for the mail of who passes it on, which is of no
-// use to anybody.
+// would treat forwarded mail as the forwarder's own, which is of no use to anybody.
 var ErrNotPassedOn = errors.New("it doesn't know proofs of origin")
 
 // SendDirect sends a transaction to its destination, as a homeserver does:
-// PUT /_matrix/federation/v1/send/{txnID} of the federation API. What the
-// destination says of single PDUs is passed over. One with a Proof is passed on
-// to the destination as if it were a relay of its own.
+// PUT /_matrix/federation/v1/send/{txnID} of the federation API. The destination's
+// results for single PDUs are ignored. A transaction with a Proof is passed on to
+// the destination as if it were a relay of its own.
 func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
 	if t.Proof != nil {
 		return c.Send(ctx, t.Destination, t)
@@ -248,9 +248,9 @@ func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge in
 	return c.Ask(ctx, relay, acknowledge, wire.Query{})
 }
 
-// Ask is Next with what the query asks for besides, which a deployed relay
-// passes over: if the answer's More is nil, it did. The time that the answer may
-// be held comes on top of CallerConfig.Timeout.
+// Ask is Next with a query, which a deployed relay ignores: if the answer's More is
+// nil, it did. The time that the answer may be held comes on top of
+// CallerConfig.Timeout.
 func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int64, query wire.Query) (wire.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
 	defer cancel()
@@ -351,5 +351,5 @@ func (c *Caller) roundTrip(request *http.Request, most int64) (body []byte, err 
 	return read.Bytes(), nil
 }
 
-// errTooLong says that an answer was longer than what may be.
+// errTooLong says that an answer was longer than allowed.
 var errTooLong = errors.New("the answer is longer")

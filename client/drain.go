@@ -14,8 +14,8 @@ import (
 type Handler func(ctx context.Context, transaction wire.Answer) error
 
 // Drain fetches from one relay until its mailbox is empty, handing over one
-// transaction after the other, and returns how many were handled. What was
-// handled is acknowledged when the next is asked for, so after an error the
+// transaction after the other, and returns how many were handled. A transaction
+// that was handled is acknowledged when the next is asked for, so after an error the
 // last one handled may come again. A relay that never runs out is followed
 // until ctx ends.
 func (c *Caller) Drain(ctx context.Context, relay spec.ServerName, handle Handler) (handled int, err error) {

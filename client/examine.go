@@ -99,9 +99,9 @@ func (r *Receiver) complain(ctx context.Context, d *Drained, received *Received,
 		"relay", received.Relay, "entry", received.EntryID, "origin", received.Origin, "error", why)
 }
 
-// examine checks the proof, and takes over what it proves. The digest is that of
-// what is Proven. It returns why the transaction is to be rejected; any other
-// error is that of finding out.
+// examine checks the proof, and takes over the origin, the ID and the content that
+// it proves. The digest is that of the Proven content. The error is the reason to
+// reject the transaction, or a failure to find out whether there is one.
 func (r *Receiver) examine(ctx context.Context, received *Received, answer wire.Answer) (digest [sha256.Size]byte, why error) {
 	if r.config.Keys == nil {
 		return digest, nil

@@ -74,7 +74,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			d.Err = fmt.Errorf("client: %s answers entry %d again", relay, held.EntryID)
 		}
 		if d.Err == nil && held != nil {
-			failures = 0 // it holds its answers, and gives what it has
+			failures = 0 // it holds its answers, and gives the mail that it has
 		}
 		held = nil
 		if d.Err == nil && d.batches && r.config.Wait > 0 {
@@ -84,7 +84,7 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			}
 			d.asked = retryAfter(d.Err)
 			if time.Since(asked) >= r.leastHeld() {
-				failures = 0 // what ends an answer that is held may be a proxy
+				failures = 0 // an answer that is held may be ended by a proxy
 			}
 		}
 		wait := r.config.PollInterval - r.config.PollInterval/4 + rand.N(r.config.PollInterval/2+1)

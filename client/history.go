@@ -39,8 +39,8 @@ const seenPrefix = "seen/"
 //
 // Where proofs of origin are checked, one that came unproven doesn't make a proven
 // one a copy: a relay may have stripped the proof, or made it up. It is handled
-// again then. What came directly counts as proven. Once it was handled proven, all
-// others are copies.
+// again then. A transaction that came directly counts as proven. Once it was handled
+// proven, all others are copies.
 //
 // Make one with NewHistory or OpenHistory. It is safe for concurrent use.
 type History struct {
@@ -56,7 +56,7 @@ type History struct {
 
 type seenKey [16]byte
 
-// A sighting is what is known of one content. It is stored as JSON.
+// A sighting is the record of one content. It is stored as JSON.
 type sighting struct {
 	key      seenKey
 	Sequence int64 `json:"s"`
@@ -69,7 +69,7 @@ type sighting struct {
 	isUnwritten bool // writing it down has failed
 }
 
-// counts are what is known of transactions of one content.
+// counts are the numbers of transactions of one content.
 type counts struct {
 	Handled int                           `json:"n,omitempty"` // how often
 	IDs     []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
@@ -77,7 +77,7 @@ type counts struct {
 	From    map[spec.ServerName]appearing `json:"f,omitempty"` // by relay; "": directly
 }
 
-// IsZero has encoding/json leave out what is empty.
+// IsZero has encoding/json leave out empty counts.
 func (c counts) IsZero() bool { return c.Handled == 0 && len(c.IDs) == 0 && len(c.From) == 0 }
 
 func (c counts) clone() counts {
@@ -121,8 +121,8 @@ func NewHistory(most int) *History {
 	return &History{most: most, known: make(map[seenKey]*list.Element), busy: make(map[seenKey]chan struct{})}
 }
 
-// OpenHistory makes a History that is kept in a store's notes, and reads what is
-// there. One store keeps one History.
+// OpenHistory makes a History that is kept in a store's notes, and reads those that
+// are there. One store keeps one History.
 func OpenHistory(ctx context.Context, notes store.Notes, most int) (*History, error) {
 	s := NewHistory(most)
 	s.notes = notes
@@ -220,8 +220,9 @@ func (one *sighting) had(from source) bool {
 	return from.unproven && one.Unproven.From[from.relay].Entry >= from.entry
 }
 
-// judge says what is to become of a transaction: whether it is other mail than
-// what was handled. What was handled unproven counts only for the unproven.
+// judge tells how to deal with a transaction: whether it is other mail than the
+// transactions that were handled. Those that were handled unproven count only for the
+// unproven.
 func (one *sighting) judge(from source) dealing {
 	handled, brought := one.Handled, one.From[from.relay].Count
 	known, identified := one.knows(from), one.identified()
@@ -273,7 +274,7 @@ func (one *sighting) count(from source, came dealing) {
 	}
 }
 
-// begin makes the key busy, or returns what says when it no longer is.
+// begin makes the key busy, or returns a channel that is closed when it no longer is.
 func (s *History) begin(key seenKey) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -291,7 +292,7 @@ func (s *History) end(key seenKey) {
 	delete(s.busy, key)
 }
 
-// look returns a copy of what is known.
+// look returns a copy of the record of a content.
 func (s *History) look(key seenKey) sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,13 +304,13 @@ func (s *History) look(key seenKey) sighting {
 	return one
 }
 
-// remember writes down what has become of a transaction.
+// remember writes down how a transaction was dealt with.
 func (s *History) remember(ctx context.Context, one sighting) error {
 	changes := s.add(&one)
 	if s.notes == nil {
 		return nil
 	}
-	// What was handled must be written down, even if we are being closed.
+	// That it was handled must be written down, even if we are being closed.
 	err := s.notes.SetNotes(context.WithoutCancel(ctx), changes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -320,7 +321,7 @@ func (s *History) remember(ctx context.Context, one sighting) error {
 	return nil
 }
 
-// add remembers it here, and returns what that changes in the notes.
+// add remembers it here, and returns the notes that change with it.
 func (s *History) add(one *sighting) (changes []store.Note) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,7 +21,7 @@ const (
 	enoughBytes = 1 << 20
 )
 
-// A mailbox is being drained: what one relay holds for this server.
+// A mailbox is one relay's mail for this server, while it is being drained.
 type mailbox struct {
 	Drained
 	receiver *Receiver
@@ -30,8 +30,8 @@ type mailbox struct {
 	last     int64 // the entry up to which all were dealt with
 	acked    int64 // the entry that was acknowledged last, for certain
 	batches  bool  // the relay knows them
-	noAfter  bool  // but doesn't mind what is to be skipped
-	stale    bool  // what it answered already had been dealt with
+	noAfter  bool  // but ignores the query's After
+	stale    bool  // it answered with an entry that had been dealt with
 	held     holding
 
 	asked time.Duration // how long the relay wants to be left alone
@@ -51,8 +51,8 @@ type relayTurn struct {
 	passed map[int64]struct{}
 }
 
-// drain empties one relay's mailbox. If first isn't nil, it is what the relay
-// has answered already. At most two answers are held at a time.
+// drain empties one relay's mailbox. If first isn't nil, it is the relay's first
+// answer, which came already. At most two answers are held at a time.
 func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire.Answer) *mailbox {
 	turn := r.turn(relay)
 	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, turn: turn, limit: firstLimit}
@@ -97,7 +97,7 @@ func (m *mailbox) empty(ctx context.Context, first *wire.Answer) error {
 			clear(m.turn.passed)
 			return nil
 		}
-		if !answer.EntriesQueued { // what was fetched ahead had to end
+		if !answer.EntriesQueued { // the answer that was fetched ahead had to end
 			answer, err = m.ask(ctx, 0)
 			continue
 		}
@@ -116,9 +116,9 @@ func (m *mailbox) firstAnswer(ctx context.Context, first *wire.Answer) (answer w
 	return *first, nil
 }
 
-// ask acknowledges what was dealt with, and asks for what follows that or, if it
-// is greater, the entry after. An answer that is too long is asked for again in
-// smaller pieces.
+// ask acknowledges the entries that were dealt with, and asks for those that follow
+// them or, if it is greater, the entry after. An answer that is too long is asked for
+// again in smaller pieces.
 func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
 	acknowledge := m.last
 	for {
@@ -157,7 +157,7 @@ func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.
 	m.join(ahead)
 	switch {
 	case ahead.err != nil && m.asked == 0:
-		// What is wrong with the next batch mustn't have this one come again.
+		// A fault of the next batch mustn't have this one come again.
 		return next, errors.Join(ahead.err, m.acknowledge(ctx))
 	case ahead.err == nil && ahead.answer.EntriesQueued && ahead.answer.EntryID <= m.last:
 		m.noAfter = true
@@ -201,8 +201,8 @@ func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
 	return m.countJunk(anyUse)
 }
 
-// acknowledge acknowledges what was dealt with, so that it doesn't come again
-// when it isn't asked for more now.
+// acknowledge acknowledges the entries that were dealt with, so that they don't come
+// again when the relay isn't asked for more now.
 func (m *mailbox) acknowledge(ctx context.Context) error {
 	if m.last == m.acked {
 		return nil
@@ -220,7 +220,7 @@ type askedAhead struct {
 	err    error
 }
 
-// askAhead asks for what follows an entry that isn't dealt with yet.
+// askAhead asks for the entries behind one that isn't dealt with yet.
 func (m *mailbox) askAhead(ctx context.Context, after int64) *askedAhead {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &askedAhead{mailbox: *m, cancel: cancel, done: make(chan struct{})}
@@ -231,8 +231,8 @@ func (m *mailbox) askAhead(ctx context.Context, after int64) *askedAhead {
 	return a
 }
 
-// join waits for a request that is on its way, and takes over what it tells of
-// the relay.
+// join waits for a request that is on its way, and takes over its news of the
+// relay.
 func (m *mailbox) join(ahead *askedAhead) {
 	<-ahead.done
 	m.limit = min(m.limit, ahead.limit)

@@ -37,7 +37,7 @@ type OutboxConfig struct {
 	// of a Peers and a History: the mailboxes of an Outbox have names that no server
 	// has, and limits don't count those of a relay. One store keeps one Outbox,
 	// besides one with PassOn. If it is a store.Notes too, the Outbox remembers
-	// there which relays have what.
+	// there which transactions each relay has.
 	Store store.Store
 
 	// Source, if it isn't nil, has the transactions in place of Store, of which
@@ -48,32 +48,32 @@ type OutboxConfig struct {
 	// PassOn makes the Outbox the sending half of a relay, whose Store it is: it
 	// passes on the mail of those destinations for which PassOn is true, with
 	// its proof of origin, to the destination itself or, if its origin has left
-	// it here, to the destination's other relays. What was delivered leaves the
-	// mailbox. Mail without proof stays, and holds up what is behind it, until
+	// it here, to the destination's other relays. Delivered mail leaves the
+	// mailbox. Mail without proof stays, and holds up the mail behind it, until
 	// its destination fetches it. Mail for the relay itself stays, too; PassOn
-	// must be false for other names of it. What other relays take stays, since the
+	// must be false for other names of it. Mail that other relays take stays, since the
 	// destination may fetch from this one only. Nothing can be enqueued.
 	// KeepRelayed, MaxAge and Limits don't count: the relay has limits of its
 	// own. See Stored and Seen.
 	PassOn func(destination spec.ServerName) bool
 
-	// Limits bound what Enqueue adds to the store. Those of the whole store count
-	// what is in the Outbox only. Zero fields of Entries, Bytes, StoreEntries and
-	// StoreBytes mean DefaultOutboxEntries, DefaultOutboxBytes,
+	// Limits bound the transactions that Enqueue adds to the store. Those of the
+	// whole store count the Outbox's own only. Zero fields of Entries, Bytes,
+	// StoreEntries and StoreBytes mean DefaultOutboxEntries, DefaultOutboxBytes,
 	// DefaultOutboxStoreEntries and DefaultOutboxStoreBytes; negative: no limit.
 	Limits store.Limits
 
 	// KeepRelayed is how many transactions for each destination are kept after
 	// all its relays took them, to be handed over directly when the destination
 	// is back; older ones are dropped. Nothing is dropped that a relay of the
-	// destination could still get, nor what all of them have refused: that
-	// stays, and what is behind it, up to MaxAge and Limits. Zero:
+	// destination could still get. A transaction that all of them have refused isn't
+	// dropped either: it stays, and those behind it, up to MaxAge and Limits. Zero:
 	// DefaultKeepRelayed. Negative: none.
 	KeepRelayed int
 
 	// MaxAge is how long a transaction is tried. It is counted by the clock of
 	// the store, which nobody can set, while the store is open. A change holds
-	// for what is enqueued from then on. Zero: DefaultMaxAge. Negative: no limit.
+	// for transactions enqueued from then on. Zero: DefaultMaxAge. Negative: no limit.
 	MaxAge time.Duration
 
 	// Workers is how many destinations and relays are served at the same time.
@@ -87,15 +87,15 @@ type OutboxConfig struct {
 	// no longer; so it is for relays that are left alone for no time.
 	Backoff Backoff
 
-	// Notify, if it isn't nil, is told what becomes of each transaction, those
-	// of one destination one after the other. It holds up that destination only.
+	// Notify, if it isn't nil, is called for each Event, those of one destination one
+	// after the other. It holds up that destination only.
 	Notify func(Event)
 
-	// Logger gets what an operator should know. Default: slog.Default().
+	// Logger gets the lines that an operator should know of. Default: slog.Default().
 	Logger *slog.Logger
 }
 
-// A Result is what becomes of a transaction in an Outbox.
+// A Result says how far a transaction in an Outbox has come.
 type Result string
 
 // Results of an Event. All but Relayed are the transaction's end.
@@ -107,7 +107,7 @@ const (
 	ResultExpired   Result = "expired"   // it became too old
 )
 
-// An Event says what became of a transaction.
+// An Event is the news of one transaction.
 type Event struct {
 	Destination   spec.ServerName
 	TransactionID gomatrixserverlib.TransactionID
@@ -149,7 +149,7 @@ type Outbox struct {
 	running sync.WaitGroup
 }
 
-// OpenOutbox makes an Outbox, which goes on with what is in the store.
+// OpenOutbox makes an Outbox, which goes on with the transactions in the store.
 func OpenOutbox(ctx context.Context, config OutboxConfig) (*Outbox, error) {
 	o, err := loadOutbox(ctx, config)
 	if err == nil {
@@ -259,8 +259,8 @@ func (o *Outbox) load(ctx context.Context) error {
 
 // Enqueue takes a transaction, and returns nil once it is safely in the store.
 // The same transaction again is taken for a copy. It fails with a *wire.Error
-// for what no server would take and for what can't be signed, and with
-// store.ErrFull for what is over the limits.
+// for a transaction that no server would take or that can't be signed, and with
+// store.ErrFull for one that is over the limits.
 func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {
 	if o.queue == nil {
 		return errors.New("client: enqueue: this Outbox has another source")
@@ -299,10 +299,10 @@ func (o *Outbox) relaysInUse(destination spec.ServerName) []spec.ServerName {
 }
 
 // Seen says that a server is online, as its presence, a request of it or its
-// asking for mail shows: what waits for it is tried at once.
+// asking for mail shows: the transactions that wait for it are tried at once.
 func (o *Outbox) Seen(server spec.ServerName) { o.schedule.seen(server) }
 
-// Close ends the attempts under way and waits for them. What is queued stays
+// Close ends the attempts under way and waits for them. Queued transactions stay
 // in the store, which Close doesn't close. It may be called more than once.
 func (o *Outbox) Close() error {
 	o.unwatch()

@@ -18,10 +18,10 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// notePrefix is what the keys of a Peers' notes begin with.
+// notePrefix begins the keys of a Peers' notes.
 const notePrefix = "peer/"
 
-// Peers knows who relays for whom, and which servers count as offline. Make
+// Peers knows which servers relay for which others, and which count as offline. Make
 // one with NewPeers or OpenPeers. It is safe for concurrent use.
 type Peers struct {
 	notes store.Notes // nil: nothing is kept
@@ -40,7 +40,7 @@ type watcher struct{ tell func(spec.ServerName) }
 
 var seed = maphash.MakeSeed()
 
-// A peer is what is known of a server. It is stored as JSON.
+// A peer is the record of a server. It is stored as JSON.
 type peer struct {
 	Relays  []spec.ServerName `json:"relays,omitempty"` // in order, each once
 	Offline bool              `json:"offline,omitempty"`
@@ -54,7 +54,7 @@ func NewPeers() *Peers {
 	return &Peers{peers: make(map[spec.ServerName]*peer), watching: make(map[*watcher]struct{})}
 }
 
-// OpenPeers makes a Peers that is kept in a store's notes, and reads what is
+// OpenPeers makes a Peers that is kept in a store's notes, and reads those that are
 // there. Changes through one Peers aren't seen by another.
 func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
 	p := NewPeers()
@@ -183,7 +183,7 @@ func (p *Peers) failed(ctx context.Context, server spec.ServerName, enough int) 
 	return p.Offline(server), err
 }
 
-// get returns what is known of server. It must not be changed.
+// get returns the record of server. It must not be changed.
 func (p *Peers) get(server spec.ServerName) *peer {
 	if have := p.peers[server]; have != nil {
 		return have
@@ -204,7 +204,7 @@ func (p *Peers) list(want func(*peer) bool) []spec.ServerName {
 	return names
 }
 
-// change changes what is known of server, here at once, and in the notes. A
+// change changes the record of server, here at once, and in the notes. A
 // server of which nothing is known takes no room.
 func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*peer)) error {
 	writing := &p.writing[maphash.String(seed, string(server))%uint64(len(p.writing))]
@@ -222,7 +222,7 @@ func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*pe
 	return err
 }
 
-// apply changes what is known of server here.
+// apply changes the record of server here.
 func (p *Peers) apply(server spec.ServerName, how func(*peer)) (before, after *peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -255,7 +255,7 @@ func (p *Peers) tell(server spec.ServerName) {
 	p.mu.RLock()
 	watching := slices.Collect(maps.Keys(p.watching))
 	p.mu.RUnlock()
-	for _, w := range watching { // who watches may ask Peers
+	for _, w := range watching { // a watcher may ask Peers
 		w.tell(server)
 	}
 }

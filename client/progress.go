@@ -17,8 +17,8 @@ import (
 // A progress is how far a relay is with the transactions of one destination. It
 // is stored as JSON. The zero value is a relay that was given none.
 type progress struct {
-	// Done is the position up to which the relay has everything, but for what
-	// it has refused and what is still owed to it.
+	// Done is the position up to which the relay has everything, but for transactions
+	// that it has refused and those that are still owed to it.
 	Done int64 `json:"done"`
 
 	// Refused are those of Done that it has refused for good, in order. Those up
@@ -86,7 +86,7 @@ func (p *progress) isThrough(position int64) bool {
 	return position <= p.Done && !slices.Contains(p.Owed, position)
 }
 
-// progressOf returns what is known of a relay. The lock must be held.
+// progressOf returns the progress of a relay. The lock must be held.
 func (d *destination) progressOf(relay spec.ServerName) *progress {
 	if d.relays[relay] == nil {
 		d.relays[relay] = &progress{}

@@ -27,8 +27,8 @@ type queue struct {
 const queuePart = "outbox"
 
 // expiryMargin is how much longer than MaxAge the store keeps a transaction: it
-// is for the Outbox to take off what is too old, and to tell. The store counts
-// the time, with a clock that nobody can set.
+// is for the Outbox to take off transactions that are too old, and to tell. The
+// store counts the time, with a clock that nobody can set.
 const expiryMargin = 30 * 24 * time.Hour
 
 // put keeps a transaction, whose content was read.

@@ -19,19 +19,19 @@ import (
 // Defaults of ReceiverConfig.
 const (
 	DefaultPollInterval = time.Minute
-	DefaultWait         = 50 * time.Second // proxies end what is silent for a minute
+	DefaultWait         = 50 * time.Second // proxies end a connection that is silent for a minute
 	DefaultKeyPatience  = time.Hour
 )
 
 // A Received is a transaction that a relay held for this server.
 type Received struct {
-	// Relay is who had it, EntryID what it calls it.
+	// Relay is the server that had it, EntryID the relay's number for it.
 	Relay   spec.ServerName
 	EntryID int64
 
-	// Origin is who sent it, TransactionID what that server calls it; deployed
-	// relays don't say, and it is empty. Unless Proof is Proven, they are what
-	// the relay says.
+	// Origin is the server that sent it, TransactionID that server's ID for it; deployed
+	// relays give neither, and both are empty. Unless Proof is Proven, they are the relay's
+	// word only.
 	Origin        spec.ServerName
 	TransactionID gomatrixserverlib.TransactionID
 	Proof         ProofStatus
@@ -67,17 +67,17 @@ type ReceiverConfig struct {
 	// KeyPatience); those of several relays come at the same time.
 	Handle func(ctx context.Context, received Received) error
 
-	// History remembers what was handled. Default: NewHistory(0).
+	// History remembers the transactions that were handled. Default: NewHistory(0).
 	History *History
 
 	// Keys checks proofs of origin: the origins' keys, valid when they signed.
-	// Nil checks none. With Keys, what was handled unproven is handed to Handle
-	// again when it comes proven, since a relay may have stripped the proof, or
+	// Nil checks none. With Keys, a transaction that was handled unproven is handed to
+	// Handle again when it comes proven, since a relay may have stripped the proof, or
 	// made it up. To process PDUs again is harmless; a handler that takes EDUs unproven
 	// may see one twice, and one that takes them only proven gets each once.
 	Keys gomatrixserverlib.JSONVerifier
 
-	// RequireProof has Handle given only what is proven to come from its origin.
+	// RequireProof has Handle given only mail that is proven to come from its origin.
 	// Keys is needed then. Deployed relays have no proofs.
 	RequireProof bool
 
@@ -91,14 +91,14 @@ type ReceiverConfig struct {
 	// Zero: DefaultKeyPatience. Negative: it is decided at once.
 	KeyPatience time.Duration
 
-	// MaxAge refuses what is proven to be older than that, by origin_server_ts:
-	// a relay may bring back what it had long ago, after History has forgotten it.
+	// MaxAge refuses mail that is proven to be older than that, by origin_server_ts: a
+	// relay may bring back mail that it had long ago, after History has forgotten it.
 	// Mail that waited for this node is that old, too. 0: no bound.
 	MaxAge time.Duration
 
-	// Rejected, if it isn't nil, is told of what isn't handed to Handle and why:
+	// Rejected, if it isn't nil, is told of mail that isn't handed to Handle and why:
 	// ErrProof of wire, ErrUnproven or ErrTooOld. It is acknowledged then. Its
-	// Origin is what the relay claims.
+	// Origin is the one that the relay claims.
 	Rejected func(ctx context.Context, received Received, why error)
 
 	// PollInterval is how often a relay that had nothing and doesn't hold
@@ -117,7 +117,7 @@ type ReceiverConfig struct {
 	// is a second, and grows no longer.
 	Backoff Backoff
 
-	// Logger gets what an operator should know. Default: slog.Default().
+	// Logger gets the lines that an operator should know of. Default: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -169,12 +169,12 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	}, nil
 }
 
-// A Drained is what one relay gave.
+// A Drained is the outcome of draining one relay.
 type Drained struct {
 	Relay spec.ServerName
 
 	// Handled counts transactions that Handle took, Copies those that had come
-	// before, Rejected those whose proof of origin isn't what it must be,
+	// before, Rejected those whose proof of origin isn't as it must be,
 	// Unreadable those that no node can decode. All were acknowledged, unless
 	// Err says that asking failed.
 	Handled, Copies, Rejected, Unreadable int
@@ -185,7 +185,7 @@ type Drained struct {
 
 // Sync asks all relays at once, each until its mailbox is empty, it fails, or it
 // gives nothing but junk again and again: rejected, unreadable, or repeated. It
-// returns what each gave, in the order of their names. One relay's trouble
+// returns the outcome of each, in the order of their names. One relay's trouble
 // delays no other. A relay that is being drained already is waited for first.
 func (r *Receiver) Sync(ctx context.Context) []Drained {
 	relays := r.config.Peers.Relays(r.self)

@@ -85,8 +85,8 @@ func (o *Outbox) leaveAt(ctx context.Context, r *road, item Item) Attempt {
 	return attempt
 }
 
-// dealtWith notes what became of a transaction at a relay, and reports whether
-// the relay is to be given the next one.
+// dealtWith notes how an attempt at a relay ended, and reports whether the relay is
+// to be given the next transaction.
 func (o *Outbox) dealtWith(r *road, item Item, attempt Attempt) bool {
 	d := r.to
 	d.mu.Lock()
@@ -115,7 +115,7 @@ func (o *Outbox) dealtWith(r *road, item Item, attempt Attempt) bool {
 	return true
 }
 
-// trim drops the oldest of those that all relays have, down to what may be kept.
+// trim drops the oldest of those that all relays have, down to as many as may be kept.
 func (o *Outbox) trim(ctx context.Context, d *destination) error {
 	for {
 		item, err := o.oldest(ctx, d)
@@ -125,7 +125,7 @@ func (o *Outbox) trim(ctx context.Context, d *destination) error {
 		if err != nil || item.Stays {
 			return err
 		}
-		// What is behind one that must be kept can't be taken off before it.
+		// Those behind one that must be kept can't be taken off before it.
 		relays := o.config.Sender.relaysOf(d.name)
 		d.mu.Lock()
 		count, all := d.at(item.Position, relays)

@@ -37,7 +37,7 @@ const (
 	states
 )
 
-// A change is what happens to a road.
+// A change is an event that may change the state of a road.
 type change int
 
 const (
@@ -50,8 +50,7 @@ const (
 	changes
 )
 
-// transitions say which state follows. What isn't in it changes nothing: the
-// news of a road that is served are looked at when its turn is over.
+// transitions say which state follows. A change that isn't in it changes nothing: the
 var transitions = [states][changes]state{
 	idle:    {wakes: ready, pauses: waiting},
 	ready:   {wakes: ready, taken: served}, // to another class
@@ -107,12 +106,12 @@ const (
 	failed    outcome = iota // an attempt failed
 	exhausted                // there is nothing left to do
 	more                     // there is more to do
-	held                     // what comes next isn't to be sent now
-	owing                    // there is nothing left but what the relay couldn't take
+	held                     // the next transaction isn't to be sent now
+	owing                    // there is nothing left but transactions that the relay couldn't take
 	troubled                 // the source or the store failed
 )
 
-// A turn is what a worker says of one.
+// A turn is a worker's report of one.
 type turn struct {
 	outcome  outcome
 	answered bool          // an attempt succeeded
@@ -122,14 +121,14 @@ type turn struct {
 // isGood reports whether nothing failed.
 func (t turn) isGood() bool { return t.outcome == exhausted || t.outcome == more || t.outcome == owing }
 
-// health is what is known of a road from its turns. The schedule guards it.
+// health is the record of a road's turns. The schedule guards it.
 type health struct {
 	tried    bool      // at all, or its destination counted as offline before
 	answers  bool      // the last attempt succeeded, or the destination was seen since
 	failures int       // in a row
 	due      time.Time // when the next attempt is
 
-	open bool // while it waits, what is new needn't
+	open bool // while it waits, new transactions needn't
 
 	bySeen       bool // this turn is since the destination was seen
 	seenFailures int  // such attempts in a row that failed
@@ -142,7 +141,7 @@ type health struct {
 // didn't take anything the last times that it was.
 const mostSeenPause = time.Minute
 
-// note says what a turn shows. A relay's back-off is the Sender's, which has it
+// note notes the result of a turn. A relay's back-off is the Sender's, which has it
 // for all destinations; t.wait holds it.
 func (r *road) note(t turn, b Backoff, now time.Time) {
 	r.tried, r.open = true, t.outcome == owing
@@ -160,7 +159,7 @@ func (r *road) note(t turn, b Backoff, now time.Time) {
 	case troubled:
 		r.troubles++
 		r.due = now.Add(b.after(r.troubles, 0))
-		r.seenDue = r.due // or what can't be taken off would be sent again and again
+		r.seenDue = r.due // or transactions that can't be taken off would be sent again and again
 	case failed:
 		r.failed(t.wait, b, now)
 	}

@@ -24,7 +24,7 @@ const (
 // SenderConfig of a Sender. Caller and Peers are required.
 type SenderConfig struct {
 	// Caller makes the requests, Peers knows the relays. The Sender tells Peers
-	// who is offline and who is online again.
+	// which servers are offline and which are online again.
 	Caller *Caller
 	Peers  *Peers
 
@@ -50,7 +50,7 @@ type SenderConfig struct {
 	// back-off of their own.
 	RelayBackoff Backoff
 
-	// Logger gets what happens in the background. Default: slog.Default().
+	// Logger gets the lines of attempts in the background. Default: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -62,8 +62,8 @@ type Sender struct {
 	relays *backoffs[spec.ServerName] // unreachable, or asking for time
 	pairs  *backoffs[pair]            // of no use for a destination
 
-	// Who doesn't know proofs of origin isn't to be filled with copies of what is
-	// passed on.
+	// A server that doesn't know proofs of origin isn't to be filled with copies of
+	// transactions that are passed on.
 	proofless *backoffs[spec.ServerName]
 
 	background chan struct{} // a token for each attempt in the background
@@ -107,7 +107,7 @@ func (s *Sender) Close() error {
 }
 
 // Send brings a transaction on its way and returns once its destination or a
-// relay has it; what happened where is in the Outcome. Otherwise the error is
+// relay has it; the Outcome tells what happened at each server. Otherwise the error is
 // a *SendError, which says whether and when to try again, or the context's.
 //
 // The destination is tried first. If it has failed often enough to count as

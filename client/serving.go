@@ -13,7 +13,7 @@ import (
 // of the queue.
 const turnLength = 32
 
-// serve does what can be done on a road now.
+// serve does everything that can be done on a road now.
 func (o *Outbox) serve(ctx context.Context, r *road) turn {
 	do := o.serveRelay
 	if r.isDirect() {
@@ -92,7 +92,7 @@ func (o *Outbox) oldest(ctx context.Context, d *destination) (Item, error) {
 func (o *Outbox) end(ctx context.Context, d *destination, item Item, e Event) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// What was sent must be taken off the queue, even if we are being closed.
+	// A sent transaction must be taken off the queue, even if we are being closed.
 	if err := o.source.End(context.WithoutCancel(ctx), d.name, item.Position, e.Result); err != nil {
 		return err
 	}

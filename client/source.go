@@ -26,8 +26,8 @@ type Source interface {
 	// greater ones, also after a restart.
 	Next(ctx context.Context, destination spec.ServerName, after int64) (Item, error)
 
-	// End says what became of the oldest transaction, of which nothing more is
-	// to come: Next must not return it again. It may be called twice for one.
+	// End says how the oldest transaction ended. Nothing more happens to it: Next must
+	// not return it again. It may be called twice for one.
 	End(ctx context.Context, destination spec.ServerName, position int64, result Result) error
 
 	// Queued returns how many transactions of a destination there are. It is
@@ -59,7 +59,7 @@ type Item struct {
 	Stays bool
 
 	// Waits says that it isn't to be sent at all, but to be fetched. It holds up
-	// what is behind it on the direct road, so that the order is kept.
+	// the transactions behind it on the direct road, so that the order is kept.
 	Waits bool
 }
 

@@ -57,7 +57,7 @@ func (v Verdict) String() string {
 	return names[v]
 }
 
-// An Attempt is what happened at one server.
+// An Attempt is the result of trying one server.
 type Attempt struct {
 	Server  spec.ServerName
 	Verdict Verdict
@@ -83,7 +83,7 @@ type refusal struct {
 // and why. Each is a Matrix error code that speaks of this content, with the
 // status that goes with it. Any other answer leaves the transaction as it was: it
 // may be the word of a proxy, of a captive portal or of another server at this
-// address, or speak of who sends or of the moment.
+// address, or speak of the sender or of the moment.
 var final = map[refusal]string{
 	{http.StatusBadRequest, spec.ErrorNotJSON}:             "the body can't be read as JSON",
 	{http.StatusBadRequest, spec.ErrorBadJSON}:             "the JSON is not that of a transaction, or has too many PDUs or EDUs",
@@ -154,7 +154,7 @@ func notPassedOn(server spec.ServerName, retryAfter time.Duration) Attempt {
 	return Attempt{Server: server, Verdict: NoUse, Err: fmt.Errorf("client: %s: %w", server, ErrNotPassedOn), RetryAfter: retryAfter}
 }
 
-// An Outcome is what became of a transaction that was sent.
+// An Outcome is the result of sending a transaction.
 type Outcome struct {
 	// Destination is the direct attempt, Relays are those at relays, in the
 	// order of their names. A relay that is not to be bothered for now is
@@ -214,7 +214,7 @@ func (e *SendError) Error() string {
 	return b.String()
 }
 
-// Unwrap gives what the servers answered.
+// Unwrap gives the servers' answers.
 func (e *SendError) Unwrap() []error {
 	var errs []error
 	for _, a := range append([]Attempt{e.Outcome.Destination}, e.Outcome.Relays...) {
