@@ -1,6 +1,6 @@
 // Package discovery reaches Matrix servers by their names, as the section
 // "Resolving server names" of the server-server API says, and nothing else: the
-// names come from strangers, who must not be able to have this host connect to
+// names come from strangers. They must not be able to make this host connect to
 // addresses in its own network, or do endless work.
 //
 // A Transport is an http.RoundTripper for URLs such as matrix://example.org/path.
@@ -124,7 +124,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// An attempt is what one request may do, in its context.
+// An attempt is the allowance of one request, in its context.
 type attempt struct {
 	targets []string
 	sockets atomic.Int32
@@ -133,7 +133,7 @@ type attempt struct {
 type attemptKey struct{}
 
 // dialTargets connects to the first target of a request that can be reached,
-// whatever the address is: that only tells services apart.
+// for any address: that only tells services apart.
 func (t *Transport) dialTargets(ctx context.Context, network, address string) (net.Conn, error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok || len(a.targets) == 0 {

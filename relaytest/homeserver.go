@@ -117,7 +117,7 @@ func (h *Homeserver) take(r *http.Request) error {
 	return nil
 }
 
-// maxSent bounds a body: it is what a relay takes in by default.
+// maxSent bounds a body: as much as a relay takes in by default.
 const maxSent = 10 << 20
 
 // read checks a request.

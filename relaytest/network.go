@@ -48,7 +48,7 @@ type Host struct {
 	// Hangs makes requests wait for the end of their context.
 	Hangs bool
 
-	// Lose, if it isn't nil, says what gets lost: the request, or the answer
+	// Lose, if it isn't nil, decides whether the request gets lost, or the answer
 	// to one that was served. Either is an error for the server that asks. See
 	// Lossy.
 	Lose func() (request, answer bool)

@@ -1,4 +1,4 @@
-// Package relaytest is for the tests of those who embed the relay or its
+// Package relaytest is for the tests of programs that embed the relay or its
 // client: servers with keys, a network in memory, relays and homeservers on it.
 //
 //	network := relaytest.NewNetwork()

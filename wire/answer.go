@@ -64,7 +64,7 @@ type Item struct {
 
 // MakeAnswer returns the answer to RelayTxn that holds the items, of which
 // there is at least one, in pieces that needn't be put together. Only the
-// answer to a request with a limit is a batch, which says what more there is.
+// answer to a request with a limit is a batch, which says whether more is there.
 func MakeAnswer(items []Item, batch bool) (pieces [][]byte) {
 	pieces = items[0].append(pieces, `{"transaction":`, `,"entries_queued":true`)
 	if !batch {
@@ -81,7 +81,7 @@ func MakeAnswer(items []Item, batch bool) (pieces [][]byte) {
 	return append(pieces, []byte(`}]}`))
 }
 
-// append appends the item without what closes its object.
+// append appends the item without the closing of its object.
 func (i *Item) append(pieces [][]byte, before, behind string) [][]byte {
 	tail := strconv.AppendInt([]byte(`,"entry_id":`), i.ID, 10)
 	tail = append(tail, behind...)
@@ -94,7 +94,7 @@ func (i *Item) append(pieces [][]byte, before, behind string) [][]byte {
 	return append(pieces, []byte(before), i.Transaction, tail)
 }
 
-// An Answer is what a relay answers to RelayTxn.
+// An Answer is the answer of a relay to RelayTxn.
 type Answer struct {
 	// Transaction is the JSON of the transaction as the relay sent it, with
 	// the fields that gomatrixserverlib.Transaction leaves out.
@@ -107,7 +107,7 @@ type Answer struct {
 	// EntriesQueued says that this answer holds a transaction.
 	EntriesQueued bool
 
-	// TransactionID is what its origin calls the transaction; deployed relays
+	// TransactionID is the ID that its origin gave the transaction; deployed relays
 	// don't say.
 	TransactionID gomatrixserverlib.TransactionID
 
@@ -119,7 +119,7 @@ type Answer struct {
 	More []Answer
 }
 
-// ReadAnswer reads the answer to RelayTxn. It fails for what can't be an
+// ReadAnswer reads the answer to RelayTxn. It fails for bytes that can't be an
 // answer, such as one that says it holds a transaction and doesn't, or one
 // whose entries are out of order.
 func ReadAnswer(body []byte) (Answer, error) {

@@ -11,9 +11,9 @@ import (
 // nothing needs to be encoded again to check the signature.
 //
 // Its methods return false at the first byte that doesn't fit, and whenever they
-// aren't sure: besides what isn't canonical, for escapes in keys and what goes
-// over MaxDepth or MaxWidth. A no costs time only; a wrong yes would accept what
-// fclient refuses, so the fuzz tests hold it against gomatrixserverlib.
+// aren't sure: besides JSON that isn't canonical, for escapes in keys and for bodies
+// over MaxDepth or MaxWidth. A no costs time only; a wrong yes would accept requests
+// that fclient refuses, so the fuzz tests hold it against gomatrixserverlib.
 type scanner struct {
 	in  []byte
 	pos int
@@ -224,7 +224,7 @@ func hasGoodShape(body []byte) bool { return isShaped(body, MaxDepth) }
 const answerDepth = 3
 
 func isShaped(body []byte, maxDepth int) bool {
-	var width [MaxDepth + answerDepth + 1]int // of what is open, by depth
+	var width [MaxDepth + answerDepth + 1]int // of the objects and lists that are open, by depth
 	depth, inText := 0, false
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {

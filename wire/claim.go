@@ -20,7 +20,7 @@ const MaxInvite = 128
 // MailboxURI is the URI of a Mailbox request.
 const MailboxURI = Unstable + string(Mailbox)
 
-// ClaimedAnswer is what a server is told that has claimed its mailbox.
+// ClaimedAnswer is the answer to a server that has claimed its mailbox.
 const ClaimedAnswer = `{"state":"open"}`
 
 // A Claim is the body of a Mailbox request: the server that signs it claims its
@@ -43,7 +43,7 @@ func NewClaim(invite string, relay, server spec.ServerName) (Claim, error) {
 }
 
 // InviteMAC shows that a server has the secret part of an invite of a relay. It can be
-// used for no other server: what ends TLS on the way learns nothing of use.
+// used for no other server: a proxy that ends TLS on the way learns nothing of use.
 func InviteMAC(secret string, relay, server spec.ServerName) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte(relay + "\n" + server))

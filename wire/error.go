@@ -19,8 +19,8 @@ const (
 	ErrorResourceLimitExceeded spec.MatrixErrorCode = "M_RESOURCE_LIMIT_EXCEEDED"
 )
 
-// An Error is an answer other than 200: what a relay sends and what a client
-// gets back. Use errors.As to get at it.
+// An Error is an answer other than 200, as a relay sends it and as a client gets it
+// back. Use errors.As to get at it.
 type Error struct {
 	// Status is the HTTP status, Code and Message the Matrix error body. A
 	// server that doesn't speak Matrix leaves Code empty.
@@ -28,8 +28,8 @@ type Error struct {
 	Code    spec.MatrixErrorCode
 	Message string
 
-	// RetryAfter says when to try again, if it isn't zero; what a server sends
-	// counts for a day at most. On the wire it is retry_after_ms, and Retry-After
+	// RetryAfter says when to try again, if it isn't zero; more than a day from a
+	// server counts as a day. On the wire it is retry_after_ms, and Retry-After
 	// in whole seconds. Retry-After may also be a date when it is read.
 	RetryAfter time.Duration
 
@@ -120,7 +120,7 @@ func (e *Error) Write(w http.ResponseWriter) {
 func ParseError(status int, header http.Header, body []byte) *Error {
 	e := &Error{Status: status}
 	var parsed errorBody
-	_ = json.Unmarshal(body, &parsed) // what can be read of it is
+	_ = json.Unmarshal(body, &parsed) // the fields that can be read are
 	e.Code, e.Message = spec.MatrixErrorCode(shorten(string(parsed.Code))), shorten(parsed.Message)
 	e.RetryAfter = milliseconds(parsed.RetryAfterMS)
 	if e.RetryAfter == 0 {

@@ -30,7 +30,7 @@ func CheckName(server spec.ServerName) error {
 	return err
 }
 
-// isHexKey reports whether a name stands for a key, in whatever spelling.
+// isHexKey reports whether a name stands for a key, in any spelling.
 func isHexKey(server spec.ServerName) bool {
 	if len(server) != hex.EncodedLen(ed25519.PublicKeySize) {
 		return false

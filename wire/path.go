@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// What paths begin with: Prefix those of the baseline, Unstable those of extensions.
+// The first parts of paths: Prefix of the baseline's, Unstable of the extensions'.
 const (
 	Prefix   = "/_matrix/federation/v1/"
 	Unstable = "/_matrix/federation/unstable/org.matrixrelay/"
@@ -27,7 +27,7 @@ const (
 	Info      Endpoint = "info"
 )
 
-// An endpoint is what is fixed for one.
+// An endpoint is its fixed parts.
 type endpoint struct{ prefix, method string }
 
 var endpoints = map[Endpoint]endpoint{
@@ -38,7 +38,7 @@ var endpoints = map[Endpoint]endpoint{
 // Method is the one HTTP method of the endpoint.
 func (e Endpoint) Method() string { return endpoints[e].method }
 
-// A Route is what the path of a request says.
+// A Route is the content of a request's path.
 type Route struct {
 	Endpoint Endpoint
 
@@ -56,10 +56,9 @@ type Route struct {
 func (r *Route) Destination() spec.ServerName { return r.User.Domain() }
 
 // SignedURI returns the part of an HTTP request's URI that its signature
-// covers: the path as the sender escaped it and the query. What an embedder's
-// router made of the URL is passed over, and so is whatever stands before
-// /_matrix, which a proxy or a prefix may have put there. If the URI isn't one
-// of a relay, ok is false.
+// covers: the path as the sender escaped it and the query. It ignores changes that an
+// embedder's router made to the URL, and everything before /_matrix, which a proxy or
+// a prefix may have put there. If the URI isn't one of a relay, ok is false.
 func SignedURI(r *http.Request) (uri string, ok bool) {
 	raw := r.RequestURI
 	if raw == "" && r.URL != nil { // not from a server, but built by hand
@@ -73,7 +72,7 @@ func SignedURI(r *http.Request) (uri string, ok bool) {
 	if start < 0 {
 		return "", false
 	}
-	// fclient signs and checks what net/url makes of the URI.
+	// fclient signs and checks the URI in the form that net/url gives it.
 	u, err := url.ParseRequestURI(raw[start:])
 	if err != nil {
 		return "", false

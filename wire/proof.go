@@ -20,8 +20,8 @@ import (
 const MaxProofBytes = 4 << 10
 
 // A Proof shows that the origin of a transaction signed it for one destination,
-// and what it calls it: it is the X-Matrix signature of the SendRelay request,
-// without what stands in the transaction itself. On the wire it is relay_proof.
+// and under which ID: it is the X-Matrix signature of the SendRelay request,
+// without the parts that stand in the transaction itself. On the wire it is relay_proof.
 type Proof struct {
 	// Relay is the server that the request was signed for.
 	Relay spec.ServerName `json:"relay"`
@@ -38,7 +38,7 @@ type Proof struct {
 	Origin spec.ServerName `json:"origin,omitempty"`
 }
 
-// ErrProof says that a proof doesn't prove what it should: somebody forged,
+// ErrProof says that a proof fails: somebody forged,
 // changed or redirected the transaction.
 var ErrProof = errors.New("wire: wrong proof of origin")
 
@@ -52,11 +52,10 @@ var ErrNoKey = errors.New("wire: no key to check a signature")
 var ErrKeyNotValid = errors.New("wire: the key wasn't valid when it signed")
 
 // ProofOf returns the proof in a SendRelay request that was verified. Relay is
-// the server that the request is for if its header doesn't say. There is no proof
-// in requests that nothing sends but what is made by hand: with several
-// signatures, odd characters in names, a proof that would be too long, or content
-// whose keys need escapes, for which signers and verifiers don't agree on a
-// canonical form.
+// the server that the request is for if its header doesn't say. There is no proof in a
+// few kinds of request, which only come up when made by hand: with several signatures,
+// odd characters in names, a proof that would be too long, or content whose keys need
+// escapes, for which signers and verifiers don't agree on a canonical form.
 func ProofOf(r *SignedRequest, relay spec.ServerName) (p Proof, ok bool) {
 	header, err := r.header()
 	if err != nil || header.count != 1 || r.Method != http.MethodPut {
@@ -95,7 +94,7 @@ func (p *Proof) isPlain(origin spec.ServerName) bool {
 func (p *Proof) JSON() []byte {
 	var encoded bytes.Buffer
 	encoder := json.NewEncoder(&encoded)
-	encoder.SetEscapeHTML(false)              // what was short must stay so
+	encoder.SetEscapeHTML(false)              // a proof that was short must stay so
 	if err := encoder.Encode(p); err != nil { // strings: can't be
 		return nil
 	}
@@ -114,20 +113,20 @@ func ReadProof(encoded []byte) (Proof, error) {
 	return p, nil
 }
 
-// Proven is what a proof proves.
+// Proven is everything that a proof proves.
 type Proven struct {
 	Origin        spec.ServerName
 	TransactionID gomatrixserverlib.TransactionID
 
 	// Content is the transaction as it was signed, in canonical JSON. Use it
-	// instead of what came with the proof: signatures are over canonical JSON,
+	// instead of the bytes that came with the proof: signatures are over canonical JSON,
 	// and other bytes than those that were signed can have the same one.
 	Content []byte
 
 	// Digest identifies the content: see Content.Digest.
 	Digest [sha256.Size]byte
 
-	// Signed is what the content gives as its origin_server_ts, 0 if nothing.
+	// Signed is the content's origin_server_ts, 0 if it has none.
 	Signed spec.Timestamp
 }
 
@@ -162,7 +161,7 @@ func (p *Proof) Quick(keys gomatrixserverlib.JSONVerifier, transaction *Body, or
 	return ok && transaction.isCanonical()
 }
 
-// read finds what is proven, if the signature is right.
+// read finds the proven values, which hold if the signature is right.
 func (p *Proof) read(transaction *Body, destination spec.ServerName) (proven Proven, err error) {
 	route, err := ParseURI(p.URI)
 	if err != nil || route.Endpoint != SendRelay {

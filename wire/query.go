@@ -10,15 +10,14 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A Query is what a RelayTxn request may ask for in its query, which deployed
-// nodes don't send and deployed relays pass over. The zero value asks for
-// nothing.
+// A Query is the query of a RelayTxn request. Deployed nodes don't send one, and
+// deployed relays ignore it. The zero value asks for nothing.
 type Query struct {
 	// Limit asks for a batch of up to that many transactions. 0: one, and no
 	// batch. A relay may give fewer.
 	Limit int
 
-	// After asks for what follows that entry, so that the next batch can be
+	// After asks for the entries that follow that one, so that the next batch can be
 	// fetched before the last is acknowledged.
 	After int64
 

@@ -12,10 +12,10 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// A Content is what a relay needs to know of a transaction's body; the rest of
-// it is carried as it is.
+// A Content has the parts of a transaction's body that a relay needs to know; the
+// rest of it is carried as it is.
 type Content struct {
-	// Origin is what the body claims; HasOrigin says whether it claims any.
+	// Origin is the origin that the body claims; HasOrigin says whether it claims any.
 	Origin    spec.ServerName
 	HasOrigin bool
 
@@ -89,7 +89,7 @@ func decode(name string, raw []byte, into any) error {
 	return nil
 }
 
-// checkPDU wants an object and no more: what is in it depends on its room's
+// checkPDU wants an object and no more: its content depends on its room's
 // version.
 func checkPDU(raw []byte) error {
 	if !isObject(raw) {

@@ -1,4 +1,4 @@
-// Package wire is what relays and nodes say to each other, for both ends.
+// Package wire is the protocol between relays and nodes, for both ends.
 //
 // # The flow
 //
@@ -27,7 +27,7 @@
 // package fclient of gomatrixserverlib speaks them.
 package wire
 
-// Bounds of what is accepted. Those on PDUs and EDUs are the Matrix
+// Bounds of accepted requests. Those on PDUs and EDUs are the Matrix
 // specification's for a transaction.
 const (
 	MaxPDUs = 50

@@ -59,7 +59,7 @@ func (r *SignedRequest) Body() *Body {
 }
 
 // A Verifier checks X-Matrix signatures of requests to one server. It accepts
-// what fclient.VerifyHTTPRequest accepts, apart from bodies that go over
+// the same requests as fclient.VerifyHTTPRequest, apart from bodies that go over
 // MaxDepth or MaxWidth and requests with more than a few signatures.
 type Verifier struct {
 	// ServerName is the server that requests are for. If IsLocal isn't nil, it
@@ -78,7 +78,7 @@ func (r *SignedRequest) Claimed() (spec.ServerName, error) {
 	return header.origin, err
 }
 
-// CheckContentType refuses what isn't application/json, as fclient does. The
+// CheckContentType refuses every type but application/json, as fclient does. The
 // error is an *Error, 400.
 func CheckContentType(contentType string) error {
 	if media, _, err := mime.ParseMediaType(contentType); err != nil || media != "application/json" {
@@ -90,7 +90,7 @@ func CheckContentType(contentType string) error {
 // Verify returns the server that signed the request, whose key must have been
 // valid at that time. The error is an *Error: 401 M_UNAUTHORIZED if the
 // signature isn't right or for another server, 400 M_NOT_JSON or M_BAD_JSON if
-// the content can't be what was signed, 503 M_UNKNOWN if no key that was valid
+// the content can't be the signed one, 503 M_UNKNOWN if no key that was valid
 // then can be had (see ErrNoKey); or another error if looking for keys failed.
 func (v *Verifier) Verify(ctx context.Context, r *SignedRequest, at time.Time) (spec.ServerName, error) {
 	header, err := r.header()
@@ -146,7 +146,7 @@ func (v *Verifier) quickKey(r *SignedRequest, header xMatrix) (key ed25519.Publi
 	return key, plain && isPlain(string(v.ServerName)) && r.Body().isCanonical()
 }
 
-// A signedMessage is what an X-Matrix signature is over: canonical content and
+// A signedMessage holds all that an X-Matrix signature covers: canonical content and
 // plain strings.
 type signedMessage struct {
 	content     []byte
@@ -222,7 +222,7 @@ func (v *Verifier) verifySlowly(ctx context.Context, r *SignedRequest, at time.T
 	}
 }
 
-// watchedKeys keeps what fclient only logs: the error, and whether a key was
+// watchedKeys keeps errors that fclient only logs, and whether a key was
 // missing.
 type watchedKeys struct {
 	gomatrixserverlib.JSONVerifier
@@ -239,10 +239,10 @@ func (w *watchedKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserver
 	return results, err
 }
 
-// silence is what fclient logs to: strangers could fill any other log.
+// silence is the log for fclient: strangers could fill any other log.
 var silence = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Formatter: &logrus.TextFormatter{}, Level: logrus.PanicLevel})
 
-// xMatrix is what the X-Matrix headers of a request say. KeyID and signature
+// xMatrix is the content of a request's X-Matrix headers. KeyID and signature
 // are those of the last, and mean something only if it is the only one.
 type xMatrix struct {
 	count               int

@@ -29,7 +29,7 @@ func Find(tb testing.TB, n int) (ports []int) {
 	return nil
 }
 
-// claim reports whether the port is free, and now the test's. Who has the UDP
+// claim reports whether the port is free, and now the test's. The test that has the UDP
 // port of the same number, which no server uses, has claimed it.
 func claim(tb testing.TB, port int) bool {
 	tb.Helper()

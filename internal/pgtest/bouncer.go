@@ -16,8 +16,8 @@ import (
 	"github.com/matrixrelay/relay/internal/need"
 )
 
-// Bouncer runs PgBouncer in front of the server until the test ends. What it
-// returns makes a connection string lead through it. In transaction mode it
+// Bouncer runs PgBouncer in front of the server until the test ends. The function that
+// it returns makes a connection string lead through it. In transaction mode it
 // gives a client another of very few connections for each transaction.
 func (s *Server) Bouncer(tb testing.TB, mode string) (through func(connString string) string) {
 	tb.Helper()

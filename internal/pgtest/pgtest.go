@@ -23,7 +23,7 @@ import (
 	"github.com/matrixrelay/relay/internal/need"
 )
 
-// superuser is the superuser of the servers, who needs no password.
+// superuser is the superuser of the servers. It needs no password.
 const superuser = "relay"
 
 // A Server is a PostgreSQL server with a directory of its own, which listens at

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// credential is who the programs run as: they refuse to be root.
+// credential is the user that the programs run as: they refuse to be root.
 func credential(tb testing.TB) *syscall.Credential {
 	tb.Helper()
 	if os.Geteuid() != 0 {
@@ -38,7 +38,7 @@ func credential(tb testing.TB) *syscall.Credential {
 	return nil
 }
 
-// privateDir makes a directory for what the programs keep. The test's own
+// privateDir makes a directory for the programs' files. The test's own
 // directory won't do: other users can't get into it.
 func privateDir(tb testing.TB) string {
 	tb.Helper()

@@ -14,13 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// replicaName is what a replica calls itself when it connects.
+// replicaName is the name that a replica gives when it connects.
 const replicaName = "replica"
 
 // Synchronous is the setting with which a commit waits for the replica.
 const Synchronous = "synchronous_standby_names=" + replicaName
 
-// Replica starts another server that repeats what this one does, until the test
+// Replica starts another server that repeats this one, until the test
 // ends. This one is started again for it, with the settings.
 func (s *Server) Replica(tb testing.TB, settings ...string) *Server {
 	tb.Helper()

@@ -1,4 +1,4 @@
-// Package stopwatch counts time that passes, whatever the clock of the machine says.
+// Package stopwatch counts time that passes, even while the machine's clock is set.
 package stopwatch
 
 import "time"
