@@ -6,7 +6,7 @@ import (
 )
 
 // Notes is an ability that stores may have beside Store: small facts that an
-// embedder's own parts remember, such as who relays for whom. It lasts as mail
+// embedder's own parts remember, such as which servers relay for which. They last as mail
 // does. Like Store's, its methods are safe for concurrent use.
 type Notes interface {
 	// SetNotes makes all changes or none, and returns nil only once they would
@@ -21,7 +21,7 @@ type Notes interface {
 }
 
 // A Note is a value under a key, which has 1 to MaxName bytes of any value. An
-// empty value is no note: setting it removes what was there.
+// empty value is no note: setting it removes the note.
 type Note struct {
 	Key   string
 	Value []byte

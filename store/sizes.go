@@ -9,13 +9,13 @@ type Measured interface {
 	Sizes(ctx context.Context) (Sizes, error)
 }
 
-// Sizes are what the files of a store take on the disk, in bytes.
+// Sizes are the sizes of a store's files on the disk, in bytes.
 type Sizes struct {
 	// File is the database. It doesn't always shrink when mail is removed.
 	File int64
 
-	// Log is what was written and isn't in the database yet, and the room that
-	// is kept for more of it. A log that grows without end can't be brought into
+	// Log holds everything that was written and isn't in the database yet, and the room
+	// that is kept for more of it. A log that grows without end can't be brought into
 	// the database, for instance since another program reads that for long.
 	Log int64
 }

@@ -1,7 +1,7 @@
-// Package store is the contract between a relay and what keeps its mail: a
+// Package store is the contract between a relay and the store of its mail: a
 // mailbox for each destination, in order of arrival.
 //
-// # What a mailbox is
+// # Mailboxes
 //
 // Mail belongs to a destination, a Matrix server name compared byte for byte.
 // Each Put that is not a copy becomes an Entry with an ID of its own. Next
@@ -31,14 +31,14 @@
 // # Bytes, not transactions
 //
 // A store keeps and returns Body and Proof unchanged and never looks inside
-// them, so it can sit on any engine, and what a receiver gets is what was
+// them, so it can sit on any engine, and a receiver gets the bytes that were
 // signed.
 //
 // # Crashes
 //
 // Put returns nil only once the mail would survive a power cut (store/memory
-// excepted: it says so). What Ack took away may come back after a crash, and
-// so may what expired; mail for which Put returned nil does not disappear.
+// excepted: it says so). Mail that Ack took away may come back after a crash, and
+// so may expired mail; mail for which Put returned nil does not disappear.
 //
 // Next shows mail only once it is durable, as far as the engine lets a store know
 // that; mail that was shown before and is lost then may come again as another
@@ -100,7 +100,7 @@ var (
 	// or too long: see Mail.Check and CheckNotes.
 	ErrInvalid = errors.New("store: invalid name")
 
-	// ErrClosed is what every call gives once Close was called, Close itself
+	// ErrClosed is the error of every call once Close was called, Close itself
 	// aside. If the call's context has ended, too, either error may come.
 	ErrClosed = errors.New("store: closed")
 
@@ -119,7 +119,7 @@ type Store interface {
 	// It returns nil only once the mail would survive a power cut.
 	//
 	// Put is idempotent by (Destination, Origin, TransactionID, Digest): a copy
-	// stores nothing and answers (false, nil), whatever its Body, Proof and
+	// stores nothing and answers (false, nil), regardless of its Body, Proof and
 	// Lifetime, for as long as the entry is kept and at least for the store's
 	// retention (24 hours by default) after it was acknowledged or expired. A
 	// copy is recognised before a limit is checked. Mail that was set aside (see
@@ -144,12 +144,12 @@ type Store interface {
 	// it. Body and Proof must not be written to.
 	//
 	// An entry never becomes visible after one of the same destination with a
-	// larger ID did, whoever else writes at the same time. The cost depends on
-	// what is returned, not on the depth of the mailbox nor on how many there
-	// are.
+	// larger ID did, also while others write at the same time. The cost depends on
+	// the entries that are returned, not on the depth of the mailbox nor on how many
+	// mailboxes there are.
 	//
 	// An entry that can't be read back as it was put is logged, counted in
-	// Usage.SetAside, and passed over from then on; it never blocks what comes
+	// Usage.SetAside, and passed over from then on; it never blocks the entries
 	// behind it, and counts in no limit.
 	Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]Entry, error)
 
@@ -177,12 +177,12 @@ type Store interface {
 	// listed for a while.
 	Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error)
 
-	// Usage returns what the mailbox of destination holds; "" means all mailboxes
+	// Usage returns how much the mailbox of destination holds; "" means all mailboxes
 	// of servers, PrivateHalf all private ones. It doesn't scan entries. Mail that has
 	// expired may still be counted for a while.
 	Usage(ctx context.Context, destination spec.ServerName) (Usage, error)
 
-	// Close waits for what the store has accepted and ends all waits with
+	// Close waits for everything that the store has accepted and ends all waits with
 	// ErrClosed, as it does every later call. It may be called more than once
 	// and from several goroutines; each call returns when the store is closed,
 	// with the error of closing it.
@@ -192,8 +192,8 @@ type Store interface {
 // Mail is one transaction on its way to a destination.
 type Mail struct {
 	// Destination is the server that the mail is for, or a name that Private
-	// made, Origin the server that signed it, and TransactionID what that server
-	// calls it. A retry of a transaction has the same ID but not always the same
+	// made, Origin the server that signed it, and TransactionID that server's ID for
+	// it. A retry of a transaction has the same ID but not always the same
 	// content.
 	Destination   spec.ServerName
 	Origin        spec.ServerName
@@ -203,18 +203,18 @@ type Mail struct {
 	// Destination, Origin, TransactionID and Digest is the same mail.
 	Digest Digest
 
-	// Body is the transaction as it was signed, Proof what is kept beside it
-	// to prove that (it may be empty). Both are returned unchanged.
+	// Body is the transaction as it was signed, Proof the bytes beside it that
+	// prove that (it may be empty). Both are returned unchanged.
 	Body  []byte
 	Proof []byte
 
 	// Lifetime is how long the store keeps the mail, to the next whole
 	// millisecond, by the store's clock; 0 or less means for ever. In an Entry
-	// it is what is left, at least a millisecond, and 0 means for ever.
+	// it is the rest of that time, at least a millisecond, and 0 means for ever.
 	Lifetime time.Duration
 }
 
-// Size is what the mail counts for in Limits, Usage and Next: the bytes of
+// Size is the mail's part in Limits, Usage and Next: the bytes of
 // Body and Proof.
 func (m *Mail) Size() int64 { return int64(len(m.Body)) + int64(len(m.Proof)) }
 
@@ -286,14 +286,14 @@ type Entry struct {
 	Mail
 }
 
-// Limits bound what a Put may add to. Zero or less is no limit. Entries and bytes
+// Limits are the bounds that a Put keeps to. Zero or less is no limit. Entries and bytes
 // (of Mail.Size) are counted including the mail that is put.
 type Limits struct {
 	// Entries and Bytes bound the mailbox of the mail's destination.
 	Entries int64
 	Bytes   int64
 
-	// OriginEntries and OriginBytes bound what the mail's origin has in that
+	// OriginEntries and OriginBytes bound the mail of the mail's origin in that
 	// mailbox, so that no sender can fill it alone.
 	OriginEntries int64
 	OriginBytes   int64
@@ -304,7 +304,7 @@ type Limits struct {
 	StoreBytes   int64
 }
 
-// Usage is what a mailbox, or a half of the store, holds.
+// Usage is how much a mailbox, or a half of the store, holds.
 type Usage struct {
 	// Entries and Bytes (of Mail.Size) are waiting to be fetched.
 	Entries int64

@@ -11,7 +11,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A mailbox is what waits for one destination.
+// A mailbox is the mail that waits for one destination.
 type mailbox struct {
 	items   []*item // in the order of their IDs
 	gone    int     // how many of items are gone
@@ -19,7 +19,7 @@ type mailbox struct {
 	origins map[spec.ServerName]tally // only those that have something here
 }
 
-// An item is an entry of a mailbox, and what the store notes beside it.
+// An item is an entry of a mailbox, and the store's own notes on it.
 type item struct {
 	store.Entry
 	until time.Duration // when its lifetime is over, on the store's clock; 0: never
@@ -38,8 +38,7 @@ func (t tally) plus(it *item, n int64) tally {
 // halves counts the mailboxes of servers and the private ones.
 type halves [2]tally
 
-// of returns what is counted of the half in which there is a mailbox of that
-// name.
+// of returns the tally of the half in which there is a mailbox of that name.
 func (h *halves) of(name spec.ServerName) *tally {
 	if store.IsPrivate(name) {
 		return &h[1]
@@ -89,7 +88,7 @@ func (it *item) Before(other *item) bool { return it.until < other.until }
 // Index is the place in the heap of an item that expires.
 func (it *item) Index() *int { return &it.at }
 
-// A key is what makes two mails the same.
+// A key is the same for two mails if they are the same.
 type key struct {
 	destination, origin spec.ServerName
 	transactionID       gomatrixserverlib.TransactionID
@@ -100,8 +99,8 @@ func keyOf(mail *store.Mail) key {
 	return key{mail.Destination, mail.Origin, mail.TransactionID, mail.Digest}
 }
 
-// copies knows the mail that must not be stored again: what is kept, and what
-// left less than the retention ago.
+// copies knows the mail that must not be stored again: mail that is kept, and mail
+// that left less than the retention ago.
 type copies struct {
 	known   map[key]struct{}
 	leaving []leaving // in the order of until

@@ -223,10 +223,10 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// enter begins a call: it takes the lock and drops what the time has taken
-// away, so that everything behind it can do as if there were no expired mail.
-// Each entry is dropped once, so this costs a call nothing beyond what an
-// earlier Put has paid for.
+// enter begins a call: it takes the lock and drops the mail that has expired,
+// so that the rest of the call can do as if there were none.
+// Each entry is dropped once, so this costs a call nothing beyond the price that an
+// earlier Put has paid.
 func (s *Store) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -286,7 +286,7 @@ func (s *Store) checkLimits(mail *store.Mail, limits store.Limits) error {
 
 // add makes mail an entry.
 func (s *Store) add(mail store.Mail) {
-	// A caller that appends to what Next returned must not write into the
+	// A caller that appends to a body that Next returned must not write into the
 	// slice that was put.
 	mail.Body, mail.Proof = slices.Clip(mail.Body), slices.Clip(mail.Proof)
 	s.lastID++
@@ -322,7 +322,7 @@ func (s *Store) release(box *mailbox, it *item, now time.Duration) {
 	s.copies.forgetAt(keyOf(&it.Mail), now+s.retention)
 }
 
-// sweep drops what is gone from a mailbox, and the mailbox when it is empty.
+// sweep drops the expired mail of a mailbox, and the mailbox when it is empty.
 func (s *Store) sweep(destination spec.ServerName, box *mailbox) {
 	box.sweep()
 	if len(box.items) > 0 {

@@ -85,7 +85,7 @@ func testIDsNeverComeBack(r *rig) {
 	r.keepsGrowing(func() {})
 }
 
-// When a place is lost and made anew, receivers still acknowledge what they had
+// When a place is lost and made anew, receivers still acknowledge mail that they had
 // from the first. That must not take away anything in the second.
 func testIDsOfLostPlace(r *rig) {
 	r.keep(letters(here, 3)...)

@@ -83,7 +83,7 @@ func testPutAllWakes(r *rig) {
 	finish()
 }
 
-// Each batch stays together in its order, whoever else puts.
+// Each batch stays together in its order, also while others put.
 func testPutAllAtOnce(r *rig) {
 	batches := r.batches()
 	r.together(8, func(i int) error {
@@ -117,7 +117,7 @@ func testPutAllAtOnce(r *rig) {
 	}
 }
 
-// What two put, in batches that overlap, arrives once and in order, though it is
+// Mail that two put, in batches that overlap, arrives once and in order, though it is
 // acknowledged between two batches, or between two Puts that a batch is made of.
 func testPutAllAcks(r *rig) {
 	batches, mails := r.batches(), letters(here, fewer(200))
@@ -142,7 +142,7 @@ func testPutAllAcks(r *rig) {
 	r.uses(nil, nil)
 }
 
-// A batch may be larger than what stores commit together otherwise.
+// A batch may be larger than those that stores commit together otherwise.
 func testPutAllLarge(r *rig) {
 	mails := letters(here, 4)
 	for i := range mails[:3] {

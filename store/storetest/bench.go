@@ -39,15 +39,15 @@ func Benchmark(b *testing.B, newPlace func(tb testing.TB) Place) {
 	run("Cycle", benchCycle)
 }
 
-// A bench is what a benchmark works with.
+// A bench is everything that a benchmark works with.
 type bench struct {
 	*testing.B
 	store.Store
 	made atomic.Uint64
 }
 
-// large is the size of a usual transaction, small that of mail where its
-// number is what matters.
+// large is the size of a usual transaction, small that of mail whose
+// number matters.
 const large, small = 8 << 10, 512
 
 var benchBody = pattern(large)

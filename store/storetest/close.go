@@ -119,7 +119,7 @@ func testCloseAtOnce(r *rig) {
 	})
 }
 
-// What a Put said is stored is there after Close. A Put either was accepted,
+// Mail that a Put said is stored is there after Close. A Put either was accepted,
 // and then Close waits for it, or came too late.
 func testCloseDuringPuts(r *rig) {
 	const putters = 8

@@ -32,7 +32,7 @@ type follower struct {
 	store       store.Store
 	destination spec.ServerName
 
-	// acks makes it acknowledge what it has seen and read from the start.
+	// acks makes it acknowledge mail that it has seen and read from the start.
 	acks bool
 
 	// polls makes it look again and again instead of waiting, so that it looks
@@ -143,8 +143,8 @@ func testFollow(r *rig)       { follow(r, false, r.Store, r.Store) }
 func testFollowAndAck(r *rig) { follow(r, true, r.Store, r.Store) }
 
 // follow puts mail for one destination from many goroutines, through all
-// writers, while reader follows. A fast store does it several times, since what
-// goes wrong in it goes wrong for moments only.
+// writers, while reader follows. A fast store does it several times, since its
+// faults show for moments only.
 func follow(r *rig, acks bool, reader store.Store, writers ...store.Store) {
 	end := time.Now().Add(time.Duration(fewer(400)) * time.Millisecond)
 	for n := 0; n == 0 || time.Now().Before(end); n++ {

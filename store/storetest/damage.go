@@ -51,8 +51,8 @@ func (r *rig) damaged(which ...int) (kept []store.Mail, entries []store.Entry) {
 	return kept, r.holds(here, kept...)
 }
 
-// setAside requires what Usage says of here once Next has come across what
-// is damaged.
+// setAside requires Usage to say this of here once Next has come across the
+// damaged entries.
 func (r *rig) setAside(n int, kept ...store.Mail) {
 	r.Helper()
 	want := store.Usage{Entries: int64(len(kept)), Bytes: bytesOf(kept...), SetAside: int64(n)}
@@ -105,7 +105,7 @@ func testDamageOnly(r *rig) {
 	r.empty(here)
 }
 
-// A receiver that asks for one entry at a time must get past what is damaged,
+// A receiver that asks for one entry at a time must get past a damaged one,
 // though the page that it asked for has nothing else in it.
 func testDamageFoundByOne(r *rig) {
 	mails := letters(here, 6)

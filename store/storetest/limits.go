@@ -90,7 +90,7 @@ func testExactFit(r *rig, l limit) {
 	require.Equal(r, store.Usage{Entries: 3, Bytes: 3 * size}, r.usage(here))
 	require.Equal(r, store.Usage{Entries: 3, Bytes: 3 * size}, r.usage(""))
 
-	// What was refused is not remembered as something that was stored.
+	// Refused mail is not remembered as something that was stored.
 	r.fits(sized(here, 4), store.Limits{})
 }
 
@@ -189,7 +189,7 @@ func testFillAtOnce(r *rig, l limit) {
 	fillAtOnce(r, l, r.Store)
 }
 
-// fillAtOnce fills what there is room for, exactly, through all stores.
+// fillAtOnce fills all the room that there is, exactly, through all stores.
 func fillAtOnce(r *rig, l limit, stores ...store.Store) {
 	const room = 24
 	destinations := []spec.ServerName{here}

@@ -41,7 +41,7 @@ func letters(to spec.ServerName, n int) []store.Mail {
 	return mails
 }
 
-// size is what a sized letter counts for.
+// size is the Size of a sized letter.
 const size = 1000
 
 // sized returns a letter of a known size.
@@ -109,7 +109,7 @@ func ids(entries []store.Entry) []int64 {
 	return ids
 }
 
-// bytesOf returns what mails count for together.
+// bytesOf returns the Size of mails together.
 func bytesOf(mails ...store.Mail) int64 {
 	sum := int64(0)
 	for i := range mails {

@@ -45,7 +45,7 @@ func (r *rig) seeds(run func(r *rig, seed uint64)) {
 	}
 }
 
-// A model is what a store should hold, in the simplest form. Each of its steps
+// A model is the state that a store should be in, in the simplest form. Each of its steps
 // does something to the store and to itself and compares the outcome.
 type model struct {
 	*rig
@@ -68,7 +68,7 @@ var (
 	modelOrigins = []spec.ServerName{"x.example", "y.example", "a.example"}
 )
 
-// halfNames are what Usage calls the halves.
+// halfNames are the names that Usage has for the halves.
 var halfNames = []spec.ServerName{"", store.PrivateHalf}
 
 func testModel(r *rig, seed uint64) {
@@ -180,7 +180,7 @@ func (m *model) putLimited() {
 	}
 }
 
-// limits returns some that are close to what mail needs, and whether there is
+// limits returns some that are close to the need of the mail, and whether there is
 // room for it.
 func (m *model) limits(mail *store.Mail) (limits store.Limits, room bool) {
 	box, origin, all := m.use(mail.Destination, ""), m.use(mail.Destination, mail.Origin), m.useOfHalf(mail.Destination)
@@ -204,7 +204,7 @@ func (m *model) limits(mail *store.Mail) (limits store.Limits, room bool) {
 	return limits, room
 }
 
-// use is what Usage should say of a destination, or of what one origin has
+// use is the right answer of Usage for a destination, or the share of one origin
 // there, if that isn't empty.
 func (m *model) use(destination, origin spec.ServerName) store.Usage {
 	var usage store.Usage
@@ -217,7 +217,7 @@ func (m *model) use(destination, origin spec.ServerName) store.Usage {
 	return usage
 }
 
-// useOfHalf is what Usage should say of the half that a name is in.
+// useOfHalf is the right answer of Usage for the half that a name is in.
 func (m *model) useOfHalf(name spec.ServerName) store.Usage {
 	var usage store.Usage
 	for _, one := range m.names {

@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A crowd uses a store from many goroutines. Nobody can say what one of them
+// A crowd uses a store from many goroutines. Nobody can say which mail one of them
 // should see, but in the end every mail that was stored must have been read,
 // once and in order.
 type crowd struct {
@@ -79,7 +79,7 @@ func forDestination(to spec.ServerName, mails []store.Mail) []store.Mail {
 	return found
 }
 
-// write puts mail and copies, and returns what was stored.
+// write puts mail and copies, and returns the mail that was stored.
 func (c *crowd) write(dice *rand.Rand, writer int) (stored []store.Mail, err error) {
 	for n := range fewer(60) {
 		if dice.IntN(4) == 0 {

@@ -50,7 +50,7 @@ func testLimitsBelowOne(r *rig) {
 	}
 }
 
-// interleave fills two mailboxes by turns and returns what is here.
+// interleave fills two mailboxes by turns and returns the mail of here.
 func (r *rig) interleave(n int) (mails []store.Mail, entries []store.Entry) {
 	r.Helper()
 	mails = letters(here, n)
@@ -87,7 +87,7 @@ func testNextAfter(r *rig) {
 		require.ErrorIs(r, err, store.ErrEmpty, "after %d", after)
 		require.Empty(r, none)
 	}
-	// What was acknowledged is still a place to go on from.
+	// An acknowledged entry is still a place to go on from.
 	r.ack(here, all[2])
 	require.Equal(r, all[3:], r.nextIDs(all[1], 10, plenty))
 	require.Equal(r, all[3:], r.nextIDs(all[2], 10, plenty))

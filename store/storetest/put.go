@@ -29,7 +29,7 @@ func testRoundTrip(r *rig) {
 }
 
 // oddMails returns mails for here whose fields are at their limits. Their
-// transaction IDs say what is odd about them.
+// transaction IDs name the oddity.
 func oddMails() []store.Mail {
 	var mails []store.Mail
 	odd := func(name string, change func(*store.Mail)) {
@@ -111,7 +111,7 @@ func testOddOrigins(r *rig) {
 	r.holds(here, mails...)
 }
 
-// oddTransactionIDs are all different. A transaction ID is whatever a sender
+// oddTransactionIDs are all different. A transaction ID is any text that a sender
 // put into a path, percent-decoded: any bytes.
 var oddTransactionIDs = []gomatrixserverlib.TransactionID{
 	"1", "01", "1.0", "-1", "1 ", " 1", "1\n", "", " ", "a", "A", "a/b", "a%2Fb", "../a", "a.b", ".", "..",
@@ -154,7 +154,7 @@ func testInvalid(r *rig) {
 	require.Zero(r, r.usage(""))
 }
 
-// What a caller appends to a returned body must not get into another one.
+// Bytes that a caller appends to a returned body must not get into another one.
 func testAppendToEntry(r *rig) {
 	shared := []byte("first|second")
 	first, second := letter(here, 1), letter(here, 2)

@@ -30,7 +30,7 @@ const (
 // patience is how long a thing may take that has to happen soon.
 var patience = time.Minute
 
-// A rig is what a test works with: a place with a store open in it. Its
+// A rig is the surroundings of a test: a place with a store open in it. Its
 // methods end the test on any error, so they are not for other goroutines than
 // that of the test.
 type rig struct {
@@ -231,7 +231,7 @@ func readAll(ctx context.Context, s store.Store, destination spec.ServerName) ([
 }
 
 // await waits for mail of destination as a caller of Wait does, and returns
-// what Next then gives. It has run out of patience when that takes too long.
+// Next's entries then. It has run out of patience when that takes too long.
 func await(ctx context.Context, s store.Store, destination spec.ServerName, after int64, maxEntries int) ([]store.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

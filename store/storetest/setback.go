@@ -84,7 +84,7 @@ func testSetBackCopies(r *rig) {
 	require.Equal(r, store.Usage{Entries: 3, Bytes: bytesOf(mails[1:]...)}, r.usage(here))
 }
 
-// saved is what the model was when the place was copied.
+// saved is the state of the model when the place was copied.
 type saved struct {
 	boxes  map[spec.ServerName][]store.Entry
 	stored []store.Mail
@@ -98,7 +98,7 @@ func (m *model) copyIt() {
 	}
 }
 
-// setItBack makes the store forget what was done since it was copied. Receivers
+// setItBack makes the store forget everything since it was copied. Receivers
 // have not forgotten the IDs that they got meanwhile, and senders send again.
 func (m *model) setItBack() {
 	if m.saved == nil {

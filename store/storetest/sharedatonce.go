@@ -22,7 +22,7 @@ func (r *rig) bothUse(second store.Store, want store.Usage) {
 }
 
 // Puts through two stores keep to a limit exactly, unless it is that of the whole
-// store: then what the other stores at the same moment may be too much.
+// store: then mail that the other stores put at the same moment may be too much.
 func testSharedFill(r *rig, l limit) {
 	second := r.open()
 	if !l.ofStore {
@@ -60,7 +60,7 @@ func testSharedAcksAtOnce(r *rig) {
 	}
 }
 
-// What expires is counted off once, though both stores sweep.
+// Expired mail is counted off once, though both stores sweep.
 func testSharedExpiry(r *rig) {
 	second := r.open()
 	lasting := letters(here, 2)

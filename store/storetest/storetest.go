@@ -1,5 +1,5 @@
 // Package storetest checks that a store.Store keeps its contract, and measures
-// how fast it is. It is for whoever writes a store: one call of Run from a test
+// how fast it is. It is for authors of a store: one call of Run from a test
 // is the whole suite.
 //
 //	func TestStore(t *testing.T) {
@@ -19,8 +19,8 @@
 //
 // # Time
 //
-// Nothing here measures how long a store takes. What has to happen soon, such
-// as the end of a Wait or the sweep of what has expired, has a minute, so a
+// Nothing here measures how long a store takes. Things that have to happen soon, such
+// as the end of a Wait or the sweep of expired mail, have a minute, so a
 // store that sweeps on a timer should be opened with a short one. Under
 // go test -short the suite does less of everything.
 //
@@ -47,9 +47,9 @@ import (
 // stream.
 type Place struct {
 	// Open opens the place with a retention for recognising copies; one below
-	// zero is none. What goes wrong with it ends the test with tb.Fatal. After
+	// zero is none. If anything goes wrong, it ends the test with tb.Fatal. After
 	// Close it is called again, with the same retention, and must find the same
-	// mail, unless the place is Volatile. The suite closes what it opens.
+	// mail, unless the place is Volatile. The suite closes each store that it opens.
 	Open func(tb testing.TB, retention time.Duration) store.Store
 
 	// Volatile says that nothing survives Close.
@@ -70,8 +70,8 @@ type Place struct {
 	Copy func(tb testing.TB) (setBack func(tb testing.TB))
 
 	// Damage has ways to make the entry of destination with this ID unreadable, as a
-	// bad disk would, by what they damage: one for each part of an entry that can be
-	// damaged alone. They are called while the place isn't open. Without any, or in a
+	// bad disk would, by the part that they damage: one for each part of an entry that
+	// can be damaged alone. They are called while the place isn't open. Without any, or in a
 	// Volatile place, the tests of damage are skipped.
 	Damage map[string]func(tb testing.TB, destination spec.ServerName, id int64)
 
@@ -85,9 +85,9 @@ type Place struct {
 	Stall func(tb testing.TB) (resume func())
 
 	// Crash ends the place as a power cut does, while stores are open in it, and
-	// makes it ready to be opened again. What wasn't durable is lost. What the open
-	// stores answer from then on doesn't count; the suite closes them before it opens
-	// the place again. Without it, or in a Volatile place, the tests of crashes are
+	// makes it ready to be opened again. Mail that wasn't durable is lost. The answers
+	// that open stores give from then on don't count; the suite closes them before it
+	// opens the place again. Without it, or in a Volatile place, the tests of crashes are
 	// skipped.
 	Crash func(tb testing.TB)
 }
@@ -161,7 +161,7 @@ func (p Place) shares() bool    { return p.Shared }
 func (p Place) hasHalves() bool { return !p.OneHalf }
 func (p Place) setsBack() bool  { return !p.Volatile && p.Copy != nil }
 
-// kinds are the names of what can be damaged, at least one.
+// kinds are the names of the parts that can be damaged, at least one.
 func (p Place) kinds() []string { return append(slices.Sorted(maps.Keys(p.Damage)), "") }
 
 // allows reports whether tests may use a mailbox of that name.

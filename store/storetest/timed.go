@@ -45,7 +45,7 @@ func testTimeGoesOn(r *rig) {
 	for i := range 3 {
 		r.eventually("the clock runs", func() bool { return r.storeTime() > stood })
 		stood = r.storeTime()
-		r.keep(letter(here, i)) // a store may write the clock with what it commits
+		r.keep(letter(here, i)) // a store may write the clock with its commits
 		timed := r.Store.(store.Timed)
 		require.NoError(r, r.Close())
 		_, err := timed.StoreTime(r.Context())

@@ -123,7 +123,7 @@ func testWaitAfter(r *rig) {
 	r.wait(here, entries[1].ID)
 }
 
-// One who gives up must not take along the others who wait for the same.
+// A caller that gives up must not take along the others that wait for the same.
 func testWaitContext(r *rig) {
 	patient := r.background(func() error {
 		_, err := await(r.Context(), r.Store, here, 0, 1)

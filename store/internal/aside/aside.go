@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A Query is what Next was asked for.
+// A Query has the arguments of a Next.
 type Query struct {
 	Destination spec.ServerName
 	After       int64
@@ -27,7 +27,7 @@ type Damage struct {
 	Err error
 }
 
-// A Reader reads past what is damaged. Its fields must be set before it is used.
+// A Reader reads past damaged entries. Its fields must be set before it is used.
 type Reader struct {
 	// Read returns the entries that can be read, and those that can't among
 	// them, in the order of their IDs.

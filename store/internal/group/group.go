@@ -36,11 +36,11 @@ func NewJob[W any](ctx context.Context, work W, size int64) *Job[W] {
 	return &Job[W]{Work: work, Size: size, ctx: ctx, done: make(chan struct{})}
 }
 
-// Gone is the error of the caller's context: who gets the outcome no more.
+// Gone is the error of the caller's context: whether it still waits for the outcome.
 func (j *Job[W]) Gone() error { return j.ctx.Err() }
 
-// A Queue hands jobs to one goroutine, which commits together what has queued
-// up while the last commit was on its way.
+// A Queue hands jobs to one goroutine, which commits together all jobs that have
+// queued up while the last commit was on its way.
 type Queue[W any] struct {
 	jobs   chan *Job[W]
 	commit func([]*Job[W])
@@ -52,7 +52,7 @@ type Queue[W any] struct {
 }
 
 // New starts the goroutine. Commit does the jobs and sets the error of each;
-// after, if it isn't nil, is called when those who waited for that were told.
+// after, if it isn't nil, is called when the callers that waited for that were told.
 func New[W any](commit func([]*Job[W]), after func()) *Queue[W] {
 	q := &Queue[W]{jobs: make(chan *Job[W], maxQueued), commit: commit, after: after, ended: make(chan struct{})}
 	go q.loop()
@@ -101,7 +101,7 @@ func (q *Queue[W]) IsClosed() bool {
 // Len is how many jobs wait for the next commit.
 func (q *Queue[W]) Len() int { return len(q.jobs) }
 
-// Close waits for what was accepted. Later calls of Do give store.ErrClosed.
+// Close waits for the jobs that were accepted. Later calls of Do give store.ErrClosed.
 func (q *Queue[W]) Close() {
 	q.mu.Lock()
 	if !q.closed {
@@ -126,7 +126,7 @@ func (q *Queue[W]) loop() {
 	}
 }
 
-// collect takes what has queued up, without waiting for more.
+// collect takes the jobs that have queued up, without waiting for more.
 func (q *Queue[W]) collect(first *Job[W]) []*Job[W] {
 	jobs, size := []*Job[W]{first}, first.Size
 	for len(jobs) < MaxJobs && size < MaxBytes {

@@ -1,5 +1,5 @@
 // Package seal says how a store in rows knows mail again: whether it is a copy,
-// and whether it is what was written.
+// and whether it still is as it was written.
 package seal
 
 import (
@@ -26,7 +26,7 @@ func KeyOf(mail *store.Mail) Key {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Checksum tells, with the Key, whether a row is what it was when it was
+// Checksum tells, with the Key, whether a row still is as it was
 // written. It defends against bad disks, not against anybody who writes to the
 // database.
 func Checksum(until int64, body, proof []byte) int64 {

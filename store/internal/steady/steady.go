@@ -7,7 +7,7 @@
 // can be read as Unix milliseconds, at about.
 //
 // Of several processes on one store each runs a Clock of its own. Each brings its
-// clock to at least what another one wrote, and writes its own when that is
+// clock to at least the time that another one wrote, and writes its own when that is
 // larger. All of them count real time, so none gets ahead of it, and together
 // they count as long as one of them is open.
 package steady
@@ -61,7 +61,7 @@ func Until(now int64, lifetime time.Duration) int64 {
 	return now + millis
 }
 
-// Left is what is left at now of a lifetime: at least a millisecond, and 0 for
+// Left is the rest at now of a lifetime: at least a millisecond, and 0 for
 // one that never ends.
 func Left(now, until int64) time.Duration {
 	if until == Never {

@@ -12,7 +12,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A Hub knows who waits for which destination. The zero value is ready for
+// A Hub knows which goroutines wait for which destination. The zero value is ready for
 // use; it costs a map entry for each destination that is waited for.
 type Hub struct {
 	mu      sync.Mutex
@@ -20,14 +20,14 @@ type Hub struct {
 	waiting map[spec.ServerName]*signal
 }
 
-// A signal is closed when its destination has mail. It is shared by all who
-// wait for that destination and removed with the last of them.
+// A signal is closed when its destination has mail. It is shared by all goroutines
+// that wait for that destination and removed with the last of them.
 type signal struct {
 	fired chan struct{}
 	users int
 }
 
-// Notify wakes all who wait for destination.
+// Notify wakes all that wait for destination.
 func (h *Hub) Notify(destination spec.ServerName) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -37,7 +37,7 @@ func (h *Hub) Notify(destination spec.ServerName) {
 	}
 }
 
-// NotifyAll wakes all who wait: for a store that may have missed a Put.
+// NotifyAll wakes all that wait: for a store that may have missed a Put.
 func (h *Hub) NotifyAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
