@@ -53,7 +53,7 @@ func (s *Store) Failure() error {
 	return nil
 }
 
-// Sizes implements store.Measured: what both take together, as far as they say.
+// Sizes implements store.Measured: the sum of both, as far as they say.
 func (s *Store) Sizes(ctx context.Context) (sum store.Sizes, err error) {
 	for _, one := range []store.Store{s.from, s.to} {
 		m, ok := one.(store.Measured)

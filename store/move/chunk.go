@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// chunkEntries and chunkBytes are what is moved between two
+	// chunkEntries and chunkBytes bound the mail that is moved between two
 	// acknowledgements. Of a destination there is one chunk at a time.
 	chunkEntries = 64
 	chunkBytes   = 4 << 20
@@ -47,7 +47,7 @@ func (s *Store) moveChunk(ctx context.Context, destination spec.ServerName) (mov
 	if err := s.marks.refresh(ctx, s.from); err != nil {
 		return 0, err
 	}
-	// What is over is acknowledged even if the rest failed, so that a store that
+	// Mail that got over is acknowledged even if the rest failed, so that a store that
 	// fails now and then gets on.
 	if _, ackErr := s.from.Ack(ctx, destination, entries[moved-1].ID); ackErr != nil {
 		return 0, errors.Join(err, fmt.Errorf("move: acknowledge mail of %s: %w", destination, ackErr))

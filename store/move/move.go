@@ -14,9 +14,9 @@
 // takes for the copy that it is. So nothing is lost, and nothing is there twice.
 //
 // Put keeps mail in the old store while that has mail of the same destination,
-// and in the new one when it hasn't. So what is in the new store is older than
-// what is still in the old one, and the order of arrival stays. Next hands out
-// what is in the new store and, when that isn't enough, has more of that mailbox
+// and in the new one when it hasn't. So the mail in the new store is older than
+// the mail that is still in the old one, and the order of arrival stays. Next hands out
+// mail from the new store and, when that isn't enough, has more of that mailbox
 // moved first. Nobody waits for the rest.
 //
 // When mail for a destination arrives faster than it is moved, its Puts are held
@@ -24,53 +24,53 @@
 // seconds, the longer that takes.
 //
 // When moving fails, such as when the new store can't be reached, it is tried
-// again, with back-off. Put goes on with what is in the old store. An entry that
+// again, with back-off. Put goes on with the mail in the old store. An entry that
 // the old store can't read is passed over there, as ever, and stays there.
 //
 // # Copies
 //
-// Only the old store knows what was acknowledged, or has expired, before the
+// Only the old store knows the mail that was acknowledged, or has expired, before the
 // move. So until Options.Retention is over after Done, Put first asks the old
-// store whether it knows the mail, which costs about what a Put costs there. Who
-// stops using the old store before that may get a copy of such mail once more.
-// So may who has an old store that fails after Done: mail isn't refused for that.
+// store whether it knows the mail, which costs about as much as a Put costs there. A
+// relay that stops using the old store before that may get a copy of such mail once
+// more. So may one whose old store fails after Done: mail isn't refused for that.
 //
 // # IDs
 //
-// All IDs that are handed out are those of the new store. What was fetched from
+// All IDs that are handed out are those of the new store. Mail that was fetched from
 // the old store and not acknowledged there comes once more, with another ID, and
 // its acknowledgement removes nothing, since the new store was opened later: see
 // store.FirstID.
 //
 // # Lifetimes
 //
-// Mail goes on in the new store with what was left of its Lifetime in the old
+// Mail goes on in the new store with the rest of its Lifetime in the old
 // one.
 //
-// # What is counted
+// # Usage and limits
 //
-// Usage is the sum of both stores, where what is on its way may be counted
+// Usage is the sum of both stores, where mail that is on its way may be counted
 // twice: up to 64 entries or 4 MiB of a mailbox (or one entry that is larger),
 // and that of 16 mailboxes, all of which is in memory meanwhile. Limits
 // are exact where everything is in one store. Otherwise a mailbox and the whole
-// store may go over theirs by what is moved while a Put is under way, and by Puts
-// that go to different stores at once. What one origin may have is counted in
+// store may go over theirs by the mail that is moved while a Put is under way, and by
+// Puts that go to different stores at once. The limit of one origin is counted in
 // each store by itself, so that it can reach twice its limit while its mailbox is
 // moved.
 //
 // # Notes
 //
 // Before Open returns, the notes of the old store are copied into the new one,
-// if both are store.Notes; what is there stays. That is done once: when the move
-// goes on after a restart, the notes of the new store are those that count. What
-// client.Outbox notes ("outbox/") isn't copied, since it speaks of IDs; an Outbox
+// if both are store.Notes; notes that are there stay. That is done once: when the move
+// goes on after a restart, the notes of the new store are those that count. The notes
+// of client.Outbox ("outbox/") aren't copied, since they speak of IDs; an Outbox
 // then leaves some mail at relays once more. Both stores get a note that begins
 // with "relay.move/".
 //
 // # The way back
 //
-// A store remembers what was moved away from it as it remembers what was
-// acknowledged, and would take it for copies if it came back. So Open refuses
+// A store remembers mail that was moved away from it as it remembers acknowledged
+// mail, and would take it for copies if it came back. So Open refuses
 // with ErrTooSoon to move into a store that mail was moved out of, or may have
 // been, less than Options.Retention ago by that store's clock (store.Timed), which
 // stands while it is closed. It also refuses to move a store into
@@ -84,7 +84,7 @@
 // # Several processes
 //
 // The old store belongs to the one process that moves it. Other processes on the
-// new store should start when the move is done: what they put before that comes
+// new store should start when the move is done: mail that they put before that comes
 // in front of older mail that isn't moved yet.
 package move
 
@@ -105,7 +105,7 @@ import (
 // Options of a Store. The zero value gives the defaults.
 type Options struct {
 	// Retention is that of the two stores, or the longer of theirs: how long
-	// they recognise copies of what was acknowledged. Default 24 hours; negative:
+	// they recognise copies of acknowledged mail. Default 24 hours; negative:
 	// not at all.
 	Retention time.Duration
 
@@ -128,10 +128,10 @@ type Store struct {
 	from, to store.Store
 	options  Options
 
-	lanes   lanes // who moves
-	looks   lanes // who looks where new mail goes
+	lanes   lanes // held to move mail
+	looks   lanes // held to look where new mail goes
 	holds   holds
-	slots   chan struct{} // who moves a chunk has one
+	slots   chan struct{} // one for each chunk that is being moved
 	detours detours
 	marks   marks
 

@@ -15,7 +15,7 @@ import (
 
 const (
 	// workers is how many destinations the mover moves at once. It leaves chunks
-	// to those who wait for their mail.
+	// to the receivers that wait for their mail.
 	workers = maxChunks / 2
 
 	// roundPage is how many destinations the mover looks up at a time, and begins
@@ -25,11 +25,11 @@ const (
 	// roundPause is between two looks at all destinations, firstRetry and
 	// mostRetry after a failure.
 	roundPause = 250 * time.Millisecond
-	shortPause = 10 * time.Millisecond // for what is on its way into the old store
+	shortPause = 10 * time.Millisecond // for mail that is on its way into the old store
 	firstRetry = time.Second
 	mostRetry  = time.Minute
 
-	// progressEvery is how often the log says what is left.
+	// progressEvery is how often the log says how much is left.
 	progressEvery = 30 * time.Second
 )
 
@@ -92,7 +92,7 @@ func (s *Store) moveEverything(ctx context.Context) bool {
 
 // movePage has the mail of the next destinations moved and returns the last of
 // them, which is empty after all of them, when everything is done that was
-// begun. It returns what has failed meanwhile. A destination that fails, or has
+// begun. It returns the errors met meanwhile. A destination that fails, or has
 // so much mail that it takes long, holds up no other.
 func (s *Store) movePage(ctx context.Context, c *crew, after spec.ServerName) (last spec.ServerName, err error) {
 	names, err := s.page(ctx, after)
@@ -123,7 +123,7 @@ func (s *Store) page(ctx context.Context, after spec.ServerName) ([]spec.ServerN
 // A crew moves destinations, some at once.
 type crew struct {
 	todo    chan spec.ServerName
-	busy    sync.WaitGroup // with what was given to it
+	busy    sync.WaitGroup // with the destinations that were given to it
 	members sync.WaitGroup
 
 	mu  sync.Mutex
@@ -159,7 +159,7 @@ func (c *crew) end() {
 	c.members.Wait()
 }
 
-// moveAll moves the mail of a destination, with what comes in meanwhile.
+// moveAll moves the mail of a destination, with mail that comes in meanwhile.
 func (s *Store) moveAll(ctx context.Context, destination spec.ServerName) error {
 	usage, err := s.from.Usage(ctx, destination)
 	if err != nil {
@@ -186,8 +186,7 @@ func (s *Store) moveAll(ctx context.Context, destination spec.ServerName) error 
 	}
 }
 
-// finish ends the move if the old store is empty, also of what is on its way
-// there.
+// finish ends the move if the old store is empty and no mail is on its way there.
 func (s *Store) finish(ctx context.Context) (over bool, err error) {
 	begun, idle := s.detours.count()
 	if !idle {
@@ -202,7 +201,7 @@ func (s *Store) finish(ctx context.Context) (over bool, err error) {
 		if len(names) == 0 {
 			return s.detours.finish(begun), nil
 		}
-		for _, name := range names { // they are listed for what has expired, if they are empty
+		for _, name := range names { // they are listed for expired mail, if they are empty
 			if _, err := s.from.Next(ctx, name, 0, 1, 0); !errors.Is(err, store.ErrEmpty) {
 				return false, err
 			}

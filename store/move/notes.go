@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// ownNotes is what the keys of this package's notes begin with. The old store
+	// ownNotes begins the keys of this package's notes. The old store
 	// notes which move it is left in, and when that was last so; the new one
 	// which move it has taken the notes of.
 	ownNotes  = "relay.move/"
@@ -22,7 +22,7 @@ const (
 	takenNote = ownNotes + "taken"
 	sameNote  = ownNotes + "same" // is there for a moment
 
-	// outboxNotes are what client.Outbox notes: IDs, which change.
+	// outboxNotes are the notes of client.Outbox: IDs, which change.
 	outboxNotes = "outbox/"
 
 	// markEvery is how often leftNote is written while mail is moved.
@@ -105,7 +105,7 @@ func (s *Store) begin(ctx context.Context) error {
 }
 
 // areTwo fails if both are the same store, whose mail would all be taken for
-// copies: what is noted in one must not be in the other.
+// copies: a note in one must not be in the other.
 func areTwo(ctx context.Context, from, to store.Notes) error {
 	mark := rand.Text()
 	if err := to.SetNotes(ctx, []store.Note{{Key: sameNote, Value: []byte(mark)}}); err != nil {
@@ -140,7 +140,7 @@ func (s *Store) mayTake(ctx context.Context, to store.Notes) error {
 	return to.SetNotes(ctx, []store.Note{{Key: leftNote}})
 }
 
-// clockOf is where the clock stands by which a store remembers what left it. A
+// clockOf is where the clock stands by which a store remembers mail that left it. A
 // store that doesn't tell is judged by the clock of the machine.
 func clockOf(ctx context.Context, s store.Store) (time.Duration, error) {
 	if timed, ok := s.(store.Timed); ok {

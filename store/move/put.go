@@ -49,7 +49,7 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 	return s.putBeside(ctx, s.to, s.from, mail, limits)
 }
 
-// detour reports whether new mail must go to the old store to stay behind what
+// detour reports whether new mail must go to the old store to stay behind mail that
 // is there, or is on its way there, and has it counted as on its way then. Once
 // it says no, it does so for that destination ever after, which is why only one
 // at a time may look.
@@ -90,7 +90,7 @@ func (s *Store) remembers(ctx context.Context, mail store.Mail) (bool, error) {
 	return false, nil
 }
 
-// moveLate moves what a Put that had failed, or was given up, has stored in the
+// moveLate moves mail that a Put that had failed, or was given up, has stored in the
 // old store after all, maybe when the move had ended. Its repetition is taken for
 // a copy, so that it must not stay there.
 func (s *Store) moveLate(ctx context.Context, destination spec.ServerName) error {
@@ -100,7 +100,7 @@ func (s *Store) moveLate(ctx context.Context, destination spec.ServerName) error
 			return err
 		}
 		_, err = s.moveChunk(ctx, destination)
-		if errors.Is(err, store.ErrEmpty) { // what was counted has expired
+		if errors.Is(err, store.ErrEmpty) { // the mail that was counted has expired
 			return nil
 		}
 		if err != nil {
@@ -123,7 +123,7 @@ func isKnown(ctx context.Context, s store.Store, mail store.Mail) (bool, error) 
 	return err == nil, err
 }
 
-// putBeside puts mail into one store and counts what is in the other.
+// putBeside puts mail into one store and counts the mail in the other.
 func (s *Store) putBeside(ctx context.Context, into, other store.Store, mail store.Mail, limits store.Limits) (bool, error) {
 	fits, err := lower(ctx, &limits, other, mail.Destination)
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *Store) putBeside(ctx context.Context, into, other store.Store, mail sto
 	return false, fmt.Errorf("move: mail for %s: %w", mail.Destination, store.ErrFull)
 }
 
-// lower takes off limits what a store holds, and reports whether that leaves
+// lower takes off limits as much as a store holds, and reports whether that leaves
 // anything.
 func lower(ctx context.Context, limits *store.Limits, s store.Store, destination spec.ServerName) (fits bool, err error) {
 	fits = true
@@ -161,7 +161,7 @@ func lower(ctx context.Context, limits *store.Limits, s store.Store, destination
 	return fits, nil
 }
 
-// halves are what Usage calls the halves of a store.
+// halves are the names that Usage has for the halves of a store.
 var halves = []spec.ServerName{"", store.PrivateHalf}
 
 // halfOf is the half in which a destination is.

@@ -31,7 +31,7 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 		had = len(page)
 		_, failed = s.moveChunk(ctx, destination)
 		switch {
-		case errors.Is(failed, store.ErrEmpty): // what was counted had expired
+		case errors.Is(failed, store.ErrEmpty): // the mail that was counted had expired
 			return next()
 		case failed != nil && had > 0:
 			return page, nil
@@ -48,7 +48,7 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 }
 
 // Wait implements store.Store. Mail in the old store will be newer than
-// anything in the new one, so it is what is waited for.
+// anything in the new one, so any of it ends the wait.
 func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int64) error {
 	if s.detours.over.Load() {
 		return s.to.Wait(ctx, destination, after)
@@ -64,7 +64,7 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 	err := s.to.Wait(either, destination, after)
 	cancel()
 	other := <-first
-	// Who was second was only told to stop.
+	// The second one was only told to stop.
 	if err == nil || other == nil {
 		return nil
 	}
@@ -79,7 +79,7 @@ func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit i
 	if s.detours.over.Load() {
 		return s.to.Destinations(ctx, after, limit)
 	}
-	// The old store first: what leaves it in between is in the new one.
+	// The old store first: mail that leaves it in between is in the new one.
 	names, err := s.from.Destinations(ctx, after, limit)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit i
 	return names[:min(len(names), max(limit, 1))], nil
 }
 
-// Usage implements store.Store. What was set aside stays in the old store, and
+// Usage implements store.Store. Mail that was set aside stays in the old store, and
 // is counted for as long as that is in use.
 func (s *Store) Usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {
 	if s.forgotten.Load() {
