@@ -17,16 +17,16 @@ import (
 )
 
 // A batch is one transaction, in two round trips. The first locks the mailboxes,
-// in the order of their names so that nobody waits in a circle, removes what is
-// to be removed and reads what the rest depends on; the second writes what was
-// decided on it, and commits.
+// in the order of their names so that nobody waits in a circle, removes entries that
+// are to go and reads everything that the rest depends on; the second writes the
+// outcome, and commits.
 //
 // While a mailbox is locked nobody else gives out its IDs, so they become
 // visible in their order, and nobody else adds to it or takes from it.
 type batch struct {
 	batchOptions
 	now    int64 // on the store's clock
-	forget int64 // when copies of what is removed now are forgotten
+	forget int64 // when copies of mail that is removed now are forgotten
 	exact  bool  // holds the lock of the whole store
 	noRoom bool  // the disk has none for more mail
 	shard  int   // where it is counted
@@ -38,7 +38,7 @@ type batch struct {
 	known     map[seal.Key]int64 // the IDs of mail that is or was stored
 	freeIDs   []int64
 	touched   [2]bool // the halves in which it has mailboxes
-	total     halves  // of the store, without what the batch changes
+	total     halves  // of the store, without the batch's changes
 	change    halves
 
 	entries columns
@@ -53,7 +53,7 @@ type batch struct {
 // batchOptions are the same for all batches of a writer.
 type batchOptions struct {
 	schema       schema
-	id           string     // names the writer to those who listen
+	id           string     // names the writer to the processes that listen
 	pickShard    func() int // where the next batch is counted
 	clock        *steady.Clock
 	retention    time.Duration
@@ -74,10 +74,10 @@ type work interface {
 	// touches returns the destinations whose mailboxes must be locked.
 	touches() []spec.ServerName
 
-	// ask queues what can be done, or must be known, before decide.
+	// ask queues everything that can be done, or must be known, before decide.
 	ask(*batch, *pgx.Batch)
 
-	// decide says what is to be written.
+	// decide notes everything that is to be written.
 	decide(*batch) error
 }
 
@@ -85,11 +85,11 @@ type work interface {
 var errMoved = errors.New("the mailbox was removed meanwhile")
 
 // errOther says that the server or its database isn't the one that was written
-// to before, or was set back to what it was.
+// to before, or was set back to an earlier state.
 var errOther = errors.New("another server or database, or the same from an earlier time")
 
-// errWarned says that the server has committed, but not where it should: who
-// cancels a commit that waits for a standby gets a warning for an answer.
+// errWarned says that the server has committed, but not where it should: canceling
+// a commit that waits for a standby gets a warning for an answer.
 var errWarned = errors.New("the server warns that it may have committed without its standbys")
 
 // run does the works in a transaction on this connection. Committed reports
@@ -176,7 +176,7 @@ func (b *batch) readMailboxes(rows pgx.Rows) error {
 	return rows.Err()
 }
 
-// finish writes and commits. What comes behind the commit is only to wake
+// finish writes and commits. Statements behind the commit are only to wake
 // others, and may fail.
 func (b *batch) finish(ctx context.Context, conn *pgx.Conn) (committed bool, err error) {
 	q := &pgx.Batch{}

@@ -48,7 +48,7 @@ func execMode(ctx context.Context, config *pgx.ConnConfig) (mode pgx.QueryExecMo
 // warned is where a connection notes that the server has warned.
 const warned = "relay: warned"
 
-// noteWarning is told of what a server says beside its answers.
+// noteWarning is called for everything that a server says beside its answers.
 func noteWarning(conn *pgconn.PgConn, notice *pgconn.Notice) {
 	if notice.SeverityUnlocalized == "WARNING" {
 		conn.CustomData()[warned] = true

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// counts are what a mailbox, an origin's share of it or the store holds.
+// counts are the sums over a mailbox, an origin's share of it or the store.
 type counts struct{ entries, bytes, setAside int64 }
 
 func (c *counts) add(d counts) {
@@ -27,7 +27,7 @@ func (c counts) within(maxEntries, maxBytes int64) bool {
 	return (maxEntries <= 0 || c.entries <= maxEntries) && (maxBytes <= 0 || c.bytes <= maxBytes)
 }
 
-// A mailbox has what was counted, and what the batch changes in that.
+// A mailbox has the counts before the batch, and the batch's change of them.
 type mailbox struct {
 	id     int64
 	half   int
@@ -48,8 +48,8 @@ func (m *mailbox) share(origin spec.ServerName) *share {
 	return s
 }
 
-// count changes what is counted in its half of the store, the mailbox and, but for what is
-// set aside, in the origin's share.
+// count changes the counts of its half of the store, of the mailbox and, but for
+// mail that is set aside, of the origin's share.
 func (b *batch) count(m *mailbox, origin spec.ServerName, d counts) {
 	b.change[m.half].add(d)
 	m.change.add(d)
@@ -57,7 +57,7 @@ func (b *batch) count(m *mailbox, origin spec.ServerName, d counts) {
 	m.share(origin).change.add(d)
 }
 
-// queueCounts writes what has changed in the counts.
+// queueCounts writes the changes of the counts.
 func (b *batch) queueCounts(q *pgx.Batch) {
 	var ids, entries, bytes, aside, acked []int64
 	var shares shareColumns

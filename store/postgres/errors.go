@@ -76,12 +76,12 @@ func isPassing(err error) bool {
 	}
 }
 
-// isStandby reports that the connection leads to a server that only repeats
-// what another one does, or that a plan that it keeps is out of date: it is no
+// isStandby reports that the connection leads to a server that only repeats another
+// one, or that a plan that it keeps is out of date: it is no
 // use, and another may be better.
 func isStandby(err error) bool { return code(err) == "0A000" || code(err) == "25006" }
 
-// isRefusal reports whether the server refuses what it was told, which may be
+// isRefusal reports whether the server refuses a statement, which may be
 // the fault of one part of it: a value that is too large, for example.
 func isRefusal(err error) bool {
 	if errors.As(err, new(*pgconn.ConnectError)) {
@@ -90,6 +90,6 @@ func isRefusal(err error) bool {
 	return code(err) != "" && !isDiskFull(err) && !isPassing(err)
 }
 
-// isDamage reports whether the server can't read what it has written. Its
+// isDamage reports whether the server can't read its own data. Its
 // internal errors (XX000) count, since that is how it calls some damage.
 func isDamage(err error) bool { return strings.HasPrefix(code(err), "XX") }

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// nameBytes is the length of what stands for a destination or a Store in a
+	// nameBytes is the length of a name for a destination or a Store in a
 	// notification, nameLength that of its hexadecimal form. The names of a
 	// whole batch fit into one notification, which may have 8000 bytes.
 	nameBytes  = 8
@@ -39,13 +39,13 @@ const (
 	// checked.
 	silence = 30 * time.Second
 
-	// While notifications don't arrive, all who wait are woken every
+	// While notifications don't arrive, all waiting calls are woken every
 	// recheckInterval, and listening is tried again after deafTime.
 	recheckInterval = 5 * time.Second
 	deafTime        = time.Minute
 )
 
-// wakeName stands for a destination, whatever bytes are in it. Two that have
+// wakeName stands for a destination, with any bytes in it. Two that have
 // the same are woken for nothing now and then.
 func wakeName(destination spec.ServerName) spec.ServerName {
 	sum := sha256.Sum256([]byte(destination))
@@ -65,13 +65,13 @@ func (b *batch) queueAnnouncements(q *pgx.Batch) {
 	q.Queue(announceSQL, b.schema.channel(), said.String())
 }
 
-// A listener wakes those who wait in this process when another one announces
-// mail.
+// A listener wakes the calls that wait in this process when another process
+// announces mail.
 type listener struct {
 	pool    *pgxpool.Pool
 	config  *pgx.ConnConfig // nil: connect as the pool does
 	channel string
-	id      string // of this process: what it announces itself is known here
+	id      string // of this process: its own announcements are known by it
 	log     *slog.Logger
 	waiting *wake.Hub
 
@@ -126,7 +126,7 @@ func (l *listener) await(ctx context.Context) {
 	}
 }
 
-// recheck wakes all who wait now and then.
+// recheck wakes all waiting calls now and then.
 func (l *listener) recheck(ctx context.Context) {
 	for end := time.Now().Add(deafTime); time.Now().Before(end) && sleep(ctx, recheckInterval); {
 		l.waiting.NotifyAll()

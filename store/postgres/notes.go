@@ -40,8 +40,8 @@ func (n noting) decide(b *batch) error {
 	return nil
 }
 
-// queueNotes writes them in the order of their keys, so that those who set the
-// same don't wait for each other in a circle.
+// queueNotes writes them in the order of their keys, so that transactions that set
+// the same don't wait for each other in a circle.
 func (b *batch) queueNotes(q *pgx.Batch) {
 	var set, values, drop [][]byte
 	for _, key := range slices.Sorted(maps.Keys(b.notes)) {

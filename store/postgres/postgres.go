@@ -5,8 +5,8 @@
 //
 // Put returns nil once the server has answered its commit. Every transaction
 // that writes sets synchronous_commit and reads it back; a server with fsync
-// off is refused. One goroutine of each process writes: it takes what has
-// queued up while the last commit was on its way and commits it together, in
+// off is refused. One goroutine of each process writes: it takes the calls that
+// queued up while the last commit was on its way and commits them together, in
 // two round trips, so that its callers share them and the server's fsync.
 //
 // When the connection is lost in the middle of a commit, nobody knows whether
@@ -60,15 +60,15 @@
 // # Several processes
 //
 // All that changes a mailbox happens under a lock of its row, so that entries
-// become visible in the order of their IDs, and limits are exact, whoever else
-// writes. Limits of the whole store make processes wait for each other only
+// become visible in the order of their IDs, and limits are exact, also while others
+// write. Limits of the whole store make processes wait for each other only
 // when it is nearly full. All processes should have the same Retention.
 //
 // # Time
 //
-// What the store's clock (see package store) says is kept beside the counts.
+// The time on the store's clock (see package store) is kept beside the counts.
 // Each process has it run by the time that passes there, writes where it stands
-// with every batch, and at least once per SweepInterval brings it to what others
+// with every batch, and at least once per SweepInterval brings it to the time that others
 // have written. No machine's time counts, also not the server's: of several
 // relays, one whose clock is wrong removes nothing of the others' mail.
 //
@@ -81,7 +81,7 @@
 //
 // # Waiting
 //
-// One connection listens for what other processes put (LISTEN). When it is
+// One connection listens for mail that other processes put (LISTEN). When it is
 // lost, it is made anew, and all receivers that wait look once whether they have
 // missed something.
 //
@@ -148,7 +148,7 @@ type Options struct {
 	Retention time.Duration
 
 	// SweepInterval is how often expired mail is removed from the disk. It is
-	// never handed out, whatever this is. Default one minute; negative: never,
+	// never handed out, at any interval. Default one minute; negative: never,
 	// unless a Put needs the room.
 	SweepInterval time.Duration
 
@@ -174,7 +174,7 @@ type Store struct {
 	pool     *pgxpool.Pool
 	clock    *steady.Clock
 	reader   *reader
-	past     aside.Reader // past what is damaged
+	past     aside.Reader // past damaged entries
 	writer   *writer
 	listener *listener
 	waiting  wake.Hub
@@ -261,8 +261,8 @@ func (s *Store) usable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// closedOr makes what a read met because the store was being closed say so, and
-// likewise the end of its context.
+// closedOr turns the error of a read that the closing of the store ended into
+// ErrClosed, and likewise one that the end of its context caused.
 func (s *Store) closedOr(ctx context.Context, err error) error {
 	switch {
 	case err == nil, errors.Is(err, store.ErrEmpty):

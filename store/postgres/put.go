@@ -39,7 +39,7 @@ func (p *put) decide(b *batch) error {
 	p.stored, p.refused, p.overLimit = false, nil, false // it may run again
 	if id, known := b.known[p.key]; known {
 		p.stored = slices.Contains(p.given, id)
-		// Whoever put it first may not have learnt that, and have told nobody.
+		// The call that put it first may not have learnt that, and have told nobody.
 		b.woken[p.mail.Destination] = struct{}{}
 		return nil
 	}
@@ -77,7 +77,7 @@ func (p *put) fits(b *batch, m *mailbox) bool {
 func limitsOrigin(l store.Limits) bool { return l.OriginEntries > 0 || l.OriginBytes > 0 }
 func limitsStore(l store.Limits) bool  { return l.StoreEntries > 0 || l.StoreBytes > 0 }
 
-// putQuestions are what the puts of a batch depend on.
+// putQuestions are all that the puts of a batch depend on.
 type putQuestions struct {
 	destinations map[spec.ServerName]struct{}
 	keys         [][]byte
@@ -100,7 +100,7 @@ func (q *putQuestions) add(p *put) {
 	q.ofStore = q.ofStore || limitsStore(p.limits)
 }
 
-// askForPuts comes behind the locks, so that each statement sees what was
+// askForPuts comes behind the locks, so that each statement sees everything that was
 // committed before them.
 func (b *batch) askForPuts(q *pgx.Batch, puts *putQuestions) {
 	if len(puts.keys) == 0 {

@@ -22,7 +22,7 @@ import (
 // page is how many entries one query reads at most.
 const page = 256
 
-// A reader reads beside those who write.
+// A reader reads beside the writers.
 type reader struct {
 	pool   *pgxpool.Pool
 	schema schema
@@ -103,8 +103,8 @@ func (r *reader) page(ctx context.Context, q aside.Query) (entries []store.Entry
 	return entries, damaged, err
 }
 
-// scan reads entries with one query. The server leaves out what has more bytes
-// together than were asked for.
+// scan reads entries with one query. The server leaves out entries that go over the
+// bytes that were asked for.
 func (r *reader) scan(ctx context.Context, q aside.Query) (entries []store.Entry, damaged []aside.Damage, err error) {
 	now := r.clock.Now()
 	err = r.query(ctx, "next", func(rows pgx.Rows) error {
@@ -201,7 +201,7 @@ func (r *reader) liveByIndex(ctx context.Context, q aside.Query) (ids []int64, e
 
 var errChecksum = errors.New("the row isn't what was written")
 
-// scanEntry reads a row of entryColumns and checks that it is what was written
+// scanEntry reads a row of entryColumns and checks that it is as it was written
 // for that destination. The ID is set even if the rest is damaged.
 func scanEntry(destination spec.ServerName, now int64, row pgx.Row) (store.Entry, error) {
 	var e store.Entry

@@ -38,7 +38,7 @@ func (a *ack) ask(b *batch, q *pgx.Batch) {
 
 func (a *ack) decide(*batch) error { return nil }
 
-// An expiry removes a step of what has expired in these mailboxes.
+// An expiry removes a step of the expired mail in these mailboxes.
 type expiry struct {
 	destinations []spec.ServerName
 	removed      int
@@ -57,7 +57,7 @@ func (e *expiry) ask(b *batch, q *pgx.Batch) {
 
 func (e *expiry) decide(*batch) error { return nil }
 
-// bury counts what a statement has removed, and returns how many entries that
+// bury counts the entries that a statement has removed, and returns how many those
 // were and the last ID.
 func (b *batch) bury(rows pgx.Rows) (dead int, last int64, err error) {
 	for rows.Next() {

@@ -18,7 +18,7 @@ import (
 // An entry has one of these states; live ones are all that Next sees.
 const (
 	live     = 0 // waits to be fetched
-	setAside = 1 // can't be read; kept for whoever wants to look, until it expires
+	setAside = 1 // can't be read; kept for a human to look at, until it expires
 )
 
 // migrations bring the tables from the version that is their index to the next.
@@ -111,7 +111,7 @@ var txOptions = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadW
 
 // A meeting has the facts of a server that is to be written to.
 type meeting struct {
-	server string // what it and its tables are known by
+	server string // the name of it and its tables; see settings.known
 	lastID int64  // that was given
 	clock  int64  // where the store's clock stands
 	lost   int64  // entries that were removed, since their mailbox is gone
@@ -152,7 +152,7 @@ func (s schema) alone(ctx context.Context, pool *pgxpool.Pool, m meeting, skip i
 	return m, err
 }
 
-// lock is the advisory lock of those who change the tables.
+// lock is the advisory lock for changing the tables.
 func (s schema) lock() int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("relay migrations of " + string(s))) // it never fails
@@ -214,7 +214,7 @@ func readSettings(row pgx.Row) (s settings, err error) {
 	return s, err
 }
 
-// known is what the server and its tables are known by.
+// known is a name of the server and its tables that tells them from others.
 func (s *settings) known() string { return s.server + " " + s.files }
 
 // check refuses a server that doesn't wait for the disk.

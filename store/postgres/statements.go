@@ -7,7 +7,7 @@ import (
 )
 
 // A schema is where the tables are. It stands before their names, since behind
-// a pooler nobody knows what the search path is.
+// a pooler the search path isn't known.
 type schema string
 
 // sql completes one of the statements below, where {s} stands for the schema,
@@ -20,7 +20,7 @@ func (s schema) sql(statement string) string {
 // channel is where destinations are named that have new mail.
 func (s schema) channel() string { return "relay mail in " + string(s) }
 
-// What a transaction that writes begins and ends with. It waits until its
+// The beginning and the end of a transaction that writes. It waits until its
 // commit is on the disk, doesn't wait for ever for another one, and is ended by
 // the server soon when its client has vanished. A server that has started since
 // is known by another time, a database or tables that were made or emptied since
@@ -40,11 +40,11 @@ const (
 	rollbackSQL = `ROLLBACK`
 )
 
-// byIndexSQL begins every other transaction. Whatever is looked for is found by
+// byIndexSQL begins every other transaction. All rows are found by
 // an index, in its order: the server, whose statistics of tables that fill and
 // empty are never right, isn't asked for its opinion. Without this it may read
 // the whole of a deep mailbox and sort it for one entry. Behind it functions are
-// the server's own, whatever somebody else has put into the search path.
+// the server's own, even if somebody has put others into the search path.
 const (
 	byIndexSQL = `SELECT pg_catalog.concat(` + byIndex + `)`
 	byIndex    = `pg_catalog.set_config('search_path', 'pg_catalog', true),
@@ -63,7 +63,7 @@ const byTableSQL = `SELECT pg_catalog.concat(` + byIndex + `, pg_catalog.set_con
 // reach the disk: a server that has crashed has nobody listening.
 const announceSQL = `SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify($1, $2)`
 
-// What is done when a store is opened, and on another server than before.
+// Statements for a store that is opened, and for another server than before.
 const (
 	lockSchemaSQL = `SELECT pg_advisory_xact_lock($1)`
 	// A server that takes over may not know how far the one before was, and the
@@ -97,8 +97,8 @@ const (
 			coalesce(sum(set_aside), 0) AS set_aside FROM {s}.mailbox WHERE (n >= $1) = (substr(destination, 1, 1) = '\x7e')) c`
 )
 
-// Mailboxes. Who holds the lock of one is alone in giving out its IDs, in
-// adding to it and in taking from it.
+// Mailboxes. The transaction that holds the lock of one is alone in giving out its
+// IDs, in adding to it and in taking from it.
 const (
 	newMailboxesSQL = `INSERT INTO {s}.mailbox (destination) SELECT d FROM unnest($1::bytea[]) d
 		WHERE NOT EXISTS (SELECT FROM {s}.mailbox WHERE destination = d) ORDER BY d ON CONFLICT DO NOTHING`
@@ -151,9 +151,9 @@ const (
 			$7::bytea[], $8::bytea[], $9::bigint[], $10::bytea[], $11::bytea[]) n`
 )
 
-// Removing entries: the dead are remembered until $1, and what they were is
+// Removing entries: the dead are remembered until $1, and their counts and sizes are
 // summed up. They are known by their place in the table, where they stay while
-// the mailbox is locked. What the row there says counts, and not an index that may
+// the mailbox is locked. The row there counts, and not an index that may
 // be damaged: the sums keep the server from asking it.
 const (
 	ackSQL = `WITH dead AS (DELETE FROM {s}.entry WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
@@ -181,7 +181,7 @@ const (
 )
 
 // Reading entries: of the destination $1, behind the ID $2, not expired at $3,
-// at most $4. Behind what was acknowledged, too: the rows that it left in the
+// at most $4. Behind acknowledged entries, too: the rows that they left in the
 // index until the next vacuum are not gone through.
 const (
 	liveSQL  = `SELECT id` + liveRows

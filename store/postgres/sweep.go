@@ -75,7 +75,7 @@ func (s *Store) sweep(ctx context.Context, sql string, args ...any) (n int64, er
 	return n, err
 }
 
-// sweepGone drops what recognised copies.
+// sweepGone drops the rows that recognised copies.
 func (s *Store) sweepGone(ctx context.Context) error {
 	for {
 		n, err := s.sweep(ctx, forgetSQL, s.clock.Now(), step)

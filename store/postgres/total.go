@@ -44,7 +44,7 @@ func halfOf(name spec.ServerName) int {
 // shardIn is the number of a shard of that half.
 func shardIn(half, shard int) int { return half*shards + shard }
 
-// scan reads what totalSQL answers.
+// scan reads the rows of totalSQL.
 func (h *halves) scan(rows pgx.Rows) error {
 	for rows.Next() {
 		var private bool
@@ -77,7 +77,7 @@ func (b *batch) askForTotal(q *pgx.Batch) {
 		}
 		q.Queue(b.schema.sql(lockSomeShardsSQL), of)
 	}
-	// In a statement of its own, to see what was committed before the locks.
+	// In a statement of its own, to see everything committed before the locks.
 	q.Queue(b.schema.sql(totalSQL), shards).Query(func(rows pgx.Rows) error {
 		b.knowsTotal = true
 		return b.total.scan(rows)

@@ -33,8 +33,8 @@ const (
 
 type job = group.Job[work]
 
-// A writer is the one goroutine that writes. It commits together what its
-// process has for it, and beside the writers of other processes.
+// A writer is the one goroutine that writes. It commits the works of its process
+// together, beside the writers of other processes.
 type writer struct {
 	options batchOptions
 	reader  *reader
@@ -81,7 +81,7 @@ func overLimit(jobs []*job) (over []*job) {
 	return over
 }
 
-// expire removes a step of what has expired, and reports whether there was any.
+// expire removes a step of the expired mail, and reports whether there was any.
 func (w *writer) expire() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTime)
 	defer cancel()
@@ -138,7 +138,7 @@ func (w *writer) attemptEach(jobs []*job) {
 // transact runs the works until they are committed, or it is clear that they
 // won't be, or there were enough attempts. When the end of a transaction isn't
 // known, the next finds out: it waits for the locks of the one before, and
-// recognises what that has stored.
+// recognises mail that that one has stored.
 func (w *writer) transact(works []work, noRoom bool) error {
 	if len(works) == 0 {
 		return nil
