@@ -1,12 +1,14 @@
 package sqlite
 
 import (
+	"context"
 	"encoding/binary"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -219,6 +221,53 @@ func TestDamagedFileIsKept(t *testing.T) {
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{path, path + "-lock", path + damagedSuffix}, names)
 	}
+}
+
+// A receiver that waits in a database whose index is damaged waits on while there is no
+// mail, and is told of mail that is there.
+func TestWaitWithoutIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path, entries := filled(t, 10, 100)
+		s, err := Open(path, Options{Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		editPages(t, path, func(_ int, p *page) bool {
+			if !isLiveIndex(p) {
+				return false
+			}
+			clear(p[:])
+			return true
+		})
+		require.NoError(t, s.Wait(t.Context(), "b", 0))
+		require.NoError(t, s.Wait(t.Context(), "b", entries[8].ID))
+		require.ErrorIs(t, s.Failure(), store.ErrReopen)
+		ctx, cancel := context.WithCancel(t.Context())
+		var waited error
+		go func() { waited = s.Wait(ctx, "b", entries[9].ID) }()
+		synctest.Wait()
+		require.NoError(t, waited, "it waits")
+		cancel()
+		synctest.Wait()
+		require.ErrorIs(t, waited, context.Canceled)
+		require.Equal(t, entries, holds(t, s, "b"))
+		require.NoError(t, s.Close())
+	})
+}
+
+// Where the entries can't be read either, Wait leaves it to Next to say so.
+func TestWaitWithoutTable(t *testing.T) {
+	path, _ := filled(t, 10, 100)
+	s := openQuietly(t, path, Options{})
+	editPages(t, path, func(_ int, p *page) bool {
+		if !isLiveIndex(p) {
+			return false
+		}
+		clear(p[:])
+		return true
+	})
+	editLeaf(t, path, func(p *page) { clear(p[:]) })
+	require.NoError(t, s.Wait(t.Context(), "b", 0))
+	_, err := s.Next(t.Context(), "b", 0, 10, math.MaxInt64)
+	require.ErrorIs(t, err, store.ErrReopen)
 }
 
 // A value that isn't of its column's type is damage of that row, and blocks no other.

@@ -145,10 +145,15 @@ func (r *reader) with(ctx context.Context, f func(*readConn) error) error {
 	}
 }
 
-// live returns IDs without reading the rest of the entries.
+// live returns IDs without reading the rest of the entries, and without the index where
+// that is damaged.
 func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err error) {
 	err = r.with(ctx, func(c *readConn) error {
 		ids, err = c.liveIDs(c.ids, q)
+		if isDamage(err) {
+			r.damaged(err)
+			ids, err = c.liveIDs(c.idsInTable, q)
+		}
 		return err
 	})
 	return ids, err

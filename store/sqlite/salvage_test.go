@@ -177,6 +177,28 @@ func TestDamagedFileIsNewer(t *testing.T) {
 	}
 }
 
+// A repair that fails gives back what was open exactly once, and can be tried again.
+func TestRepairFails(t *testing.T) {
+	path, entries := filled(t, 5, 100)
+	s, err := Open(path, Options{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	s.stop()
+	s.background.Wait()
+	require.NoError(t, s.undoStart()) // as after damage that shows when all is open
+	require.NoError(t, s.release())
+
+	editLeaf(t, path, func(p *page) { p[0] = tableInterior })
+	require.NoError(t, os.MkdirAll(filepath.Join(path+buildSuffix, "in its way"), 0o700))
+	for range 2 {
+		_, err := Open(path, Options{Logger: slog.New(slog.DiscardHandler)})
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), "in use")
+	}
+	require.NoError(t, os.RemoveAll(path+buildSuffix))
+	s = openQuietly(t, path, Options{})
+	require.Equal(t, entries, holds(t, s, "b"))
+}
+
 // A note that can't be read is a loss: its file is kept.
 func TestNoteIsLost(t *testing.T) {
 	path, _ := filled(t, 1, 100)

@@ -178,9 +178,7 @@ func (s *Store) open(path string) error {
 		err = s.start()
 	}
 	if canRepair(err) {
-		released := s.releaseSQLite()
-		s.db, s.writer, s.reader = nil, nil, nil // so that they aren't released twice
-		if err := errors.Join(released, s.repair(err)); err != nil {
+		if err := errors.Join(s.undoStart(), s.repair(err)); err != nil {
 			return err
 		}
 		err = s.start()
@@ -275,13 +273,18 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 	return entries, s.closedOr(err)
 }
 
-// Wait implements store.Store.
+// Wait implements store.Store. If damage keeps it from finding out whether there is
+// mail, it returns, so that Next tells.
 func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int64) error {
 	if err := s.usable(ctx); err != nil {
 		return err
 	}
 	return s.waiting.Wait(ctx, destination, func() error {
-		return s.closedOr(s.past.Any(ctx, destination, after))
+		err := s.closedOr(s.past.Any(ctx, destination, after))
+		if isDamage(err) {
+			return nil
+		}
+		return err
 	})
 }
 
@@ -356,7 +359,15 @@ func (s *Store) release() error {
 	return errors.Join(errs...)
 }
 
-// releaseSQLite gives back all that start took.
+// undoStart gives back all that start took, such that neither release nor another
+// start comes across it.
+func (s *Store) undoStart() error {
+	err := s.releaseSQLite()
+	s.db, s.writer, s.reader = nil, nil, nil
+	return err
+}
+
+// releaseSQLite gives back all that start took. It is called once for each start.
 func (s *Store) releaseSQLite() error {
 	var errs []error
 	if s.writer != nil {
