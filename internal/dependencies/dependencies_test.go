@@ -42,6 +42,7 @@ var programs = []program{
 	{"`relay`, with `-tags relay_nosqlite`", ".", "/. /store/memory", "relay_nosqlite"},
 	{"`relay`, with SQLite", ".", "/.", ""},
 	{"`relay` and `client`, with SQLite", ".", "/. /client", ""},
+	{"`dendrite`, with `-tags relay_nosqlite`", "dendrite", "/dendrite", "relay_nosqlite"},
 	{"`relay`, with `store/postgres` and `-tags relay_nosqlite`", "store/postgres", "/. /store/postgres", "relay_nosqlite"},
 	{"`relay`, with `store/jetstream` and `-tags relay_nosqlite`", "store/jetstream", "/. /store/jetstream", "relay_nosqlite"},
 }
@@ -119,6 +120,7 @@ var uses = map[string]string{
 	"/client":          "client.OpenNode",
 	"/.":               "relay.New",
 	"/store/memory":    "memory.New",
+	"/dendrite":        "dendrite.Start",
 	"/store/postgres":  "postgres.Open",
 	"/store/jetstream": "jetstream.Open",
 }
