@@ -99,6 +99,26 @@ func testAckOfBadPage(t *testing.T, harmPage func(*testing.T, *Store, string)) {
 	require.Zero(t, usage.SetAside)
 }
 
+// So does a Put, which looks for its mail there if it was put before.
+func TestPutOfBadPage(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(*testing.T, *Store, string){"missing": losePage, "damaged": damagePage} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openTest(t, nil)
+			for i := range pageSize + 3 {
+				put(t, s, testMail(fmt.Sprint(i)))
+			}
+			harm(t, s, s.cache.subjects.page("b.example", next(t, s, "b.example")[0].ID))
+			put(t, s, testMail("0")) // the entry that it was is set aside
+			stored, err := s.Put(t.Context(), testMail("0"), store.Limits{})
+			require.NoError(t, err)
+			require.False(t, stored)
+			require.Len(t, next(t, s, "b.example"), 4)
+		})
+	}
+}
+
 // A share that can't be read stops nothing: it is counted anew.
 func TestBadCounts(t *testing.T) {
 	t.Parallel()
