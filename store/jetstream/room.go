@@ -16,9 +16,9 @@ const (
 	// overhead is about what a message takes besides its data.
 	overhead = 200
 
-	// A stream is measured this often while there are writes, and seldom if it
-	// has no limit, in case it's given one.
-	measureEvery, measureSeldom = time.Second, 30 * time.Second
+	// A stream is measured this often while there are writes, also if it has no
+	// limit, in case it's given one.
+	measureEvery = time.Second
 )
 
 // A room is how full the stream is, as far as it has a limit.
@@ -43,14 +43,8 @@ func (r *room) filled(messages []outgoing) {
 // measure asks how large the stream is, before each batch if it is nearly full.
 // If there's no answer, the last one holds.
 func (w *writer) measure() {
-	every := measureSeldom
-	switch {
-	case w.room.limit > 0 && w.room.left() < w.room.reserve():
-		every = 0
-	case w.room.limit > 0:
-		every = measureEvery
-	}
-	if time.Since(w.room.measured) < every {
+	nearlyFull := w.room.limit > 0 && w.room.left() < w.room.reserve()
+	if !nearlyFull && time.Since(w.room.measured) < measureEvery {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
