@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
@@ -95,7 +96,8 @@ func benchBare(b *testing.B, replicas int, change func(*server.Options), putters
 // BenchmarkProcesses has 64 putters at one process, and the same number at
 // several that share the stream: ratio is what those store while the one stores
 // one mail. All put into the same few mailboxes, into any of many, or each
-// process into some of its own.
+// process into some of its own. Bare-ratio is that of clients that only publish
+// the same batches, each to subjects of its own: more the servers don't give.
 func BenchmarkProcesses(b *testing.B) {
 	for _, n := range []int{2, 4} {
 		for name, to := range map[string]func(process, putter int) spec.ServerName{
@@ -112,32 +114,93 @@ func benchName(i int) spec.ServerName { return spec.ServerName(fmt.Sprint(i, ".e
 
 func benchProcesses(b *testing.B, n int, to func(process, putter int) spec.ServerName) {
 	srv := startServer(b, nil)
-	stores := make([]*Store, 1+n)
+	stores, bare := make([]*Store, 1+n), make([]*bareClient, 1+n)
 	for i := range stores {
 		o := testOptions(srv)
 		o.Stream = fmt.Sprint("S", min(i, 1))
 		stores[i] = open(b, o)
 		b.Cleanup(func() { require.NoError(b, stores[i].Close()) })
+		o.Stream = fmt.Sprint("BARE", min(i, 1))
+		bare[i] = newBareClient(b, o, 64*i)
 	}
 	const puts = 20 * 64
-	var alone, together time.Duration
-	for b.Loop() {
+	body := make([]byte, 8<<10)
+	var alone, together, bareAlone, bareTogether time.Duration
+	for b.Loop() { // by turns, so that all have the same machine
 		alone += stopwatch(func() {
-			benchPuts(b, stores[0], make([]byte, 8<<10), puts, 64, func(putter int) spec.ServerName { return to(0, putter) })
+			benchPuts(b, stores[0], body, puts, 64, func(putter int) spec.ServerName { return to(0, putter) })
 		})
 		together += stopwatch(func() {
-			var all sync.WaitGroup
-			for i, s := range stores[1:] {
-				all.Go(func() {
-					benchPuts(b, s, make([]byte, 8<<10), puts/n, 64/n, func(putter int) spec.ServerName { return to(i, putter) })
-				})
-			}
-			all.Wait()
+			each(stores[1:], func(i int, s *Store) {
+				benchPuts(b, s, body, puts/n, 64/n, func(putter int) spec.ServerName { return to(i, putter) })
+			})
+		})
+		bareAlone += stopwatch(func() { bare[0].put(b, body, puts, 64) })
+		bareTogether += stopwatch(func() {
+			each(bare[1:], func(_ int, c *bareClient) { c.put(b, body, puts/n, 64/n) })
 		})
 	}
 	b.ReportMetric(alone.Seconds()/together.Seconds(), "ratio")
+	b.ReportMetric(bareAlone.Seconds()/bareTogether.Seconds(), "bare-ratio")
 	b.ReportMetric(float64(puts*b.N)/alone.Seconds(), "alone/s")
 	b.ReportMetric(float64(puts*b.N)/together.Seconds(), "together/s")
+	b.ReportMetric(float64(puts*b.N)/bareTogether.Seconds(), "bare/s")
+}
+
+// each does something with all of a list at once.
+func each[T any](list []T, do func(i int, of T)) {
+	var all sync.WaitGroup
+	for i, of := range list {
+		all.Go(func() { do(i, of) })
+	}
+	all.Wait()
+}
+
+// A bareClient publishes batches as a store does for putters that each have a
+// mailbox: with each mail the record of its mailbox and a share, which it made
+// itself. It neither reads nor follows the stream.
+type bareClient struct {
+	engine   *engine
+	subjects subjects
+	first    int // the number of its first mailbox
+	seqs     map[string]uint64
+}
+
+func newBareClient(b *testing.B, o Options, first int) *bareClient {
+	e, err := newEngine(o.withDefaults())
+	require.NoError(b, err)
+	b.Cleanup(e.close)
+	_, err = openStream(b.Context(), e, o.withDefaults())
+	require.NoError(b, err)
+	return &bareClient{e, subjects(o.Stream), first, make(map[string]uint64)}
+}
+
+func (c *bareClient) put(b *testing.B, body []byte, n, putters int) {
+	for range n / putters {
+		var out []outgoing
+		for putter := range putters {
+			mail := benchMail(body, benchName(c.first+putter))
+			data, err := messagesOf(&mail, 1, 0, nonce{}, c.engine.maxMessage())
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			record := func(subject string, of form) outgoing {
+				return outgoing{subject: subject, data: encode(of), checked: true, seq: c.seqs[subject]}
+			}
+			out = append(out, outgoing{subject: c.subjects.mail(seal.KeyOf(&mail)), data: data[0], checked: true},
+				record(c.subjects.box(mail.Destination), &box{start: 1, base: 1, tail: make(page, pageSize/2)}),
+				record(c.subjects.share(mail.Destination, originHash{}), &counts{entries: 1, bytes: mail.Size()}))
+		}
+		sequence, err := c.engine.publish(out, false)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		for i := range out {
+			c.seqs[out[i].subject] = sequence + uint64(i)
+		}
+	}
 }
 
 // BenchmarkNextDepth compares an answer from a mailbox of 100,000 entries with
