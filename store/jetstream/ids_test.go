@@ -52,8 +52,11 @@ func TestIDsAndTheClock(t *testing.T) {
 // jumps are kept as entries need. RELAY_JUMPS_SEED repeats it.
 func TestJumps(t *testing.T) {
 	t.Parallel()
-	seed := seeds.Of(t, "RELAY_JUMPS_SEED")
-	for run := range uint64(200) {
+	seed, runs := seeds.Of(t, "RELAY_JUMPS_SEED"), uint64(200)
+	if testing.Short() {
+		runs = 50
+	}
+	for run := range runs {
 		random := rand.New(rand.NewPCG(seed, run))
 		b, ids := &box{start: 5, base: 5, mark: 4}, map[int64]int64{}
 		for step := range 1 + random.IntN(2*maxJumps) {

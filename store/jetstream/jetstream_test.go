@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -113,14 +114,10 @@ func TestStore(t *testing.T) {
 func runSuite(t *testing.T, servers ...*server.Server) {
 	admin := open(t, testOptions(servers[0]))
 	t.Cleanup(func() { require.NoError(t, admin.Close()) })
-	var places, opened atomic.Int64
+	var opened atomic.Int64
+	streams := &streamPool{admin: admin}
 	storetest.Run(t, func(tb testing.TB) storetest.Place {
-		stream := fmt.Sprint("RELAY", places.Add(1))
-		tb.Cleanup(func() {
-			if err := admin.engine.js.DeleteStream(context.Background(), stream); !errors.Is(err, jetstream.ErrStreamNotFound) {
-				require.NoError(tb, err)
-			}
-		})
+		stream := streams.take(tb)
 		openIt := func(tb testing.TB, retention time.Duration) *Store {
 			o := testOptions(servers[int(opened.Add(1))%len(servers)])
 			o.Stream, o.Retention = stream, retention
@@ -140,4 +137,37 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 			},
 		}
 	})
+}
+
+// A streamPool lends streams that are empty: servers in a cluster take longer to
+// make a stream than a test takes.
+type streamPool struct {
+	admin *Store
+	mu    sync.Mutex
+	made  int
+	free  []string
+}
+
+// take returns the name of a stream, which another test may have when this ends.
+func (p *streamPool) take(tb testing.TB) (stream string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		stream, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		p.made++
+		stream = fmt.Sprint("RELAY", p.made)
+	}
+	tb.Cleanup(func() {
+		used, err := p.admin.engine.js.Stream(context.Background(), stream)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return // the test didn't open it
+		}
+		require.NoError(tb, err)
+		require.NoError(tb, used.Purge(context.Background()))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.free = append(p.free, stream)
+	})
+	return stream
 }
