@@ -268,3 +268,15 @@ func randomOpen(t *testing.T, random *rand.Rand) {
 		require.LessOrEqual(t, unclaimed, int64(unclaimedShare))
 	}
 }
+
+// Of a small mailbox one origin has the same part as of a large one.
+func TestOriginsShareOfAnUnclaimedMailbox(t *testing.T) {
+	o := newOpen(t)
+	c := put("192.0.2.1", "origin", "b", 300)
+	c.room = room()
+	c.room.Limits.OriginBytes = c.room.Limits.Bytes / 2
+	require.NoError(t, c.leave(t, o.Open, o.store, "1"))
+	require.ErrorIs(t, c.leave(t, o.Open, o.store, "2"), store.ErrFull)
+	c.origin = "another"
+	require.NoError(t, c.leave(t, o.Open, o.store, "3"))
+}
