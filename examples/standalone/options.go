@@ -44,6 +44,9 @@ that its sender signed it; its own key is its name, unless it has another:
 
   standalone -signing-key relay.pem -pass-on all -at SERVER=HOST:PORT
 
+Servers that never ask here have little room with -mode open, also if mail is
+passed on to them: name them with -for, or use -mode any.
+
 SIGTERM and SIGINT stop it: what is under way is answered first. It exits with
 0 after that, with 1 if something failed and with 2 if an option is wrong.
 
