@@ -16,10 +16,11 @@ import (
 // The gate is the first stage: it refuses requests before their body is read, where it
 // can, and knows which requests are inside.
 type gate struct {
-	address func(*http.Request) netip.Addr
-	policy  policy.Policy
-	local   func(spec.ServerName) bool // is mail for it handed to the embedder?
-	enabled atomic.Bool
+	address  func(*http.Request) netip.Addr
+	verifier *wire.Verifier
+	policy   policy.Policy
+	local    func(spec.ServerName) bool // is mail for it handed to the embedder?
+	enabled  atomic.Bool
 
 	mu       sync.Mutex
 	closed   bool
@@ -92,7 +93,10 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 		asked.Destination = q.route.Destination()
 	}
 	asked.Local = g.local(asked.Destination)
-	return q.admission.ask(r.Context(), policy.Claimed)
+	if err := q.admission.ask(r.Context(), policy.Claimed); err != nil {
+		return err
+	}
+	return g.verifier.CheckHeader(&q.SignedRequest)
 }
 
 var errShuttingDown = error(&wire.Error{

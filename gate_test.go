@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -149,16 +150,30 @@ func (e *endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The Authorization header is read before the body: without one the body isn't read.
+// The Authorization header is read before the body: if nothing can be signed so, the
+// body isn't read.
 func TestUnsignedIsNotRead(t *testing.T) {
 	r := newRig(t, nil)
-	source := &endless{}
-	request, err := http.NewRequest(http.MethodPut, "matrix://"+relayName+"/_matrix/federation/v1/send_relay/1/@user:b", source)
-	require.NoError(t, err)
-	request.Header.Set("Expect", "100-continue")
-	response, err := r.network.RoundTrip(request)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	require.Equal(t, http.StatusUnauthorized, response.StatusCode)
-	require.Zero(t, source.taken.Load())
+	header := func(signature, destination string) string {
+		return fmt.Sprintf(`X-Matrix origin="%s",key="ed25519:1",sig="%s",destination="%s"`, r.a.ServerName, signature, destination)
+	}
+	for name, authorization := range map[string]string{
+		"none":      "",
+		"zero":      header(strings.Repeat("A", 86), relayName),
+		"too short": header("AAAA", relayName),
+		"other's":   header(strings.Repeat("B", 85)+"A", "other.example"),
+	} {
+		source := &endless{}
+		request, err := http.NewRequest(http.MethodPut, "matrix://"+relayName+"/_matrix/federation/v1/send_relay/1/@user:b", source)
+		require.NoError(t, err)
+		request.Header.Set("Expect", "100-continue")
+		if authorization != "" {
+			request.Header.Set("Authorization", authorization)
+		}
+		response, err := r.network.RoundTrip(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusUnauthorized, response.StatusCode, name)
+		require.Zero(t, source.taken.Load(), name)
+	}
 }

@@ -77,7 +77,7 @@ func (p *passed) readClaims() error {
 
 // check checks the proof.
 func (p *passed) check(ctx context.Context, memory *share, destination spec.ServerName) (proven wire.Proven, err error) {
-	quick := func() bool { return p.proof.Quick(p.config.Keys, p.transaction, p.origin) }
+	quick := func() bool { return p.proof.IsKeyKnown(p.config.Keys, p.origin) && p.transaction.IsCanonical() }
 	err = memory.checking(ctx, int64(len(p.transaction.JSON())), quick, func(ctx context.Context) (err error) {
 		proven, err = p.proof.CheckBody(ctx, p.config.Keys, p.transaction, destination)
 		return err

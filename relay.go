@@ -93,6 +93,7 @@ func New(config Config) (*Server, error) {
 	}
 	s.config = config
 	s.gate.address, s.gate.policy, s.gate.local = config.ClientAddress, config.Policy, config.isHandedOver
+	s.gate.verifier = &s.verifier
 	s.gate.enabled.Store(!config.Disabled)
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
 	s.room = policy.Room{Limits: config.limits(), Lifetime: max(config.Lifetime, 0)}

@@ -18,6 +18,9 @@ type Body struct {
 	isScanned, canonical bool
 	fields               fields // if it is canonical
 
+	isFormed bool
+	formed   *Body // the canonical form, nil if form isn't sure
+
 	isChecked bool
 	checked   error // by check
 
@@ -33,13 +36,32 @@ func NewBody(json []byte) *Body { return &Body{json: json} }
 // JSON is the body as it came.
 func (b *Body) JSON() []byte { return b.json }
 
-// isCanonical reports whether the body is a JSON object that is certain to be
-// Matrix canonical JSON: see scanner.
-func (b *Body) isCanonical() bool {
+// IsCanonical reports whether the body is a JSON object that is certain to be
+// Matrix canonical JSON. To find out takes no memory to speak of.
+func (b *Body) IsCanonical() bool {
 	if !b.isScanned {
 		b.isScanned, b.canonical = true, b.fields.scan(b.json)
 	}
 	return b.canonical
+}
+
+// HasForm reports whether the canonical form of the body is certain, and makes it. All
+// that is asked of the body later is read from it. Where it isn't certain, everything
+// is left to decoders, which takes many times the memory of the body, again and again.
+func (b *Body) HasForm() bool {
+	if b.IsCanonical() {
+		return true
+	}
+	if !b.isFormed {
+		b.isFormed = true
+		if json, ok := form(b.json); ok {
+			b.formed = NewBody(json)
+			if !b.formed.IsCanonical() { // certain to be
+				b.formed = nil
+			}
+		}
+	}
+	return b.formed != nil
 }
 
 // check refuses JSON that no decoder should be given.
@@ -59,8 +81,11 @@ func (b *Body) check() error {
 // that everybody reads alike. Some other contents can have the same form (-0.5
 // has that of 0.5), so nothing but this form may be taken for signed.
 func (b *Body) canonicalForm() (*Body, error) {
-	if b.isCanonical() {
+	if b.IsCanonical() {
 		return b, nil
+	}
+	if b.HasForm() {
+		return b.formed, nil
 	}
 	if err := b.check(); err != nil {
 		return nil, err
@@ -70,7 +95,7 @@ func (b *Body) canonicalForm() (*Body, error) {
 		return nil, fmt.Errorf("the transaction isn't JSON: %w", err)
 	}
 	canonical := NewBody(json)
-	if !canonical.isCanonical() {
+	if !canonical.IsCanonical() {
 		return nil, errors.New("the transaction has keys that need escapes")
 	}
 	return canonical, nil
@@ -84,6 +109,9 @@ func (b *Body) canonicalForm() (*Body, error) {
 // of the transaction in another case or twice is refused, because decoders
 // read it differently.
 func (b *Body) Content() (Content, error) {
+	if !b.IsCanonical() && b.HasForm() {
+		return b.formed.Content()
+	}
 	if !b.isRead {
 		b.content, b.contentErr = b.readContent()
 		b.isRead = true

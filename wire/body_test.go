@@ -17,7 +17,8 @@ func TestNothingIsReadTwice(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, testName, origin)
 	r.Authorization = []string{"read before"}
-	require.True(t, v.Quick(&r))
+	require.True(t, v.IsKeyKnown(&r))
+	require.True(t, r.Body().IsCanonical())
 	_, err = v.Verify(t.Context(), &r, time.Now())
 	require.NoError(t, err)
 
@@ -39,9 +40,9 @@ func TestNothingIsReadTwice(t *testing.T) {
 	require.True(t, ok)
 }
 
-// TestQuickCopiesNothing: it is asked about large bodies before there is memory
+// TestIsCanonicalCopiesNothing: it is asked about large bodies before there is memory
 // for a second one.
-func TestQuickCopiesNothing(t *testing.T) {
+func TestIsCanonicalCopiesNothing(t *testing.T) {
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
 	large := `{"pdus":[{"a":"` + strings.Repeat("x", 1<<20) + `"}]}`
 	r := signedByFclient(t, proofURI(proofID, proofTo), []byte(large))
@@ -49,7 +50,7 @@ func TestQuickCopiesNothing(t *testing.T) {
 		b.ReportAllocs()
 		for b.Loop() {
 			anew := SignedRequest{r.Method, r.URI, r.Authorization, r.Content, nil, nil}
-			require.True(b, v.Quick(&anew))
+			require.True(b, v.IsKeyKnown(&anew) && anew.Body().IsCanonical())
 		}
 	})
 	require.Less(t, result.AllocedBytesPerOp(), int64(16<<10))
@@ -66,7 +67,7 @@ func TestScanOfText(t *testing.T) {
 				"\x00": false, "\x1f": false, "\n": false, `\`: false, `\x`: false, `"`: false, "\xff": false,
 			} {
 				body := `{"a":"` + before + middle + behind + `"}`
-				require.Equal(t, want, NewBody([]byte(body)).isCanonical(), "%q", body)
+				require.Equal(t, want, NewBody([]byte(body)).IsCanonical(), "%q", body)
 			}
 		}
 	}

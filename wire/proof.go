@@ -151,14 +151,14 @@ func (p *Proof) CheckBody(ctx context.Context, keys gomatrixserverlib.JSONVerifi
 	return proven, nil
 }
 
-// Quick reports whether CheckBody checks a transaction of that origin itself, with
-// hardly more memory than there is.
-func (p *Proof) Quick(keys gomatrixserverlib.JSONVerifier, transaction *Body, origin spec.ServerName) bool {
+// IsKeyKnown reports whether CheckBody checks a transaction of that origin itself, if
+// its canonical form is certain: see Verifier.IsKeyKnown.
+func (p *Proof) IsKeyKnown(keys gomatrixserverlib.JSONVerifier, origin spec.ServerName) bool {
 	known, ok := keys.(KnownKeys)
 	if ok {
 		_, ok = known.KnownKey(origin, p.Key)
 	}
-	return ok && transaction.isCanonical()
+	return ok
 }
 
 // read finds the proven values, which hold if the signature is right.

@@ -361,7 +361,7 @@ func TestControlCharacters(t *testing.T) {
 		fmt.Fprintf(&text, `\u%04x\u%04X`, c, c)
 	}
 	p, r := signedProof(t, `{"pdus":[{"a":"`+text.String()+`"}]}`)
-	require.True(t, NewBody(r.Content).isCanonical(), "%s", r.Content)
+	require.True(t, NewBody(r.Content).IsCanonical(), "%s", r.Content)
 	for _, keys := range verifiers() {
 		require.True(t, requireNotForged(t, keys, p, r.Content, r.Content))
 		require.True(t, requireNotForged(t, keys, p, []byte(`{"pdus":[{"a":"`+text.String()+`"}]}`), r.Content))

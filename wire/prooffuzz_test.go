@@ -58,7 +58,7 @@ func FuzzCutProof(f *testing.F) {
 // was cut out of is what a reading of its own would find.
 func requireKnownAsRead(t *testing.T, body []byte) {
 	whole := NewBody(bytes.Clone(body))
-	if !whole.isCanonical() {
+	if !whole.IsCanonical() {
 		return
 	}
 	rest, _, _, err := whole.CutProof()
@@ -67,7 +67,7 @@ func requireKnownAsRead(t *testing.T, body []byte) {
 	}
 	require.True(t, rest.canonical)
 	anew := NewBody(rest.JSON())
-	require.True(t, anew.isCanonical(), "%s", rest.JSON())
+	require.True(t, anew.IsCanonical(), "%s", rest.JSON())
 	known, knownErr := rest.Content()
 	read, readErr := anew.Content()
 	require.Equal(t, readErr, knownErr)

@@ -36,7 +36,7 @@ type Content struct {
 func ReadContent(body []byte) (Content, error) { return NewBody(body).Content() }
 
 func (b *Body) readContent() (Content, error) {
-	if !b.isCanonical() {
+	if !b.IsCanonical() {
 		if err := b.check(); err != nil {
 			return Content{}, err
 		}

@@ -93,25 +93,57 @@ func CheckContentType(contentType string) error {
 // the content can't be the signed one, 503 M_UNKNOWN if no key that was valid
 // then can be had (see ErrNoKey); or another error if looking for keys failed.
 func (v *Verifier) Verify(ctx context.Context, r *SignedRequest, at time.Time) (spec.ServerName, error) {
+	if err := v.CheckHeader(r); err != nil {
+		return "", err
+	}
 	header, err := r.header()
 	if err != nil {
 		return "", err
 	}
-	if !v.isForUs(header.destination) {
-		return "", unauthorized("the request is signed for another server")
-	}
-	key, quick := v.quickKey(r, header)
-	if !quick {
+	key, known := v.knownKey(r, header)
+	if !known || !r.Body().HasForm() {
 		return v.verifySlowly(ctx, r, at)
+	}
+	content, err := r.Body().canonicalForm()
+	if err != nil {
+		return "", err // it has one
 	}
 	if header.destination == "" {
 		header.destination = v.ServerName
 	}
-	covered := signedMessage{r.Content, header.destination, r.Method, header.origin, r.URI}
+	covered := signedMessage{content.json, header.destination, r.Method, header.origin, r.URI}
 	if !covered.verify(key, header.signature) {
-		return "", unauthorized("the request's signature is wrong")
+		return "", errWrongSignature
 	}
 	return header.origin, nil
+}
+
+var errWrongSignature = unauthorized("the request's signature is wrong")
+
+// CheckHeader refuses requests that Verify would refuse whatever their content is, as
+// far as that is certain: so they needn't be read. The error is an *Error, 401.
+func (v *Verifier) CheckHeader(r *SignedRequest) error {
+	header, err := r.header()
+	if err != nil {
+		return err
+	}
+	if !v.isForUs(header.destination) {
+		return unauthorized("the request is signed for another server")
+	}
+	if _, known := v.knownKey(r, header); known && !isSignature(header.signature) {
+		return errWrongSignature
+	}
+	return nil
+}
+
+// isSignature reports whether a signature can be that of a message. Its second half is
+// a number that is taken modulo the order of a group, 0 with no key.
+func isSignature(signature []byte) bool {
+	const tooLarge = 0xe0 // bits over those of the order
+	if len(signature) != ed25519.SignatureSize || signature[ed25519.SignatureSize-1]&tooLarge != 0 {
+		return false
+	}
+	return !bytes.Equal(signature[ed25519.SignatureSize/2:], make([]byte, ed25519.SignatureSize/2))
 }
 
 func (v *Verifier) isForUs(destination spec.ServerName) bool {
@@ -121,29 +153,30 @@ func (v *Verifier) isForUs(destination spec.ServerName) bool {
 	return destination == "" || destination == v.ServerName
 }
 
-// Quick reports whether Verify checks the request itself. If it leaves it to
-// fclient, that takes many times the memory of the content.
-func (v *Verifier) Quick(r *SignedRequest) bool {
+// IsKeyKnown reports whether Verify checks the request itself, if the canonical form of
+// its Body is certain. If that is what came, it takes no memory to speak of. If it
+// leaves the check to fclient, that takes many times the memory of the content.
+func (v *Verifier) IsKeyKnown(r *SignedRequest) bool {
 	header, err := r.header()
 	if err != nil {
 		return true // it is refused
 	}
-	_, quick := v.quickKey(r, header)
-	return quick
+	_, known := v.knownKey(r, header)
+	return known
 }
 
-// quickKey returns the key for the requests that nearly all are: with one
-// signature, of a known key, over a body that is canonical JSON as it came.
-func (v *Verifier) quickKey(r *SignedRequest, header xMatrix) (key ed25519.PublicKey, quick bool) {
+// knownKey returns the key for the requests that nearly all are: with one
+// signature, of a known key.
+func (v *Verifier) knownKey(r *SignedRequest, header xMatrix) (key ed25519.PublicKey, known bool) {
 	keys, ok := v.Keys.(KnownKeys)
-	if !ok || header.count != 1 || len(header.signature) != ed25519.SignatureSize {
+	if !ok || header.count != 1 {
 		return nil, false
 	}
 	if key, ok = keys.KnownKey(header.origin, header.keyID); !ok {
 		return nil, false
 	}
 	plain := isPlain(string(header.origin)) && isPlain(string(header.destination)) && isPlain(r.Method) && isPlain(r.URI)
-	return key, plain && isPlain(string(v.ServerName)) && r.Body().isCanonical()
+	return key, plain && isPlain(string(v.ServerName))
 }
 
 // A signedMessage holds all that an X-Matrix signature covers: canonical content and

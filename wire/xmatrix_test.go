@@ -264,7 +264,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzCanonical: what isCanonical says yes to, gomatrixserverlib leaves as it
+// FuzzCanonical: what IsCanonical says yes to, gomatrixserverlib leaves as it
 // is, on the way that fclient's check takes too.
 func FuzzCanonical(f *testing.F) {
 	for _, content := range signedContents {
@@ -275,7 +275,7 @@ func FuzzCanonical(f *testing.F) {
 		f.Add(fmt.Appendf(nil, `{"a":"\u%04X\\u%04x\"\n"}`, c, c))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		if !NewBody(content).isCanonical() {
+		if !NewBody(content).IsCanonical() {
 			return
 		}
 		require.True(t, json.Valid(content))
@@ -313,7 +313,7 @@ func TestCanonicalIsTaken(t *testing.T) {
 	r := fclient.NewFederationRequest("PUT", testName, testRelay, "/x")
 	require.NoError(t, r.SetContent(transaction))
 	require.NoError(t, r.Sign(testName, "ed25519:1", testKey))
-	require.True(t, NewBody(r.Content()).isCanonical(), "%s", r.Content())
+	require.True(t, NewBody(r.Content()).IsCanonical(), "%s", r.Content())
 	for content, want := range map[string]bool{
 		`{}`: true, `{"a":{}}`: true, `{"a":"\"\\\b\f\n\r\t"}`: true, `{"a":1,"b":2}`: true, `{"a":-1.5e-3}`: true,
 		``: false, `[]`: false, `{`: false, `{}}`: false, `{"a":1,}`: false, `{"b":1,"a":2}`: false, `{"a":1,"a":1}`: false,
@@ -323,7 +323,7 @@ func TestCanonicalIsTaken(t *testing.T) {
 		`{"a":"\u001"}`: false, `{"a":"\U0001"}`: false, `{"a":"\u001g"}`: false, `{"\u0001":1}`: false,
 		`{"a":tru}`: false, `{"a":"`: false, `{"a":"\`: false, `{"a":"\q"}`: false, `{"a" :1}`: false, "{\"a\":\"\x01\"}": false,
 	} {
-		require.Equal(t, want, NewBody([]byte(content)).isCanonical(), content)
+		require.Equal(t, want, NewBody([]byte(content)).IsCanonical(), content)
 	}
 }
 
