@@ -50,15 +50,15 @@ func newAnswers(m memory, logger *slog.Logger) answers {
 // send sends an answer that is a success. It fails, and nothing was sent, if
 // too many large ones are on their way. It doesn't wait for them: the answer is
 // in memory already.
-func (s *answers) send(w http.ResponseWriter, q *request, a answer) error {
-	share := a.share
+func (s *answers) send(q *request, a answer) error {
+	w, share := q.w, a.share
 	if share == nil {
-		share = s.memory.handOut(w)
+		share = s.memory.handOut(w, q.holder())
 	}
 	defer share.release()
 	size := a.size()
 	if (size > firstRead || a.share != nil) && !share.set(int64(size), false) {
-		return tooMuchInFlight()
+		return errNoMemory
 	}
 	q.admission.used.Sent = int64(size)
 	s.metrics.answered(q.route.Endpoint, http.StatusOK)

@@ -103,11 +103,13 @@ type Config struct {
 	// store.Mail. Zero: DefaultLifetime. Negative: for ever.
 	Lifetime time.Duration
 
-	// MaxInFlightBytes bounds what is held of bodies while they are read and
+	// MaxInFlightBytes bounds what is held of bodies while they are read, checked and
 	// stored, and likewise of answers while they are sent; the memory of the
-	// process is a small multiple of that. For what finds no room, the transfer
-	// that has gone on for longest, if for more than a few seconds, is cut off;
-	// if there is none, it is refused with 429. A transfer that is alone always
+	// process is a small multiple of that. If there is no room for a transfer, one of
+	// those is cut off whose address holds most (see ClientAddress), and there whose
+	// name does; one of the same address, or of one that holds as much, only after a
+	// few seconds, and a small one (256 KiB) never for a large one. A body waits a
+	// moment for that, and is refused with 429 then. A transfer that is alone always
 	// finds room. To cut off, the http.ResponseWriter must have deadlines: one
 	// that a middleware wraps needs an Unwrap method. Zero:
 	// DefaultMaxInFlightBytes. Negative: no limit.

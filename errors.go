@@ -19,9 +19,7 @@ func tooLarge(limit int64) error {
 	}
 }
 
-func tooMuchInFlight() error {
-	return &wire.Error{
-		Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-		Message: "too much is in flight at once", RetryAfter: time.Second,
-	}
-}
+var errNoMemory = error(&wire.Error{
+	Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
+	Message: "too much is in flight at once", RetryAfter: time.Second,
+})

@@ -8,6 +8,12 @@ const AnswerTime = answerTime
 // FirstRead is what a body gets outside of the budget.
 const FirstRead = firstRead
 
+// CheckCredit and FormCost are the price of checks.
+const (
+	CheckCredit = checkCredit
+	FormCost    = formCost
+)
+
 // NoGrace lets a transfer be cut off for others at once, who wait for as long as
 // that takes on a slow machine.
 func (s *Server) NoGrace() { s.setPatience(0, time.Minute) }

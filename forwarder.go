@@ -13,6 +13,7 @@ import (
 // A forwarder takes transactions in: it is the fourth stage of send_relay.
 type forwarder struct {
 	config  Config
+	checks  *checks
 	metrics *metrics
 }
 
@@ -36,7 +37,7 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	if passedOn {
 		sent = wire.ProvenAnswer
 		other := passed{
-			config: &f.config, transaction: transaction, proof: proof, kept: !deliver,
+			config: &f.config, checks: f.checks, transaction: transaction, proof: proof, kept: !deliver,
 			admission: &q.admission, lifetime: q.admission.asked.Room.Lifetime,
 		}
 		err = other.read(ctx, &mail, q.memory)

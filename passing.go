@@ -17,6 +17,7 @@ import (
 // signed the request, says where it comes from.
 type passed struct {
 	config      *Config
+	checks      *checks
 	transaction *wire.Body
 	proof       wire.Proof
 	origin      spec.ServerName // claimed
@@ -77,8 +78,8 @@ func (p *passed) readClaims() error {
 
 // check checks the proof.
 func (p *passed) check(ctx context.Context, memory *share, destination spec.ServerName) (proven wire.Proven, err error) {
-	quick := func() bool { return p.proof.IsKeyKnown(p.config.Keys, p.origin) && p.transaction.IsCanonical() }
-	err = memory.checking(ctx, int64(len(p.transaction.JSON())), quick, func(ctx context.Context) (err error) {
+	keyIsKnown := p.proof.IsKeyKnown(p.config.Keys, p.origin)
+	err = p.checks.run(ctx, memory, p.transaction, keyIsKnown, func(ctx context.Context) (err error) {
 		proven, err = p.proof.CheckBody(ctx, p.config.Keys, p.transaction, destination)
 		return err
 	})

@@ -47,6 +47,7 @@ import (
 type Server struct {
 	config  Config
 	memory  memory
+	checks  *checks
 	waits   *waits
 	metrics *metrics
 	room    policy.Room // for mail, unless the policy gives less
@@ -75,7 +76,7 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{memory: newMemory(config.MaxInFlightBytes), waits: newWaits(config.MaxWaiting)}
+	s := &Server{memory: newMemory(config.MaxInFlightBytes), checks: newChecks(), waits: newWaits(config.MaxWaiting)}
 	s.answers = newAnswers(s.memory, config.Logger)
 	if config.Store == nil {
 		s.ownStore, err = openOwnStore(config)
@@ -97,7 +98,7 @@ func New(config Config) (*Server, error) {
 	s.gate.enabled.Store(!config.Disabled)
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
 	s.room = policy.Room{Limits: config.limits(), Lifetime: max(config.Lifetime, 0)}
-	s.forwarder = forwarder{config, s.metrics}
+	s.forwarder = forwarder{config, s.checks, s.metrics}
 	s.retriever = retriever{config, s.waits, s.memory, s.metrics}
 	s.answers.metrics = s.metrics
 	return s, nil
@@ -154,7 +155,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer q.admission.end()
 	answer, err := s.serve(w, r, &q)
 	if err == nil {
-		err = s.answers.send(w, &q, answer)
+		err = s.answers.send(&q, answer)
 	}
 	if err != nil {
 		s.answers.refuse(w, r, &q, err)
@@ -173,12 +174,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 	if q.route.Endpoint == wire.Info {
 		return answer{pieces: [][]byte{s.info}}, nil
 	}
-	q.memory = s.memory.takeIn(w)
+	q.memory = s.memory.takeIn(w, q.holder())
 	defer q.memory.release()
 	if err := transfer(w, r, q, s.config.MaxBodyBytes); err != nil {
 		return answer{}, err
 	}
-	if err := checkSignature(r.Context(), q, &s.verifier); err != nil {
+	if err := checkSignature(r.Context(), q, &s.verifier, s.checks); err != nil {
 		return answer{}, err
 	}
 	if err := q.admission.signed(r.Context(), int64(len(q.Content)), s.room); err != nil {

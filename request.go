@@ -30,3 +30,9 @@ type request struct {
 
 	w http.ResponseWriter // for its deadlines
 }
+
+// holder is on whose account the request holds memory.
+func (q *request) holder() holder {
+	name, _ := q.Claimed() // the gate has refused what has none
+	return holder{q.from, name}
+}

@@ -57,7 +57,7 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 // hold. If there is no room for a batch, it is a short one.
 func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
 	query := q.route.Query
-	share := r.memory.handOut(q.w)
+	share := r.memory.handOut(q.w, q.holder())
 	most, bytes := 1, int64(math.MaxInt64)
 	if query.Limit > 1 && share.set(r.config.MaxBatchBytes, false) {
 		most, bytes = min(query.Limit, r.config.MaxBatch), r.config.MaxBatchBytes

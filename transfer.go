@@ -55,7 +55,7 @@ func (b *body) read(w http.ResponseWriter, r *http.Request, limit int64) error {
 	}
 	err := b.readAll(http.MaxBytesReader(w, r.Body, limit), r.ContentLength, limit)
 	if b.setCut(nil) {
-		return tooMuchInFlight()
+		return errNoMemory
 	}
 	if cap(b.bytes) > len(b.bytes)+len(b.bytes)/8 {
 		b.bytes = bytes.Clone(b.bytes) // it may be kept for long
@@ -75,7 +75,7 @@ func (b *body) readAll(in io.Reader, announced, limit int64) error {
 			return readError(err, limit)
 		}
 		if len(b.bytes) == cap(b.bytes) && !b.makeRoom(announced, limit) {
-			return tooMuchInFlight()
+			return errNoMemory
 		}
 	}
 }

@@ -1,0 +1,214 @@
+package relay
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/internal/seeds"
+)
+
+const mib = 1 << 20
+
+// at is a holder at one of 256 addresses.
+func at(host byte, name spec.ServerName) holder {
+	return holder{address.Of(netip.AddrFrom4([4]byte{192, 0, 2, host})), name}
+}
+
+// A transferred is a transfer that can be cut off.
+type transferred struct {
+	*share
+	isOver bool
+	cutAt  int64 // what it held then
+}
+
+// begin begins a transfer that holds so much, and gives it back when it is cut off.
+func begin(t testing.TB, b *budget, by holder, bytes int64) *transferred {
+	t.Helper()
+	o := start(b, by)
+	require.True(t, o.set(bytes, false))
+	return o
+}
+
+func start(b *budget, by holder) *transferred {
+	o := new(transferred)
+	o.share = b.share(by, func() bool {
+		o.isOver, o.cutAt = true, o.share.held
+		time.AfterFunc(time.Millisecond, o.release)
+		return true
+	})
+	return o
+}
+
+// An answer that begins after all were cut off, since the store was slow, is cut off.
+func TestCutAllHoldsForLater(t *testing.T) {
+	b := newBudget(1)
+	cut := 0
+	end := func() bool { cut++; return true }
+	b.share(holder{}, end)
+	b.cutAll()
+	require.Equal(t, 1, cut)
+	b.share(holder{}, end)
+	require.Equal(t, 2, cut)
+}
+
+// Of the address that holds most one is cut off, though it has only begun, and not the
+// phone that has been at it for long.
+func TestLargestPartyIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(48 * mib)
+		phone := begin(t, b, at(1, "phone"), 3*mib)
+		time.Sleep(time.Minute)
+		var flood []*transferred
+		for range 3 {
+			flood = append(flood, begin(t, b, at(2, "flood"), 10*mib))
+		}
+		other := start(b, at(3, "other"))
+		began := time.Now()
+		require.True(t, other.set(8*mib, true))
+		require.Less(t, time.Since(began), time.Second)
+		require.True(t, flood[0].isOver)
+		require.False(t, flood[1].isOver || flood[2].isOver || phone.isOver)
+		require.True(t, phone.set(4*mib, false))
+	})
+}
+
+// Of one address, the name that holds most is cut off first, and of that the oldest.
+func TestLargestNameIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(48 * mib)
+		first := begin(t, b, at(1, "little"), mib)
+		old, young := begin(t, b, at(1, "much"), 17*mib), begin(t, b, at(1, "much"), 17*mib)
+		next := start(b, at(1, "little"))
+		require.False(t, next.set(10*mib, true), "those of its own address have their grace")
+		require.False(t, old.isOver)
+		time.Sleep(grace)
+		require.True(t, next.set(10*mib, true))
+		require.True(t, old.isOver)
+		require.False(t, first.isOver || young.isOver)
+	})
+}
+
+// A small transfer is never cut off for a large one, however long it takes.
+func TestSmallIsNotCutForLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(8 * mib)
+		var phones []*transferred
+		for range 32 {
+			phones = append(phones, begin(t, b, at(1, "phone"), small))
+		}
+		time.Sleep(time.Hour)
+		large := start(b, at(2, "large"))
+		require.False(t, large.set(mib, true))
+		for _, phone := range phones {
+			require.False(t, phone.isOver)
+		}
+		another := start(b, at(3, "another"))
+		require.True(t, another.set(small, true), "but for a small one of somebody who holds less")
+		require.True(t, phones[0].isOver)
+	})
+}
+
+// Two addresses that hold as much don't cut each other off before their grace is over,
+// or none would ever come to its end.
+func TestEqualPartiesWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(16 * mib)
+		one, two := begin(t, b, at(1, "one"), 10*mib), start(b, at(2, "two"))
+		time.Sleep(grace - 2*patience)
+		require.False(t, two.set(10*mib, true))
+		require.False(t, one.isOver)
+		time.AfterFunc(patience/2, one.release)
+		require.True(t, two.set(10*mib, true), "in line")
+	})
+}
+
+// While somebody who holds less waits in line, those who hold more get nothing: else
+// they would take what is given back, again and again.
+func TestLineIsByParty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(16 * mib)
+		var flood []*share
+		for range 3 {
+			s := b.share(at(1, "flood"), nil) // it is being stored
+			require.True(t, s.set(4*mib, false))
+			flood = append(flood, s)
+		}
+		for i := range 100 {
+			honest, got := start(b, at(2, "honest")), false
+			go func() { got = honest.set(2*mib, true) }()
+			synctest.Wait()
+			flood[i%3].release()
+			flood[i%3] = b.share(at(1, "flood"), nil)
+			require.False(t, flood[i%3].set(4*mib, false), "it came later, and its address holds more")
+			synctest.Wait()
+			require.True(t, got)
+			honest.release()
+			require.True(t, flood[i%3].set(4*mib, false), "nobody waits")
+		}
+	})
+}
+
+// TestBudgetRandom: whatever transfers do, a budget isn't exceeded, nobody is cut off for
+// somebody who would hold more, no small one for a large one, and whoever would hold
+// least finds room.
+func TestBudgetRandom(t *testing.T) {
+	seed := seeds.Of(t, "RELAY_BUDGET_SEED")
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		b := newBudget(16 * mib)
+		var all []*transferred
+		cut := 0
+		for range 3000 {
+			by := at(byte(random.IntN(4)), spec.ServerName(fmt.Sprint("n", random.IntN(3))))
+			size := []int64{5_000, small, mib, 3 * mib}[random.IntN(4)]
+			cut += checkOne(t, b, &all, by, size)
+			time.Sleep(time.Duration(random.IntN(500)) * time.Millisecond)
+			for len(all) > 0 && random.IntN(3) == 0 {
+				i := random.IntN(len(all))
+				all[i].release()
+				all = append(all[:i], all[i+1:]...)
+			}
+		}
+		require.Greater(t, cut, 100)
+	})
+}
+
+func checkOne(t testing.TB, b *budget, all *[]*transferred, by holder, size int64) (cut int) {
+	most, before := int64(0), make(map[*transferred]bool)
+	for _, o := range *all {
+		before[o] = o.isOver
+		most = max(most, o.party.held)
+	}
+	o := start(b, by)
+	would := o.party.held + size
+	got := o.set(size, true)
+	require.LessOrEqual(t, b.held, b.total)
+	kept, cut := (*all)[:0], 0
+	for _, other := range *all {
+		if other.isOver && !before[other] {
+			require.False(t, size > small && other.cutAt <= small, "a small one was cut off for a large one")
+			cut++
+		}
+		if !other.isOver {
+			kept = append(kept, other)
+		}
+	}
+	*all = kept
+	if would < most && size <= small {
+		require.True(t, got, "somebody else holds more")
+	}
+	if !got {
+		o.release()
+		return cut
+	}
+	*all = append(*all, o)
+	return cut
+}

@@ -1,0 +1,128 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// How much memory, in sizes of the body, it takes to check a signature. One over the
+// bytes that came takes none to speak of.
+const (
+	formFactor = 4  // what came, its canonical form, and what is put together of both
+	slowFactor = 12 // about, where it is left to fclient and to decoders
+)
+
+// What a check costs an address, in time for each byte, if the signature turns out to
+// be wrong: several times what it takes, so that this never takes a whole processor.
+const (
+	formCost = 80 * time.Nanosecond  // about 4 are the least, 15 the most that it takes
+	slowCost = 800 * time.Nanosecond // 20 to 300
+
+	// checkCredit is how much may be owed before the next check waits, and
+	// checkPatience how long it waits at most.
+	checkCredit   = 250 * time.Millisecond
+	checkPatience = patience
+)
+
+// checks are the checks of signatures. Those that take long are charged to the address
+// that they are for: what it owes for wrong ones, its next such checks wait for.
+type checks struct{ debts *debts[address.From] }
+
+func newChecks() *checks { return &checks{newDebts[address.From]()} }
+
+// run runs the check of a signature over the body that a share is for. While it waits
+// for its turn or for somebody else's keys, the request can be cut off for others.
+func (c *checks) run(ctx context.Context, s *share, body *wire.Body, keyIsKnown bool, check func(context.Context) error) error {
+	if keyIsKnown && body.IsCanonical() {
+		return s.cuttable(ctx, check)
+	}
+	return s.cuttable(ctx, func(ctx context.Context) error {
+		if err := c.await(ctx, s.by.from); err != nil {
+			return err
+		}
+		if keyIsKnown {
+			return c.formed(ctx, s, body, check)
+		}
+		return c.slow(ctx, s, body, check)
+	})
+}
+
+// formed checks a body that has to be brought into canonical form. It is paid before,
+// since others of the address may begin meanwhile, and paid back.
+func (c *checks) formed(ctx context.Context, s *share, body *wire.Body, check func(context.Context) error) error {
+	cost := time.Duration(len(body.JSON())) * formCost
+	c.debts.add(s.by.from, cost)
+	err := errNoMemory
+	if s.reserve(body, formFactor) && (body.HasForm() || s.reserve(body, slowFactor)) {
+		err = check(ctx)
+	}
+	if err == nil || errors.Is(err, errNoMemory) {
+		c.debts.add(s.by.from, -cost)
+	}
+	return err
+}
+
+// slow leaves the check to fclient. It is paid afterwards: it may take long because
+// somebody else's keys do.
+func (c *checks) slow(ctx context.Context, s *share, body *wire.Body, check func(context.Context) error) error {
+	if !s.reserve(body, slowFactor) {
+		return errNoMemory
+	}
+	if body.IsCanonical() { // then only the check takes more
+		defer s.set(int64(len(body.JSON())), false)
+	}
+	err := check(ctx)
+	if err != nil {
+		c.debts.add(s.by.from, time.Duration(len(body.JSON()))*slowCost)
+	}
+	return err
+}
+
+// await waits until an address may have a check that takes long.
+func (c *checks) await(ctx context.Context, from address.From) error {
+	wait := c.debts.owed(from) - checkCredit
+	if wait <= 0 {
+		return nil
+	}
+	if wait > checkPatience {
+		return &wire.Error{
+			Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
+			Message: "too many wrong signatures over bodies that take long to check", RetryAfter: wait,
+		}
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// reserve takes memory for checking a body, as many times its size, which it has until
+// the share is released: a body that isn't canonical is read again after the check.
+// Small ones take none to speak of.
+func (s *share) reserve(body *wire.Body, times int64) bool {
+	size := int64(len(body.JSON()))
+	return size <= small || s.set(times*size, true)
+}
+
+// cuttable has the transfer be cut off, if that must be, while it does something.
+func (s *share) cuttable(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.setCut(func() bool { cancel(); return true })
+	err := do(ctx)
+	if s.setCut(nil) {
+		return errNoMemory
+	}
+	return err
+}

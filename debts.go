@@ -1,0 +1,60 @@
+package relay
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxDebtors bounds how many debts are remembered.
+const maxDebtors = 10_000
+
+// debts are what addresses, or names, owe for the work that they cause, as time: how long
+// it takes until it is paid off by waiting. If there are too many, the least are
+// forgotten.
+type debts[K comparable] struct {
+	mu     sync.Mutex
+	paidBy map[K]time.Time // when it is paid off
+}
+
+func newDebts[K comparable]() *debts[K] { return &debts[K]{paidBy: make(map[K]time.Time)} }
+
+func (d *debts[K]) owed(by K) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return max(time.Until(d.paidBy[by]), 0)
+}
+
+// add charges somebody, or pays back if the cost is negative.
+func (d *debts[K]) add(by K, cost time.Duration) {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	until, owes := d.paidBy[by]
+	if !owes && cost <= 0 {
+		return
+	}
+	if until.Before(now) {
+		until = now
+	}
+	if until = until.Add(cost); !until.After(now) {
+		delete(d.paidBy, by)
+		return
+	}
+	if !owes && len(d.paidBy) >= maxDebtors {
+		d.forget(now)
+	}
+	d.paidBy[by] = until
+}
+
+// forget forgets half of the debtors: those that owe nothing any more, and those that
+// owe least.
+func (d *debts[K]) forget(now time.Time) {
+	maps.DeleteFunc(d.paidBy, func(_ K, until time.Time) bool { return !until.After(now) })
+	least := slices.SortedFunc(maps.Keys(d.paidBy), func(a, b K) int { return cmp.Compare(d.paidBy[a].UnixNano(), d.paidBy[b].UnixNano()) })
+	for _, by := range least[:max(0, len(least)-maxDebtors/2)] {
+		delete(d.paidBy, by)
+	}
+}
