@@ -74,7 +74,7 @@ func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
 // store.ErrEmpty if nothing does.
 func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
 	query, destination := q.route.Query, q.route.Destination()
-	waiting, done := r.waits.begin(ctx, destination, min(query.Timeout, r.config.MaxWait))
+	waiting, done := r.waits.begin(ctx, q.holder(), min(query.Timeout, r.config.MaxWait))
 	if waiting == nil {
 		return answer{}, store.ErrEmpty
 	}

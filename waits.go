@@ -5,54 +5,69 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// maxWaitingEach bounds the requests of one destination that wait. More than
-// one or two are connections that have died without a word.
-const maxWaitingEach = 16
+// Bounds of the requests that wait. Where one is reached, the oldest ends for the next
+// one, as if its time were over.
+const (
+	// maxWaitingEach is for one name at one address. More than one or two are
+	// connections that have died without a word.
+	maxWaitingEach = 16
+
+	// Of all places, one address may take a sixteenth, and half where many parties
+	// can't be told apart.
+	addressPart, sharedPart = 16, 2
+)
 
 // waits are the requests that wait for mail.
 type waits struct {
 	most int
 
-	mu     sync.Mutex
-	off    bool
-	ended  bool // for good
-	all    map[*waiting]struct{}
-	counts map[spec.ServerName]int
+	mu    sync.Mutex
+	off   bool
+	ended bool // for good
+	crowd *crowd
 }
 
-type waiting struct{ cancel context.CancelFunc }
-
-func newWaits(most int) *waits {
-	return &waits{most: most, all: make(map[*waiting]struct{}), counts: make(map[spec.ServerName]int)}
-}
+func newWaits(most int) *waits { return &waits{most: most, crowd: newCrowd()} }
 
 // begin returns a context that ends when a request has waited long enough, nil
 // if it must not wait. Done must be called if it isn't nil.
-func (w *waits) begin(ctx context.Context, destination spec.ServerName, wait time.Duration) (waitCtx context.Context, done func()) {
+func (w *waits) begin(ctx context.Context, by holder, wait time.Duration) (waitCtx context.Context, done func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended || w.off || wait <= 0 || len(w.all) >= w.most || w.counts[destination] >= maxWaitingEach {
+	if w.ended || w.off || wait <= 0 || w.most <= 0 {
 		return nil, nil
 	}
+	w.makeRoom(by)
 	waitCtx, cancel := context.WithTimeout(ctx, wait)
-	one := &waiting{cancel}
-	w.all[one] = struct{}{}
-	w.counts[destination]++
-	return waitCtx, func() { w.remove(one, destination) }
+	one := w.crowd.join(by.from, by.name, cancel)
+	return waitCtx, func() { w.remove(one) }
 }
 
-func (w *waits) remove(one *waiting, destination spec.ServerName) {
-	one.cancel()
+// makeRoom ends one wait for the next, if that finds no place: of its own name or address
+// where these have as many as they may, else where there are most.
+func (w *waits) makeRoom(by holder) {
+	part := addressPart
+	if by.from.Shared {
+		part = sharedPart
+	}
+	atAddress, ofName := w.crowd.of(by.from, by.name)
+	switch {
+	case ofName >= maxWaitingEach:
+		w.crowd.endOldest(w.crowd.addresses[by.from].names[by.name])
+	case atAddress >= max(w.most/part, maxWaitingEach):
+		w.crowd.endAt(w.crowd.addresses[by.from])
+	case w.crowd.count >= w.most:
+		w.crowd.endMost()
+	}
+}
+
+func (w *waits) remove(one *waiting) {
+	one.end()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.all, one)
-	if w.counts[destination]--; w.counts[destination] == 0 {
-		delete(w.counts, destination)
-	}
+	w.crowd.leave(one)
 }
 
 // allow says whether waits may begin. If not, those under way end.
@@ -73,15 +88,15 @@ func (w *waits) endForGood() {
 }
 
 func (w *waits) end() {
-	for one := range w.all {
-		one.cancel()
+	for _, one := range w.crowd.all() {
+		one.end()
 	}
 }
 
 func (w *waits) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.all)
+	return w.crowd.count
 }
 
 // answerTime is how long an answer that was held may take to be sent.

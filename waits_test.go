@@ -56,16 +56,25 @@ type asked struct {
 
 // ask makes a request, and returns when it is answered or waits.
 func (q *quiet) ask(node *relaytest.Node, entry int64, query string) *asked {
-	a := q.start(node, entry, query)
+	return q.askFrom("", node, entry, query)
+}
+
+func (q *quiet) askFrom(address string, node *relaytest.Node, entry int64, query string) *asked {
+	a := q.startFrom(address, node, entry, query)
 	synctest.Wait()
 	return a
 }
 
 func (q *quiet) start(node *relaytest.Node, entry int64, query string) *asked {
+	return q.startFrom("", node, entry, query)
+}
+
+func (q *quiet) startFrom(address string, node *relaytest.Node, entry int64, query string) *asked {
 	q.Helper()
 	uri := wire.RelayTxnURI(relaytest.User(node.ServerName)) + query
 	request, err := node.Request(http.MethodGet, relayName, uri, json.RawMessage(fmt.Sprintf(`{"entry_id":%d}`, entry)))
 	require.NoError(q, err)
+	request.RemoteAddr = address
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &asked{answer: httptest.NewRecorder(), goAway: cancel, isThere: make(chan struct{})}
 	began := time.Now()
@@ -175,24 +184,66 @@ func TestWaitsOff(t *testing.T) {
 	}
 }
 
-// Those over the bound are answered at once, and whoever goes makes room.
+// Where there are as many as may be, the oldest of the name that has most ends at the
+// address that has most, as if its time were over; and whoever goes makes room.
 func TestTooManyWaits(t *testing.T) {
-	quietly(t, func(c *relay.Config) { c.MaxWaiting = 3 }, func(q *quiet) {
-		var waiting []*asked
-		for i := range 3 {
-			waiting = append(waiting, q.ask(relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=60000"))
-			require.True(q, waiting[i].waits())
+	quietly(t, func(c *relay.Config) { c.MaxWaiting = 4 }, func(q *quiet) {
+		old := q.askFrom(phoneAddress, q.b, 0, "?timeout=60000")
+		flood := []*asked{
+			q.askFrom(floodAddress, relaytest.NewNode("one"), 0, "?timeout=60000"),
+			q.askFrom(floodAddress, q.a, 0, "?timeout=60000&limit=3"), q.askFrom(floodAddress, q.a, 0, "?timeout=60000"),
 		}
-		q.ask(q.b, 0, "?timeout=60000").requireEmpty(q, wire.EmptyAnswer)
+		time.Sleep(time.Second)
+		next := q.askFrom("198.51.100.7:1", relaytest.NewNode("two"), 0, "?timeout=60000")
+		flood[1].requireEmpty(q, wire.EmptyBatch)
+		require.Equal(q, time.Second, flood[1].took)
+		for _, a := range []*asked{old, next, flood[0], flood[2]} {
+			require.True(q, a.waits())
+		}
 		q.put(q.b, "1")
-		q.ask(q.b, 0, "?timeout=60000").requireMail(q, "1")
+		old.requireMail(q, "1")
 
-		waiting[1].goAway()
-		<-waiting[1].isThere
-		require.NotEqual(q, http.StatusOK, waiting[1].answer.Code)
+		flood[0].goAway()
+		<-flood[0].isThere
+		require.NotEqual(q, http.StatusOK, flood[0].answer.Code)
 		synctest.Wait()
 		require.Equal(q, 2, q.server.Waiting())
-		require.True(q, q.ask(q.a, 0, "?timeout=60000").waits())
+		for i := range 2 {
+			require.True(q, q.ask(relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=60000").waits())
+		}
+		require.True(q, flood[2].waits())
+	})
+}
+
+// TestWaitsUnderMadeUpNames: strangers that wait under names that they make up, at one
+// address, don't take the places of others: their own oldest end.
+func TestWaitsUnderMadeUpNames(t *testing.T) {
+	const most = 1600
+	quietly(t, func(c *relay.Config) { c.MaxWaiting = most }, func(q *quiet) {
+		old := q.askFrom(phoneAddress, q.b, 0, "?timeout=300000")
+		var flood []*asked
+		for i := range most {
+			flood = append(flood, q.startFrom(floodAddress, relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=300000"))
+		}
+		synctest.Wait()
+		require.Equal(q, 1+most/16, q.server.Waiting())
+		require.True(q, old.waits())
+		ended := 0
+		for _, a := range flood {
+			if !a.waits() {
+				a.requireEmpty(q, wire.EmptyAnswer)
+				ended++
+			}
+		}
+		require.Equal(q, most-most/16, ended)
+
+		// Where nobody can be told apart, one such network has half.
+		for i := range most {
+			q.startFrom("[200:1::1]:5", relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=300000")
+		}
+		synctest.Wait()
+		require.Equal(q, 1+most/16+most/2, q.server.Waiting())
+		require.True(q, old.waits())
 	})
 }
 
@@ -202,10 +253,11 @@ func TestTooManyWaitsOfOne(t *testing.T) {
 		for range 16 {
 			waiting = append(waiting, q.ask(q.b, 0, "?timeout=60000"))
 		}
-		q.ask(q.b, 0, "?timeout=60000").requireEmpty(q, wire.EmptyAnswer)
+		waiting = append(waiting, q.ask(q.b, 0, "?timeout=60000"))
+		waiting[0].requireEmpty(q, wire.EmptyAnswer)
 		require.True(q, q.ask(q.a, 0, "?timeout=60000").waits(), "another has its own")
 		q.put(q.b, "1")
-		for _, a := range waiting {
+		for _, a := range waiting[1:] {
 			a.requireMail(q, "1")
 		}
 		require.Equal(q, 1, q.server.Waiting())
