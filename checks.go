@@ -94,7 +94,7 @@ func (c *checks) await(ctx context.Context, from address.From) error {
 	if wait > checkPatience {
 		return &wire.Error{
 			Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-			Message: "too many wrong signatures over bodies that take long to check", RetryAfter: wait,
+			Message: "too many wrong signatures over bodies that take long to check", RetryAfter: wholeSeconds(wait),
 		}
 	}
 	timer := time.NewTimer(wait)

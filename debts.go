@@ -58,3 +58,6 @@ func (d *debts[K]) forget(now time.Time) {
 		delete(d.paidBy, by)
 	}
 }
+
+// wholeSeconds is the time to wait, in seconds that are up by then.
+func wholeSeconds(d time.Duration) time.Duration { return d.Truncate(time.Second) + time.Second }

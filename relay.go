@@ -99,7 +99,7 @@ func New(config Config) (*Server, error) {
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
 	s.room = policy.Room{Limits: config.limits(), Lifetime: max(config.Lifetime, 0)}
 	s.forwarder = forwarder{config, s.checks, s.metrics}
-	s.retriever = retriever{config, s.waits, s.memory, s.metrics}
+	s.retriever = retriever{config, s.waits, newRepeats(), s.memory, s.metrics}
 	s.answers.metrics = s.metrics
 	return s, nil
 }

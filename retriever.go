@@ -14,6 +14,7 @@ import (
 type retriever struct {
 	config  Config
 	waits   *waits
+	repeats *repeats
 	memory  memory
 	metrics *metrics
 }
@@ -26,19 +27,19 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	if q.signer != destination {
 		return answer{}, wire.Forbidden("only the server itself may fetch its transactions")
 	}
-	acknowledged, err := wire.ReadEntryID(q.Content)
+	removed, err := r.acknowledge(ctx, q)
 	if err != nil {
 		return answer{}, err
 	}
-	if acknowledged > 0 {
-		removed, err := r.config.Store.Ack(ctx, destination, acknowledged)
-		if err != nil {
-			return answer{}, fmt.Errorf("relay: acknowledging an entry: %w", err)
-		}
-		r.metrics.acknowledge(removed)
-	}
 	if r.config.Asked != nil {
 		r.config.Asked(destination)
+	}
+	batch, err := r.repeats.may(q.holder(), removed > 0)
+	if err != nil {
+		return answer{}, err
+	}
+	if !batch {
+		q.route.Query.Limit = min(q.route.Query.Limit, 1)
 	}
 	found, err := r.fetch(ctx, q)
 	if errors.Is(err, store.ErrEmpty) && q.route.Query.Timeout > 0 {
@@ -53,11 +54,26 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	return found, nil
 }
 
+// acknowledge removes what the request acknowledges, and returns how many entries that
+// were.
+func (r *retriever) acknowledge(ctx context.Context, q *request) (removed int, err error) {
+	acknowledged, err := wire.ReadEntryID(q.Content)
+	if err != nil || acknowledged == 0 {
+		return 0, err
+	}
+	removed, err = r.config.Store.Ack(ctx, q.route.Destination(), acknowledged)
+	if err != nil {
+		return 0, fmt.Errorf("relay: acknowledging an entry: %w", err)
+	}
+	r.metrics.acknowledge(removed)
+	return removed, nil
+}
+
 // fetch returns the answer with as many entries as are asked for and as it may
 // hold. If there is no room for a batch, it is a short one.
 func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
-	query := q.route.Query
-	share := r.memory.handOut(q.w, q.holder())
+	query, by := q.route.Query, q.holder()
+	share := r.memory.handOut(q.w, by)
 	most, bytes := 1, int64(math.MaxInt64)
 	if query.Limit > 1 && share.set(r.config.MaxBatchBytes, false) {
 		most, bytes = min(query.Limit, r.config.MaxBatch), r.config.MaxBatchBytes
@@ -67,6 +83,7 @@ func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
 		share.release()
 		return answer{}, err
 	}
+	r.repeats.charge(by, entries)
 	return answer{pieces: wire.MakeAnswer(itemsOf(entries), query.Limit > 0), transactions: len(entries), share: share}, nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -24,6 +25,7 @@ import (
 type quiet struct {
 	testing.TB
 	server *relay.Server
+	store  store.Store
 	a, b   *relaytest.Node
 }
 
@@ -43,7 +45,7 @@ func newQuiet(t testing.TB, change func(*relay.Config)) *quiet {
 		require.NoError(t, server.Close())
 		require.NoError(t, config.Store.Close())
 	})
-	return &quiet{t, server, relaytest.NewNode("a"), relaytest.NewNode("b")}
+	return &quiet{t, server, config.Store, relaytest.NewNode("a"), relaytest.NewNode("b")}
 }
 
 // An asked is a request that was made.

@@ -1,0 +1,88 @@
+package relay
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+const (
+	// repeatCost is what each byte costs that is fetched again, so that 256 KiB a second
+	// are free. An address has four times that for all its names.
+	repeatCost      = time.Second / (256 << 10)
+	namesAtAddress  = 4
+	repeatSlowAfter = 64 * time.Second  // as 16 MiB cost: from then on one entry at a time
+	repeatNotAfter  = 128 * time.Second // as 32 MiB cost: 429
+
+	// maxHandedOut bounds the mailboxes of which it is known what was handed out.
+	maxHandedOut = 10_000
+)
+
+// repeats charge receivers for mail that they fetch again and again without
+// acknowledging it: it costs them nothing, and the relay its disk and processor. Some
+// of it is honest: answers get lost, and deployed nodes may fetch twice at once.
+type repeats struct {
+	names     *debts[spec.ServerName]
+	addresses *debts[address.From]
+
+	mu     sync.Mutex
+	handed map[spec.ServerName]int64 // the last entry that was handed out
+}
+
+func newRepeats() *repeats {
+	return &repeats{newDebts[spec.ServerName](), newDebts[address.From](), sync.Mutex{}, make(map[spec.ServerName]int64)}
+}
+
+// may says whether a receiver gets an answer now, and one with more than one entry. One
+// that has just acknowledged some gets one entry at least. The error is a *wire.Error,
+// 429.
+func (r *repeats) may(by holder, acknowledged bool) (batch bool, err error) {
+	owed := r.names.owed(by.name)
+	if !by.from.Shared {
+		owed = max(owed, r.addresses.owed(by.from))
+	}
+	if owed > repeatNotAfter && !acknowledged {
+		return false, &wire.Error{
+			Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
+			Message: "this mail was fetched again and again without being acknowledged", RetryAfter: wholeSeconds(owed - repeatNotAfter),
+		}
+	}
+	return owed <= repeatSlowAfter, nil
+}
+
+// charge is told what a receiver gets. What it gets for the first time pays for as much
+// that it gets again.
+func (r *repeats) charge(by holder, entries []store.Entry) {
+	last := r.handOut(by.name, entries)
+	var cost time.Duration
+	for i := range entries {
+		size := time.Duration(len(entries[i].Body) + len(entries[i].Proof))
+		if entries[i].ID > last {
+			size = -size
+		}
+		cost += size * repeatCost
+	}
+	r.names.add(by.name, cost)
+	r.addresses.add(by.from, cost/namesAtAddress)
+}
+
+// handOut notes what is handed out, and returns the last entry that was before.
+func (r *repeats) handOut(name spec.ServerName, entries []store.Entry) (last int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, known := r.handed[name]
+	for forgotten := range r.handed {
+		if known || len(r.handed) < maxHandedOut {
+			break
+		}
+		delete(r.handed, forgotten)
+	}
+	r.handed[name] = max(last, entries[len(entries)-1].ID)
+	return last
+}
