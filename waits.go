@@ -5,31 +5,26 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/crowd"
 )
 
-// Bounds of the requests that wait. Where one is reached, the oldest ends for the next
-// one, as if its time were over.
-const (
-	// maxWaitingEach is for one name at one address. More than one or two are
-	// connections that have died without a word.
-	maxWaitingEach = 16
+// maxWaitingEach bounds the requests that wait of one name at one address. More than one
+// or two are connections that have died without a word.
+const maxWaitingEach = 16
 
-	// Of all places, one address may take a sixteenth, and half where many parties
-	// can't be told apart.
-	addressPart, sharedPart = 16, 2
-)
-
-// waits are the requests that wait for mail.
+// waits are the requests that wait for mail. If there are too many, the oldest ends for
+// the next one, as if its time were over: see crowd.Join.
 type waits struct {
 	most int
 
 	mu    sync.Mutex
 	off   bool
 	ended bool // for good
-	crowd *crowd
+	crowd *crowd.Crowd
 }
 
-func newWaits(most int) *waits { return &waits{most: most, crowd: newCrowd()} }
+func newWaits(most int) *waits { return &waits{most: most, crowd: crowd.New(most, maxWaitingEach)} }
 
 // begin returns a context that ends when a request has waited long enough, nil
 // if it must not wait. Done must be called if it isn't nil.
@@ -39,35 +34,14 @@ func (w *waits) begin(ctx context.Context, by holder, wait time.Duration) (waitC
 	if w.ended || w.off || wait <= 0 || w.most <= 0 {
 		return nil, nil
 	}
-	w.makeRoom(by)
 	waitCtx, cancel := context.WithTimeout(ctx, wait)
-	one := w.crowd.join(by.from, by.name, cancel)
-	return waitCtx, func() { w.remove(one) }
-}
-
-// makeRoom ends one wait for the next, if that finds no place: of its own name or address
-// where these have as many as they may, else where there are most.
-func (w *waits) makeRoom(by holder) {
-	part := addressPart
-	if by.from.Shared {
-		part = sharedPart
+	one := w.crowd.Join(by.from, by.name, cancel)
+	return waitCtx, func() {
+		cancel()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.crowd.Leave(one)
 	}
-	atAddress, ofName := w.crowd.of(by.from, by.name)
-	switch {
-	case ofName >= maxWaitingEach:
-		w.crowd.endOldest(w.crowd.addresses[by.from].names[by.name])
-	case atAddress >= max(w.most/part, maxWaitingEach):
-		w.crowd.endAt(w.crowd.addresses[by.from])
-	case w.crowd.count >= w.most:
-		w.crowd.endMost()
-	}
-}
-
-func (w *waits) remove(one *waiting) {
-	one.end()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.crowd.leave(one)
 }
 
 // allow says whether waits may begin. If not, those under way end.
@@ -75,7 +49,7 @@ func (w *waits) allow(on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.off = !on; w.off {
-		w.end()
+		w.crowd.EndAll()
 	}
 }
 
@@ -84,19 +58,13 @@ func (w *waits) endForGood() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = true
-	w.end()
-}
-
-func (w *waits) end() {
-	for _, one := range w.crowd.all() {
-		one.end()
-	}
+	w.crowd.EndAll()
 }
 
 func (w *waits) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.crowd.count
+	return w.crowd.Count()
 }
 
 // answerTime is how long an answer that was held may take to be sent.

@@ -1,0 +1,175 @@
+// Package crowd keeps what takes places by the address and the name that it belongs to,
+// and gives the places of those who have most to others.
+package crowd
+
+import (
+	"container/heap"
+	"container/list"
+	"slices"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/address"
+)
+
+// Of all places, one address may take a sixteenth, and half where many parties can't be
+// told apart.
+const addressPart, sharedPart = 16, 2
+
+// A Crowd is what takes places. It isn't safe for concurrent use. What it does takes
+// hardly longer the more there are.
+type Crowd struct {
+	places, each int
+	count        int
+	addresses    map[address.From]*fromOne
+	byCount      most[*fromOne]
+}
+
+// fromOne are those of one address.
+type fromOne struct {
+	place
+	from    address.From
+	names   map[spec.ServerName]*ofName
+	byCount most[*ofName]
+}
+
+// ofName are those of one name at an address, the oldest first.
+type ofName struct {
+	place
+	address *fromOne
+	name    spec.ServerName
+	members list.List // of *Member
+}
+
+// A Member has a place.
+type Member struct {
+	of      *ofName
+	element *list.Element // nil when it has left
+	end     func()
+}
+
+// New returns a Crowd with so many places, at least one, and so many for each name at an
+// address.
+func New(places, each int) *Crowd {
+	return &Crowd{places: max(places, 1), each: each, addresses: make(map[address.From]*fromOne)}
+}
+
+// Join gives a place to something. End is how it is told later to give it up, which it
+// has done by then; it mustn't call back. If there is no place, one is taken from the
+// oldest: of the same name or address where these have as many as they may, else of the
+// name that has most, at the address that has most.
+func (c *Crowd) Join(from address.From, name spec.ServerName, end func()) *Member {
+	c.makeRoom(from, name)
+	a := c.addresses[from]
+	if a == nil {
+		a = &fromOne{from: from, names: make(map[spec.ServerName]*ofName)}
+		c.addresses[from] = a
+	}
+	n := a.names[name]
+	if n == nil {
+		n = &ofName{address: a, name: name}
+		a.names[name] = n
+	}
+	m := &Member{of: n, end: end}
+	m.element = n.members.PushBack(m)
+	c.add(n, 1)
+	return m
+}
+
+func (c *Crowd) makeRoom(from address.From, name spec.ServerName) {
+	part := addressPart
+	if from.Shared {
+		part = sharedPart
+	}
+	a := c.addresses[from]
+	switch {
+	case a != nil && a.names[name] != nil && a.names[name].count >= c.each:
+		c.endOldest(a.names[name])
+	case a != nil && a.count >= min(c.places, max(c.places/part, c.each)):
+		c.endOldest(a.byCount.items[0])
+	case c.count >= c.places:
+		c.endOldest(c.byCount.items[0].byCount.items[0])
+	}
+}
+
+func (c *Crowd) endOldest(n *ofName) {
+	m := n.members.Front().Value.(*Member)
+	m.end()
+	c.Leave(m)
+}
+
+// Leave gives up a place, if it wasn't taken already.
+func (c *Crowd) Leave(m *Member) {
+	if m.element == nil {
+		return
+	}
+	n := m.of
+	n.members.Remove(m.element)
+	m.element = nil
+	c.add(n, -1)
+	if n.count == 0 {
+		delete(n.address.names, n.name)
+	}
+	if n.address.count == 0 {
+		delete(c.addresses, n.address.from)
+	}
+}
+
+func (c *Crowd) add(n *ofName, more int) {
+	c.count += more
+	n.address.byCount.change(n, &n.place, more)
+	c.byCount.change(n.address, &n.address.place, more)
+}
+
+// Count is how many places are taken.
+func (c *Crowd) Count() int { return c.count }
+
+// EndAll tells all to give up their places, which they have until they leave.
+func (c *Crowd) EndAll() {
+	for _, a := range c.byCount.items {
+		for _, n := range a.byCount.items {
+			for e := n.members.Front(); e != nil; e = e.Next() {
+				e.Value.(*Member).end()
+			}
+		}
+	}
+}
+
+// A place is where something stands among others of its kind.
+type place struct{ count, index int }
+
+func (p *place) at() *place { return p }
+
+// most is a heap: the first has most.
+type most[T interface{ at() *place }] struct{ items []T }
+
+// change changes how many a thing has, which is in the heap while that isn't 0.
+func (m *most[T]) change(item T, p *place, more int) {
+	if p.count == 0 {
+		heap.Push(m, item)
+	}
+	p.count += more
+	if p.count == 0 {
+		heap.Remove(m, p.index)
+		return
+	}
+	heap.Fix(m, p.index)
+}
+
+// Len implements heap.Interface, as the others do.
+func (m *most[T]) Len() int           { return len(m.items) }
+func (m *most[T]) Less(i, j int) bool { return m.items[i].at().count > m.items[j].at().count }
+func (m *most[T]) Swap(i, j int) {
+	m.items[i], m.items[j] = m.items[j], m.items[i]
+	m.items[i].at().index, m.items[j].at().index = i, j
+}
+func (m *most[T]) Push(x any) {
+	item := x.(T)
+	item.at().index = len(m.items)
+	m.items = append(m.items, item)
+}
+func (m *most[T]) Pop() any {
+	last := m.items[len(m.items)-1]
+	m.items = slices.Delete(m.items, len(m.items)-1, len(m.items))
+	return last
+}
