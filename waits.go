@@ -24,7 +24,9 @@ type waits struct {
 	crowd *crowd.Crowd
 }
 
-func newWaits(most int) *waits { return &waits{most: most, crowd: crowd.New(most, maxWaitingEach)} }
+func newWaits(most int) *waits {
+	return &waits{most: most, crowd: crowd.New(most, maxWaitingEach, crowd.Part)}
+}
 
 // begin returns a context that ends when a request has waited long enough, nil
 // if it must not wait. Done must be called if it isn't nil.

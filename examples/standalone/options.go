@@ -74,6 +74,7 @@ type options struct {
 	config      relay.Config // the limits in it
 
 	maxBatch, maxWaiting count // and these of it
+	connections          connections
 }
 
 func (o *options) flags(out io.Writer) *flag.FlagSet {
@@ -123,6 +124,7 @@ func (o *options) limitFlags(f *flag.FlagSet) {
 	f.Var((*lifetime)(&c.Lifetime), "lifetime", "keep mail that isn't fetched for this `DURATION`, such as 36h or\n30d; none is for ever")
 	f.Var(&o.maxBatch, "max-batch", "hand out at most this `NUMBER` of transactions at once")
 	f.Var((*lifetime)(&c.MaxWait), "max-wait", "hold the answer to who waits for mail for at most this `DURATION`; none\nis not at all")
+	o.connections.flags(f)
 	f.Var(&o.maxWaiting, "max-waiting", "hold at most this `NUMBER` of answers; none holds none")
 }
 
@@ -188,7 +190,8 @@ func (o *options) certificate() (*tls.Config, error) {
 func (o *options) relayConfig(name spec.ServerName, mail store.Store, log *slog.Logger) relay.Config {
 	c := o.config
 	c.ServerName, c.Store, c.Logger = name, mail, log
-	c.MaxBatch, c.MaxWaiting = int(min(o.maxBatch, math.MaxInt32)), int(min(o.maxWaiting, math.MaxInt32))
+	c.MaxBatch = int(min(o.maxBatch, math.MaxInt32))
+	_, c.MaxWaiting = o.connections.fit(o.maxWaiting)
 	if len(o.proxies) > 0 {
 		c.ClientAddress = relay.ProxiedAddress(o.proxyHeader, o.proxies...)
 	}

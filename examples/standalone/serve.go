@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/bounded"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -118,7 +119,7 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 	if id.PrivateKey != nil && !isKeyName(id.ServerName) {
 		handler = keyPublisher{id, server}
 	}
-	web, err := listen(o, paced{handler, paceBytes, paceTime}, log)
+	web, err := listen(o, paced{handler, paceBytes, paceTime}, registry, log)
 	if err != nil {
 		return err
 	}
@@ -145,21 +146,21 @@ type webServer struct {
 
 func (s *webServer) address() string { return s.listener.Addr().String() }
 
-// listen makes the server of the relay. It takes any number of connections: a
-// bound of our own would only be reached sooner by those who hold connections
-// without using them. What is over the system's bound on open files waits in
-// the system's queue until some are given up, and takes no file from the
-// store, which has opened its own by then.
-func listen(o *options, handler http.Handler, log *slog.Logger) (*webServer, error) {
+// listen makes the server of the relay. Its connections are bounded, so that files are
+// left for the store, the metrics and the operator.
+func listen(o *options, handler http.Handler, registry *prometheus.Registry, log *slog.Logger) (*webServer, error) {
 	tlsConfig, err := o.certificate()
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", o.listen)
+	all, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return nil, fmt.Errorf("-listen: %w", err)
 	}
 	failures := newErrorLog(log)
+	most, _ := o.connections.fit(o.maxWaiting)
+	listener := bounded.Listen(all, bounded.Options{Connections: most, Proxies: o.proxies})
+	registry.MustRegister(openConnections(listener))
 	return &webServer{listener: listener, failures: failures, Server: &http.Server{
 		Handler:           uncached(handler),
 		TLSConfig:         tlsConfig,
@@ -167,6 +168,7 @@ func listen(o *options, handler http.Handler, log *slog.Logger) (*webServer, err
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       relay.ConnContext,
+		HTTP2:             boundHTTP2(),
 		ErrorLog:          failures.logger(),
 	}}, nil
 }

@@ -75,7 +75,7 @@ func TestHelp(t *testing.T) {
 		for _, name := range []string{
 			"-listen", "-name", "-db", "-tls-cert", "-tls-key", "-for", "-for-file", "-mode", "-invite-key", "-make-invite", "-invite-until", "-promise", "-proxies",
 			"-proxy-header", "-max-requests", "-max-traffic", "-max-stored", "-keys", "-metrics", "-max-body", "-max-in-flight",
-			"-max-entries", "-max-bytes", "-origin-share", "-max-store", "-lifetime", "-max-batch", "-max-wait", "-max-waiting", "-signing-key", "-pass-on", "-relays-of", "-at",
+			"-max-entries", "-max-bytes", "-origin-share", "-max-store", "-lifetime", "-max-batch", "-max-wait", "-max-waiting", "-max-connections", "-signing-key", "-pass-on", "-relays-of", "-at",
 			"standalone -listen 127.0.0.1:9001 -name relay -db relay.db",
 		} {
 			require.Contains(t, stdout, name)

@@ -12,14 +12,27 @@ import (
 	"github.com/matrixrelay/relay/internal/address"
 )
 
-// Of all places, one address may take a sixteenth, and half where many parties can't be
-// told apart.
-const addressPart, sharedPart = 16, 2
+const (
+	addressPart, sharedPart = 16, 2
+
+	// least is what an address may have, however few places there are.
+	least = 16
+)
+
+// Part says into how many parts the places are divided, of which an address may take one:
+// a sixteenth of all, or half where many parties can't be told apart.
+func Part(from address.From) int {
+	if from.Shared {
+		return sharedPart
+	}
+	return addressPart
+}
 
 // A Crowd is what takes places. It isn't safe for concurrent use. What it does takes
 // hardly longer the more there are.
 type Crowd struct {
 	places, each int
+	part         func(address.From) int
 	count        int
 	addresses    map[address.From]*fromOne
 	byCount      most[*fromOne]
@@ -49,9 +62,9 @@ type Member struct {
 }
 
 // New returns a Crowd with so many places, at least one, and so many for each name at an
-// address.
-func New(places, each int) *Crowd {
-	return &Crowd{places: max(places, 1), each: each, addresses: make(map[address.From]*fromOne)}
+// address. Part is Part, or says otherwise for some.
+func New(places, each int, part func(address.From) int) *Crowd {
+	return &Crowd{places: max(places, 1), each: each, part: part, addresses: make(map[address.From]*fromOne)}
 }
 
 // Join gives a place to something. End is how it is told later to give it up, which it
@@ -77,15 +90,11 @@ func (c *Crowd) Join(from address.From, name spec.ServerName, end func()) *Membe
 }
 
 func (c *Crowd) makeRoom(from address.From, name spec.ServerName) {
-	part := addressPart
-	if from.Shared {
-		part = sharedPart
-	}
 	a := c.addresses[from]
 	switch {
 	case a != nil && a.names[name] != nil && a.names[name].count >= c.each:
 		c.endOldest(a.names[name])
-	case a != nil && a.count >= min(c.places, max(c.places/part, c.each)):
+	case a != nil && a.count >= min(c.places, max(c.places/c.part(from), least)):
 		c.endOldest(a.byCount.items[0])
 	case c.count >= c.places:
 		c.endOldest(c.byCount.items[0].byCount.items[0])

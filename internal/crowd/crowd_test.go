@@ -34,7 +34,7 @@ type listed struct {
 func TestCrowdRandom(t *testing.T) {
 	const places, each = 64, 3
 	random := rand.New(rand.NewPCG(seeds.Of(t, "RELAY_CROWD_SEED"), 0))
-	c := New(places, each)
+	c := New(places, each, Part)
 	var model []*listed
 	ended := 0
 	for range 8000 {
@@ -104,7 +104,7 @@ func requireRightEnd(t testing.TB, model []*listed, i int, next holder, full boo
 
 // Where nobody can be told apart, they have half of the places together.
 func TestSharedAddress(t *testing.T) {
-	c := New(100, 4)
+	c := New(100, 4, Part)
 	one, shared := address.Of(netip.MustParseAddr("192.0.2.1")), address.Of(netip.Addr{})
 	phone := false
 	c.Join(one, "phone", func() { phone = true })

@@ -1,0 +1,127 @@
+// Package bounded bounds the connections of a server by address, and fits them to the
+// files that the process may open, so that strangers who hold connections don't take
+// them, and the memory for them, from everybody else.
+//
+//	connections, waiting := bounded.Fit(bounded.DefaultConnections, relay.DefaultMaxWaiting)
+//	...
+//	err = web.Serve(bounded.Listen(listener, bounded.Options{Connections: connections}))
+package bounded
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/internal/crowd"
+	"github.com/matrixrelay/relay/internal/defaults"
+)
+
+// DefaultConnections is how many connections are taken if nothing else is said. One takes
+// about 30 KB before its first request is read.
+const DefaultConnections = 24_000
+
+// Options of Listen. In numbers, zero means the default, and a negative one no limit.
+type Options struct {
+	// Connections bounds those that are open. One address (a /64 of IPv6) may have a
+	// sixteenth of them, and half where many parties can't be told apart, as in overlay
+	// networks and at loopback. For one more the oldest is closed, of its own address if
+	// that has as many as it may, else of the one that has most. Zero:
+	// DefaultConnections.
+	Connections int
+
+	// Proxies are addresses whose connections aren't bounded by address, since they
+	// bring many parties' requests. The zero Prefix stands for all connections that
+	// have no IP address.
+	Proxies []netip.Prefix
+
+	// Address says from which address a connection came, the zero Addr if from none.
+	// Nil: as its RemoteAddr says.
+	Address func(net.Conn) netip.Addr
+}
+
+// A Listener bounds the connections that it accepts. Make one with Listen.
+type Listener struct {
+	net.Listener
+	options Options
+
+	mu    sync.Mutex
+	crowd *crowd.Crowd
+}
+
+var _ net.Listener = (*Listener)(nil)
+
+// Listen returns a Listener that takes its connections from another one.
+func Listen(l net.Listener, o Options) *Listener {
+	defaults.Bounds(&o.Connections, DefaultConnections, noLimit)
+	if o.Address == nil {
+		o.Address = remoteAddress
+	}
+	return &Listener{Listener: l, options: o, crowd: crowd.New(o.Connections, o.Connections, part)}
+}
+
+const noLimit = 1 << 30
+
+func remoteAddress(c net.Conn) netip.Addr {
+	at, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr()
+}
+
+// Open is how many connections are open.
+func (l *Listener) Open() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.crowd.Count()
+}
+
+// Accept implements net.Listener.
+func (l *Listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	limited := &conn{Conn: c, listener: l}
+	limited.member = l.crowd.Join(l.from(c), "", func() { _ = c.Close() }) // its owner closes it too, and has the error
+	return limited, nil
+}
+
+// from is to whom a connection is counted.
+func (l *Listener) from(c net.Conn) address.From {
+	at := l.options.Address(c).Unmap()
+	for _, p := range l.options.Proxies {
+		if p.Contains(at) || !p.IsValid() && !at.IsValid() {
+			return proxies
+		}
+	}
+	return address.Of(at)
+}
+
+// proxies are one party, which may take all places.
+var proxies = address.From{Host: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Shared: true}
+
+func part(from address.From) int {
+	if from == proxies {
+		return 1
+	}
+	return crowd.Part(from)
+}
+
+// A conn gives up its place when it is closed.
+type conn struct {
+	net.Conn
+	listener *Listener
+	member   *crowd.Member
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.listener.mu.Lock()
+	c.listener.crowd.Leave(c.member)
+	c.listener.mu.Unlock()
+	return c.Conn.Close()
+}

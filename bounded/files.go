@@ -1,0 +1,33 @@
+package bounded
+
+// Of the files that the process may open, an eighth is kept for the store, outgoing
+// connections, metrics and the operator, and at least so many.
+const (
+	reservedPart  = 8
+	leastReserved = 64
+)
+
+// Fit raises the limit of open files of this process, as far as it may, and returns how
+// many connections a server may take and how many requests may wait on them: what is
+// asked for, or fewer, so that files are left for everything else. Negative connections
+// are as many as there may be. It is for the start of a program. Where no such limit is
+// known, it returns what is asked for.
+func Fit(connections, waiting int) (fittedConnections, fittedWaiting int) {
+	if connections < 0 {
+		connections = noLimit
+	}
+	files, known := openFiles()
+	if !known {
+		return connections, waiting
+	}
+	return fit(files, connections, waiting)
+}
+
+// fit leaves a quarter of the connections to those that don't wait.
+func fit(files uint64, connections, waiting int) (fittedConnections, fittedWaiting int) {
+	if files >= noLimit {
+		return connections, waiting
+	}
+	most := max(1, int(files)-max(int(files)/reservedPart, leastReserved))
+	return min(connections, most), min(waiting, max(1, most/4*3))
+}

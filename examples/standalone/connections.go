@@ -1,0 +1,47 @@
+package main
+
+import (
+	"flag"
+	"math"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/matrixrelay/relay/bounded"
+)
+
+// How much one HTTP/2 connection may be: of what it sends before it is read nothing
+// counts for the relay's budgets.
+const (
+	maxStreams    = 64
+	receiveBuffer = 256 << 10
+	streamBuffer  = 128 << 10
+)
+
+// connections are how many the relay takes.
+type connections struct{ most count }
+
+func (c *connections) flags(f *flag.FlagSet) {
+	c.most = bounded.DefaultConnections
+	f.Var(&c.most, "max-connections", "take at most this `NUMBER` of connections, a sixteenth of them from one\naddress, and no more than open files allow")
+}
+
+// fit returns the bounds of connections and of requests that wait, as the limit of open
+// files allows them.
+func (c *connections) fit(maxWaiting count) (most, waiting int) {
+	return bounded.Fit(int(min(c.most, math.MaxInt32)), int(min(maxWaiting, math.MaxInt32)))
+}
+
+// boundHTTP2 is how much one connection may be that has many streams.
+func boundHTTP2() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: receiveBuffer, MaxReceiveBufferPerStream: streamBuffer,
+	}
+}
+
+// openConnections is a metric of the connections that are open.
+func openConnections(l *bounded.Listener) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "relay_connections", Help: "Connections that are open.",
+	}, func() float64 { return float64(l.Open()) })
+}
