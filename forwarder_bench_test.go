@@ -52,6 +52,9 @@ func serveBenchmark(kind string) error {
 		}
 		defer func() { _ = kept.Close() }()
 		config := relay.Config{ServerName: relayName, Store: kept, OriginShare: 1}
+		if kind == "flood" {
+			config.ClientAddress = clientApart
+		}
 		if kind == "unproven" {
 			config.Store = unprovenStore{kept}
 		}
@@ -76,7 +79,14 @@ func serveBenchmark(kind string) error {
 		return err
 	}
 	fmt.Println(listener.Addr())
-	go func() { _ = http.Serve(listener, handler) }()
+	web := &http.Server{Handler: handler}
+	if kind == "flood" {
+		listener = listenApart(listener)
+		web.ReadHeaderTimeout, web.MaxHeaderBytes, web.Protocols = 10*time.Second, 16<<10, new(http.Protocols)
+		web.Protocols.SetHTTP1(true)
+		web.Protocols.SetUnencryptedHTTP2(true)
+	}
+	go func() { _ = web.Serve(listener) }()
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }
@@ -192,10 +202,9 @@ func signedPuts(b *testing.B, connections, each int) [][][]byte {
 	return requests
 }
 
-// putRound sends all requests to a fresh server, which must answer 200 to
-// each.
-func putRound(b *testing.B, kind string, requests [][][]byte) round {
-	server := exec.Command(os.Args[0])
+// startServer starts this program again as a server, which ends when input is closed.
+func startServer(b *testing.B, kind string) (server *exec.Cmd, input io.Closer, address string) {
+	server = exec.Command(os.Args[0])
 	server.Env = append(os.Environ(), benchServer+"="+kind, benchDatabase+"="+filepath.Join(b.TempDir(), "relay.db"))
 	server.Stderr = os.Stderr
 	input, err := server.StdinPipe()
@@ -203,10 +212,15 @@ func putRound(b *testing.B, kind string, requests [][][]byte) round {
 	output, err := server.StdoutPipe()
 	require.NoError(b, err)
 	require.NoError(b, server.Start())
-	address, err := bufio.NewReader(output).ReadString('\n')
+	address, err = bufio.NewReader(output).ReadString('\n')
 	require.NoError(b, err)
-	address = address[:len(address)-1]
+	return server, input, address[:len(address)-1]
+}
 
+// putRound sends all requests to a fresh server, which must answer 200 to
+// each.
+func putRound(b *testing.B, kind string, requests [][][]byte) round {
+	server, input, address := startServer(b, kind)
 	start := time.Now()
 	var all sync.WaitGroup
 	for _, mine := range requests {
