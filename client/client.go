@@ -72,7 +72,7 @@ import (
 // as much as a relay takes in by default.
 const DefaultMaxAnswerBytes = 32 << 20
 
-// maxErrorBytes is how much is read of an answer that is no success.
+// maxErrorBytes is how much is read of an answer other than 200.
 const maxErrorBytes = 64 << 10
 
 // DefaultTimeout is the default of CallerConfig.Timeout: a large answer over a slow

@@ -98,7 +98,7 @@ func (f federated) decode(t Transaction) (full gomatrixserverlib.Transaction, er
 	return full, nil
 }
 
-// failure makes a *wire.Error of an answer that is no success.
+// failure makes a *wire.Error of an error answer.
 func (f federated) failure(server spec.ServerName, err error) error {
 	if err == nil {
 		return nil

@@ -88,7 +88,7 @@ func (c *Caller) batch(relay spec.ServerName, limit int) int {
 	return limit
 }
 
-// infos remember what relays have said.
+// infos remember relays' answers.
 type infos struct {
 	mu     sync.Mutex
 	relays map[spec.ServerName]knownInfo
@@ -108,7 +108,7 @@ func (i *infos) set(relay spec.ServerName, info wire.RelayInfo, lasts time.Durat
 	i.relays[relay] = knownInfo{info, time.Now().Add(lasts)}
 }
 
-// get returns what a relay has said, or that it said nothing, if that is still known.
+// get returns a relay's answer, empty if it gave none, and whether that is still known.
 func (i *infos) get(relay spec.ServerName) (info wire.RelayInfo, known bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -175,7 +175,7 @@ func (s *Sender) noteProofless(a Attempt) bool {
 	return true
 }
 
-// sendError sums up an outcome that is no success.
+// sendError sums up the outcome of a send that failed.
 func (s *Sender) sendError(o Outcome) *SendError {
 	e := &SendError{Outcome: o, Refused: o.Destination.Verdict == Refused, RelaysRefused: len(o.Relays) > 0}
 	e.RetryAfter = o.Destination.RetryAfter

@@ -121,7 +121,7 @@ func judge(server spec.ServerName, err error) Attempt {
 	return a
 }
 
-// judgeAnswer sorts an answer that is no success.
+// judgeAnswer sorts an answer other than 200.
 func judgeAnswer(r refusal) Verdict {
 	if final[r] != "" {
 		return Refused

@@ -132,8 +132,8 @@ type attempt struct {
 
 type attemptKey struct{}
 
-// dialTargets connects to the first target of a request that can be reached,
-// for any address: that only tells services apart.
+// dialTargets connects to the first target of a request that can be reached. The
+// address doesn't matter: it only tells services apart.
 func (t *Transport) dialTargets(ctx context.Context, network, address string) (net.Conn, error) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok || len(a.targets) == 0 {

@@ -64,7 +64,7 @@ type Item struct {
 
 // MakeAnswer returns the answer to RelayTxn that holds the items, of which
 // there is at least one, in pieces that needn't be put together. Only the
-// answer to a request with a limit is a batch, which says whether more is there.
+// answer to a request with a limit is a batch, with a list of the other items.
 func MakeAnswer(items []Item, batch bool) (pieces [][]byte) {
 	pieces = items[0].append(pieces, `{"transaction":`, `,"entries_queued":true`)
 	if !batch {

@@ -54,15 +54,15 @@ type RelayInfo struct {
 	Unclaimed *Unclaimed `json:"unclaimed,omitempty"`
 }
 
-// Unclaimed is what a mailbox has whose owner hasn't asked for its mail yet.
+// Unclaimed are the limits of a mailbox whose owner hasn't asked for its mail yet.
 type Unclaimed struct {
 	MaxEntries int64 `json:"max_entries,omitempty"`
 	MaxBytes   int64 `json:"max_bytes,omitempty"`
 	LifetimeMS int64 `json:"lifetime_ms,omitempty"`
 }
 
-// ReadInfo reads the answer to an Info request. Fields that aren't known are passed
-// over, and numbers that are negative count as unknown.
+// ReadInfo reads the answer to an Info request. Unknown fields are ignored,
+// and numbers that are negative count as unknown.
 func ReadInfo(body []byte) (RelayInfo, error) {
 	var info RelayInfo
 	if len(body) > MaxInfoBytes {

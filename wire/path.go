@@ -27,7 +27,7 @@ const (
 	Info      Endpoint = "info"
 )
 
-// An endpoint is its fixed parts.
+// An endpoint has the fixed parts of an Endpoint.
 type endpoint struct{ prefix, method string }
 
 var endpoints = map[Endpoint]endpoint{

@@ -17,7 +17,7 @@ import (
 // inviteDays is for how long an invite is good if nothing else is said.
 const inviteDays = 30
 
-// invites are what the command line says about them.
+// invites are the command line's options on them.
 type invites struct {
 	keyFile string
 	make    int // for so many servers

@@ -23,7 +23,7 @@ import (
 // wire.
 const anyone = "any"
 
-// access is what the command line says about who may use the relay, and how much.
+// access has the command line's options on who may use the relay, and how much.
 type access struct {
 	mode    string
 	actsFor serverList
@@ -125,7 +125,7 @@ func rateOf(perSecond float64, burst int) policy.Rate {
 	return policy.Rate{PerSecond: perSecond, Burst: int(min(perSecond*float64(burst), 1<<40))}
 }
 
-// readList reads the file, and has a list of servers be what is in it and on the
+// readList reads the file, and has a list of servers be those in it and on the
 // command line.
 func (a *access) readList(list *policy.Closed) error {
 	servers := slices.Collect(maps.Keys(a.actsFor))

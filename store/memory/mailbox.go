@@ -88,7 +88,7 @@ func (it *item) Before(other *item) bool { return it.until < other.until }
 // Index is the place in the heap of an item that expires.
 func (it *item) Index() *int { return &it.at }
 
-// A key is the same for two mails if they are the same.
+// A key tells mails apart: copies have the same one.
 type key struct {
 	destination, origin spec.ServerName
 	transactionID       gomatrixserverlib.TransactionID

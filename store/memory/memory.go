@@ -322,7 +322,7 @@ func (s *Store) release(box *mailbox, it *item, now time.Duration) {
 	s.copies.forgetAt(keyOf(&it.Mail), now+s.retention)
 }
 
-// sweep drops the expired mail of a mailbox, and the mailbox when it is empty.
+// sweep drops the items of a mailbox that are gone, and the mailbox when it is empty.
 func (s *Store) sweep(destination spec.ServerName, box *mailbox) {
 	box.sweep()
 	if len(box.items) > 0 {

@@ -19,7 +19,7 @@ import (
 // A batch is one transaction, in two round trips. The first locks the mailboxes,
 // in the order of their names so that nobody waits in a circle, removes entries that
 // are to go and reads everything that the rest depends on; the second writes the
-// outcome, and commits.
+// changes that were decided on that, and commits.
 //
 // While a mailbox is locked nobody else gives out its IDs, so they become
 // visible in their order, and nobody else adds to it or takes from it.

@@ -77,8 +77,8 @@ func isPassing(err error) bool {
 }
 
 // isStandby reports that the connection leads to a server that only repeats another
-// one, or that a plan that it keeps is out of date: it is no
-// use, and another may be better.
+// one, or that a plan that it keeps is out of date: it is no use, and another may be
+// better.
 func isStandby(err error) bool { return code(err) == "0A000" || code(err) == "25006" }
 
 // isRefusal reports whether the server refuses a statement, which may be
