@@ -37,7 +37,7 @@ func (n *node) takeDirectly(w http.ResponseWriter, r *http.Request) {
 		(&wire.Error{Status: refusal.Code, Code: spec.ErrorUnknown}).Write(w)
 		return
 	}
-	n.outbox.Seen(signed.Origin()) // who asks is there
+	n.outbox.Seen(signed.Origin()) // a server that asks is there
 	got := arrival{id: gomatrixserverlib.TransactionID(r.PathValue("txnID"))}
 	got.handled, got.err = n.receiver.Direct(r.Context(), signed.Origin(), got.id, signed.Content(), func(ctx context.Context) error {
 		return n.inbox.take(ctx, signed.Origin(), signed.Content())
@@ -47,7 +47,7 @@ func (n *node) takeDirectly(w http.ResponseWriter, r *http.Request) {
 		(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown}).Write(w)
 		return
 	}
-	_, _ = io.WriteString(w, `{"pdus":{}}`) // who asked may have gone
+	_, _ = io.WriteString(w, `{"pdus":{}}`) // the client may have gone
 }
 
 // An arrival is a transaction that came directly. It is handled unless it was
@@ -58,7 +58,7 @@ type arrival struct {
 	err     error
 }
 
-// expectArrival waits for what comes next directly, which must be this.
+// expectArrival waits for the next direct arrival, which must be this.
 func (n *node) expectArrival(ctx context.Context, want arrival) error {
 	select {
 	case got := <-n.arrivals:

@@ -14,21 +14,20 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// An inbox is what a node does with the transactions that it gets, and what it
-// has got.
+// An inbox handles the transactions that a node gets, and keeps them.
 type inbox struct {
 	mu   sync.Mutex
 	room *room // as the node knows it
 	got  []delivery
 }
 
-// A delivery is a transaction and who brought it.
+// A delivery is a transaction and the server that brought it.
 type delivery struct {
 	from spec.ServerName
 	body json.RawMessage
 }
 
-// take handles a transaction. It accepts what a homeserver would, but has no
+// take handles a transaction. It accepts the same as a homeserver would, but has no
 // way to get events that are missing.
 func (in *inbox) take(ctx context.Context, from spec.ServerName, body json.RawMessage) error {
 	var transaction gomatrixserverlib.Transaction
@@ -73,14 +72,14 @@ func (in *inbox) say(by *node, texts ...string) ([]json.RawMessage, error) {
 	return in.room.say(by, texts...)
 }
 
-// all returns what has come so far.
+// all returns everything that has come so far.
 func (in *inbox) all() []delivery {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return slices.Clone(in.got)
 }
 
-// compare says what is missing, too much or different.
+// compare returns an error for mail that is missing, too much or different.
 func (in *inbox) compare(sent []gomatrixserverlib.Transaction) error {
 	all := in.all()
 	if len(all) != len(sent) {

@@ -1,9 +1,9 @@
 // Command dropbox shows in a few seconds what relays are for. It makes two
 // nodes on this machine that share a room, and four relays for one of them. B
 // goes away and A writes to it. One relay is killed and started again, one
-// comes late, one is never there, and one forges what it hands out. B comes
-// back, fetches its mail from all of them, takes only what is proven to be A's,
-// and answers A, which then hands over directly what only relays took. In the
+// comes late, one is never there, and one forges the mail that it hands out. B comes
+// back, fetches its mail from all of them, takes only mail that is proven to be A's,
+// and answers A, which then hands over directly the mail that only relays took. In the
 // end each side must have everything once, in order, and unchanged.
 //
 //	go run ./examples/dropbox
@@ -11,7 +11,7 @@
 // Each honest relay is a process of its own with a SQLite file, requests go over HTTP
 // on 127.0.0.1, and the mail is real: events of a room, hashed and signed. The
 // nodes send and fetch with package client. If anything is missing, double,
-// different or forged, the command says what and fails.
+// different or forged, the command says so and fails.
 package main
 
 import (

@@ -40,5 +40,5 @@ func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 	return loopback.RoundTrip(out)
 }
 
-// loopback goes straight to this machine, whatever proxies are set.
+// loopback goes straight to this machine, even if proxies are set.
 var loopback = &http.Transport{}

@@ -24,14 +24,14 @@ type node struct {
 	fclient.SigningIdentity
 	name, user string // of its user: the first part, and the whole ID
 
-	mail     *sqlite.Store // its outbox, and what the other parts remember
+	mail     *sqlite.Store // its outbox, and the notes of the other parts
 	receipts *receipts
 	caller   *client.Caller
 	peers    *client.Peers
 	sender   *client.Sender
 	outbox   *client.Outbox
 	receiver *client.Receiver
-	closers  []io.Closer // what was opened, in order
+	closers  []io.Closer // in the order of opening
 
 	inbox    inbox
 	sent     []gomatrixserverlib.Transaction
@@ -53,7 +53,7 @@ const answerTimeout = 20 * time.Second
 // enough is more events and arrivals than there are.
 const enough = 100
 
-// A rejection is what a relay gave that isn't proven to be its origin's.
+// A rejection is mail from a relay that isn't proven to be its origin's.
 type rejection struct {
 	client.Received
 	why error
@@ -110,7 +110,7 @@ func (n *node) openOutbox(ctx context.Context) (err error) {
 	return err
 }
 
-// note is told what becomes of what the node sends. That further relays took it
+// note hears the news of the node's mail. That further relays took it
 // is no news for the story.
 func (n *node) note(e client.Event) {
 	if e.Result != client.ResultRelayed || e.At == 1 {
@@ -118,8 +118,8 @@ func (n *node) note(e client.Event) {
 	}
 }
 
-// receiving is how a node receives. It has a memory of what was handled, and
-// trusts no relay: the origin must have signed what it gives.
+// receiving is how a node receives. It remembers the mail that was handled, and
+// trusts no relay: the origin must have signed the mail that it gives.
 func (n *node) receiving(history *client.History) client.ReceiverConfig {
 	return client.ReceiverConfig{
 		Caller: n.caller, Peers: n.peers, History: history, Logger: slog.New(slog.DiscardHandler),
@@ -137,7 +137,7 @@ func (n *node) receiveWith(config client.ReceiverConfig) (err error) {
 	return err
 }
 
-// close closes what is open, the last first.
+// close closes everything that is open, the last first.
 func (n *node) close() (err error) {
 	for len(n.closers) > 0 {
 		last := len(n.closers) - 1

@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// Receipts are an http.RoundTripper that notes what relays answer to who leaves
+// Receipts are an http.RoundTripper that notes relays' answers to servers that leave
 // transactions there.
 type receipts struct {
 	road http.RoundTripper

@@ -10,14 +10,14 @@ import (
 	"github.com/matrixrelay/relay/client"
 )
 
-// What B does.
+// B's part.
 
 // fetch has B ask all its relays at once, and again as long as that brings
-// something: what comes before an event may be at another relay, and what can't
+// something: the events before an event may be at another relay, and mail that can't
 // be handled stays where it is.
 func (s *story) fetch(ctx context.Context) error {
 	s.say("\nB comes back. It asks all its relays at once, each until its mailbox there is empty.")
-	s.say("Of what they have it takes only what is proven to be signed by its sender:")
+	s.say("It takes only mail that is proven to be signed by its sender:")
 	gave := make(map[spec.ServerName]client.Drained)
 	for {
 		handled, err := 0, error(nil)
@@ -52,7 +52,7 @@ func (s *story) listArrived() {
 	}
 }
 
-// checkGiven compares what relays gave with what A has left there.
+// checkGiven compares the mail that relays gave with the mail that A has left there.
 func (s *story) checkGiven(gave map[spec.ServerName]client.Drained) error {
 	for _, relay := range []spec.ServerName{relay1, relay2} {
 		left, d := s.a.receipts.takenBy(relay), gave[relay]
@@ -74,7 +74,7 @@ func (s *story) checkGiven(gave map[spec.ServerName]client.Drained) error {
 	return nil
 }
 
-// catchVillain compares what B has rejected with what was forged.
+// catchVillain compares the mail that B has rejected with the forgeries.
 func (s *story) catchVillain(context.Context) error {
 	s.say("%s is a villain's. B rejects all that it hands out:", relay4)
 	for _, forged := range s.villain.forgeries() {
@@ -96,8 +96,8 @@ func (s *story) catchVillain(context.Context) error {
 	return nil
 }
 
-// answer has B write to A, which sees that B is back and hands over what its
-// outbox kept.
+// answer has B write to A, which sees that B is back and hands over the mail that
+// its outbox kept.
 func (s *story) answer(ctx context.Context) error {
 	if err := s.b.open(s.roads.place); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (s *story) answer(ctx context.Context) error {
 }
 
 func (s *story) handOver(ctx context.Context) error {
-	s.say("So A knows that B is there. Its outbox hands over what only relays took, with the same IDs:")
+	s.say("So A knows that B is there. Its outbox hands over the mail that only relays took, with the same IDs:")
 	for _, t := range s.a.sent {
 		if err := s.b.expectArrival(ctx, arrival{id: t.TransactionID}); err != nil {
 			return err

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A room is what a node knows of a Matrix room: who may do what, and which
+// A room is a node's view of a Matrix room: who may do what, and which
 // event came last.
 type room struct {
 	id      string

@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/client"
 )
 
-// What A does.
+// A's part.
 
 // writeToAbsent has A write while B isn't there.
 func (s *story) writeToAbsent(ctx context.Context) error {
@@ -138,7 +138,7 @@ func (n *node) write(ctx context.Context, to spec.ServerName, texts ...string) (
 	return t, n.outbox.Enqueue(ctx, made)
 }
 
-// expect waits for what the outbox tells next, which must be this.
+// expect waits for the outbox's next event, which must be this.
 func (n *node) expect(ctx context.Context, id gomatrixserverlib.TransactionID, result client.Result) error {
 	select {
 	case e := <-n.told:

@@ -46,7 +46,7 @@ func (s *story) steps() []step {
 	}
 }
 
-// run tells the story to out. Its error says what went wrong.
+// run tells the story to out. Its error says how it went wrong.
 func run(ctx context.Context, out io.Writer) error {
 	return withStory(out, func(s *story) error { return s.tell(ctx, s.steps()) })
 }
@@ -75,7 +75,7 @@ func (s *story) tell(ctx context.Context, steps []step) error {
 
 func (s *story) say(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format+"\n", args...) }
 
-// clean ends what is still running, wherever the story ended.
+// clean ends everything that is still running, also when the story broke off.
 func (s *story) clean() (err error) {
 	for _, relay := range s.relays {
 		relay.kill()
@@ -145,7 +145,7 @@ func contents(t gomatrixserverlib.Transaction) string {
 	return fmt.Sprintf("room events: %d, typing notices: %d", len(t.PDUs), len(t.EDUs))
 }
 
-// rootCause is the part of a network error that says what happened.
+// rootCause is the innermost part of a network error.
 func rootCause(err error) error {
 	for next := errors.Unwrap(err); next != nil; next = errors.Unwrap(err) {
 		err = next

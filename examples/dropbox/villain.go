@@ -19,9 +19,9 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A villain is a relay that is run by somebody dishonest. It takes what A leaves
+// A villain is a relay that is run by somebody dishonest. It takes mail that A leaves
 // for B as every relay does, proof of origin and all, and keeps it to itself:
-// what it hands out is forged.
+// the mail that it hands out is forged.
 type villain struct {
 	store.Store // of forgeries
 	server      *relay.Server
@@ -82,8 +82,8 @@ func (v *villain) Put(ctx context.Context, mail store.Mail, limits store.Limits)
 	return true, nil
 }
 
-// forge makes of a transaction what somebody who can't sign in A's name can, if
-// there is a word in it that is worth it.
+// forge makes of a transaction the forgeries that are possible without a signature in
+// A's name, if there is a word in it that is worth it.
 func forge(mail store.Mail) ([]forgery, error) {
 	changed := bytes.Replace(mail.Body, []byte("all"), []byte("lies"), 1)
 	if bytes.Equal(changed, mail.Body) {
@@ -109,7 +109,7 @@ func digest(body []byte) (store.Digest, error) {
 	return content.Digest, err
 }
 
-// forgeries returns what the villain hands out.
+// forgeries returns the mail that the villain hands out.
 func (v *villain) forgeries() []forgery {
 	v.mu.Lock()
 	defer v.mu.Unlock()

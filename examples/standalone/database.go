@@ -37,7 +37,7 @@ func hasScheme(db string, schemes ...string) bool {
 	return false
 }
 
-// openStore opens what -db says.
+// openStore opens the database of -db.
 func openStore(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
 	switch {
 	case db == inMemory:
@@ -51,7 +51,7 @@ func openStore(ctx context.Context, db string, servers natsFlags, log *slog.Logg
 	}
 }
 
-// natsFlags are what the command line says on NATS besides where it is.
+// natsFlags are the command line's options on NATS besides where it is.
 type natsFlags struct {
 	credentials string
 	server      string // the configuration of one to run
@@ -82,7 +82,7 @@ func (n *natsFlags) options(url string, log *slog.Logger) jetstream.Options {
 	return o
 }
 
-// checkDB refuses URLs that can't be opened, as what would be said of them then
+// checkDB refuses URLs that can't be opened, since an error of opening them
 // has them in full. Flag is the option that they come from.
 func checkDB(flag, db string) error {
 	switch {
@@ -98,7 +98,7 @@ func checkDB(flag, db string) error {
 	return nil
 }
 
-// withScheme adds what may be left out for all NATS servers but the first.
+// withScheme adds the scheme, which all NATS servers but the first may leave out.
 func withScheme(server string) string {
 	if strings.Contains(server, "://") {
 		return server
@@ -106,8 +106,8 @@ func withScheme(server string) string {
 	return "nats://" + server
 }
 
-// shownDB is the database without passwords and tokens: of a URL only what
-// comes behind the last @ of them, without a query. No parser is asked, since
+// shownDB is the database without passwords and tokens: of a URL only the part
+// behind the last @ of them, without a query. No parser is asked, since
 // each has its own view of where a password ends.
 func shownDB(db string) string {
 	scheme, rest, isURL := strings.Cut(db, "://")

@@ -114,8 +114,8 @@ const (
 	keyValidity = 24 * time.Hour
 )
 
-// A keyPublisher publishes the key of this relay. Who checks its requests needs
-// that where its name isn't its key.
+// A keyPublisher publishes the key of this relay. Servers that check its requests
+// need that where its name isn't its key.
 type keyPublisher struct {
 	fclient.SigningIdentity
 	next http.Handler
@@ -132,7 +132,7 @@ func (p keyPublisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(keys) // who asked may have gone
+	_, _ = w.Write(keys) // the client may have gone
 }
 
 func (p keyPublisher) publish(now time.Time) ([]byte, error) {

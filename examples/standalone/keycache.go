@@ -16,7 +16,7 @@ type (
 
 const (
 	maxCachedKeys = 10_000
-	maxKeyAge     = 24 * time.Hour // whatever its server says
+	maxKeyAge     = 24 * time.Hour // even if its server says more
 )
 
 // A keyCache is a gomatrixserverlib.KeyDatabase in memory. It holds a bounded

@@ -44,7 +44,7 @@ type sparingFetcher struct {
 	running  sync.WaitGroup
 }
 
-// A keyAnswer is what a server answered, once done is closed.
+// A keyAnswer is a server's answer, once done is closed.
 type keyAnswer struct {
 	done chan struct{}
 	keys map[keyID]foundAt

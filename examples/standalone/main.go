@@ -4,10 +4,11 @@
 //	standalone -listen 127.0.0.1:9001 -name relay -db relay.db
 //
 // is a relay for P2P networks, where a server's name is its key. With -pass-on
-// it also brings mail to where it belongs. With -h it explains all its options.
+// it also brings mail to its destination and to other relays of that. With -h it
+// explains all its options.
 //
 // It logs to stderr, one line when it listens. On SIGTERM or SIGINT it answers
-// what is under way, and who waits for mail at once, closes its database and
+// the requests under way, those that wait for mail at once, closes its database and
 // exits with 0; a second signal ends it at once, which costs nobody any mail
 // either.
 package main
@@ -49,7 +50,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // so a second signal does what it does by default
+	context.AfterFunc(ctx, stop) // so a second signal has its default effect
 
 	// gomatrixserverlib logs every request that isn't signed rightly.
 	logrus.SetOutput(io.Discard)

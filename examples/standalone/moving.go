@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/store/move"
 )
 
-// moving is what the command line says on mail in another database.
+// moving has the command line's options on mail in another database.
 type moving struct{ from string }
 
 func (m *moving) flags(f *flag.FlagSet) {
@@ -35,7 +35,7 @@ func (m *moving) check(db string) error {
 	return checkDB("-move-from", m.from)
 }
 
-// open opens the database of the relay, with what is to be moved into it.
+// open opens the database of the relay, and moves mail into it that is to be moved.
 func (m *moving) open(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
 	if m.from == "" {
 		return openStore(ctx, db, servers, log)

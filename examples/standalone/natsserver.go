@@ -14,7 +14,7 @@ import (
 // needs no other service.
 type natsServer struct {
 	*server.Server
-	failed chan error // what ended it before it served, at most one
+	failed chan error // the error that ended it before it served, at most one
 }
 
 // startNATS runs a server with this configuration file, and returns when it
@@ -29,7 +29,7 @@ func startNATS(ctx context.Context, file string, log *slog.Logger) (*natsServer,
 		return nil, fmt.Errorf("-nats-server: %w", err)
 	}
 	if options.LogFile != "" || options.Syslog || options.RemoteSyslog != "" {
-		// What ends it is said only there, and ends the relay, too.
+		// The error that ends it is only there, and ends the relay, too.
 		log.Info("the NATS server keeps a log of its own", "file", options.LogFile)
 		s.ConfigureLogger()
 	} else {
@@ -92,7 +92,7 @@ func (s *natsServer) stop() {
 	s.WaitForShutdown()
 }
 
-// A natsLog takes what the server logs.
+// A natsLog takes the server's log.
 type natsLog struct {
 	*slog.Logger
 	failed chan<- error

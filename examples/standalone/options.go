@@ -39,21 +39,22 @@ come through it have one share together. To let in only servers that you invite:
   standalone -name relay -mode invite -invite-key invite.key
   standalone -invite-key invite.key -make-invite 1
 
-With -pass-on the relay also brings mail to where it belongs, with the proof
-that its sender signed it; its own key is its name, unless it has another:
+With -pass-on the relay also brings mail to its destination and to other relays
+of that, with the proof that its sender signed it; its own key is its name,
+unless it has another:
 
   standalone -signing-key relay.pem -pass-on all -at SERVER=HOST:PORT
 
 Servers that never ask here have little room with -mode open, also if mail is
 passed on to them: name them with -for, or use -mode any.
 
-SIGTERM and SIGINT stop it: what is under way is answered first. It exits with
+SIGTERM and SIGINT stop it: requests under way are answered first. It exits with
 0 after that, with 1 if something failed and with 2 if an option is wrong.
 
 Options:
 `
 
-// options are what the command line says.
+// options are those of the command line.
 type options struct {
 	listen  string
 	metrics string
@@ -83,15 +84,15 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for\n(required, unless with -signing-key the key is to be its name)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
-		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in what several relays\ncan share: the PostgreSQL database at a postgres:// URL, or the NATS\nservers at nats:// or tls:// URLs with commas between them")
+		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in a database that\nseveral relays can share: PostgreSQL at a postgres:// URL, or NATS\nservers at nats:// or tls:// URLs with commas between them")
 	o.nats.flags(f)
 	o.moving.flags(f)
 	f.StringVar(&o.cert, "tls-cert", "", "serve TLS with the certificate chain in this PEM `FILE`, read at the\nstart (needs -tls-key)")
 	f.StringVar(&o.key, "tls-key", "", "the private key of -tls-cert, a PEM `FILE`")
 	o.access.flags(f)
-	f.Var(&o.proxies, "proxies", "the `ADDRESSES` or networks of proxies before the relay, with commas\nbetween them: what they say of their clients' addresses is believed")
+	f.Var(&o.proxies, "proxies", "the `ADDRESSES` or networks of proxies before the relay, with commas\nbetween them: they are believed about their clients' addresses")
 	f.StringVar(&o.proxyHeader, "proxy-header", "X-Forwarded-For", "the header in which they say it is called `NAME`")
-	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` the keys of servers are looked up whose name isn't their key:\n"+
+	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` to look up the keys of servers whose name isn't their key:\n"+
 		keysNone+" (such servers are refused), "+keysPublic+" (at public addresses only) or\n"+keysAny+" (at private ones too)")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics (default nowhere)")
 	f.StringVar(&o.signingKey, "signing-key", "", "sign requests with the key in this `FILE`, in the form of Dendrite's\n"+
@@ -115,7 +116,7 @@ func (o *options) limitFlags(f *flag.FlagSet) {
 	}
 	o.maxBatch, o.maxWaiting = relay.DefaultMaxBatch, relay.DefaultMaxWaiting
 	f.Var((*size)(&c.MaxBodyBytes), "max-body", "refuse transactions larger than this `SIZE`")
-	f.Var((*size)(&c.MaxInFlightBytes), "max-in-flight", "use at most this `SIZE` of memory for bodies that are being read;\nwhat finds no room is told to come back")
+	f.Var((*size)(&c.MaxInFlightBytes), "max-in-flight", "use at most this `SIZE` of memory for bodies that are being read;\na request that doesn't fit is told to come back")
 	f.Var((*count)(&c.MaxEntries), "max-entries", "keep at most this `NUMBER` of transactions for one destination")
 	f.Var((*size)(&c.MaxBytes), "max-bytes", "keep at most this `SIZE` for one destination")
 	f.Float64Var(&c.OriginShare, "origin-share", c.OriginShare, "the `PART` of -max-entries and -max-bytes that one sender may\nfill, over 0 and up to 1")
@@ -123,7 +124,7 @@ func (o *options) limitFlags(f *flag.FlagSet) {
 	f.Var((*size)(&c.MaxStoreBytes), "max-store", "keep at most this `SIZE` in all")
 	f.Var((*lifetime)(&c.Lifetime), "lifetime", "keep mail that isn't fetched for this `DURATION`, such as 36h or\n30d; none is for ever")
 	f.Var(&o.maxBatch, "max-batch", "hand out at most this `NUMBER` of transactions at once")
-	f.Var((*lifetime)(&c.MaxWait), "max-wait", "hold the answer to who waits for mail for at most this `DURATION`; none\nis not at all")
+	f.Var((*lifetime)(&c.MaxWait), "max-wait", "hold the answer to a request that waits for mail for at most this\n`DURATION`; none is not at all")
 	o.connections.flags(f)
 	f.Var(&o.maxWaiting, "max-waiting", "hold at most this `NUMBER` of answers; none holds none")
 }
@@ -186,7 +187,7 @@ func (o *options) certificate() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}}, nil
 }
 
-// relayConfig is what the relay is to be, without metrics.
+// relayConfig is the configuration of the relay, without metrics.
 func (o *options) relayConfig(name spec.ServerName, mail store.Store, log *slog.Logger) relay.Config {
 	c := o.config
 	c.ServerName, c.Store, c.Logger = name, mail, log

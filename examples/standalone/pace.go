@@ -23,8 +23,8 @@ type paced struct {
 
 func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &pacedConn{http.NewResponseController(w), p.bytes, p.time}
-	// Each request sets both anew, since a connection keeps what the last one
-	// had.
+	// Each request sets both anew, since a connection keeps the deadlines of the last
+	// one.
 	c.putOffWrite()
 	if r.ContentLength != 0 {
 		c.putOffRead()
@@ -36,7 +36,7 @@ func (p paced) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.putOffWrite() // net/http sends the rest of the answer now
 }
 
-// A pacedConn is the connection of one request. What can't have deadlines, as
+// A pacedConn is the connection of one request. One that can't have deadlines, as
 // in tests, has none.
 type pacedConn struct {
 	controller *http.ResponseController

@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// passing is what the command line says on mail that this relay passes on.
+// passing has the command line's options on mail that this relay passes on.
 type passing struct {
 	to       destinations
 	relaysOf relayTable
@@ -57,7 +57,7 @@ type passer struct {
 	strangers *strangers
 }
 
-// startPassing passes on what is in a relay's store. It must be closed before
+// startPassing passes on the mail in a relay's store. It must be closed before
 // that is.
 func startPassing(ctx context.Context, o *options, id fclient.SigningIdentity, mail store.Store, r *roads, log *slog.Logger) (p *passer, err error) {
 	caller, err := client.NewCaller(client.CallerConfig{Identity: id, Transport: r})
@@ -99,7 +99,7 @@ func (p *passing) introduce(s *strangers) {
 	}
 }
 
-// learn hears what becomes of mail.
+// learn hears how mail ends.
 func (p *passer) learn(e client.Event) {
 	if e.Result == client.ResultDelivered {
 		p.strangers.meet(e.Destination)

@@ -21,14 +21,14 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// What connections get. None of them bounds a body that keeps moving: see
+// Limits of connections. None of them bounds a body that keeps moving: see
 // paced.
 const (
 	headerTimeout = 10 * time.Second // and for the TLS handshake
 	idleTimeout   = time.Minute
 	maxHeader     = 16 << 10
 
-	// drainTimeout is what requests under way get when the relay stops.
+	// drainTimeout is the time that requests under way get when the relay stops.
 	drainTimeout = 15 * time.Second
 )
 
@@ -123,7 +123,7 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 	if err != nil {
 		return err
 	}
-	web.RegisterOnShutdown(server.EndWaits) // who waits for mail would hold it up
+	web.RegisterOnShutdown(server.EndWaits) // requests that wait for mail would hold it up
 	listening := []any{"address", web.address(), "name", id.ServerName, "db", shownDB(o.db), "tls", web.TLSConfig != nil}
 	if o.metrics == "" {
 		log.Info("listening", listening...)
@@ -232,7 +232,7 @@ func (s *webServer) serve(ctx context.Context) error {
 	if err := s.Shutdown(drain); !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	// What is cut off got no answer, so its sender still has it.
+	// A request that is cut off got no answer, so its sender still has it.
 	s.ErrorLog.Printf("cutting off requests that are still under way after %v", drainTimeout)
 	return s.Close()
 }

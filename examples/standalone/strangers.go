@@ -19,9 +19,9 @@ const (
 
 // strangers are destinations that nobody has named but the sender of some mail,
 // which may name any host and port. Connections to an address in the name of
-// strangers have growing gaps between them, whatever the strangers are called.
+// strangers have growing gaps between them, for all names of strangers together.
 // A server that the operator names, that has asked for its mail here or that
-// takes what is passed on is none.
+// takes mail that is passed on is none.
 type strangers struct {
 	mu    sync.Mutex
 	known map[spec.ServerName]struct{}
@@ -100,7 +100,7 @@ func (s *strangers) permit(ctx context.Context, address netip.AddrPort) error {
 	return nil
 }
 
-// hostOf is what one host has: an IPv4 address, or a /64 of IPv6.
+// hostOf is the range of one host: an IPv4 address, or a /64 of IPv6.
 func hostOf(address netip.Addr) netip.Prefix {
 	bits := address.BitLen()
 	if address.Is6() {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// none is what the limits below call no limit; package relay has a negative
+// none is the word of the limits below for no limit; package relay has a negative
 // number for it.
 const none = "none"
 
@@ -99,7 +99,7 @@ func (l *lifetime) Set(s string) error {
 	return nil
 }
 
-// A unit is what may stand behind a number.
+// A unit is one that may stand behind a number.
 type unit struct {
 	name   string
 	factor int64
