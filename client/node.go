@@ -103,7 +103,7 @@ func (c *NodeConfig) check() (store.Notes, error) {
 		return nil, errors.New("client: NodeConfig.Store is no store.Notes")
 	}
 	if c.Outbox.PassOn != nil {
-		return nil, errors.New("client: what a relay passes on needs an Outbox besides the Node")
+		return nil, errors.New("client: mail that a relay passes on needs an Outbox besides the Node")
 	}
 	caller, outbox, receiver := &c.Caller, &c.Outbox, &c.Receiver
 	for name, set := range map[string]bool{

@@ -154,7 +154,7 @@ func (s *Sender) SendDirect(ctx context.Context, t Transaction) (attempt Attempt
 		offline, err = s.config.Peers.failed(ctx, t.Destination, s.config.AttemptsBeforeOffline)
 	}
 	if err != nil && ctx.Err() == nil {
-		s.config.Logger.Warn("client: who is offline could not be written down", "server", t.Destination, "error", err)
+		s.config.Logger.Warn("client: could not write down whether a server is offline", "server", t.Destination, "error", err)
 	}
 	return attempt, offline
 }

@@ -45,7 +45,7 @@ func (s *Store) run(ctx context.Context) {
 		log.Warn("move: the end of the move can't be noted in the old store", "error", err)
 	}
 	close(s.done)
-	log.Info("move: all mail is moved; the old store is only asked for copies of what was fetched before", "for", s.options.Retention)
+	log.Info("move: all mail is moved; the old store is only asked for copies of mail that was fetched before", "for", s.options.Retention)
 	if sleep(ctx, s.options.Retention) {
 		s.forgotten.Store(true)
 		log.Info("move: the old store is not needed any more")

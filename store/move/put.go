@@ -85,7 +85,7 @@ func (s *Store) remembers(ctx context.Context, mail store.Mail) (bool, error) {
 		return known, err
 	}
 	s.warnOnce.Do(func() {
-		s.options.Logger.Warn("move: the old store fails, so copies of what was fetched before the move may be taken as new", "error", err)
+		s.options.Logger.Warn("move: the old store fails, so copies of mail that was fetched before the move may be taken as new", "error", err)
 	})
 	return false, nil
 }
