@@ -84,7 +84,7 @@ func TestBatchesAhead(t *testing.T) {
 	})
 }
 
-// What is too long to be answered at once is asked for in smaller pieces.
+// Entries that are too long to be answered at once are asked for in smaller pieces.
 func TestBatchesShrink(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 20 << 10 })
@@ -145,7 +145,7 @@ func TestBatchesHandlerFails(t *testing.T) {
 	}
 }
 
-// When the node closes, what was handled isn't handled again.
+// When the node closes, handled mail isn't handled again.
 func TestBatchesContextEnds(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		kept := b.filled(250)
@@ -211,7 +211,7 @@ func TestBatchesOddRelays(t *testing.T) {
 	}
 }
 
-// Answers without sense end the sync, and what was handled before them is
+// Answers without sense end the sync, and mail that was handled before them is
 // acknowledged, so that it doesn't come again each time.
 func TestBatchesBrokenAnswers(t *testing.T) {
 	for name, broken := range map[string]string{

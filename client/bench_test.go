@@ -22,7 +22,7 @@ import (
 	"github.com/matrixrelay/relay/store/sqlite"
 )
 
-// What the benchmark of the Outbox sends.
+// The mail of the Outbox's benchmark.
 const (
 	liveDestinations = 100
 	liveEach         = 307
@@ -96,7 +96,7 @@ func runOutbox(b *testing.B, dead int) outboxRun {
 func fill(b *testing.B, config client.OutboxConfig, dead int) {
 	closed, err := client.OpenOutbox(b.Context(), config)
 	require.NoError(b, err)
-	require.NoError(b, closed.Close()) // what it is given now is for the next one
+	require.NoError(b, closed.Close()) // mail that it is given now is for the next one
 	enqueue := func(name string, destinations, each int) {
 		var all sync.WaitGroup
 		for worker := range 64 {

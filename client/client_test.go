@@ -94,7 +94,7 @@ func TestWithOurRelay(t *testing.T) {
 	}
 }
 
-// What the handler didn't take stays, and what is behind it.
+// Mail that the handler didn't take stays, and so does the mail behind it.
 func TestDrainStops(t *testing.T) {
 	kept := memory.New(memory.Options{})
 	server, err := relay.New(relay.Config{ServerName: relayName, Store: kept})

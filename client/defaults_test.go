@@ -100,8 +100,8 @@ func newRulesCaller(t *testing.T, c CallerConfig) *Caller {
 	return made
 }
 
-// requireRules sets each number of a Config to zero and below, and requires what
-// the table says. It returns their names.
+// requireRules sets each number of a Config to zero and below, and requires the
+// table's values. It returns their names.
 func requireRules[C any](t *testing.T, normal func(C) C) (names []string) {
 	var zero C
 	of := reflect.TypeOf(zero)

@@ -25,7 +25,7 @@ import (
 )
 
 // A deployedRelay answers as Dendrite's does, flaws included: null to a PUT and
-// while it is off, what is retried stored once more, all of pdus and edus
+// while it is off, a retry stored once more, all of pdus and edus
 // decoded and encoded again and the time stamp dropped, 500 for the caller's
 // mistakes, no look at who asks.
 type deployedRelay struct {
@@ -93,7 +93,7 @@ func (d *deployedRelay) get(content []byte) (int, any) {
 	return http.StatusOK, next
 }
 
-// deployedSync fetches as deployed nodes do, and returns what they process.
+// deployedSync fetches as deployed nodes do, and returns the mail that they process.
 func deployedSync(t *testing.T, node *relaytest.Node, network http.RoundTripper, relay spec.ServerName) (got []gomatrixserverlib.Transaction) {
 	t.Helper()
 	federation := node.Federation(network)
@@ -109,7 +109,7 @@ func deployedSync(t *testing.T, node *relaytest.Node, network http.RoundTripper,
 	}
 }
 
-// deployedNode takes what is sent directly, and returns what it took.
+// deployedNode takes mail that is sent directly, and returns it.
 func deployedNode() (host relaytest.Host, took func() []string) {
 	var mu sync.Mutex
 	var ids []string
@@ -132,7 +132,7 @@ func deployedNode() (host relaytest.Host, took func() []string) {
 	}
 }
 
-// What deployed relays, and proxies before them, answer to a PUT.
+// The answers of deployed relays, and of proxies before them, to a PUT.
 func TestSenderDeployedAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
 		host       relaytest.Host
@@ -176,7 +176,7 @@ func TestSenderDeployedAnswers(t *testing.T) {
 	}
 }
 
-// proxy answers what isn't JSON.
+// proxy gives answers that aren't JSON.
 func proxy(status int, body, retryAfter string) relaytest.Host {
 	return relaytest.Host{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
@@ -233,7 +233,7 @@ func TestOutboxDeployedRelays(t *testing.T) {
 	})
 }
 
-// requireContent checks what arrived of transaction(id).
+// requireContent checks the mail that arrived of transaction(id).
 func requireContent(t *testing.T, id string, got gomatrixserverlib.Transaction) {
 	t.Helper()
 	require.Equal(t, a.ServerName, got.Origin)
@@ -244,7 +244,7 @@ func requireContent(t *testing.T, id string, got gomatrixserverlib.Transaction) 
 	}
 }
 
-// A deployed node fetches from our relay what our Outbox left there.
+// A deployed node fetches from our relay the mail that our Outbox left there.
 func TestDeployedNodeFetches(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		mail := memory.New(memory.Options{})
@@ -269,8 +269,8 @@ func TestDeployedNodeFetches(t *testing.T) {
 	})
 }
 
-// A deployed relay stores what is retried once more, and doesn't say that it is
-// the same: it comes twice. What comes directly after that is dropped.
+// A deployed relay stores a retry once more, and doesn't say that it is
+// the same: it comes twice. A direct copy after that is dropped.
 func TestRetryAtDeployedRelay(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		deployed, tries := &deployedRelay{name: r1, first: 1}, 0

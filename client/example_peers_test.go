@@ -8,7 +8,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// An operator says by hand who relays for whom. It is kept in a store's notes.
+// An operator says by hand which servers relay for which. It is kept in a store's notes.
 func ExamplePeers() {
 	ctx := context.Background()
 	notes := memory.New(memory.Options{}) // or sqlite.Open

@@ -12,7 +12,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// Bob fetches what two relays hold for him, and gets it from Alice as well.
+// Bob fetches the mail that two relays hold for him, and gets it from Alice as well.
 func ExampleReceiver() {
 	ctx, cancel := context.WithCancel(context.Background())
 	alice, bob := relaytest.NewNode("alice"), relaytest.NewNode("bob")

@@ -22,7 +22,7 @@ import (
 
 var errFlaky = errors.New("flaky")
 
-// A flaky store fails now and then, before or after doing what it is to do.
+// A flaky store fails now and then, before or after doing its work.
 type flaky struct {
 	*memory.Store
 	rate atomic.Int32 // percent
@@ -73,7 +73,7 @@ func (f *flaky) SetNotes(ctx context.Context, c []store.Note) error {
 	return f.Store.SetNotes(ctx, c)
 }
 
-// Whatever fails now and then, all that was enqueued arrives, in order, and
+// Though everything fails now and then, all that was enqueued arrives, in order, and
 // nothing is dropped that neither the destination nor a relay has.
 func TestOutboxOnFlakyStore(t *testing.T) {
 	for range 10 {

@@ -18,7 +18,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A reaction is what a relay makes of a request in TestFollowBacksOffAnew.
+// A reaction is a relay's answer to a request in TestFollowBacksOffAnew.
 type reaction struct {
 	fails, well   bool
 	holds         time.Duration
@@ -26,7 +26,7 @@ type reaction struct {
 	number, waits int // of the request, and of those that wait
 }
 
-// After whatever shows that a relay is well, the back-off begins anew.
+// After any sign that a relay is well, the back-off begins anew.
 func TestFollowBacksOffAnew(t *testing.T) {
 	const failures = 9
 	for name, react := range map[string]func(s *scripted, r *reaction, waiting bool){
@@ -96,7 +96,7 @@ func requireAnew(t *testing.T, all []reaction) {
 	require.Fail(t, "it was never well, or didn't fail after that")
 }
 
-// What a handler's error says of another server isn't about the relay.
+// A handler's error that speaks of another server isn't about the relay.
 func TestFollowHandlerLimited(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.relay(r1)
@@ -116,7 +116,7 @@ func TestFollowHandlerLimited(t *testing.T) {
 }
 
 // A relay that is added is asked at once, and one that is removed no more, at
-// once, whatever the poll interval.
+// once, at any poll interval.
 func TestRunRelaysChange(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.PollInterval = 24 * time.Hour })

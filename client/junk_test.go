@@ -211,7 +211,7 @@ func TestJunkIsNoCopy(t *testing.T) {
 	})
 }
 
-// A relay can't fill the log, and what is rejected has the origin that it claims.
+// A relay can't fill the log, and rejected mail has the origin that it claims.
 func TestJunkInTheLog(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		var log bytes.Buffer

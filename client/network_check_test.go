@@ -73,7 +73,7 @@ func (n *network) nameOf(destination spec.ServerName, body string) string {
 	return body
 }
 
-// check looks at what became of everything, when all is quiet.
+// check looks at how everything ended, when all is quiet.
 func (n *network) check() {
 	all := make(map[*sent]bool)
 	for _, s := range n.sent {
@@ -115,7 +115,7 @@ func (n *network) member(name spec.ServerName) *member {
 	return n.members[slices.IndexFunc(n.members, func(m *member) bool { return m.name == name })]
 }
 
-// An alikeKey is what transactions have in common that no receiver can tell
+// An alikeKey is the same for transactions that no receiver can tell
 // from copies.
 type alikeKey struct {
 	origin spec.ServerName
@@ -130,7 +130,7 @@ type tally struct {
 	example                *sent
 }
 
-// count counts what was handled, which must be what was sent, byte for byte.
+// count counts the handled mail, which must be the sent mail, byte for byte.
 func (m *member) count(alike map[alikeKey]*tally) {
 	for _, got := range m.home.handled {
 		s := m.n.find(m.name, got.body)
@@ -162,7 +162,7 @@ func (n *network) checkTally(m *member, t *tally) {
 	}
 }
 
-// checkOrder checks that what came from one relay, or directly from one
+// checkOrder checks that mail that came from one relay, or directly from one
 // origin, came in its order.
 func (m *member) checkOrder() {
 	last := make(map[spec.ServerName]int64)
@@ -185,7 +185,7 @@ func (m *member) checkOrder() {
 	}
 }
 
-// checkEnd checks what the outbox told of a transaction: that relays took it,
+// checkEnd checks the outbox's events of a transaction: that relays took it,
 // if they did, and after that its end, once.
 func (n *network) checkEnd(s *sent) {
 	from, to := n.member(s.key.origin), n.member(s.key.destination)

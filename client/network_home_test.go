@@ -22,7 +22,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A homeserver is what a node does with what it gets, and what its outbox told.
+// A homeserver handles the mail that a node gets, and keeps its outbox's events.
 type homeserver struct {
 	*member
 
@@ -48,7 +48,7 @@ func (h *homeserver) take(got handled) {
 	h.handled = append(h.handled, got)
 }
 
-// arrived notes what came directly, the first time.
+// arrived notes mail that came directly, the first time.
 func (h *homeserver) arrived(k mailKey) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,7 +58,7 @@ func (h *homeserver) arrived(k mailKey) {
 	}
 }
 
-// note is told what becomes of what this node sends.
+// note hears the news of mail that this node sends.
 func (h *homeserver) note(e client.Event) {
 	k := mailKey{e.Destination, h.name, e.TransactionID}
 	h.n.log("%.6s: %s for %.6s %s", h.name, e.TransactionID, e.Destination, e.Result)
@@ -71,7 +71,7 @@ func (h *homeserver) note(e client.Event) {
 	h.ended[k] = append(h.ended[k], e.Result)
 }
 
-// handle takes what a relay had. It doesn't mind that the node is closing.
+// handle takes mail that a relay had. It doesn't mind that the node is closing.
 func (m *member) handle(_ context.Context, got client.Received) error {
 	if m.dice.trouble(m.n.faulty) {
 		return errors.New("the homeserver is busy")
@@ -81,7 +81,7 @@ func (m *member) handle(_ context.Context, got client.Received) error {
 	return nil
 }
 
-// serve takes what comes directly.
+// serve takes mail that comes directly.
 func (m *member) serve(w http.ResponseWriter, r *http.Request) {
 	receiver := m.enter()
 	if receiver == nil {
@@ -117,7 +117,7 @@ func (m *member) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{}`)
 }
 
-// newInlet makes what relays hand over to.
+// newInlet makes the server to which relays hand mail over.
 func (m *member) newInlet(takes bool) *relay.Server {
 	config := relay.Config{ServerName: m.name, Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)}
 	if takes {
@@ -137,7 +137,7 @@ func (m *member) serveRelay(w http.ResponseWriter, r *http.Request) {
 	m.inlet.ServeHTTP(w, r)
 }
 
-// deliver takes what a relay hands over.
+// deliver takes mail that a relay hands over.
 func (m *member) deliver(ctx context.Context, d relay.Delivery) error {
 	receiver := m.enter()
 	if receiver == nil {

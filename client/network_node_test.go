@@ -26,7 +26,7 @@ type member struct {
 	*host
 	node   *relaytest.Node
 	relays []spec.ServerName // which others may know
-	inlet  *relay.Server     // takes or refuses what relays hand over; or nil
+	inlet  *relay.Server     // takes or refuses mail that relays hand over; or nil
 	mail   *memory.Store     // its outbox and its notes
 	script *dice
 	home   homeserver
@@ -118,7 +118,7 @@ func (m *member) meet(d *dice) {
 	}
 }
 
-// RoundTrip implements http.RoundTripper for what the node asks of others.
+// RoundTrip implements http.RoundTripper for the node's requests.
 func (m *member) RoundTrip(r *http.Request) (*http.Response, error) {
 	if m.is(off) {
 		return nil, errors.New("no network")
@@ -126,7 +126,7 @@ func (m *member) RoundTrip(r *http.Request) (*http.Response, error) {
 	return m.n.net.RoundTrip(r)
 }
 
-// live is what the node does of itself while there is trouble.
+// live has the node act on its own while there is trouble.
 func (m *member) live() {
 	for m.n.pause(m.script, m.n.length/20) {
 		other := m.n.members[m.script.IntN(len(m.n.members))]
@@ -179,7 +179,7 @@ func (m *member) restart(what int) {
 	m.reopen(sending, receiving)
 }
 
-// reopen opens what was closed, on the same store.
+// reopen opens the parts that were closed, on the same store.
 func (m *member) reopen(sending, receiving bool) {
 	var err error
 	if sending {
@@ -217,7 +217,7 @@ func (m *member) run(receiver *client.Receiver) {
 	}
 }
 
-// closeReceiver refuses requests, and waits for what is being handled.
+// closeReceiver refuses requests, and waits for those that are being handled.
 func (m *member) closeReceiver() {
 	m.mu.Lock()
 	m.receiver = nil

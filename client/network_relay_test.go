@@ -63,7 +63,7 @@ func (n *network) newDropbox(i int) *dropbox {
 	return d
 }
 
-// passOn says how the relay passes on what it has.
+// passOn says how the relay passes on its mail.
 func (d *dropbox) passOn(node *relaytest.Node) {
 	caller, err := client.NewCaller(client.CallerConfig{Identity: node.SigningIdentity, Transport: d.n.net})
 	require.NoError(d.n, err)
@@ -131,7 +131,7 @@ func (d *dropbox) reopen(dice *dice) {
 	d.open()
 }
 
-// A ledger is a relay's store that knows what it has ever stored.
+// A ledger is a relay's store that knows everything that it has ever stored.
 type ledger struct {
 	*memory.Store
 

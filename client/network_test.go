@@ -20,7 +20,7 @@ const (
 )
 
 // TestNetwork runs whole networks, each with a seed of its own: nodes that send
-// and receive, real relays between them, some of which pass on what they have,
+// and receive, real relays between them, some of which pass on their mail,
 // and hours in which hosts go away and come back, restart, fail, and lose
 // requests and answers. Then everything is well again, and in the end each
 // transaction must have been handled once, and nothing be left anywhere. Package
@@ -31,11 +31,11 @@ const (
 // RELAY_NETWORK_SEED=n runs that seed alone, RELAY_NETWORK_RUNS times (default:
 // once).
 //
-// A seed decides who is there, what is sent, who goes away and restarts, all of
+// A seed decides who is there, which mail is sent, who goes away and restarts, all of
 // it at the same times, and what each host's dice show. It doesn't decide the
 // jitter of back-offs and of polling, which the client takes from the global
 // source, nor which of two goroutines is first, so the dice may be thrown for
-// other requests. What fails rarely takes a few runs of its seed to fail again.
+// other requests. A rare failure takes a few runs of its seed to come again.
 func TestNetwork(t *testing.T) {
 	runs := 100
 	if testing.Short() {
@@ -154,7 +154,7 @@ func (n *network) pause(d *dice, most time.Duration) bool {
 	return time.Since(n.began) < n.length
 }
 
-// explain says what it takes to understand a failure.
+// explain says everything needed to understand a failure.
 func (n *network) explain() {
 	if !n.Failed() {
 		return
@@ -162,5 +162,5 @@ func (n *network) explain() {
 	n.Logf("run this again with %s=%d; the last events:\n%s", networkSeed, n.seed, n.diary())
 }
 
-// background is the context of what goes on after the test's own has ended.
+// background is the context of work that goes on after the test's own has ended.
 var background = context.Background()

@@ -29,7 +29,7 @@ type network struct {
 	troubled atomic.Bool
 
 	lossy, faulty int  // percent of requests
-	passing       bool // some relays pass on what they have
+	passing       bool // some relays pass on their mail
 
 	members   []*member
 	dropboxes []*dropbox
@@ -60,7 +60,7 @@ func newNetwork(t *testing.T, seed uint64) *network {
 	return n
 }
 
-// log notes what happened.
+// log notes an event.
 func (n *network) log(format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -110,7 +110,7 @@ func (d *dice) upTo(most time.Duration) time.Duration {
 	return time.Duration(d.IntN(int(most/time.Millisecond)+1)) * time.Millisecond
 }
 
-// A state is what a host is like for others.
+// A state is how a host appears to others.
 type state int
 
 const (

@@ -27,7 +27,7 @@ func TestReceiverRelayFailsToWait(t *testing.T) {
 	})
 }
 
-// A relay that answers at once with what was dealt with isn't asked again at
+// A relay that answers at once with an entry that was dealt with isn't asked again at
 // once.
 func TestReceiverRelayRepeatsWhenWaiting(t *testing.T) {
 	for _, empty := range []bool{true, false} {

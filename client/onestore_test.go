@@ -30,7 +30,7 @@ var notedStores = map[string]func(t *testing.T) notedStore{
 }
 
 // A relay, an Outbox, one that passes on, a Peers and a History of one process live
-// in one store, and none sees what the others have.
+// in one store, and none sees the others' mail and notes.
 func TestOneStoreForAll(t *testing.T) {
 	for name, open := range notedStores {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +114,7 @@ func useOneStore(t *testing.T, kept notedStore, round int) {
 	handled, err := s.receiver.Direct(t.Context(), stranger.ServerName, "1", body, func(context.Context) error { return nil })
 	require.NoError(t, err)
 	require.True(t, handled)
-	for i := range 3 { // what B says of our mail is of no matter to the stranger's
+	for i := range 3 { // B's word on our mail is of no matter to the stranger's
 		id := s.enqueue(t, b.ServerName, fmt.Sprint(round, i))
 		e := <-s.told
 		require.Equal(t, client.ResultRefused, e.Result)
@@ -122,7 +122,7 @@ func useOneStore(t *testing.T, kept notedStore, round int) {
 	}
 	requireStrangersMail(t, kept, 2*(round+1))
 
-	// What stays in the Outbox is no destination of the relay, nor does it count.
+	// A server with mail in the Outbox is no destination of the relay, nor does it count.
 	require.NoError(t, s.peers.SetOffline(t.Context(), "away", true))
 	for i := range 2 {
 		s.enqueue(t, "away", fmt.Sprint("away", round, i))

@@ -134,7 +134,7 @@ func TestNodeOnlineLeavesTime(t *testing.T) {
 	})
 }
 
-// A handler that is at work when the network goes is told to stop, and what it
+// A handler that is at work when the network goes is told to stop, and mail that it
 // didn't handle comes again.
 func TestNodeOfflineEndsHandlers(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {

@@ -105,7 +105,7 @@ func TestOutboxDelivers(t *testing.T) {
 	})
 }
 
-// What only a relay took is handed over directly, in order, once the
+// Mail that only a relay took is handed over directly, in order, once the
 // destination is seen.
 func TestOutboxHandsOver(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
@@ -186,7 +186,7 @@ func TestOutboxEnds(t *testing.T) {
 		require.Equal(t, []string{"3 expired", "4 expired"}, o.told())
 		require.Zero(t, o.queued(b.ServerName))
 
-		// What all relays refuse waits for the destination.
+		// Mail that all relays refuse waits for the destination.
 		o.relays(tooLarge, tooLarge, answers(400, `{"errcode":"M_BAD_JSON"}`))
 		o.enqueue("5", "6")
 		time.Sleep(time.Minute)
@@ -198,7 +198,7 @@ func TestOutboxEnds(t *testing.T) {
 	})
 }
 
-// What no relay has is never dropped, also after a restart.
+// Mail that no relay has is never dropped, also after a restart.
 func TestOutboxKeepsWhatRelaysRefuse(t *testing.T) {
 	inOutWorld(t, func(c *client.OutboxConfig) { c.KeepRelayed = -1 }, func(o *outWorld) {
 		o.relays(tooLarge, tooLarge, tooLarge)
@@ -254,7 +254,7 @@ func TestOutboxRelaysAtOnce(t *testing.T) {
 }
 
 // While some relays refuse a transaction and others can't be reached, all are
-// asked again later and later, whatever the time they take to say so.
+// asked again later and later, no matter how long they take to say so.
 func TestOutboxAsksRelaysAgain(t *testing.T) {
 	for _, latency := range []time.Duration{time.Millisecond, 5 * time.Second} {
 		inOutWorld(t, nil, func(o *outWorld) {

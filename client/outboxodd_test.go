@@ -16,7 +16,7 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// Of what is kept for its destination nothing is dropped for what has expired.
+// No mail that is kept for its destination is dropped for mail that has expired.
 func TestOutboxTrimBesideExpiry(t *testing.T) {
 	inOutWorld(t, func(c *client.OutboxConfig) {
 		c.KeepRelayed = 10
@@ -62,7 +62,7 @@ func TestOutboxSeenLiars(t *testing.T) {
 	})
 }
 
-// What no relay nor server would take isn't taken.
+// Transactions that no relay nor server would take aren't taken.
 func TestOutboxRefusesWhatCannotBeSent(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		for _, id := range []string{"", strings.Repeat("x", 256)} {

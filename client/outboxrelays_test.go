@@ -36,7 +36,7 @@ func TestOutboxSeenWhileRelaying(t *testing.T) {
 }
 
 // One transaction that a relay refuses, while the others are dead, doesn't hold
-// up what is behind it.
+// up the mail behind it.
 func TestOutboxRelayRefusesAndOthersAreDead(t *testing.T) {
 	inOutWorld(t, nil, func(o *outWorld) {
 		var took atomic.Int32

@@ -45,7 +45,7 @@ func TestOutboxesThatSeeEachOther(t *testing.T) {
 	})
 }
 
-// Who is seen is tried at once, whoever else is to be tried before.
+// A server that is seen is tried at once, before all others that are to be tried.
 func TestOutboxSeenInTheQueue(t *testing.T) {
 	inOutWorld(t, func(c *client.OutboxConfig) { c.Workers = 4 }, func(o *outWorld) {
 		for i := range 40 {

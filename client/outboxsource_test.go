@@ -17,11 +17,11 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// A frozen store's clock stands still: whatever the clock of the machine does,
-// what is left of a lifetime is what a test says.
+// A frozen store's clock stands still, even if the clock of the machine moves:
+// the test sets the rest of a lifetime.
 type frozen struct {
 	*memory.Store
-	left atomic.Int64 // a time.Duration; 0: what it was put with
+	left atomic.Int64 // a time.Duration; 0: as it was put
 }
 
 // Put implements store.Store.
@@ -40,7 +40,7 @@ func (f *frozen) Next(ctx context.Context, d spec.ServerName, after int64, n int
 	return entries, err
 }
 
-// The age of a transaction is what the store says. The clock of the machine may
+// The store tells the age of a transaction. The clock of the machine may
 // be 40 days ahead, while the Outbox runs and between two runs.
 func TestOutboxAgeIsTheStores(t *testing.T) {
 	kept := &frozen{}
@@ -65,7 +65,7 @@ func TestOutboxAgeIsTheStores(t *testing.T) {
 }
 
 // A destination that is seen isn't tried again and again while the store can't
-// take off what was sent.
+// take off mail that was sent.
 func TestOutboxStoreFailsWhileSeen(t *testing.T) {
 	f := &failingStore{}
 	f.fail.Store(true)

@@ -27,7 +27,7 @@ func (f *failingStore) Ack(ctx context.Context, d spec.ServerName, id int64) (in
 	return f.Store.Ack(ctx, d, id)
 }
 
-// A store that can't take off what was sent doesn't have it sent every second.
+// A store that can't take off sent mail doesn't have it sent every second.
 func TestOutboxStoreFails(t *testing.T) {
 	f := &failingStore{}
 	f.fail.Store(true)

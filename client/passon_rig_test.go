@@ -74,7 +74,7 @@ func (w *passWorld) take(how string, origin spec.ServerName, id gomatrixserverli
 	return nil
 }
 
-// got returns what was handled since the last call.
+// got returns the mail that was handled since the last call.
 func (w *passWorld) got() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +119,7 @@ func (w *passWorld) sync(relays ...*passer) []client.Drained {
 	return all
 }
 
-// A passer is a relay that may pass on what it has.
+// A passer is a relay that may pass on its mail.
 type passer struct {
 	w       *passWorld
 	name    spec.ServerName
@@ -157,7 +157,7 @@ func (p *passer) start() {
 		require.NoError(p.w, err)
 		p.outbox, err = client.OpenOutbox(p.w.Context(), client.OutboxConfig{
 			Sender: p.sender, Store: p.kept, PassOn: p.passOn, Logger: config.Logger,
-			KeepRelayed: -1, // what others have stays here all the same
+			KeepRelayed: -1, // mail that others have stays here all the same
 		})
 		require.NoError(p.w, err)
 		config.Stored, config.Asked = p.outbox.Stored, p.outbox.Seen
@@ -189,7 +189,7 @@ func (p *passer) stop() {
 	}
 }
 
-// knows tells the relay who relays for b.
+// knows tells the relay which relays act for b.
 func (p *passer) knows(relays ...*passer) {
 	for _, r := range relays {
 		require.NoError(p.w, p.peers.AddRelays(p.w.Context(), nodeB, r.name))

@@ -104,7 +104,7 @@ func TestPassOnToRelay(t *testing.T) {
 	})
 }
 
-// What was left at both anyway is there once.
+// Mail that was left at both anyway is there once.
 func TestPassOnToRelayThatHasIt(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {
 		own, theirs := w.passer("r1", everything), w.passer("r2", everything)
@@ -121,7 +121,7 @@ func TestPassOnToRelayThatHasIt(t *testing.T) {
 	})
 }
 
-// What was passed on goes to its destination and to no other relay.
+// Mail that was passed on goes to its destination and to no other relay.
 func TestPassOnDoesNotGoRound(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {
 		relays := []*passer{w.passer("r1", everything), w.passer("r2", everything), w.passer("r3", everything)}
@@ -142,7 +142,7 @@ func TestPassOnDoesNotGoRound(t *testing.T) {
 	})
 }
 
-// Servers that don't know proofs take what is passed on for something else: the
+// Servers that don't know proofs take forwarded mail for something else: the
 // mail stays, and they aren't filled with copies.
 func TestPassOnToDeployed(t *testing.T) {
 	for _, says := range []string{`null`, `{}`, `{"proven":false}`, `7`, ``} {
@@ -173,7 +173,7 @@ func TestPassOnToDeployed(t *testing.T) {
 	}
 }
 
-// What has no proof stays until it is fetched, and what is behind it: the
+// Mail without proof stays until it is fetched, and so does the mail behind it: the
 // destination gets its mail in order. Other relays get the rest.
 func TestPassOnWithoutProof(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {
@@ -235,7 +235,7 @@ func TestPassOnIsRefused(t *testing.T) {
 	}
 }
 
-// A relay that restarts goes on with what it has, and remembers what other
+// A relay that restarts goes on with its mail, and remembers which mail other
 // relays have.
 func TestPassOnAfterRestart(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {
@@ -259,7 +259,7 @@ func TestPassOnAfterRestart(t *testing.T) {
 	})
 }
 
-// Whoever isn't to be served so has a mailbox as always; and so has the relay
+// A server that isn't to be served so has a mailbox as always; and so has the relay
 // itself, which would else take its own copy for a delivery.
 func TestPassOnIsChosen(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {
@@ -301,7 +301,7 @@ func TestPassOnBesideOrigin(t *testing.T) {
 	})
 }
 
-// A node that only fetches doesn't take what is handed over, or it would lie in
+// A node that only fetches doesn't take mail that is handed over, or it would lie in
 // its own mailbox, where it never looks.
 func TestPassOnToWhoOnlyFetches(t *testing.T) {
 	inPassWorld(t, func(w *passWorld) {

@@ -49,7 +49,7 @@ func TestProoflessIsLeftAlone(t *testing.T) {
 		assert.Equal(t, 2, network.Asked(b))
 		assert.Equal(t, 2, network.Asked(deployed))
 
-		passedOn.Proof = nil // what is our own doesn't need to be proven
+		passedOn.Proof = nil // our own mail doesn't need to be proven
 		_, err = sender.Send(t.Context(), passedOn)
 		require.NoError(t, err)
 	})

@@ -26,7 +26,7 @@ import (
 var nodeC = relaytest.NewNode("c").ServerName
 
 // A provenInbox is an inbox that checks proofs, with one relay, which may forge
-// what it answers.
+// its answers.
 type provenInbox struct {
 	*inbox
 	keys  *keyBook
@@ -76,7 +76,7 @@ func (p *provenInbox) reject(_ context.Context, got client.Received, why error) 
 	p.rejected, p.reasons = append(p.rejected, got), append(p.reasons, why)
 }
 
-// taken is what was handled, refused what was rejected, and why.
+// taken is the handled mail, refused the rejected mail, and why.
 func (p *provenInbox) taken() []client.Received   { return copied(p, &p.received) }
 func (p *provenInbox) refused() []client.Received { return copied(p, &p.rejected) }
 func (p *provenInbox) why() []error               { return copied(p, &p.reasons) }
@@ -87,7 +87,7 @@ func copied[T any](p *provenInbox, list *[]T) []T {
 	return slices.Clone(*list)
 }
 
-// sync returns what the relay gave.
+// sync returns the outcome of draining the relay.
 func (p *provenInbox) sync() client.Drained {
 	p.Helper()
 	return p.receiver.Sync(p.Context())[0]
@@ -95,7 +95,7 @@ func (p *provenInbox) sync() client.Drained {
 
 func (p *provenInbox) left() int { return p.inbox.left(p.kept) }
 
-// statuses are those of what was handled.
+// statuses are those of the handled mail.
 func (p *provenInbox) statuses() (s []client.ProofStatus) {
 	for _, got := range p.taken() {
 		s = append(s, got.Proof)
@@ -103,7 +103,7 @@ func (p *provenInbox) statuses() (s []client.ProofStatus) {
 	return s
 }
 
-// A forger is a relay that changes what it answers.
+// A forger is a relay that changes its answers.
 type forger struct {
 	p    *provenInbox
 	real http.Handler
@@ -170,7 +170,7 @@ func (p *provenInbox) leaveAs(from *relaytest.Node, to spec.ServerName, id, body
 	require.NoError(p, caller.Send(p.Context(), r1, t))
 }
 
-// sync1 syncs what there is now, and not what is left meanwhile.
+// sync1 syncs the mail that is there now, and not mail that is left meanwhile.
 func (p *provenInbox) sync1() client.Drained {
 	d := p.sync()
 	d.Handled = 0

@@ -43,7 +43,7 @@ func TestProven(t *testing.T) {
 	})
 }
 
-// Where proof isn't required, what has none is handled, and says so.
+// Where proof isn't required, mail without one is handled, and says so.
 func TestProofStatuses(t *testing.T) {
 	inProvenInbox(t, nil, func(p *provenInbox) {
 		p.leave("1", 1, r1)
@@ -99,7 +99,7 @@ func TestProofIsRequired(t *testing.T) {
 	require.ErrorContains(t, err, "Keys")
 }
 
-// What a relay forges reaches nobody, whether or not proof is required.
+// Mail that a relay forges reaches nobody, whether or not proof is required.
 func TestProofsAgainstForgery(t *testing.T) {
 	replace := func(old, new string) func(*provenInbox, *wire.Item) {
 		return func(p *provenInbox, item *wire.Item) {
@@ -196,7 +196,7 @@ func TestProofsAgainstForgeryWithoutOrigin(t *testing.T) {
 	}
 }
 
-// While an origin's key can't be had, what must be proven is asked for again,
+// While an origin's key can't be had, mail that must be proven is asked for again,
 // for a while, which is the same for all mail of that origin.
 func TestProofsKeyPatience(t *testing.T) {
 	required := func(c *client.ReceiverConfig) { c.RequireProof = true }
@@ -214,7 +214,7 @@ func TestProofsKeyPatience(t *testing.T) {
 		require.EqualValues(t, "named", p.taken()[2].Origin)
 		require.Zero(t, p.left())
 
-		// Whoever had a key gets all the patience again.
+		// An origin that had a key gets all the patience again.
 		p.keys.know("named", false)
 		p.leaveAs(named, nodeB, "4", `{"pdus":[{"n":4}]}`)
 		time.Sleep(client.DefaultKeyPatience * 3 / 4)
@@ -251,7 +251,7 @@ func TestProofsKeyPatience(t *testing.T) {
 		require.Len(t, p.taken(), 2)
 		stop()
 	})
-	// Who syncs once a day isn't held up for ever.
+	// A node that syncs once a day isn't held up for ever.
 	inProvenInbox(t, required, func(p *provenInbox) {
 		p.leaveAs(named, nodeB, "0", `{"pdus":[{"n":0}]}`)
 		require.ErrorIs(t, p.sync().Err, wire.ErrNoKey)
@@ -281,7 +281,7 @@ func TestProofsKeysBroken(t *testing.T) {
 	}
 }
 
-// A relay that brings back what was handled long ago, and forgotten.
+// A relay that brings back mail that was handled long ago, and forgotten.
 func TestProofsMaxAge(t *testing.T) {
 	for _, c := range []struct {
 		maxAge time.Duration
@@ -315,7 +315,7 @@ func TestProofsMaxAge(t *testing.T) {
 	})
 }
 
-// What Run waited for and Sync has got meanwhile is dealt with once.
+// Mail that Run waited for and Sync has got meanwhile is dealt with once.
 func TestProofsRejectedOnce(t *testing.T) {
 	inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof = true }, func(p *provenInbox) {
 		p.forge = func(item *wire.Item) { item.Proof = nil }

@@ -123,7 +123,7 @@ func (b *inbox) leave(id string, content any, relays ...spec.ServerName) {
 	}
 }
 
-// sync returns what r1, r2 and r3 gave.
+// sync returns the outcomes of draining r1, r2 and r3.
 func (b *inbox) sync() [3]client.Drained {
 	b.Helper()
 	return [3]client.Drained(b.receiver.Sync(b.Context()))
@@ -152,7 +152,7 @@ func TestReceiverDropsCopies(t *testing.T) {
 	})
 }
 
-// A relay that comes back late has only what was handled, and what wasn't.
+// A relay that comes back late has only mail that was handled, and mail that wasn't.
 func TestReceiverLateRelay(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		b.relay(r1)
@@ -210,7 +210,7 @@ func TestReceiverHandlerFails(t *testing.T) {
 	})
 }
 
-// What was handled and whose acknowledgement was lost comes again, and isn't
+// Mail that was handled and whose acknowledgement was lost comes again, and isn't
 // handled again.
 func TestReceiverLostAcknowledgement(t *testing.T) {
 	inInbox(t, func(b *inbox) {
@@ -284,7 +284,7 @@ func TestReceiverRemembers(t *testing.T) {
 	})
 }
 
-// What was handled while the node was closing isn't handled again when it is
+// Mail that was handled while the node was closing isn't handled again when it is
 // opened.
 func TestReceiverClosesWhileHandling(t *testing.T) {
 	inInbox(t, func(b *inbox) {
@@ -327,7 +327,7 @@ func TestReceiverDirect(t *testing.T) {
 		require.False(t, direct("3", 3, nil))
 		require.False(t, direct("3", 3, nil))
 		require.True(t, direct("4", 3, nil))
-		for range 2 { // what can't be read was never seen
+		for range 2 { // a body that can't be read was never seen
 			for _, body := range []string{`{`, `{"edus":[]}`} {
 				for _, fail := range []error{errors.New("busy"), nil} {
 					times := 0

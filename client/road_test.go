@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/internal/seeds"
 )
 
-// TestRoadTransitions goes over the whole table: what follows each state, and
+// TestRoadTransitions goes over the whole table: which state follows each, and
 // that nothing else does.
 func TestRoadTransitions(t *testing.T) {
 	for _, c := range []struct {

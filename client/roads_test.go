@@ -88,7 +88,7 @@ func numbers(from, to int) (ids []string) {
 	return ids
 }
 
-// What one relay refuses, or takes and doesn't keep, another gets that can't be
+// Mail that one relay refuses, or takes and doesn't keep, another gets that can't be
 // reached for a minute; also after a restart.
 func TestOutboxEachRelayGetsAll(t *testing.T) {
 	refuse := func(string) *wire.Error { return wire.BadRequest(spec.ErrorBadJSON, "no") }
@@ -251,8 +251,8 @@ func signsEscapedKeys(t *testing.T) bool {
 	return err == nil && json.Valid(signed)
 }
 
-// What can't be signed, or made a request of, isn't taken, and a Sender says so
-// without thinking worse of anybody.
+// A transaction that can't be signed, or made a request of, isn't taken, and a Sender
+// says so without thinking worse of anybody.
 func TestUnsendable(t *testing.T) {
 	bodies := []string{`{"pdus":[`, `{"pdus":[nul]}`}
 	if !signsEscapedKeys(t) {

@@ -77,7 +77,7 @@ func (r *roadsWorld) configure(c *client.OutboxConfig) {
 	c.Notify = r.note
 }
 
-// note checks what the Outbox says at once, when it can be known.
+// note checks the Outbox's events at once, when they can be known.
 func (r *roadsWorld) note(e client.Event) {
 	id := string(e.TransactionID)
 	took := 0
@@ -209,7 +209,7 @@ func (r *roadsWorld) check(last int) {
 			continue
 		}
 		for _, relay := range r.relays {
-			// What was dropped before it was added it can't have.
+			// Mail that was dropped before the relay was added can't be there.
 			if !relay.lies && ended[id] == "" {
 				require.True(r, relay.dealtWith(id), "%s isn't at %s", id, relay.name)
 			}

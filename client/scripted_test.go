@@ -25,7 +25,7 @@ type scripted struct {
 	// Body, if it isn't nil, makes the transaction of an entry.
 	body func(id int64) string
 
-	// Odd, if it isn't nil, may change what is asked for, or answer itself.
+	// Odd, if it isn't nil, may change the query, or answer itself.
 	odd func(w http.ResponseWriter, a *ask) (answered bool)
 
 	mu    sync.Mutex
@@ -68,7 +68,7 @@ func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answer is what a relay answers that does as it should.
+// answer is the answer of a relay that works as it should.
 func (s *scripted) answer(q wire.Query) []byte {
 	var items []wire.Item
 	for id := max(s.gone, q.After) + 1; id <= s.last && len(items) < max(1, q.Limit); id++ {

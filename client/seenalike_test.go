@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// New transactions of the same content aren't dropped, whatever way they come.
+// New transactions of the same content aren't dropped, on any way that they come.
 func TestSeenManyAlike(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		body := []byte(`{"edus":[{"content":{"typing":true},"edu_type":"m.typing"}],"origin":"a","pdus":[]}`)

@@ -78,7 +78,7 @@ func verdicts(o client.Outcome) string {
 	return strings.Join(all, ", ")
 }
 
-// refusal requires that sending failed, with what the error says of it.
+// refusal requires that sending failed, with the fields of the error.
 func refusal(t *testing.T, err error) *client.SendError {
 	t.Helper()
 	var e *client.SendError
@@ -181,7 +181,7 @@ func TestSenderBackground(t *testing.T) {
 	})
 }
 
-// What is over the bound isn't let run.
+// An attempt over the bound isn't let run.
 func TestSenderBackgroundIsBounded(t *testing.T) {
 	inWorld(t, func(c *client.SenderConfig) { c.MaxBackground = 1 }, func(w *world) {
 		var ended atomic.Int32
@@ -296,7 +296,7 @@ func TestSenderTimeoutsAndContext(t *testing.T) {
 		_ = refusal(t, err)
 		require.Equal(t, client.DefaultDirectTimeout+client.DefaultRelayTimeout, time.Since(start))
 
-		// Who gives up learns nothing about anybody.
+		// A caller that gives up learns nothing about anybody.
 		require.NoError(t, w.peers.SetOffline(w.Context(), b.ServerName, false))
 		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
 		defer cancel()
@@ -306,8 +306,8 @@ func TestSenderTimeoutsAndContext(t *testing.T) {
 	})
 }
 
-// A homeserver that has a back-off of its own switches ours off. What a relay asks
-// for still counts.
+// A homeserver that has a back-off of its own switches ours off. The time that a
+// relay asks for still counts.
 func TestSenderWithoutBackoff(t *testing.T) {
 	inWorld(t, func(c *client.SenderConfig) { c.RelayBackoff = client.Backoff{First: -1} }, func(w *world) {
 		wait := answers(503, `{"errcode":"M_LIMIT_EXCEEDED","error":"","retry_after_ms":60000}`)

@@ -102,7 +102,7 @@ func TestStrippedProof(t *testing.T) {
 	}
 }
 
-// What comes directly is as good as proven.
+// Mail that comes directly is as good as proven.
 func TestStrippedProofAndDirect(t *testing.T) {
 	inStripped(t, func(p *provenInbox) {
 		p.leave("1", 1, r1, r2, r3)
@@ -113,7 +113,7 @@ func TestStrippedProofAndDirect(t *testing.T) {
 		require.Equal(t, dropped, p.from(r2))
 		require.Equal(t, dropped, p.from(r3))
 	})
-	inStripped(t, func(p *provenInbox) { // what the relay calls it is nothing that counts
+	inStripped(t, func(p *provenInbox) { // the relay's word on its ID doesn't count
 		p.leave("1", 1, r1)
 		p.forge = func(item *wire.Item) { item.Proof, item.TransactionID = nil, "2" }
 		require.Equal(t, one, p.from(r1))

@@ -14,7 +14,7 @@ import (
 
 // TestFinalAnswers goes over the whole table, and checks that it holds nothing
 // but Matrix error codes, with a status that says that the request is at fault,
-// and none that speaks of who asks or of the moment.
+// and none that speaks of the sender or of the moment.
 func TestFinalAnswers(t *testing.T) {
 	for r, why := range final {
 		require.NotEmpty(t, why)
