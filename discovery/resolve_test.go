@@ -96,7 +96,7 @@ func TestFoundIsKept(t *testing.T) {
 	require.Equal(t, 3, asked)
 }
 
-// TestCertificates: a server is who its certificate says.
+// TestCertificates: a server has the name that its certificate says.
 func TestCertificates(t *testing.T) {
 	r := newRig(t)
 	r.zone.addresses["impostor.elsewhere"] = []string{"127.0.0.1"}

@@ -38,7 +38,7 @@ func ask(ctx context.Context, transport http.RoundTripper, from *relaytest.Node)
 	return read(ctx, transport, r)
 }
 
-// read makes a request and returns the answer, whatever its status.
+// read makes a request and returns the answer, with any status.
 func read(ctx context.Context, transport http.RoundTripper, r *http.Request) (string, error) {
 	response, err := transport.RoundTrip(r.WithContext(ctx))
 	if err != nil {

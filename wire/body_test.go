@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestNothingIsReadTwice spoils what has been read already: nobody notices.
+// TestNothingIsReadTwice spoils the parts that have been read already: nobody notices.
 func TestNothingIsReadTwice(t *testing.T) {
 	r := signedByFclient(t, proofURI(proofID, proofTo), []byte(proofWithOrigin))
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
@@ -56,7 +56,7 @@ func TestIsCanonicalCopiesNothing(t *testing.T) {
 	require.Less(t, result.AllocedBytesPerOp(), int64(16<<10))
 }
 
-// TestScanOfText has what ends or breaks a string at each place of the eight bytes
+// TestScanOfText has a byte that ends or breaks a string at each place of the eight bytes
 // that are looked at together.
 func TestScanOfText(t *testing.T) {
 	for length := range 40 {

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// curve is what is needed of edwards25519 to find its points of small order.
+// curve is the part of edwards25519 that is needed to find its points of small order.
 type curve struct{ p, d *big.Int }
 
 func newCurve() curve {

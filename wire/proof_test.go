@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// otherKey is of a server that signs what it likes.
+// otherKey is of a server that signs anything that it likes.
 var (
 	otherKey  = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, 32))
 	otherName = spec.ServerName(hex.EncodeToString(otherKey.Public().(ed25519.PublicKey)))
@@ -102,7 +102,7 @@ func TestProofProves(t *testing.T) {
 	}
 }
 
-// What deployed nodes send, as their client makes it.
+// The requests that deployed nodes send, as their client makes them.
 func TestProofOfATransaction(t *testing.T) {
 	transaction := gomatrixserverlib.Transaction{
 		Origin: testName, OriginServerTS: 5, PDUs: []json.RawMessage{json.RawMessage(`{"b":"<é&\n>","a":[1.5,null]}`)},
@@ -166,7 +166,7 @@ func TestProofWithoutDestination(t *testing.T) {
 }
 
 // requireNotForged: a transaction that somebody has changed proves nothing, or
-// just what was signed.
+// just the signed bytes.
 func requireNotForged(t testing.TB, keys gomatrixserverlib.JSONVerifier, p Proof, transaction, signed []byte) (proven bool) {
 	got, err := p.Check(t.Context(), keys, transaction, proofTo)
 	if err != nil {
@@ -189,7 +189,7 @@ func requireRefused(t testing.TB, keys gomatrixserverlib.JSONVerifier, err error
 	require.ErrorIs(t, err, ErrProof)
 }
 
-// A relay that changes any byte of what it carries is found out.
+// A relay that changes any byte of the mail that it carries is found out.
 func TestEveryByteCounts(t *testing.T) {
 	for name, keys := range verifiers() {
 		for _, content := range []string{proofWithOrigin, proofWithout} {
@@ -225,7 +225,7 @@ func changesAt(content []byte, i int) [][]byte {
 	return changes
 }
 
-// As is one that changes what stands beside it.
+// As is one that changes the fields beside it.
 func TestChangedProofs(t *testing.T) {
 	other := signedByFclient(t, proofURI(proofID, proofTo), []byte(`{"pdus":[]}`))
 	for name, keys := range verifiers() {
@@ -273,7 +273,7 @@ func TestChangedProofs(t *testing.T) {
 	}
 }
 
-// In P2P networks the name is the key, so what it is called proves nothing. In
+// In P2P networks the name is the key, so its ID proves nothing. In
 // others another key ID is a key that nobody has.
 func TestOtherKeyID(t *testing.T) {
 	p, r := signedProof(t, proofWithOrigin)
@@ -288,7 +288,7 @@ func TestOtherKeyID(t *testing.T) {
 	}
 }
 
-// Somebody else signs what pretends to be from the origin.
+// Somebody else signs mail that pretends to be from the origin.
 func TestForgedSignatures(t *testing.T) {
 	for name, keys := range verifiers() {
 		for _, content := range []string{proofWithOrigin, proofWithout} {
@@ -313,8 +313,8 @@ func TestForgedSignatures(t *testing.T) {
 	}
 }
 
-// Other JSON with the canonical form of what was signed: it can be put in the
-// place of that, and gives what was signed.
+// Other JSON with the canonical form of the signed JSON: it can be put in the
+// place of that, and gives the signed JSON.
 func TestSameCanonicalForm(t *testing.T) {
 	const signed = `{"origin_server_ts":1,"pdus":[{"a":0.5,"b":"","c":"/é","x":1,"y":2}]}`
 	p, r := signedProof(t, signed)

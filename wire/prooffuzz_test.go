@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzCutProof: what WithProof puts in, CutProof takes out again and leaves the
-// rest as it was; and whatever it takes out of what strangers send, JSON stays
+// FuzzCutProof: CutProof takes out again a proof that WithProof puts in, and leaves
+// the rest as it was; and after anything that it takes out of strangers' bytes, JSON stays
 // JSON.
 func FuzzCutProof(f *testing.F) {
 	p, r := signedProof(f, proofWithOrigin)
@@ -54,8 +54,8 @@ func FuzzCutProof(f *testing.F) {
 	})
 }
 
-// requireKnownAsRead: what is known of a transaction from the body that the proof
-// was cut out of is what a reading of its own would find.
+// requireKnownAsRead: the facts known of a transaction from the body that the proof
+// was cut out of are those that a reading of its own would find.
 func requireKnownAsRead(t *testing.T, body []byte) {
 	whole := NewBody(bytes.Clone(body))
 	if !whole.IsCanonical() {
@@ -74,8 +74,8 @@ func requireKnownAsRead(t *testing.T, body []byte) {
 	require.Equal(t, read, known)
 }
 
-// FuzzCheckProof: whatever a relay makes of a proof and its transaction, it
-// proves nothing but what was signed.
+// FuzzCheckProof: with any change that a relay makes to a proof and its transaction, it
+// proves nothing but the signed content.
 func FuzzCheckProof(f *testing.F) {
 	signed := make(map[string]bool)
 	for _, content := range []string{proofWithOrigin, proofWithout} {

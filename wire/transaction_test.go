@@ -143,8 +143,8 @@ func requireObjects(t *testing.T, body []byte) {
 	}
 }
 
-// FuzzReadContent: what we take, a deployed node can decode, alone and in an
-// answer; and what it can't decode, we don't take.
+// FuzzReadContent: a deployed node can decode all that we take, alone and in an
+// answer; and we take nothing that it can't decode.
 func FuzzReadContent(f *testing.F) {
 	f.Add([]byte(`{"edus":[{"content":{},"edu_type":"x"}],"origin":"a","origin_server_ts":1,"pdus":[{"a":1}]}`))
 	f.Add([]byte(` {"pdus" : null, "Edus": 1, "origin_server_ts": 1e3}`))
@@ -186,7 +186,7 @@ func FuzzReadContent(f *testing.F) {
 		require.Equal(t, c.Digest, again.Digest)
 
 		// A relay that encodes the lists anew doesn't make it other mail. (Half a
-		// surrogate takes what is behind it along, if that is an escape.)
+		// surrogate takes the character behind it along, if that is an escape.)
 		if bytes.Contains(bytes.ToLower(body), []byte(`\ud`)) {
 			return
 		}

@@ -31,8 +31,8 @@ var (
 
 const testRelay = "relay.example"
 
-// sign makes the header that fclient would send for the content, whatever form
-// the content is in.
+// sign makes the header that fclient would send for the content, in any form of
+// the content.
 func sign(t testing.TB, method, uri, destination string, content []byte) (header string, ok bool) {
 	t.Helper()
 	fields, err := json.Marshal(map[string]any{
@@ -54,7 +54,7 @@ func sign(t testing.TB, method, uri, destination string, content []byte) (header
 		testName, out.Signatures[string(testName)]["ed25519:1"], destination), true
 }
 
-// byFclient is what we must be equal to.
+// byFclient is the check that ours must be equal to.
 func byFclient(r SignedRequest, keys gomatrixserverlib.JSONVerifier, local func(spec.ServerName) bool) (spec.ServerName, bool) {
 	u, err := url.ParseRequestURI(r.URI)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestVerifyAcceptsAsFclient(t *testing.T) {
 	}
 }
 
-// What we bound and fclient doesn't.
+// The bounds that we have and fclient doesn't.
 func TestVerifyBounds(t *testing.T) {
 	const uri = "/_matrix/federation/v1/send_relay/1/@user:b"
 	v := Verifier{ServerName: testRelay, Keys: HexKeys{}}
@@ -230,8 +230,8 @@ func TestVerifyKeysUnavailable(t *testing.T) {
 	require.False(t, isWire, "it's our fault, not the caller's")
 }
 
-// FuzzVerify signs what it is given and changes the request afterwards: we
-// must say what fclient says.
+// FuzzVerify signs its input and changes the request afterwards: we
+// must give the same answer as fclient.
 func FuzzVerify(f *testing.F) {
 	const uri = "/_matrix/federation/v1/send_relay/1/%40user:b"
 	for _, content := range signedContents {
@@ -264,7 +264,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzCanonical: what IsCanonical says yes to, gomatrixserverlib leaves as it
+// FuzzCanonical: content that IsCanonical says yes to, gomatrixserverlib leaves as it
 // is, on the way that fclient's check takes too.
 func FuzzCanonical(f *testing.F) {
 	for _, content := range signedContents {
@@ -304,7 +304,7 @@ func requireSameFields(t *testing.T, content []byte) {
 	require.Equal(t, read, scanned)
 }
 
-// The shortcut must be taken for what deployed nodes send, else it is no use.
+// The shortcut must be taken for the requests of deployed nodes, else it is no use.
 func TestCanonicalIsTaken(t *testing.T) {
 	transaction := gomatrixserverlib.Transaction{
 		Origin: testName, OriginServerTS: 1, PDUs: []json.RawMessage{json.RawMessage(`{"b":"<é&\n>","a":[1.5,null,true,{}]}`)},

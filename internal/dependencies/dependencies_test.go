@@ -25,10 +25,10 @@ const (
 	tolerance = 0.1
 )
 
-// base is what every program of the table imports: an embedder has it already.
+// base has the imports of every program of the table: an embedder has them already.
 var base = []string{"net/http", "github.com/matrix-org/gomatrixserverlib", "github.com/matrix-org/gomatrixserverlib/fclient"}
 
-// A program is what the table's row is about.
+// A program is the subject of a row of the table.
 type program struct {
 	title, folder string // the folder of its module
 	imports       string // below our module; none: the base alone
@@ -53,7 +53,7 @@ type cost struct {
 	megabytes float64
 }
 
-// Each module adds to a program what the table says, so that a dependency that
+// Each module adds to a program as much as the table says, so that a dependency that
 // makes it larger is noticed.
 func TestTable(t *testing.T) {
 	if os.Getenv(need.Everything) == "" {

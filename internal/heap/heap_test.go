@@ -15,7 +15,7 @@ type item struct{ value, index int }
 func (i *item) Before(other *item) bool { return i.value < other.value }
 func (i *item) Index() *int             { return &i.index }
 
-// Whatever is pushed and removed, the least is on top.
+// After all that is pushed and removed, the least is on top.
 func TestHeapAtRandom(t *testing.T) {
 	for seed := range uint64(50) {
 		dice := rand.New(rand.NewPCG(seed, 0))

@@ -15,8 +15,8 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// What the store keeps beside its entries must agree with them after whatever
-// was done, and when they are gone nothing of it may stay behind.
+// The store's records beside its entries must agree with them after any calls,
+// and when the entries are gone no record of them may stay behind.
 func TestNothingStaysBehind(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {

@@ -70,7 +70,7 @@ func (f *failing) Put(ctx context.Context, mail store.Mail, limits store.Limits)
 	return f.Store.Put(ctx, mail, limits)
 }
 
-// While the new store takes nothing, the old one does, and what it has is moved
+// While the new store takes nothing, the old one does, and its mail is moved
 // when that is over.
 func TestNewStoreFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -90,14 +90,14 @@ func TestNewStoreFails(t *testing.T) {
 		require.EqualValues(t, 2, usage.Entries)
 
 		down.down.Store(false)
-		numbers(t, s, "a", 1, 2) // at once, for who asks
+		numbers(t, s, "a", 1, 2) // at once, for a caller that asks
 		keep(t, s, mailOf("a", 3))
 		<-s.Done()
 		numbers(t, to, "a", 1, 2, 3)
 	})
 }
 
-// What was fetched before the move isn't there again, until the old store has
+// Mail that was fetched before the move isn't there again, until the old store has
 // forgotten it, which then isn't asked any more.
 func TestCopiesOfWhatWasFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -213,8 +213,8 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
-// A waiting receiver is woken by what comes into the old store, and by what
-// comes into the new one.
+// A waiting receiver is woken by mail that comes into the old store, and by mail
+// that comes into the new one.
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from, to := pair()
@@ -262,7 +262,7 @@ func TestHeldPuts(t *testing.T) {
 	})
 }
 
-// The move doesn't end while mail is on its way into the old store, and what
+// The move doesn't end while mail is on its way into the old store, and mail that
 // comes behind that goes there, too.
 func TestDetoursEnd(t *testing.T) {
 	var d detours
@@ -314,7 +314,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// What can't be read stays behind, and is in nobody's way.
+// Damaged mail stays behind, and is in nobody's way.
 func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	from := openSQLite(t, dir, "from", day)

@@ -18,7 +18,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// A faulty store does around each of its calls what it is told.
+// A faulty store does a test's bidding around each of its calls.
 type faulty struct {
 	*memory.Store
 	around func(ctx context.Context, call string, do func() error) error
@@ -68,7 +68,7 @@ func (f *faulty) Notes(ctx context.Context, prefix, after string, limit int) (pa
 
 var faultyCalls = []string{"Put", "PutAll", "Next", "Ack", "Wait", "Destinations", "Usage", "SetNotes", "Notes"}
 
-// never says what a move doesn't call: it puts no batches into the old store.
+// never names the calls that a move doesn't make: it puts no batches into the old store.
 func never(call string, side int) bool { return call == "PutAll" && side == 0 }
 
 // TestEachFault lets each call to either store fail once, before or after it has
@@ -168,7 +168,7 @@ func takingTime(_ context.Context, _ string, do func() error) error {
 	return do()
 }
 
-// again repeats what fails on purpose.
+// again repeats calls that fail on purpose.
 func again(t *testing.T, do func() error) {
 	t.Helper()
 	for range 5 {

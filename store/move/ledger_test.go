@@ -12,18 +12,18 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A letter is mail of a test, and what became of it.
+// A letter is mail of a test, and its fate.
 type letter struct {
 	store.Mail
 	begun    int // when it was first put
 	written  time.Time
 	answered int   // when a Put of it first returned nil; 0: never
-	id       int64 // what it was handed out with; 0: not yet
+	id       int64 // the one that it was handed out with; 0: not yet
 	acked    bool
 }
 
-// A ledger checks what a store hands out against what was put. Time is a count
-// of what happened.
+// A ledger checks the mail that a store hands out against the mail that was put. Time
+// is a count of events.
 type ledger struct {
 	mu      sync.Mutex
 	now     int
@@ -64,7 +64,7 @@ func (l *ledger) write(to spec.ServerName) *letter {
 	return one
 }
 
-// answer notes that a Put returned nil, and checks what it said.
+// answer notes that a Put returned nil, and checks its answer.
 func (l *ledger) answer(one *letter, stored bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

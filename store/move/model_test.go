@@ -26,7 +26,7 @@ var errFlaky = errors.New("failed on purpose")
 // A noter is store.Notes by another name, to embed it.
 type noter interface{ store.Notes }
 
-// flaky fails now and then, before or after it has done what it was to do.
+// flaky fails now and then, before or after it has done its work.
 type flaky struct {
 	store.Store
 	noter
@@ -193,7 +193,7 @@ func (c *crowd) write(ctx context.Context, dice *rand.Rand) error {
 	return nil
 }
 
-// read reads a mailbox in pages and acknowledges what it has read, or part of
+// read reads a mailbox in pages and acknowledges the mail that it has read, or part of
 // it, or nothing.
 func (c *crowd) read(ctx context.Context, dice *rand.Rand, name spec.ServerName) error {
 	after := int64(0)
@@ -224,7 +224,7 @@ func (c *crowd) read(ctx context.Context, dice *rand.Rand, name spec.ServerName)
 	return nil
 }
 
-// acknowledge repeats what fails, since nobody knows what came of it.
+// acknowledge repeats calls that fail, since nobody knows whether they had an effect.
 func (c *crowd) acknowledge(ctx context.Context, name spec.ServerName, id int64) error {
 	for {
 		_, err := c.Ack(ctx, name, id)

@@ -19,7 +19,7 @@ import (
 )
 
 // TestStore has the suite meet a move with nothing in the old store, and one
-// where mail comes into the old store all the time and is moved by those who
+// where mail comes into the old store all the time and is moved by the calls that
 // read it.
 func TestStore(t *testing.T) {
 	t.Run("done", func(t *testing.T) { storetest.Run(t, memoryPlace(done)) })

@@ -89,7 +89,7 @@ func TestManyNotes(t *testing.T) {
 	})
 }
 
-// The way back would lose what the first store remembers as moved, so it is
+// The way back would lose the mail that the first store remembers as moved, so it is
 // refused until that has forgotten it.
 func TestWayBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestWayBack(t *testing.T) {
 	})
 }
 
-// What is moved after the last mark, before the next one is due, is remembered
+// Mail that is moved after the last mark, before the next one is due, is remembered
 // for longer than the retention after that mark. A machine's clock says nothing
 // about it, and neither does time for which the store was closed.
 func TestWayBackAfterLastMark(t *testing.T) {
@@ -176,7 +176,7 @@ func TestWayBackWithoutRetention(t *testing.T) {
 	})
 }
 
-// A store that says what time it is.
+// A store that tells its time.
 type timed struct {
 	unclosed
 	time time.Duration
@@ -206,7 +206,7 @@ func TestWayBackByTheStoresClock(t *testing.T) {
 	})
 }
 
-// A store isn't moved into itself, whatever names it has.
+// A store isn't moved into itself, under any names.
 func TestSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := pair()

@@ -30,7 +30,7 @@ type broken struct {
 	wrap   func(store.Store) store.Store
 }
 
-// The suite is worth what it catches.
+// The suite is worth the faults that it catches.
 var brokenStores = []broken{
 	{"acks IDs of others", "ack/another_destination's_ID", func(s store.Store) store.Store { return acksAny{s} }},
 	{"acks made-up IDs", "ack/a_made-up_ID", func(s store.Store) store.Store { return acksAny{s} }},
@@ -198,8 +198,8 @@ type forgetful struct{ store.Store }
 
 func newForgetful(s store.Store) store.Store { return forgetful{s} }
 
-// forgetfulPuts counts them, forgetfulDigests has what was put by what is
-// stored.
+// forgetfulPuts counts them, forgetfulDigests has the put digest by the stored
+// one.
 var (
 	forgetfulPuts    atomic.Int64
 	forgetfulDigests sync.Map
@@ -349,7 +349,7 @@ func (s mixesUpKeys) Put(ctx context.Context, mail store.Mail, limits store.Limi
 	return s.Store.Put(ctx, mail, limits)
 }
 
-// showsDamage returns what can't be read.
+// showsDamage returns damaged entries.
 type showsDamage struct{ *handle }
 
 func (s showsDamage) Next(ctx context.Context, to spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {

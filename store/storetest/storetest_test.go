@@ -24,7 +24,7 @@ func TestShelf(t *testing.T) { Run(t, newShelf) }
 type shelf struct {
 	mail    *memory.Store
 	mu      sync.Mutex
-	lying   map[store.Digest]bool // what a power cut takes away
+	lying   map[store.Digest]bool // mail that a power cut takes away
 	stalled chan struct{}         // is closed while nothing is stalled
 	damaged map[int64]bool
 	aside   map[int64]store.Entry // the damaged ones that Next came across
@@ -74,7 +74,7 @@ func (s *shelf) wait(ctx context.Context) error {
 	}
 }
 
-// crash moves what is durable to a new memory.
+// crash moves durable mail to a new memory.
 func (s *shelf) crash(tb testing.TB) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +100,7 @@ func (s *shelf) now() *memory.Store {
 	return s.mail
 }
 
-// pass takes what is damaged out of entries.
+// pass takes damaged entries out of entries.
 func (s *shelf) pass(entries []store.Entry) []store.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +112,7 @@ func (s *shelf) pass(entries []store.Entry) []store.Entry {
 	})
 }
 
-// setAside returns what is set aside of a destination, or of all.
+// setAside returns the usage of entries that are set aside of a destination, or of all.
 func (s *shelf) setAside(destination spec.ServerName) (usage store.Usage, last int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -61,7 +61,7 @@ func (b *box) setAside(ctx context.Context, _ spec.ServerName, id int64) error {
 	return errors.Join(ctx.Err(), b.err)
 }
 
-// What can't be read is passed over, however much of it there is, and set aside
+// Damaged entries are passed over, however many there are, and set aside
 // though its reader goes away.
 func TestNext(t *testing.T) {
 	b := newBox([]int64{1, 2, 3, 4, 5}, 1, 2, 3, 5)
@@ -76,7 +76,7 @@ func TestNext(t *testing.T) {
 	require.Equal(t, []int64{1, 2, 3, 5}, b.aside)
 }
 
-// What can't even be set aside is passed over if that won't change, and isn't
+// An entry that can't even be set aside is passed over if that won't change, and isn't
 // waited for.
 func TestStuck(t *testing.T) {
 	b := newBox([]int64{1, 2}, 1)

@@ -12,7 +12,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A committer remembers what was committed together, and may be held up.
+// A committer remembers which jobs were committed together, and may be held up.
 type committer struct {
 	batches [][]int
 	hold    chan struct{}
@@ -33,7 +33,7 @@ func (c *committer) commit(jobs []*Job[int]) {
 
 var errNegative = errors.New("negative")
 
-// What comes while a commit is on its way is committed together after it, and
+// Jobs that come while a commit is on its way are committed together after it, and
 // each caller gets the outcome of its own.
 func TestTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestBounds(t *testing.T) {
 	})
 }
 
-// A caller who gives up doesn't wait, though the work is done.
+// A caller that gives up doesn't wait, though the work is done.
 func TestGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &committer{hold: make(chan struct{})}

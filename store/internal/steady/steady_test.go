@@ -29,7 +29,7 @@ func TestClock(t *testing.T) {
 	})
 }
 
-// A clock that was started when the machine's was past what package time can
+// A clock that was started when the machine's was too late for package time to
 // keep beside a monotonic reading runs on as it should when that is put right.
 func TestClockWithoutMonotonicReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 func empty() error { return store.ErrEmpty }
 
-// What comes after the check began isn't missed.
+// Mail that comes after the check began isn't missed.
 func TestNotifyDuringTheCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h Hub
@@ -60,7 +60,7 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// All who wait are woken, and wait again if there is nothing for them.
+// All waiting calls are woken, and wait again if there is nothing for them.
 func TestNotifyAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var h Hub
