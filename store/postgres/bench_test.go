@@ -23,7 +23,7 @@ const benchPutters, benchBytes = 64, 8 << 10
 
 // BenchmarkPutToBare compares the store with the least that a client could do
 // to have the same bytes on the disk: a table with a key, and one statement for
-// each batch of what has queued up, committed in one round trip. The ratio is
+// each batch of the puts that have queued up, committed in one round trip. The ratio is
 // that of the rates; both take turns in the same run.
 func BenchmarkPutToBare(b *testing.B) {
 	for _, destinations := range []int{1, benchPutters} {

@@ -165,7 +165,7 @@ func (c *cutter) serve(client net.Conn) {
 	both.Wait()
 }
 
-// copy passes on what comes, until it is time to cut.
+// copy passes on the bytes that come, until it is time to cut.
 func (c *cutter) copy(to io.Writer, from io.Reader, at cutPoint, isCommit func([]byte) bool) {
 	buffer := make([]byte, 64<<10)
 	for {
@@ -195,7 +195,7 @@ func (c *cutter) cuts(at cutPoint, isCommit bool) bool {
 
 var preparedCommit = regexp.MustCompile(`(stmtcache_\w+)\x00COMMIT\x00`)
 
-// commitsOf returns what knows the commits that come from a client: pgx prepares
+// commitsOf returns a function that knows the commits of a client: pgx prepares
 // the statement under a name first, and executes it under that.
 func commitsOf() func([]byte) bool {
 	name := []byte("not prepared")

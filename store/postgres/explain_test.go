@@ -16,7 +16,7 @@ import (
 )
 
 // deepRows fill the tables as a relay's might be: one mailbox with 100,000
-// entries and 2,000 with 20, some of them expired, and what was removed.
+// entries and 2,000 with 20, some of them expired, and some that were removed.
 var deepRows = []string{
 	`INSERT INTO {s}.mailbox (destination, entries, bytes)
 		SELECT convert_to('d' || n, 'UTF8'), CASE n WHEN 0 THEN 100000 ELSE 20 END, 1000 FROM generate_series(0, 2000) n`,
@@ -31,7 +31,7 @@ var deepRows = []string{
 
 // TestPlans asks the server how it goes about every statement: it must never go
 // through a table, nor through more of an index than it has to, whether it knows
-// what is in the tables or not.
+// the content of the tables or not.
 func TestPlans(t *testing.T) {
 	options := fresh(t)
 	options.SweepInterval = time.Hour
@@ -54,7 +54,7 @@ func TestPlans(t *testing.T) {
 }
 
 // keepPlans has the server prepare the statements and make plans for them that
-// it keeps. What it returns shows how it then goes about them.
+// it keeps. The function that it returns shows how it then goes about them.
 func keepPlans(t *testing.T, s *Store) func(tb testing.TB, sql string, args ...any) string {
 	conn, prepared := dial(t, s.options.ConnString), make(map[string]string)
 	_, err := conn.Exec(t.Context(), `SET plan_cache_mode = force_generic_plan`)
@@ -154,7 +154,7 @@ func questions(first int64) []question {
 	}
 }
 
-// What was acknowledged costs the next answer nothing, though the server has
+// Acknowledged entries cost the next answer nothing, though the server has
 // not cleaned up behind it.
 func TestNextBehindTheDead(t *testing.T) {
 	options := fresh(t)

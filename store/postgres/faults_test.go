@@ -57,7 +57,7 @@ func TestFullDisk(t *testing.T) {
 	s := open(t, options)
 	defer func() { require.NoError(t, s.Close()) }()
 	putMany(t, 1, s)
-	removed, err := s.Ack(t.Context(), "b", s.firstID(t, "b")) // so what remembers it has a page
+	removed, err := s.Ack(t.Context(), "b", s.firstID(t, "b")) // so the table that remembers it has a page
 	require.NoError(t, err)
 	require.Equal(t, 1, removed)
 	kept := 1
@@ -138,7 +138,7 @@ func TestBrokenPage(t *testing.T) {
 	putMany(t, 100, s)
 }
 
-// What the server refuses of one is not refused of those that are committed
+// A value that the server refuses of one is not refused of those that are committed
 // with it.
 func TestRefusedAlone(t *testing.T) {
 	s := open(t, fresh(t))

@@ -123,8 +123,8 @@ func TestGoneDatabase(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 // A database that has an older copy, or tables that were emptied, is counted anew.
-// Whatever is answered with success can be handed out, and limits hold: for what
-// is there, neither for what was nor for more.
+// Mail that is answered with success can be handed out, and limits hold: for the mail
+// that is there, neither for mail that was there nor for more.
 func TestTruncated(t *testing.T) {
 	tables := []string{"mailbox", "share", "total", "entry", "gone", "note"}
 	seed := seeds.Of(t, crashSeed)
@@ -155,7 +155,7 @@ func TestTruncated(t *testing.T) {
 				s = open(t, options)
 			}
 			defer func() { require.NoError(t, s.Close()) }()
-			putEach(t, s, []int{50, 51}, 1) // what is noticed, is noticed at the first
+			putEach(t, s, []int{50, 51}, 1) // if it is noticed, it is noticed at the first
 			require.Subset(t, numbersIn(t, s), []int{50, 51})
 			requireCounted(t, s)
 			putEach(t, s, before, 0)
@@ -252,7 +252,7 @@ func TestReadOnly(t *testing.T) {
 }
 
 // When the disk is full that has the server's own log, the server ends. The store
-// goes on when there is room, and has what it said that it has.
+// goes on when there is room, and has all mail that it said that it has.
 func TestFullLog(t *testing.T) {
 	need.Root(t)
 	server := pgtest.New(t)

@@ -102,7 +102,7 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
-// Somebody who may make functions where ours are looked for isn't called.
+// Functions that a stranger may make where ours are looked for aren't called.
 func TestSearchPath(t *testing.T) {
 	options := Options{ConnString: pgtest.Shared(t).Database(t)}
 	trap := `RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'called'; END $$`
@@ -118,7 +118,7 @@ func TestSearchPath(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Whoever reads, and has to wait for it, leaves a connection to those who put.
+// A reader that has to wait leaves a connection to the Puts.
 func TestManyReaders(t *testing.T) {
 	options := fresh(t)
 	few := options
@@ -146,7 +146,7 @@ func TestManyReaders(t *testing.T) {
 	}
 }
 
-// Whoever puts mail isn't told of a connection that was lost meanwhile.
+// A caller of Put isn't told of a connection that was lost meanwhile.
 func TestTriedAgain(t *testing.T) {
 	options := fresh(t)
 	s := open(t, options)
@@ -186,11 +186,11 @@ func TestUntold(t *testing.T) {
 	sender, receiver := open(t, options), open(t, options)
 	defer func() { require.NoError(t, sender.Close()) }()
 	defer func() { require.NoError(t, receiver.Close()) }()
-	<-receiver.listener.tried // all who wait are woken then
+	<-receiver.listener.tried // all waiting calls are woken then
 	wait := arrival(t, receiver, "b")
 	silent := newBatch(sender.writer.options)
 	silent.server = sender.writer.server
-	silent.id = receiver.listener.id // what it has said itself it doesn't hear
+	silent.id = receiver.listener.id // its own announcements it doesn't hear
 	require.NoError(t, sender.writer.run(silent, []work{newPut(mail(1), store.Limits{})}))
 	stored, err := sender.Put(t.Context(), mail(1), store.Limits{})
 	require.NoError(t, err)

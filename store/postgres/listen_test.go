@@ -21,8 +21,8 @@ import (
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
-// arrival has somebody wait for mail, as Store.Wait does, and returns what waits
-// for the end of that.
+// arrival has a goroutine wait for mail, as Store.Wait does, and returns a function
+// that waits for the end of that.
 func arrival(t *testing.T, s *Store, destination spec.ServerName) (wait func()) {
 	t.Helper()
 	waits, ended := make(chan struct{}), make(chan error, 1)
@@ -38,7 +38,7 @@ func arrival(t *testing.T, s *Store, destination spec.ServerName) (wait func()) 
 			}
 			err = s.waiting.Wait(ctx, wakeName(destination), func() error {
 				err := s.past.Any(ctx, destination, 0)
-				if errors.Is(err, store.ErrEmpty) { // whoever comes now must wake it
+				if errors.Is(err, store.ErrEmpty) { // mail that comes now must wake it
 					begins()
 				}
 				return err
@@ -92,7 +92,7 @@ func TestListenAgain(t *testing.T) {
 	}
 }
 
-// Whoever waits through a pooler without a way around it is woken, if not at
+// A call that waits through a pooler without a way around it is woken, if not at
 // once.
 func TestDeaf(t *testing.T) {
 	if testing.Short() {
@@ -135,7 +135,7 @@ func TestAnnouncements(t *testing.T) {
 	sender, receiver := open(t, options), open(t, options)
 	defer func() { require.NoError(t, sender.Close()) }()
 	defer func() { require.NoError(t, receiver.Close()) }()
-	<-receiver.listener.tried // all who wait are woken then
+	<-receiver.listener.tried // all waiting calls are woken then
 	ctx, cancel := context.WithCancel(t.Context())
 	begun, other := make(chan struct{}), make(chan error, 1)
 	go func() {

@@ -78,7 +78,7 @@ func (l *load) start(seed uint64) {
 	}
 }
 
-// write puts one mail after the other. What gives an error is put again, or
+// write puts one mail after the other. Mail whose Put gives an error is put again, or
 // given up: then it may be there or not.
 func (l *load) write(writer int, random *rand.Rand) {
 	for n := 0; !l.stop.Load(); n++ {
@@ -198,8 +198,8 @@ func (l *load) acknowledge(s *Store, to spec.ServerName, id int64) {
 	}
 }
 
-// progress waits until that many more mails were answered, so that what comes
-// next meets a load, and what came before was got over.
+// progress waits until that many more mails were answered, so that the next fault
+// meets a load, and the one before was got over.
 func (l *load) progress(n int) {
 	l.t.Helper()
 	answered := func() (sum int) {
@@ -236,7 +236,7 @@ func (l *load) finish() {
 	l.checkCounts()
 }
 
-// checkCounts compares what is counted with what is there.
+// checkCounts compares the counts with the mail that is there.
 func (l *load) checkCounts() {
 	s := l.stores[0]
 	sums := func(sql string) (u store.Usage) {

@@ -72,7 +72,7 @@ func TestOpenFails(t *testing.T) {
 	}
 }
 
-// Who may not make schemas can use one that was made for them.
+// A role that may not make schemas can use one that was made for it.
 func TestFewRights(t *testing.T) {
 	options := Options{ConnString: pgtest.Shared(t).Database(t), Schema: "for plain"}
 	plain := "plain" + newID() // roles are the server's
@@ -87,7 +87,7 @@ func TestFewRights(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Whatever a database or a role has for defaults, a Put waits for the disk.
+// With any defaults of a database or a role, a Put waits for the disk.
 func TestDefaultsOfTheDatabase(t *testing.T) {
 	options := Options{ConnString: pgtest.Shared(t).Database(t)}
 	var name string

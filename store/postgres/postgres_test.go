@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// patience is how long tests wait for what has to happen: much longer than it
+// patience is how long tests wait for things that have to happen: much longer than it
 // takes, as the machine may be slow or busy.
 const patience = 2 * time.Minute
 

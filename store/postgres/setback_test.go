@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// backup keeps what the tables hold, and returns how to put it back.
+// backup keeps the content of the tables, and returns how to put it back.
 func backup(tb testing.TB, options Options) (setBack func(testing.TB)) {
 	tb.Helper()
 	tables := []string{"mailbox", "share", "total", "entry", "gone", "note"}
@@ -58,7 +58,7 @@ func TestSetBackMeanwhile(t *testing.T) {
 }
 
 // Tables of version 1 get the store's clock and the private half, and lose
-// nothing, not even what the machine's time says has expired.
+// nothing, not even mail that has expired by the machine's time.
 func TestMigrateFromVersion1(t *testing.T) {
 	options := fresh(t)
 	options.SweepInterval = 10 * time.Millisecond
@@ -88,7 +88,7 @@ func TestMigrateFromVersion1(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// What the clock says outlives the store, also that of another process, and
+// The clock's time outlives the store, also that of another process, and
 // counts nothing while no process has the store open.
 func TestClockGoesOn(t *testing.T) {
 	options := fresh(t)

@@ -61,14 +61,14 @@ func BenchmarkSeveral(b *testing.B) {
 	}
 }
 
-// A putting is what the processes of a benchmark have in common.
+// A putting is shared by the processes of a benchmark.
 type putting struct {
 	Options      Options
 	Destinations int
 	Apart        bool // each store has its own
 }
 
-// stores returns what puts n mails through that many stores.
+// stores returns a function that puts n mails through that many stores.
 func (p putting) stores(b *testing.B, count int) func(n int) {
 	var all []*Store
 	for range count {
@@ -114,7 +114,7 @@ func (p putting) put(n, putters int, stores ...*Store) error {
 // severalVariable is set for a process of the benchmark.
 const severalVariable = "RELAY_SEVERAL"
 
-// processes returns what puts n mails through stores in as many processes.
+// processes returns a function that puts n mails through stores in as many processes.
 func (p putting) processes(b *testing.B, count int) func(n int) {
 	p.Options = Options{ConnString: p.Options.ConnString, Schema: p.Options.Schema}
 	said, err := json.Marshal(p)
@@ -143,7 +143,7 @@ func (p putting) processes(b *testing.B, count int) func(n int) {
 	}
 }
 
-// A child puts what it is told to.
+// A child puts as many mails as it is told to.
 type child struct {
 	in  io.Writer
 	out *bufio.Reader

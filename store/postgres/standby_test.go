@@ -47,8 +47,8 @@ func TestLostServer(t *testing.T) {
 	}
 }
 
-// A standby that took over without having had everything loses mail; but what
-// it then takes in gets no ID that whoever fetched from the server before may
+// A standby that took over without having had everything loses mail; but mail that
+// it then takes in gets no ID that a receiver that fetched from the server before may
 // still acknowledge.
 func TestLostServerAndMail(t *testing.T) {
 	primary := pgtest.New(t)
@@ -89,7 +89,7 @@ func TestLostServerAndMail(t *testing.T) {
 	require.Zero(t, removed)
 }
 
-// A server that only repeats what another does is refused, and so is a connection
+// A server that only repeats another one is refused, and so is a connection
 // to it among others.
 func TestStandby(t *testing.T) {
 	primary := pgtest.New(t)
