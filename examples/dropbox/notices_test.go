@@ -94,8 +94,8 @@ func receiveOtherwise(change func(*client.ReceiverConfig)) func(context.Context,
 
 func trustRelays(c *client.ReceiverConfig) { c.Keys, c.RequireProof = nil, false }
 
-// trustVillain has B trust its relays, of which one has forged nothing but what
-// has no signature of its own.
+// trustVillain has B trust its relays, of which one has forged nothing but parts
+// that have no signature of their own.
 func trustVillain(ctx context.Context, s *story) error {
 	entries, err := s.villain.Next(ctx, s.b.ServerName, 0, 1, 1)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *story) moveTo(relay, other spec.ServerName) error {
 	return nil
 }
 
-// TestInboxNotices spoils what arrived.
+// TestInboxNotices spoils the mail that arrived.
 func TestInboxNotices(t *testing.T) {
 	replace := func(old, new string) func([]delivery) []delivery {
 		return func(got []delivery) []delivery {
@@ -156,7 +156,8 @@ func TestInboxNotices(t *testing.T) {
 	}
 }
 
-// newDelivery returns B's inbox, what A has written and what arrives of it.
+// newDelivery returns B's inbox, the mail that A has written and the mail that arrives
+// of it.
 func newDelivery(t *testing.T) (in *inbox, sent []gomatrixserverlib.Transaction, got []delivery) {
 	s := &story{out: io.Discard, directory: t.TempDir()}
 	var err error

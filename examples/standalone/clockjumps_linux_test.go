@@ -117,7 +117,7 @@ func (s *clockStory) step() {
 }
 
 func (s *clockStory) jump() {
-	where := append(jumps(), toYear(2200)) // past what package time keeps beside a monotonic reading
+	where := append(jumps(), toYear(2200)) // too late for package time to keep beside a monotonic reading
 	s.clocks[s.random.IntN(len(s.clocks))].set(where[s.random.IntN(len(where))])
 }
 

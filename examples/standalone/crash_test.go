@@ -27,7 +27,7 @@ const (
 )
 
 // TestKill kills the program with SIGKILL while nodes send to it and fetch
-// from it, again and again on the same file, and checks what it then hands
+// from it, again and again on the same file, and checks the mail that it then hands
 // out: everything that was answered with 200, once, unchanged, in order, and
 // with IDs that are never used again. RELAY_CRASH_ROUNDS is how often (default
 // 3), RELAY_CRASH_SEED makes the same choices again, though not the same race.
@@ -215,7 +215,7 @@ func (c *crash) fetch(to *relaytest.Node, most int) {
 	}
 }
 
-// A sender is a node that sends. It remembers what it sent, for repetitions.
+// A sender is a node that sends. It remembers its mail, for repetitions.
 type sender struct {
 	*relaytest.Node
 	random               *rand.Rand
@@ -223,8 +223,8 @@ type sender struct {
 	answered, unanswered []*letter
 }
 
-// next chooses what to send: something new, or again what was not answered, or
-// what was, or more under an ID that was used.
+// next chooses the mail to send: something new, or again mail that was not answered, or
+// that was, or more under an ID that was used.
 func (s *sender) next(to []*relaytest.Node) gomatrixserverlib.Transaction {
 	choice := s.random.IntN(100)
 	switch {
@@ -251,7 +251,7 @@ func (s *sender) next(to []*relaytest.Node) gomatrixserverlib.Transaction {
 	return t
 }
 
-// retry is what deployed nodes send again: the same events, at another time.
+// retry is a retry as deployed nodes make it: the same events, at another time.
 func (s *sender) retry(l *letter) gomatrixserverlib.Transaction {
 	t := l.Transaction
 	t.OriginServerTS += 1000

@@ -11,7 +11,7 @@ import (
 	"github.com/matrixrelay/relay/internal/seeds"
 )
 
-// A trouble is what may happen to relays that share a database.
+// A trouble is one that may happen to relays that share a database.
 type trouble struct {
 	name string
 	do   func(*crash)
@@ -46,8 +46,8 @@ func (c *crash) killAndRestart(which ...int) {
 func (c *crash) pause(most int) { time.Sleep(time.Duration(c.random.IntN(most)) * time.Millisecond) }
 
 // TestKillSeveral has nodes send to several relays on one database, and fetch
-// from any of them, while relays and what keeps the database are killed. It
-// checks what TestKill does, with the same RELAY_CRASH_ROUNDS (default 1) and
+// from any of them, while relays and servers that keep the database are killed. It
+// checks the same as TestKill, with the same RELAY_CRASH_ROUNDS (default 1) and
 // RELAY_CRASH_SEED.
 func TestKillSeveral(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is logged has no password and no token, however they are said.
+// Log lines have no password and no token, in any form.
 func TestShownDB(t *testing.T) {
 	for db, want := range map[string]string{
 		"relay.db": "relay.db",

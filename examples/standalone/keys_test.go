@@ -154,7 +154,7 @@ func TestForgeriesAreRefused(t *testing.T) {
 	require.NoError(t, verify(t.Context(), v, s.signed(t, "example.org", ordinaryKeyID, "example.org")))
 }
 
-// TestHexNamesAreNeverLookedUp, whatever is wrong with the request.
+// TestHexNamesAreNeverLookedUp, for requests with any fault.
 func TestHexNamesAreNeverLookedUp(t *testing.T) {
 	s := newKeyServer("example.org")
 	v := s.verifier()
@@ -188,7 +188,7 @@ func TestServersAreNotPestered(t *testing.T) {
 		}
 		require.Equal(t, 1, s.times())
 
-		// A failure is over soon: who was told to come again finds it forgotten.
+		// A failure is over soon: a client that was told to come again finds it forgotten.
 		s.fail = nil
 		require.Less(t, failAgain, wire.KeyUnavailable().RetryAfter)
 		time.Sleep(wire.KeyUnavailable().RetryAfter)
@@ -368,8 +368,8 @@ func TestAnswersAreBounded(t *testing.T) {
 	require.LessOrEqual(t, len(f.answers), maxAnswers)
 }
 
-// TestKeysAreFetchedAgain once they are old, whatever their server says about
-// their validity.
+// TestKeysAreFetchedAgain once they are old, at any validity that their server
+// gives.
 func TestKeysAreFetchedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newKeyServer("example.org")

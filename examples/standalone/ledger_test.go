@@ -16,7 +16,7 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// A letter is one content of one transaction: what must arrive exactly once if
+// A letter is one content of one transaction: it must arrive exactly once if
 // it was ever answered with 200, and at most once if not.
 type letter struct {
 	gomatrixserverlib.Transaction
@@ -30,8 +30,8 @@ type letter struct {
 	acknowledging bool
 }
 
-// A ledger has all letters of a test and checks what the relay hands out
-// against them. Time is a count of what happened.
+// A ledger has all letters of a test and checks the mail that the relay hands out
+// against them. Time is a count of events.
 type ledger struct {
 	mu      sync.Mutex
 	now     int64
@@ -39,7 +39,7 @@ type ledger struct {
 	boxes   map[spec.ServerName]*box
 }
 
-// A box is what a destination has seen.
+// A box is the mail that a destination has seen.
 type box struct {
 	letters   []*letter
 	lastID    int64
@@ -120,7 +120,7 @@ func (l *ledger) acknowledged(destination spec.ServerName) (entries []int64) {
 	return entries
 }
 
-// receive checks what was handed out after an entry of the same run.
+// receive checks the mail that was handed out after an entry of the same run.
 func (l *ledger) receive(destination spec.ServerName, after int64, answer fclient.RespGetRelayTransaction) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -159,7 +159,7 @@ func (l *ledger) empty(destination spec.ServerName, since int64) error {
 	return nil
 }
 
-// count says what became of the letters.
+// count counts the letters by their fate.
 func (l *ledger) count() (sent, answered, arrivedUnanswered int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -174,7 +174,7 @@ func (l *ledger) count() (sent, answered, arrivedUnanswered int) {
 	return sent, answered, arrivedUnanswered
 }
 
-// TestLedgerNotices has the ledger meet what a relay must never do.
+// TestLedgerNotices has the ledger meet things that a relay must never do.
 func TestLedgerNotices(t *testing.T) {
 	a, b := relaytest.NewNode("a"), relaytest.NewNode("b").ServerName
 	first, second := a.Transaction(b, "t1", 2, 300), a.Transaction(b, "t2", 2, 300)

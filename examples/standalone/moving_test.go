@@ -14,7 +14,7 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// moved is what the log says then.
+// moved is the log's line then.
 const moved = "all mail is moved"
 
 // TestMove fills a relay, restarts it with another database, and has its mail
@@ -25,7 +25,7 @@ func TestMove(t *testing.T) {
 	testMove(t, fileOf, fileOf)
 }
 
-// A place is a database, and what else the program must be told to use it.
+// A place is a database, and the options that the program needs besides to use it.
 type place struct {
 	db   string
 	with []string

@@ -48,7 +48,7 @@ func natsCluster(t *testing.T) (arguments [][]string) {
 }
 
 // TestNATS has three programs that are also the three servers that they keep
-// mail in: what one takes in another hands out, and any of them may be killed.
+// mail in: mail that one takes in another hands out, and any of them may be killed.
 func TestNATS(t *testing.T) {
 	arguments := natsCluster(t)
 	var programs [3]*program
@@ -102,7 +102,7 @@ func TestNATSAlone(t *testing.T) {
 	p.stop()
 }
 
-// TestMoveToNATS does what TestMove does.
+// TestMoveToNATS is TestMove to NATS servers.
 func TestMoveToNATS(t *testing.T) { testMoveElsewhere(t, fileOf, natsPlace) }
 
 // TestMoveFromNATS goes the other way.

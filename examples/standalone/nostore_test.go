@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestNothingIsCached: no proxy keeps what the program answers, whatever serves
-// it.
+// TestNothingIsCached: no proxy keeps the program's answers, from any part that
+// gives them.
 func TestNothingIsCached(t *testing.T) {
 	p := startIn(t, "", "-listen", "127.0.0.1:0", "-metrics", "127.0.0.1:0", "-db", inMemory,
 		"-name", "relay.example", "-signing-key", filepath.Join(t.TempDir(), "key.pem"))

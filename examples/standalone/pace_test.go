@@ -65,7 +65,7 @@ func TestSlowBody(t *testing.T) {
 		body, err := io.ReadAll(r.Body)
 		assert.NoError(t, err)
 		assert.Len(t, body, 20*testPaceBytes)
-		// What follows the body takes its own time.
+		// The answer after the body takes its own time.
 		select {
 		case <-r.Context().Done():
 			t.Error("the request was given up while it was worked on")

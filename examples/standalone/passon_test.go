@@ -44,7 +44,7 @@ func TestPassOn(t *testing.T) {
 
 	requireProven(t, network, b, first.ServerName, sent)
 	delivered := appear(t, b, bAddress)
-	next(t, network, b, first.ServerName) // who asks is there
+	next(t, network, b, first.ServerName) // a server that asks is there
 	select {
 	case got := <-delivered:
 		assert.Equal(t, a.ServerName, got.Origin)
@@ -58,7 +58,7 @@ func TestPassOn(t *testing.T) {
 	p2.stop()
 }
 
-// TestPassOnWhatWasThere passes on what a relay has stored before it was told
+// TestPassOnWhatWasThere passes on mail that a relay has stored before it was told
 // to.
 func TestPassOnWhatWasThere(t *testing.T) {
 	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
@@ -154,7 +154,7 @@ func TestRoads(t *testing.T) {
 	}
 }
 
-// appear has a node listen, and returns what is passed on to it.
+// appear has a node listen, and returns the mail that is passed on to it.
 func appear(t *testing.T, node *relaytest.Node, address string) <-chan relay.Delivery {
 	delivered := make(chan relay.Delivery, 10)
 	mail := memory.New(memory.Options{})

@@ -12,7 +12,7 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// TestPostgres has two programs on one database: what one takes in the other
+// TestPostgres has two programs on one database: mail that one takes in the other
 // hands out, also when the first was killed and the server restarted.
 func TestPostgres(t *testing.T) {
 	server := pgtest.New(t)
@@ -57,7 +57,7 @@ func TestPostgresFails(t *testing.T) {
 	require.NotContains(t, stderr, "secret")
 }
 
-// TestMoveToPostgres is TestMove for those who outgrow one machine.
+// TestMoveToPostgres is TestMove for operators that outgrow one machine.
 func TestMoveToPostgres(t *testing.T) {
 	server := pgtest.New(t)
 	testMoveElsewhere(t, fileOf, func(t *testing.T) place { return place{db: server.Database(t)} })

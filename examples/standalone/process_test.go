@@ -28,7 +28,7 @@ import (
 // asProgram in the environment makes the test program be one of programs.
 const asProgram = "RELAY_TEST_AS_PROGRAM"
 
-// patience is for what takes no time to speak of on a machine that has nothing
+// patience is for things that take no time to speak of on a machine that has nothing
 // else to do.
 const patience = 2 * time.Minute
 
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	program()
 }
 
-// programs are what the test program can be instead.
+// programs are those that the test program can be instead.
 var programs = map[string]func(){"1": main}
 
 // command runs the program without the limits that are for strangers: tests of other
@@ -132,7 +132,7 @@ func launchCommand(t testing.TB, c *exec.Cmd) *program {
 	return p
 }
 
-// follow reads what the program logs, and waits for its end.
+// follow reads the program's log, and waits for its end.
 func (p *program) follow(stderr io.Reader) {
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
@@ -207,7 +207,7 @@ func put(t testing.TB, transport http.RoundTripper, from *relaytest.Node, transa
 	return err
 }
 
-// get fetches what is next, likewise.
+// get fetches the next transaction, likewise.
 func get(t testing.TB, transport http.RoundTripper, to *relaytest.Node, acknowledge int64) (fclient.RespGetRelayTransaction, error) {
 	return to.Federation(transport).P2PGetTransactionFromRelay(
 		t.Context(), relaytest.User(to.ServerName), fclient.RelayEntry{EntryID: acknowledge}, relayName)

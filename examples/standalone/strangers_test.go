@@ -23,7 +23,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// TestStrangersAreTriedSeldom: whatever names a sender makes up for an address,
+// TestStrangersAreTriedSeldom: for any names that a sender makes up for an address,
 // a month of mail for them is a few connections to it.
 func TestStrangersAreTriedSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

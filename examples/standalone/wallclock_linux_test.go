@@ -88,7 +88,7 @@ func withClock(t *testing.T) (path string) {
 	return path
 }
 
-// A wallClock is what the programs that have it take for the time.
+// A wallClock is the time for the programs that have it.
 type wallClock struct {
 	t    testing.TB
 	file string
@@ -112,7 +112,7 @@ func (c *wallClock) set(ahead time.Duration) {
 	require.NoError(c.t, file.Close())
 }
 
-// command runs what withClock has built with this clock.
+// command runs a program that withClock has built with this clock.
 func (c *wallClock) command(path, program string, args []string) *exec.Cmd {
 	command := commandOf(path, program, args)
 	command.Env = append(command.Env, clockFile+"="+c.file)
