@@ -81,7 +81,11 @@ type unbatched struct{ store.Store }
 // TestImportQueue imports random mail for some servers, through random failures. All of
 // it is there in the end, in its order, once; what can't be read stays in the tables.
 func TestImportQueue(t *testing.T) {
-	seeds.Each(t, "RELAY_IMPORT_SEED", "RELAY_IMPORT_RUNS", 5, func(t *testing.T, seed uint64) {
+	runs := 5
+	if testing.Short() {
+		runs = 1 // under the race detector, SQLite in Go takes a minute for each
+	}
+	seeds.Each(t, "RELAY_IMPORT_SEED", "RELAY_IMPORT_RUNS", runs, func(t *testing.T, seed uint64) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		tables, mail := openTables(t), memory.New(memory.Options{})
 		defer func() { assert.NoError(t, mail.Close()) }()
