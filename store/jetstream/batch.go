@@ -29,9 +29,9 @@ var (
 	errUnsure = errors.New("what is known isn't enough, or doesn't fit together")
 )
 
-// A batch is a commit under way: what its jobs have read and what they change.
-// It is built without waiting; what is missing is noted, read, and then the
-// jobs run again, on a new one if they have changed something.
+// A batch is a commit under way: everything that its jobs have read, and their changes.
+// It is built without waiting: messages that are missing are noted and read, and then
+// the jobs run again, on a new batch if they have changed something.
 type batch struct {
 	*writer
 	care    care
@@ -43,7 +43,7 @@ type batch struct {
 
 	unsettled bool // the job that runs may be stored yet by an earlier batch
 
-	change  halves // of what the store holds
+	change  halves // of the counts of the store
 	records map[string]anyRecord
 	keys    map[seal.Key]struct{} // of the mail that is put or removed
 	out     []outgoing            // all that isn't a record
@@ -56,8 +56,8 @@ type record[T any] struct {
 	changed bool
 }
 
-// A content is what a record has. It lasts for some time if it says no more than
-// no record would, and else for ever, which is 0.
+// A content is the content of a record. It lasts for some time if it says no more
+// than a missing record would, and else for ever, which is 0.
 type content interface {
 	form
 	lasts() time.Duration
@@ -65,7 +65,8 @@ type content interface {
 
 type anyRecord interface{ message(subject string) outgoing }
 
-// message replaces the record by what it was changed to; it's zero if it wasn't.
+// message returns the message that replaces the record, which is zero if the record
+// wasn't changed.
 func (r *record[T]) message(subject string) outgoing {
 	if !r.changed {
 		return outgoing{}
@@ -81,7 +82,7 @@ func newBatch(w *writer, c care, read map[string]message, now int64, wall time.T
 	}
 }
 
-// message returns what a subject has.
+// message returns the message of a subject.
 func (b *batch) message(subject string, cached bool) (message, error) {
 	if m, ok := b.read[subject]; ok {
 		return m, nil
@@ -95,10 +96,10 @@ func (b *batch) message(subject string, cached bool) (message, error) {
 	return message{}, errMissing
 }
 
-// sure is for a job that finds nothing to do in a mailbox: that mustn't be said
-// for what the cache has. If a server has less than this process knows of, since
-// the server was cut off or the stream was set back or purged, the batch writes
-// the record as it is: the leader accepts that only if it has no more either.
+// sure is for a job that finds nothing to do in a mailbox: the cache alone mustn't
+// decide that. If a server has less than this process knows of, since the server was
+// cut off or the stream was set back or purged, the batch writes the record as it is:
+// the leader accepts that only if it has no more either.
 func (b *batch) sure(destination spec.ServerName, x *record[box]) error {
 	if b.care == trusting {
 		return errUnsure
@@ -153,7 +154,7 @@ func (b *batch) share(destination spec.ServerName, origin originHash) (*record[c
 	return loadAnyway[counts](b, b.subjects.share(destination, origin))
 }
 
-// page returns what a page lists. Pages aren't cached: one that is older than the
+// page returns a page of a mailbox. Pages aren't cached: one that is older than the
 // record of the mailbox would go unnoticed.
 func (b *batch) page(destination spec.ServerName, first int64) (*record[page], error) {
 	subject := b.subjects.page(destination, first)
@@ -165,7 +166,7 @@ func (b *batch) page(destination spec.ServerName, first int64) (*record[page], e
 }
 
 // meta returns what a mailbox knows of the entry at a place, nil if there is none.
-// What changes it marks the record as changed.
+// Code that changes it sets changed, which marks its record as changed.
 func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (m *meta, changed *bool, err error) {
 	x := r.value
 	if place <= x.mark || place >= x.next() {
@@ -208,7 +209,8 @@ func (b *batch) count(of spec.ServerName, x *record[box], share *record[counts],
 // send adds a message that isn't a record.
 func (b *batch) send(o outgoing) { b.out = append(b.out, o) }
 
-// vanish removes what a subject has: what replaces it is itself removed soon.
+// vanish removes the message of a subject: it's replaced by an empty one, which is
+// itself removed after that time.
 func (b *batch) vanish(subject string, after time.Duration) {
 	b.send(outgoing{subject: subject, ttl: max(after, time.Second)})
 }

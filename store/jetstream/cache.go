@@ -15,9 +15,9 @@ import (
 // there are more, all are read anew as they are needed.
 const maxCached = 16 << 10
 
-// A cache is what this process believes to be the records of the stream. What
-// is wrong in it makes a commit fail, which then is tried with what the leader
-// has, so nothing depends on it but how often that happens.
+// A cache has the records of the stream, as far as this process knows. A wrong record
+// in it makes a commit fail, which is then tried with the records of the leader, so
+// the cache only decides how often that happens.
 type cache struct {
 	subjects subjects
 	waiting  *wake.Hub // is told of entries that are new
@@ -26,21 +26,21 @@ type cache struct {
 	newest  uint64 // the largest sequence that was seen
 	records map[string]known
 	boxes   map[spec.ServerName]summary
-	held    halves            // what they have together
+	held    halves            // their counts together
 	clock   *steady.Clock     // of the store
 	top     int64             // the largest ID that was ever seen
-	others  map[string]uint64 // by the hash of a mailbox: what others last changed there
+	others  map[string]uint64 // by the hash of a mailbox: the last change by others
 }
 
-// A known record is one that was seen. This process isn't told of others' changes
-// of a share, but of the mailbox's that come with them: a share is forgotten if
-// others is not what it was.
+// A known record is one that was seen. This process isn't told when others change a
+// share, but it's told of the changes of the mailbox that come with them: a share is
+// forgotten if others has changed since.
 type known struct {
 	message
 	others uint64
 }
 
-// A summary is what is known of every mailbox that has something.
+// A summary is kept of every mailbox that has something.
 type summary struct {
 	seq uint64
 	counts
@@ -66,8 +66,8 @@ func (c *cache) get(subject string) (message, bool) {
 	return k.message, ok
 }
 
-// learn takes in the record that a subject has, if it is newer than what is
-// known. If that is a mailbox with entries that are new, who waits is woken.
+// learn takes in the record that a subject has, if it is newer than the one that is
+// known. If it is a mailbox with new entries, receivers that wait for it are woken.
 func (c *cache) learn(subject string, m message) {
 	if m.seq == 0 || !c.subjects.isRecord(subject) {
 		return
@@ -130,7 +130,7 @@ func (c *cache) learnBox(destination spec.ServerName, m message) (isNew bool) {
 	return b.nextID() > known.next
 }
 
-// setBox keeps what is known of a mailbox, if that isn't nothing.
+// setBox keeps the summary of a mailbox, if it isn't empty.
 func (c *cache) setBox(destination spec.ServerName, s summary) {
 	held := c.held.of(destination)
 	*held = held.minus(c.boxes[destination].counts).plus(s.counts)
@@ -166,7 +166,7 @@ func (c *cache) summary(destination spec.ServerName) (s summary, ok bool) {
 	return s, ok
 }
 
-// whole is what all mailboxes of a half hold, and the largest ID that any gave.
+// whole returns the counts of all mailboxes of a half, and the largest ID that any gave.
 func (c *cache) whole(half spec.ServerName) (held counts, top int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -183,7 +183,7 @@ func (c *cache) destinations(after spec.ServerName, limit int) []spec.ServerName
 			continue
 		}
 		names = append(names, name)
-		if len(names)/2 >= limit { // keep to what the page can have, as sorting all takes longer
+		if len(names)/2 >= limit { // keep only as many as the page can have, as sorting all takes longer
 			slices.Sort(names)
 			names, last = names[:limit], names[limit-1]
 		}

@@ -61,7 +61,8 @@ func (s *Store) startClock(ctx context.Context, stream jetstream.StreamState) (s
 	return clock.seq, nil
 }
 
-// learnClock takes in what another process, or an earlier one, knew.
+// learnClock takes in the clock and the largest ID as another process, or an earlier
+// one, wrote them.
 func (c *cache) learnClock(data []byte) {
 	var record clockRecord
 	if decode(data, &record) == nil {

@@ -22,7 +22,7 @@ type coder struct {
 
 func (c *coder) fail() { c.err = errCodec }
 
-// take is the next bytes of what is read.
+// take returns the next bytes of the form that is read.
 func (c *coder) take(n int) []byte {
 	if c.err != nil || n < 0 || n > len(c.b) {
 		c.fail()
@@ -84,7 +84,7 @@ func encode(f form) []byte {
 	return c.b
 }
 
-// decodeSome reads a form, and returns what comes after it.
+// decodeSome reads a form, and returns the bytes that come after it.
 func decodeSome(data []byte, f form) (rest []byte, err error) {
 	c := &coder{b: data, reading: true}
 	if v := c.take(1); c.err != nil || v[0] != version {

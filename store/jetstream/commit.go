@@ -42,7 +42,7 @@ func (w *writer) commit(jobs []*job) (others []*job) {
 		case v == tooMany && w.maxMessages > 16:
 			w.maxMessages /= 2
 		case (v == full || v == final) && len(jobs) > 1 && !errors.Is(err, errUnusable):
-			for _, j := range jobs { // some may fit where others don't, and what is wrong may be wrong with one only
+			for _, j := range jobs { // some may fit where others don't, and the fault may be that of one only
 				w.commit([]*job{j})
 			}
 			return others
@@ -139,7 +139,7 @@ func (w *writer) runJobs(b *batch, jobs []*job) (n int, err error) {
 	return len(jobs), nil
 }
 
-// readMissing reads what the jobs of a batch need.
+// readMissing reads the messages that the jobs of a batch need.
 func (w *writer) readMissing(ctx context.Context, b *batch, read reading) error {
 	names := slices.Sorted(maps.Keys(b.missing)) // mailboxes before shares, as the cache wants them
 	messages, err := w.engine.lastEach(ctx, names, read)
@@ -155,7 +155,7 @@ func (w *writer) readMissing(ctx context.Context, b *batch, read reading) error 
 	return nil
 }
 
-// publish commits the batch, and then lets the cache and those who wait know.
+// publish commits the batch, and then tells the cache and the receivers that wait.
 func (w *writer) publish(b *batch, asking bool) error {
 	messages := b.messages()
 	if len(messages) == 0 {
@@ -167,7 +167,7 @@ func (w *writer) publish(b *batch, asking bool) error {
 		return err
 	}
 	w.room.filled(messages)
-	if first <= before { // what was stored now comes before what there was
+	if first <= before { // these have sequences that others had: the stream has lost its end
 		select {
 		case w.shrunk <- struct{}{}:
 		default:

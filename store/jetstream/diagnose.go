@@ -34,7 +34,7 @@ func (e *engine) newTrial(end time.Time) *trial {
 	return &trial{engine: e, end: end, denials: e.conn.LastError(), look: time.Now().Add(diagnoseEvery)}
 }
 
-// over returns nil as long as what has failed may be tried again.
+// over returns nil as long as the request that has failed may be tried again.
 func (t *trial) over(ctx context.Context, failed error) error {
 	now := time.Now()
 	if now.After(t.end) {

@@ -2,48 +2,49 @@
 // relays that run as several processes, on servers that keep several copies.
 // It needs NATS 2.12 or later.
 //
-// # What is in the stream
+// # The content of the stream
 //
 // There is one stream, so there is one order and one leader. Each of its
 // subjects has one message, and a new one replaces it:
 //
 //	RELAY.clock              where the store's clock stands, and the largest ID ever given
-//	RELAY.box.NAME           a mailbox: what it holds, and its last entries
+//	RELAY.box.NAME           a mailbox: its counts, and its last entries
 //	RELAY.page.BOX.ID        the entries before those, 32 in each page
-//	RELAY.share.BOX.ORIGIN   what one origin has in a mailbox
-//	RELAY.mail.KEY           mail, by what makes it a copy of other mail
-//	RELAY.part.KEY.N         what of it didn't fit into one message
+//	RELAY.share.BOX.ORIGIN   the share of one origin in a mailbox
+//	RELAY.mail.KEY           mail; a copy of it has the same key
+//	RELAY.part.KEY.N         the parts of it that didn't fit into one message
 //	RELAY.note.KEY           a note
 //	RELAY.noted              changed with every note
 //	RELAY.damage.BOX.ID.N    for a day: why an entry was set aside
 //
 // Entries of a mailbox have places that follow each other. IDs are the same
 // numbers, but go on after store.FirstID at each opening; the record of the mailbox
-// keeps the last 256 jumps, after which IDs just go on. So a mailbox is read by looking up subjects, which costs
-// the same however deep it is, and an entry that is missing is noticed.
+// keeps the last 256 jumps, after which IDs just go on. So a mailbox is read by
+// looking up subjects, which costs the same however deep it is, and an entry that is
+// missing is noticed.
 //
 // # Writing
 //
 // Every change is one atomic batch of JetStream: all of its messages are stored
 // and become visible together, or none. Each record in it is accepted only if
 // its subject still has the message that the change was made from, and mail only
-// if its subject has none. That is what makes the limits exact, entries visible
-// in the order of their IDs and copies recognised, whoever writes at the same
-// time and however old what a process has read may be. Of two batches that are
-// made at once and change the same record one is refused, whole; it is then made
-// anew from what the leader of the stream has.
+// if its subject has none. That makes the limits exact, entries visible in the
+// order of their IDs and copies recognised, even while others write and however old
+// the records are that a process has read. Of two batches that are made at once and
+// change the same record one is refused, whole; it is then made anew from the
+// records that the leader of the stream has.
 //
 // A server that is alone completes a batch that it was killed in, and replicas
 // do so together. A single replica in a cluster doesn't (seen with NATS 2.15.2):
 // it may keep the beginning of a batch only. A Put that is repeated notices that
-// its mail is in no mailbox and stores it anew, but what was counted may stay
-// wrong. So a cluster should keep three replicas, which is the default.
+// its mail is in no mailbox and stores it anew, but the counts may stay wrong. So
+// a cluster should keep three replicas, which is the default.
 //
-// One goroutine in each process commits what has queued up while its last batch
-// was on its way, so that many calls share one acknowledgement. If that gets
+// One goroutine in each process commits the calls that have queued up while its last
+// batch was on its way, so that many calls share one acknowledgement. If that gets
 // lost with a server or a connection, the batch is repeated; the first one and
 // its repetition can't both succeed, and mail has the mark of its Put, so that
-// this knows whether it has stored it.
+// the Put knows whether it has stored the mail.
 //
 // The leader does one batch after the other, so several processes store hardly
 // more together than one would, and less if they put into the same mailboxes at
@@ -53,9 +54,9 @@
 //
 // # The limits of the whole store
 //
-// What the whole store holds is what each process has counted from the mailboxes
-// that it follows. Mail that other processes store at the same moment may exceed
-// those limits; limits of a mailbox, and of an origin in it, are never exceeded.
+// Each process counts the whole store from the mailboxes that it follows. Mail that
+// other processes store at the same moment may exceed those limits; limits of a
+// mailbox, and of an origin in it, are never exceeded.
 //
 // # Copies
 //
@@ -73,12 +74,12 @@
 // leader accepts if it can't read it either; its messages stay in the stream.
 //
 // A consumer in each process is told of every mailbox that changes. That wakes
-// who waits, and lists the destinations: those of another process are known a
-// moment after it has stored their mail.
+// receivers that wait, and lists the destinations: those of another process are
+// known a moment after it has stored their mail.
 //
 // # Expiry
 //
-// Expired mail isn't returned, whatever the stream has. Each process removes it
+// Expired mail isn't returned, even while the stream has it. Each process removes it
 // now and then, up to 256 messages in a batch. Lifetimes count by the store's clock,
 // the retention of copies by the clocks of the NATS servers.
 //
@@ -91,11 +92,11 @@
 // disk has the data, and brings it there every two minutes (sync_interval). A
 // server that keeps the stream alone may lose that much (2.15.2 syncs a batch
 // before, but doesn't promise to); a process that knew more notices when it next
-// writes, and goes on with what there is. With three replicas, the default in a
-// cluster, the others have it if one machine fails; if most fail at once it may be
-// lost, and by NATS's documentation also, though extremely rarely, if one comes
+// writes, and goes on with the rest. With three replicas, the default in a
+// cluster, the others have the data if one machine fails; if most fail at once it may
+// be lost, and by NATS's documentation also, though extremely rarely, if one comes
 // back without it and makes a majority with another that never had it. So give all
-// servers "sync_interval: always". The store can't see whether they have it.
+// servers "sync_interval: always". The store can't see whether they have that.
 //
 // # Room
 //
@@ -121,15 +122,16 @@
 //
 // Each process remembers the name and a few numbers of every mailbox that has
 // something, about 200 bytes, and up to 16,384 records of mailboxes as
-// they are in the stream, of at most 2 KiB each. What it has to store waits in a
-// queue of 1,024 calls, beside the 256 (or 8 MiB and one more) in the batch that
+// they are in the stream, of at most 2 KiB each. Calls that have to store something
+// wait in a queue of 1,024, beside the 256 (or 8 MiB and one more) in the batch that
 // is on its way.
 //
 // # Damage
 //
-// What becomes of a block of which the disk has changed some bytes is up to the
-// server: it may give up all that it had after them. Mail that is gone or isn't
-// what was put is set aside, and so are the 32 entries of a page; what their
-// origins had stays in those origins' shares, until these are counted anew. The record of a mailbox that can't be read makes
-// the mailbox fail until it's repaired: to go on without would lose what it lists.
+// If the disk has changed some bytes of a block, it's up to the server how it goes on:
+// it may give up everything that it had after those bytes. Mail that is
+// gone or has changed is set aside, and so are the 32 entries of a page; they stay
+// counted in the shares of their origins, until these are counted anew. If the record
+// of a mailbox can't be read, the mailbox fails until it's repaired: to go on without
+// the record would lose the entries that it lists.
 package jetstream

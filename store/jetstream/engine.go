@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// attemptTimeout is what one request gets before it is made again.
+	// attemptTimeout is how long one request may take before it is made again.
 	attemptTimeout = 3 * time.Second
 
 	// maxReads is how many requests to read one call has under way at once.
 	maxReads = 64
 
-	// maxPart bounds a message of mail, whatever the server allows; headroom is
-	// for the headers.
+	// maxPart bounds a message of mail, also where the server allows more; headroom
+	// is for the headers.
 	maxPart, headroom = 1 << 20, 2 << 10
 )
 
@@ -42,7 +42,7 @@ type engine struct {
 	timeout time.Duration // for all attempts of a request together
 	most    int           // bytes of a message with its headers, if the stream limits them
 	owned   bool          // the connection is
-	name    string        // what the names of this process's batches begin with
+	name    string        // the prefix of the names of this process's batches
 
 	link     atomic.Pointer[link]
 	changes  chan nats.Status
@@ -99,7 +99,7 @@ func (e *engine) close() {
 	}
 }
 
-// A message is what a subject holds; if it holds nothing, seq is 0.
+// A message is that of a subject; if the subject has none, seq is 0.
 type message struct {
 	seq  uint64
 	data []byte
@@ -180,7 +180,7 @@ func readLast(reply []byte) (message, error) {
 }
 
 // lastOfAny reads the message of a subject from any server that has the stream.
-// It may be behind the leader, so what it doesn't have says nothing.
+// It may be behind the leader, so a message that it doesn't have proves nothing.
 func (e *engine) lastOfAny(ctx context.Context, subject string) (message, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
@@ -254,8 +254,8 @@ func (e *engine) retry(ctx context.Context, try func(context.Context) error) err
 	}
 }
 
-// pause waits for a moment that differs from what others wait, and is longer
-// after more attempts.
+// pause waits for a moment of random length, so that processes don't try again at the
+// same time. It is longer after more attempts.
 func pause(ctx context.Context, attempt int) error {
 	longest := 4 * time.Millisecond << min(attempt, 6)
 	timer := time.NewTimer(rand.N(longest))
@@ -268,7 +268,7 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// An outgoing message replaces what its subject has.
+// An outgoing message replaces that of its subject.
 type outgoing struct {
 	subject string
 	data    []byte
@@ -282,8 +282,8 @@ type outgoing struct {
 // They become visible together. An error for which verdictOn says again leaves
 // it open whether they were stored, and they may be yet.
 //
-// Usually only the last message is answered, and what the server has against
-// another isn't said. Asking lets it answer each before the next.
+// Usually only the last message is answered, and an answer doesn't say why the server
+// refuses another. Asking lets it answer each before the next.
 func (e *engine) publish(messages []outgoing, asking bool) (first uint64, err error) {
 	id := e.name + nuid.Next()
 	for i := range messages {

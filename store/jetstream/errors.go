@@ -9,15 +9,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A verdict is what an error of the servers, or of the connection to them, says
-// about trying once more.
+// A verdict says whether to try once more after an error of the servers, or of the
+// connection to them.
 type verdict int
 
 const (
 	// final: it would only fail again.
 	final verdict = iota
-	// again: there was no answer, or none for now. What was asked for may have
-	// been done.
+	// again: there was no answer, or none for now. The request may have been
+	// carried out.
 	again
 	// conflict: nothing was stored, since a subject wasn't as expected.
 	conflict
@@ -30,7 +30,7 @@ const (
 
 const codeBatchIncomplete, codeStoreFailed jetstream.ErrorCode = 10176, 10077
 
-// verdicts are those on what the server says. All others are final.
+// verdicts are those on errors of the server. All other errors are final.
 var verdicts = map[jetstream.ErrorCode]verdict{
 	jetstream.JSErrCodeStreamWrongLastSequence: conflict,
 	10164: conflict, // not decided yet which is the last

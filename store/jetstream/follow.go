@@ -17,8 +17,8 @@ import (
 // any process, so that it knows which there are, and those that wait are woken. It
 // returns when the cache has all mailboxes that there were before the message with
 // the sequence from, or when it was called if that is 0: a server that is behind may
-// have fewer yet. What is lost with a server is delivered anew by another one: the
-// last of each mailbox, which is all that counts.
+// have fewer yet. Messages that are lost with a server are delivered anew by another
+// one: the last of each mailbox, which is all that counts.
 func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Logger) (stop func(), err error) {
 	ready, isReady := context.WithCancel(ctx)
 	defer isReady()
@@ -68,9 +68,9 @@ func follow(ctx context.Context, e *engine, c *cache, from uint64, log *slog.Log
 	return stop, nil
 }
 
-// refollowLoop has this process learn anew what there is, each time that the
-// stream turns out to have lost its end: a server that is alone may, when its
-// power is cut. What was known of it would else be taken for the newer for ever.
+// refollowLoop has this process learn all records anew, each time that the stream
+// turns out to have lost its end: a server that is alone may lose it when its power
+// is cut. Otherwise the records known here would be taken for the newer for ever.
 func (s *Store) refollowLoop(ctx context.Context) {
 	for {
 		select {

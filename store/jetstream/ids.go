@@ -37,7 +37,7 @@ func (b *box) placeOf(id int64) int64 {
 	return min(place, b.next()-1)
 }
 
-// nextID is what the next entry gets.
+// nextID is the ID of the next entry.
 func (b *box) nextID() int64 { return b.idAt(b.next()) }
 
 // jumpTo has the IDs go on with one that is larger than the next.

@@ -151,8 +151,8 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 	})
 }
 
-// Destinations implements store.Store. It answers from what this process knows,
-// which another process's Put reaches a moment later.
+// Destinations implements store.Store. It answers from the mailboxes that this process
+// knows of; it learns of another process's Put a moment later.
 func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// release gives back what open took, as far as it got.
+// release gives back everything that open took, as far as it got.
 func (s *Store) release() {
 	if s.writer != nil {
 		s.writer.queue.Close()

@@ -13,8 +13,8 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// maxParts bounds the messages of one mail, so that what removes it fits into a
-// batch: see remover.
+// maxParts bounds the messages of one mail, so that the messages that remove it fit
+// into a batch: see remover.
 const maxParts = 512
 
 var (
@@ -32,7 +32,7 @@ func hashOrigin(origin spec.ServerName) (hash originHash) {
 // find out whether it was it that stored its mail.
 type nonce [8]byte
 
-// A head is what mail begins with: its content follows.
+// A head is the beginning of mail: its content follows.
 type head struct {
 	sum                  [4]byte // of all that comes after it
 	by                   nonce
@@ -55,9 +55,8 @@ func (h *head) code(c *coder) {
 	c.numbers(&h.expires, &h.proofBytes, &h.bodySize)
 }
 
-// messagesOf returns what is published for mail that becomes the entry at that
-// place: the first message, whose subject recognises copies, and the parts that
-// didn't fit into it.
+// messagesOf returns the messages of mail that becomes the entry at that place: the
+// first one, whose subject recognises copies, and the parts that didn't fit into it.
 func messagesOf(mail *store.Mail, place, expires int64, by nonce, maxMessage int) ([][]byte, error) {
 	all := encode(&head{
 		by: by, mail: *mail, place: place, expires: expires,
@@ -75,7 +74,7 @@ func messagesOf(mail *store.Mail, place, expires int64, by nonce, maxMessage int
 	return messages, nil
 }
 
-// mailOf puts together what messagesOf took apart.
+// mailOf puts together the mail that messagesOf took apart.
 func mailOf(messages [][]byte) (*store.Mail, error) {
 	h, all := head{}, messages[0]
 	if len(messages) > 1 {

@@ -24,8 +24,8 @@ func (b *badPage) Unwrap() error { return b.err }
 // has no more.
 const behindPatience = time.Second
 
-// mending repeats what fails for a bad page, once that is mended. It may have
-// come from a server that is behind, and then is repeated without.
+// mending repeats a call that fails for a bad page, once the page is mended. The page
+// may have come from a server that is behind; then the call is repeated without mending.
 func (s *Store) mending(ctx context.Context, destination spec.ServerName, try func() error) error {
 	start, most := time.Now(), s.options.Timeout
 	for attempt := 0; ; attempt++ {
@@ -62,10 +62,10 @@ func (s *Store) mend(ctx context.Context, destination spec.ServerName, bad *badP
 }
 
 // A mendJob sets the entries of bad pages of a mailbox aside, all of each, since
-// nothing is known of them, and counts what is left. What their origins had is
-// not known either, so those keep it in their shares.
+// nothing is known of them, and counts the entries that are left. Their origins aren't
+// known either, so they stay counted in the shares of those.
 //
-// Only what the leader of the stream lacks can be mended: the commit proves that.
+// Only a page that the leader of the stream lacks can be mended: the commit proves that.
 type mendJob struct {
 	destination spec.ServerName
 	mended      int

@@ -43,8 +43,8 @@ func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
 	}, size)
 }
 
-// setNotes writes a record that all such batches write, so that an older one that
-// is late, maybe that of a process that is gone, can't bring back what a note was.
+// setNotes writes a record that all such batches write, so that an older batch that
+// is late, maybe that of a process that is gone, can't bring back an old note.
 func (b *batch) setNotes(changes []store.Note) error {
 	if len(changes) == 0 {
 		return nil

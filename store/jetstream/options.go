@@ -49,8 +49,8 @@ type Options struct {
 	Retention time.Duration
 
 	// SweepInterval is about how often expired mail is removed from the stream.
-	// It is never handed out, whatever this is. Default one minute; negative:
-	// never, unless a Put needs the room.
+	// Expired mail is never handed out, at any interval. Default one minute;
+	// negative: never, unless a Put needs the room.
 	SweepInterval time.Duration
 
 	// Timeout is how long a call goes on trying while no server answers, or the

@@ -71,7 +71,7 @@ func (p *putJob) run(b *batch) error {
 // reading: if it is one after all, the commit fails, and is then done with care.
 //
 // Mail that no mailbox has is no copy: a replica that is alone in a cluster may
-// keep the beginning of a batch only. Seq is what it's replaced at.
+// keep the beginning of a batch only. Seq is that of the message that is replaced then.
 func (p *putJob) isKnown(b *batch, x *record[box]) (known bool, seq uint64, err error) {
 	if _, ok := b.keys[p.key]; ok || b.care < careful {
 		return ok, 0, nil
@@ -122,8 +122,8 @@ func (p *putJob) store(b *batch, r *record[box], share *record[counts], seq uint
 	return nil
 }
 
-// spill makes a page of what the record of a mailbox lists. There is none yet,
-// unless a batch was stored in part; whatever that left is replaced.
+// spill makes a page of the entries that the record of a mailbox lists. The page isn't
+// there yet, unless a batch was stored in part; then it is replaced.
 func (b *batch) spill(destination spec.ServerName, x *box) error {
 	subject, p := b.subjects.page(destination, x.base), &record[page]{changed: true}
 	if b.care == careful {

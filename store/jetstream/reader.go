@@ -11,8 +11,9 @@ import (
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
-// A server that was cut off may answer as the leader that it was, with what it
-// had. So nothing is taken to be gone because one didn't have it: see mending.
+// A server that was cut off may answer as the leader that it was, with the messages
+// that it had. So nothing is taken to be gone because one server didn't have it: see
+// mending.
 var (
 	errBehind = errors.New("the servers have less than they had before")
 	errNoPage = errors.New("a part of the mailbox is missing")
@@ -50,7 +51,7 @@ type item struct {
 	meta
 }
 
-// A query is what Next was asked for.
+// A query is one call of Next.
 type query struct {
 	destination spec.ServerName
 	after       int64

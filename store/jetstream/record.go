@@ -9,7 +9,7 @@ import (
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
-// counts are what a mailbox, an origin's share of it or the store holds.
+// counts are those of a mailbox, of an origin's share of it or of the store.
 type counts struct{ entries, bytes, aside int64 }
 
 func (c counts) usage() store.Usage {
@@ -24,15 +24,15 @@ func (c counts) minus(d counts) counts {
 	return counts{c.entries - d.entries, c.bytes - d.bytes, c.aside - d.aside}
 }
 
-// positive is for what holds something: if it's less than nothing, it was
-// damaged once.
+// positive is for the counts of something that is kept: counts below zero come from
+// damage.
 func (c counts) positive() counts {
 	return counts{max(0, c.entries), max(0, c.bytes), max(0, c.aside)}
 }
 
 func (c *counts) code(by *coder) { by.numbers(&c.entries, &c.bytes, &c.aside) }
 
-// lasts is of a share: what one origin has in a mailbox.
+// lasts is of a share: the counts of one origin in a mailbox.
 func (c *counts) lasts() time.Duration { return lastsIf(*c == counts{}) }
 
 // halves are the counts of the mailboxes of servers, and of the private ones.

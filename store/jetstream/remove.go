@@ -79,8 +79,8 @@ func (e *expireJob) run(b *batch) error {
 
 // remove looks at the entries of some places, removes those that are over, and
 // forgets those at the beginning of the mailbox that are gone. UpTo is how far it
-// came, as one batch has no room for all: a third of it is left for one large mail,
-// and one for the pages.
+// came, as one batch has no room for all: a third of the batch is left for one large
+// mail, and a third for the pages.
 func (b *batch) remove(of spec.ServerName, x *record[box], from, to int64, over func(*meta) bool) (upTo int64, removed int, err error) {
 	upTo, mark := from-1, x.value.mark
 	missing := b.needMetas(of, x, from, to)
@@ -105,9 +105,9 @@ func (b *batch) remove(of spec.ServerName, x *record[box], from, to int64, over 
 	return upTo, removed, b.forget(of, x, mark)
 }
 
-// removeEntry takes away an entry that is live or set aside, and leaves what
-// recognises a copy. What there is of one that is set aside stays: it's no use to
-// write to what can't be read.
+// removeEntry takes away an entry that is live or set aside, and leaves the messages
+// that recognise a copy. The messages of one that is set aside stay as they are: it's
+// no use to write to messages that can't be read.
 func (b *batch) removeEntry(of spec.ServerName, x *record[box], m *meta, changed *bool) error {
 	share, err := b.share(of, m.origin)
 	if err != nil {

@@ -13,7 +13,7 @@ const (
 	// writes, too: an eighth, and no more than maxReserve.
 	maxReserve = 16 << 20
 
-	// overhead is about what a message takes besides its data.
+	// overhead is about how many bytes a message takes besides its data.
 	overhead = 200
 
 	// A stream is measured this often while there are writes, also if it has no
@@ -24,16 +24,16 @@ const (
 // A room is how full the stream is, as far as it has a limit.
 type room struct {
 	limit    int64 // 0: none
-	used     int64 // when it was measured, and what this process has added since
+	used     int64 // when it was measured, and the bytes that this process has added since
 	measured time.Time
 }
 
 func (r *room) reserve() int64 { return min(r.limit/8, maxReserve) }
 
-// left is what may still be added.
+// left is how many bytes may still be added.
 func (r *room) left() int64 { return r.limit - r.reserve() - r.used }
 
-// filled counts what was stored, as if it replaced nothing.
+// filled counts messages that were stored, as if they replaced nothing.
 func (r *room) filled(messages []outgoing) {
 	for i := range messages {
 		r.used += int64(len(messages[i].data)) + overhead
@@ -58,7 +58,7 @@ func (w *writer) measure() {
 }
 
 // fits returns an error if the stream is too full for something of that size
-// beside what the batch has.
+// beside the changes that the batch has.
 func (b *batch) fits(size int64) error {
 	more := size + (2+size/int64(b.engine.maxMessage()))*overhead
 	for _, change := range b.change {

@@ -20,8 +20,7 @@ var (
 	errOldNATS = errors.New("the server knows no atomic batches: it must be NATS 2.12 or later")
 )
 
-// openStream makes the stream if there is none, and checks that it is what it
-// has to be.
+// openStream makes the stream if there is none, and checks that it is as it has to be.
 func openStream(ctx context.Context, e *engine, o Options) (info *jetstream.StreamInfo, err error) {
 	err = e.retry(ctx, func(ctx context.Context) error {
 		stream, err := e.js.Stream(ctx, e.stream)

@@ -21,7 +21,7 @@ func (s subjects) boxes() string { return string(s) + ".box.*" }
 func (s subjects) notes() string { return string(s) + ".note.*" }
 func (s subjects) clock() string { return string(s) + ".clock" }
 
-// noted is what every change of notes writes.
+// noted is the subject that every change of notes writes to.
 func (s subjects) noted() string { return string(s) + ".noted" }
 
 func (s subjects) note(key string) string            { return fmt.Sprintf("%s.note.x%x", s, key) }
@@ -77,7 +77,7 @@ func shortHash(of spec.ServerName) string {
 	return hex.EncodeToString(sum[:12])
 }
 
-// isRecord reports whether the cache may have what the subject has.
+// isRecord reports whether the cache may have the message of the subject.
 func (s subjects) isRecord(subject string) bool {
 	_, isBox := s.boxName(subject)
 	return isBox || s.shareOf(subject) != "" || subject == s.noted() || subject == s.clock()

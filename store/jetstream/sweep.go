@@ -8,7 +8,7 @@ import (
 	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
 
-// sweep removes what is over from all mailboxes that have some, step by step,
+// sweep removes expired mail from all mailboxes that have some, step by step,
 // with other writes in between. It reports whether there was any.
 func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 	select {
@@ -36,8 +36,8 @@ func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 	return did, errors.Join(errs...)
 }
 
-// makeRoom is for mail that found none: it removes what has expired, which is in
-// nobody's way, and reports whether there was any.
+// makeRoom is for mail that found no room: it removes expired mail, which nobody
+// needs, and reports whether there was any.
 func (s *Store) makeRoom(ctx context.Context, refused error) bool {
 	if !errors.Is(refused, store.ErrFull) || len(s.cache.due()) == 0 {
 		return false

@@ -23,7 +23,7 @@ type writer struct {
 	shrunk   chan struct{} // has something in it when the stream was found to have lost its end
 	first    atomic.Int64  // no entry gets a smaller ID: see store.FirstID
 
-	// Only the goroutine uses what follows.
+	// Only the goroutine uses these fields.
 	maxMessages int           // of a batch
 	room        room          // that the stream has
 	lastJobs    int           // how many the last commit had,
@@ -50,8 +50,8 @@ func newWriter(options Options, e *engine, c *cache) *writer {
 	return w
 }
 
-// do runs something in a commit, with whatever else is waiting, and returns when
-// that is acknowledged.
+// do runs something in a commit, with everything else that is waiting, and returns
+// when that is acknowledged.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
 	return w.queue.Do(ctx, &work{run: run, end: time.Now().Add(w.options.Timeout)}, size)
 }
