@@ -17,7 +17,7 @@ type batch struct {
 	retention time.Duration
 	now       int64 // on the store's clock
 	noRoom    bool  // the disk has none for more mail
-	written   int64 // about what this adds to the log, in bytes
+	written   int64 // about how many bytes this adds to the log
 
 	last int64 // the greatest ID that an entry has
 
@@ -26,7 +26,7 @@ type batch struct {
 	woken     map[spec.ServerName]struct{}
 }
 
-// counts are what a mailbox, an origin's share of it or the store holds.
+// counts are those of a mailbox, of an origin's share of it or of the store.
 type counts struct{ entries, bytes, setAside int64 }
 
 func (c *counts) add(entries, bytes int64) {

@@ -17,10 +17,10 @@ const checkpointBytes = 16 << 20
 // up, so that it can start anew.
 func (w *writer) maxLogFrames() int64 { return 4 * w.options.checkpointBytes / pageSize }
 
-// A logState is what the writer knows of the log.
+// A logState is the state of the log, as far as the writer knows it.
 type logState struct {
 	written int64 // since the last checkpoint, about, in bytes
-	behind  int64 // what of the log isn't in the database, about
+	behind  int64 // about how many bytes of the log aren't in the database
 	warned  time.Time
 }
 
@@ -29,10 +29,10 @@ func (l *logState) add(written int64) {
 	l.behind += written
 }
 
-// checkpoint brings the log into the database file. What is in the log is
-// durable already, so nobody waits for this but the next batch. It waits for no
-// reader of another process: what one of them keeps from being brought is tried
-// again when some more was written.
+// checkpoint brings the log into the database file. The content of the log is
+// durable already, so only the next batch waits for this. It waits for no reader
+// of another process: if one of them keeps a part from being brought, that part is
+// tried again when some more was written.
 func (w *writer) checkpoint() {
 	if w.trust.Failure() != nil || w.log.behind == 0 {
 		return
@@ -99,10 +99,10 @@ func (w *writer) warnOfLog(c checkpointed) {
 }
 
 // rewriteLog writes the log's own bytes over it and syncs that, before SQLite
-// reads it. After a failed fsync the kernel may take for written what the disk
-// doesn't have; if the process then ends, the next one would read it from memory
-// and build on it. The bytes don't change, so that readers in other processes,
-// which would be in the way of a checkpoint, don't mind.
+// reads it. After a failed fsync the kernel may believe that bytes are written
+// which the disk doesn't have; if the process then ends, the next one would read
+// them from memory and build on them. The bytes don't change, so that readers in
+// other processes, which would be in the way of a checkpoint, don't mind.
 func rewriteLog(path string) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {

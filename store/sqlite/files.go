@@ -27,7 +27,7 @@ type files struct {
 
 func (f *files) dir() string { return filepath.Dir(f.path) }
 
-// check says what has happened to the files while they were open.
+// check returns an error if something has happened to the files while they were open.
 func (f *files) check() error {
 	if f.watch == nil {
 		return nil
@@ -97,7 +97,7 @@ func (f *files) inspect(logged bool) error {
 	return err
 }
 
-// remedy is what to do when the database isn't what it was.
+// remedy says what to do when the database is missing, cut or otherwise not as it was.
 const remedy = "put it back, or a copy of it without -wal and -shm"
 
 // mayBeNew refuses to make a database where there was one.
@@ -175,8 +175,7 @@ func (f *files) close() error {
 // watchInterval is how often the files are looked at while nothing is written.
 const watchInterval = time.Second
 
-// watchLoop notices what happens to the files while nothing is written, until ctx
-// ends.
+// watchLoop notices changes of the files while nothing is written, until ctx ends.
 func (s *Store) watchLoop(ctx context.Context) {
 	ticker := time.NewTicker(s.options.watchInterval)
 	defer ticker.Stop()

@@ -25,8 +25,8 @@ const (
 // read and acknowledged on a full disk.
 const reserveBytes = 1 << 20
 
-// A lockFile is PATH-lock. Its lock keeps other processes out; it is left there
-// for ever and remembers what the database can't say of itself.
+// A lockFile is PATH-lock. Its lock keeps other processes out; it is left there for
+// ever and remembers that there is a database, and whether that has to be repaired.
 type lockFile struct {
 	path string
 	f    *os.File

@@ -28,8 +28,8 @@ type reader struct {
 	damaged func(error)
 }
 
-// A readConn is a connection and what is read on it. A read is short and isn't
-// interrupted: the driver would give the connection up.
+// A readConn is a connection for reading and its statements. A read is short and
+// isn't interrupted: the driver would give the connection up.
 type readConn struct {
 	conn  *sql.Conn
 	clock *steady.Clock

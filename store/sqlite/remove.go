@@ -68,8 +68,8 @@ func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done
 	return len(ids), len(ids) == sweepStep, nil
 }
 
-// retire takes the body of an entry that is live or set aside, and leaves what
-// recognises a copy.
+// retire takes the body of an entry that is live or set aside, and leaves the fields
+// that recognise a copy.
 func (b *batch) retire(id int64, may func(*entryRow) bool) error {
 	r, err := b.sql.entry.byID(id)
 	if err != nil {

@@ -289,7 +289,7 @@ func (r *repair) count(ctx context.Context) error {
 	return r.setTotal(ctx)
 }
 
-// usualLifetime is what most mail gets, in milliseconds.
+// usualLifetime is the lifetime of most mail, in milliseconds.
 const usualLifetime = 30 * 24 * 60 * 60 * 1000
 
 // setTotal sums the mailboxes up.

@@ -162,8 +162,8 @@ const sealsID = 1 << 32
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // checksum covers the parts of a row that the key doesn't, but its state and those that
-// follow from the rest. It defends against bad disks, not against anybody who writes to
-// the database.
+// follow from the rest. It defends against bad disks, not against changes by other
+// programs.
 func checksum(id, prev, until int64, body, proof []byte) int64 {
 	head := make([]byte, 0, 32)
 	for _, n := range []int64{id, prev, until, int64(len(body))} {

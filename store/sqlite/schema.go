@@ -14,7 +14,7 @@ import (
 const (
 	live     = 0 // waits to be fetched; until is when it expires
 	gone     = 1 // acknowledged or expired, without its body; remembered until until
-	setAside = 2 // can't be read; kept for whoever wants to look, until it expires
+	setAside = 2 // can't be read; kept until it expires, so that an operator can look
 )
 
 // migrations bring a file from the version that is its index to the next.
@@ -82,8 +82,8 @@ const clockStart = `min(
 	max(:first, (SELECT seq FROM sqlite_sequence WHERE name = 'entry')) / 1000,
 	coalesce((SELECT min(until) FROM entry WHERE state = 0), 9223372036854775807) - 1)`
 
-// pragmas are set on every connection and read back: what a driver or a build
-// makes of them differs. Each value is as SQLite reports it.
+// pragmas are set on every connection and read back: drivers and builds treat them
+// differently. Each value is as SQLite reports it.
 var pragmas = []struct{ name, value string }{
 	{"busy_timeout", busyTimeout},
 	{"journal_mode", "wal"},
@@ -98,7 +98,7 @@ var pragmas = []struct{ name, value string }{
 // milliseconds.
 const busyTimeout = "10000"
 
-// dsn opens path whatever characters are in it.
+// dsn opens path, with any characters in it.
 func dsn(path string) string {
 	u := url.URL{Scheme: "file", OmitHost: true, Path: path}
 	return u.String()

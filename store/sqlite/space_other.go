@@ -2,7 +2,7 @@
 
 package sqlite
 
-// freeSpace isn't known here: what doesn't fit fails when it is written.
+// freeSpace isn't known here: mail that doesn't fit fails when it is written.
 func freeSpace(string) (bytes uint64, known bool) { return 0, false }
 
 // isNoSpace can't tell here.

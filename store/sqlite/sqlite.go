@@ -5,15 +5,15 @@
 //
 // The file is in WAL mode with synchronous=FULL, so a Put that returned nil
 // survives a power cut on a disk that honours fsync. One goroutine writes: it
-// takes what has queued up while the last commit was on its way and commits it
-// together, so that all who wait share one fsync. A Put that comes alone waits
+// takes the calls that have queued up while the last commit was on its way and
+// commits them together, so that they share one fsync. A Put that comes alone waits
 // for its own fsync and for no timer.
 //
 // A commit that fails fails every call in it. After a failed fsync the store
 // writes no more and answers store.ErrReopen until it was closed and opened
 // again, since nobody knows what the disk has; see store.Failing. Opening writes
 // and syncs the bytes of the log anew before SQLite reads it, so that nothing is
-// built on what the kernel only takes for written.
+// built on bytes that the kernel only takes for written.
 //
 // A full disk is store.ErrFull, and the store goes on when there is room; mail
 // is refused while there is still enough to open, to read and to acknowledge.
@@ -42,8 +42,8 @@
 // # Damage
 //
 // Every entry has a checksum and says which one came before it in its mailbox.
-// Nothing is handed out, changed or taken for stored that isn't as it was written, and
-// Next doesn't pass over entries that a damaged index hides.
+// An entry that isn't as it was written is never handed out, changed or taken for
+// stored, and Next doesn't pass over entries that a damaged index hides.
 //
 // Open checks a database of up to 32 MiB whole. Damage that is met while a database
 // is in use is noted in PATH-lock, and the store answers store.ErrReopen to writes; it
@@ -95,7 +95,7 @@ type Options struct {
 	Retention time.Duration
 
 	// SweepInterval is how often expired mail is removed from the disk. It is
-	// never handed out, whatever this is. Default one minute; negative: never,
+	// never handed out, at any interval. Default one minute; negative: never,
 	// unless a Put needs the room.
 	SweepInterval time.Duration
 
@@ -131,7 +131,7 @@ type Store struct {
 	trust   *trust.Trust
 	db      *sql.DB
 	reader  *reader
-	past    aside.Reader // past what is damaged
+	past    aside.Reader // past damaged entries
 	writer  *writer
 	waiting wake.Hub
 
@@ -222,8 +222,8 @@ func (s *Store) start() (err error) {
 	return nil
 }
 
-// resolve returns the one path by which the file is locked, whatever symbolic
-// links lead to it. The file needn't be there yet.
+// resolve returns the one path by which the file is locked, the same through all
+// symbolic links that lead to it. The file needn't be there yet.
 func resolve(path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -349,7 +349,7 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// release gives back what open took, as far as it got.
+// release gives back everything that open took, as far as it got.
 func (s *Store) release() error {
 	s.waiting.Close()
 	errs := []error{s.releaseSQLite()}

@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// statements are what the writer does, prepared on its connection.
+// statements are those of the writer, prepared on its connection.
 type statements struct {
 	total, setTotal, setClock, newClock           *sql.Stmt
 	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
@@ -87,8 +87,8 @@ func prepareAll(ctx context.Context, c *sql.Conn, list []preparation) error {
 	return nil
 }
 
-// closeAll closes what was prepared. SQLite keeps the file open until all of
-// it is.
+// closeAll closes the statements that were prepared. SQLite keeps the file open
+// until all of them are closed.
 func closeAll(list []preparation) error {
 	var errs []error
 	for _, p := range list {

@@ -48,7 +48,7 @@ func (b *batch) copyClock() (more bool, err error) {
 	return false, err
 }
 
-// forget drops a step of what recognised copies.
+// forget drops a step of the rows that recognise copies, when their retention is over.
 func (b *batch) forget() (more bool, err error) {
 	_, more, err = b.each(func(id int64) error {
 		r, err := b.sql.entry.byID(id)

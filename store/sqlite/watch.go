@@ -11,7 +11,7 @@ import (
 	"sync"
 )
 
-// frameSize is what a page takes in the log, behind a header of logHeader bytes.
+// frameSize is the size of a page in the log, behind a header of logHeader bytes.
 const (
 	logHeader = 32
 	frameSize = 24 + pageSize
@@ -23,7 +23,7 @@ type watch struct {
 	database, log, index watched
 
 	mu    sync.Mutex
-	least int64 // what the database must have, in bytes
+	least int64 // bytes that the database must have
 }
 
 // A watched file is one that SQLite has open. All but the database are open here,
@@ -79,7 +79,7 @@ func (w *watched) size() (int64, error) {
 	return info.Size(), nil
 }
 
-// check says what has happened to the files, if anything has.
+// check returns an error if something has happened to the files.
 func (w *watch) check() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,7 +98,7 @@ func (w *watch) check() error {
 	}
 }
 
-// An index is what SQLite says in PATH-shm of the log.
+// An index is SQLite's index of the log, in PATH-shm.
 type index struct {
 	frames uint32 // of the log that count
 	pages  uint32 // that the database has with them
@@ -106,8 +106,8 @@ type index struct {
 	moved  uint32 // frames that are in the database already
 }
 
-// readIndex reads what all connections share: it is there twice, so that one who
-// reads it while it is being written notices.
+// readIndex reads the index that all connections share: it is there twice, so that a
+// reader notices if it is being written at the same time.
 func (w *watch) readIndex() (x index, err error) {
 	const one = 48
 	var b [2*one + 4]byte
@@ -150,8 +150,8 @@ func (w *watch) compare(x index) error {
 	return nil
 }
 
-// compareDatabase knows that the file has all pages when the whole log was
-// brought into it, and from then on only shrinks to what it had after a commit.
+// compareDatabase knows that the file has all pages when the whole log was brought
+// into it, and from then on only shrinks to a size that it had after a commit.
 func (w *watch) compareDatabase(x index, size int64) error {
 	if pages := int64(x.pages) * pageSize; pages > 0 && (pages < w.least || x.frames == x.moved) {
 		w.least = pages

@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// About what a row that changes adds to the log, in pages of the file and
+	// About how much a row that changes adds to the log, in pages of the file and
 	// its indexes.
 	pageSize = 4096
 	rowCost  = 4 * pageSize
 
-	// spareBytes is what is kept free on the disk for acknowledging and
-	// checkpoints when it is too full for mail.
+	// spareBytes is how much is kept free on the disk for acknowledging and
+	// checkpoints when the disk is too full for mail.
 	spareBytes = 1 << 20
 )
 
@@ -43,7 +43,7 @@ type writer struct {
 
 	queue *group.Queue[*task]
 
-	// Only the goroutine uses what follows.
+	// Only the goroutine uses these fields.
 	last int64 // see batch
 	log  logState
 }
@@ -123,7 +123,7 @@ func (w *writer) release() error {
 	return errors.Join(closeEntryQueries(w.sql.entryQueries()), closeAll(w.sql.list()), w.conn.Close())
 }
 
-// do runs the job in a transaction, with whatever else is waiting, and returns
+// do runs the job in a transaction, with everything else that is waiting, and returns
 // when that is on the disk.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
 	if size > maxPayload/2 {
@@ -134,7 +134,7 @@ func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) err
 
 func (w *writer) isClosed() bool { return w.queue.IsClosed() }
 
-// close waits for what was accepted. It is called once.
+// close waits for the calls that were accepted. It is called once.
 func (w *writer) close() error {
 	if w.trust.Failure() == nil { // the clock goes on from here
 		last := func(b *batch) error {
@@ -201,7 +201,7 @@ func (w *writer) transact(jobs []*job) error {
 		w.rollback()
 		return cmp.Or(w.trust.Failure(), wrap(doing, err))
 	}
-	if err := w.files.check(); err != nil { // what was committed may have gone to files without a name
+	if err := w.files.check(); err != nil { // the commit may have gone to files without a name
 		w.trust.Lose(err)
 		return w.trust.Failure()
 	}
