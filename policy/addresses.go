@@ -22,7 +22,7 @@ func newAddresses[T any](parties, wide int, newOne func(times int) *T) *addresse
 	return &addresses[T]{wide: wide, make: newOne, all: newTable[netip.Prefix, *T](parties)}
 }
 
-// of returns what an address has, and what the site has that it is in, if it is in one.
+// of returns the value of an address, and before it that of its site, if it is in one.
 func (a *addresses[T]) of(addr netip.Addr) []*T {
 	from := address.Of(addr)
 	a.mu.Lock()

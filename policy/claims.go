@@ -36,7 +36,7 @@ var errBooked = errors.New("policy: no room for another mailbox")
 // claims are the mailboxes that are promised to their owners, in the notes of a store.
 type claims struct {
 	notes  store.Notes
-	prefix string // what keys of notes begin with; a server's name follows
+	prefix string // of the keys of notes; a server's name follows
 	clock  func(context.Context) (time.Duration, error)
 
 	mu    sync.Mutex
@@ -44,7 +44,7 @@ type claims struct {
 
 	writing sync.Mutex // claims are made one at a time
 	full    time.Time  // when the last one found no place
-	most    int        // and what their bound was
+	most    int        // and their bound then
 }
 
 // A claim is a note.
@@ -149,8 +149,8 @@ func (c *claims) write(ctx context.Context, server spec.ServerName, now time.Dur
 	return nil
 }
 
-// add claims a mailbox, if it isn't and there are fewer than that many; else the error
-// is errBooked. Also returns what is to be written with it, or refuses the claim.
+// add claims a mailbox, if it isn't claimed and fewer than that many are; else the error
+// is errBooked. The callback returns notes to be written with the claim, or refuses it.
 func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also func() ([]store.Note, error)) error {
 	now, err := c.now(ctx)
 	if err != nil {

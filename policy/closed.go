@@ -62,8 +62,8 @@ func (c *Closed) Admit(_ context.Context, r *Request) error {
 	return nil
 }
 
-// ReadList reads a list of servers from a file: one name in each line. What follows a
-// # is a comment.
+// ReadList reads a list of servers from a file: one name in each line. The rest of a
+// line after a # is a comment.
 func ReadList(path string) (servers []spec.ServerName, err error) {
 	file, err := os.Open(path)
 	if err != nil {

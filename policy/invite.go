@@ -38,8 +38,8 @@ const DefaultInvitedPart = 0.75
 // DefaultInviteClaims is the default of InviteConfig.Claims.
 var DefaultInviteClaims = Rate{1. / 60, 20}
 
-// InviteConfig is what a relay in the mode Invite is made of. Store, ServerName and
-// Key are required.
+// InviteConfig is the configuration of a relay in the mode Invite. Store, ServerName
+// and Key are required.
 type InviteConfig struct {
 	// Store is the relay's, which must have the ability store.Notes.
 	Store store.Store
@@ -125,7 +125,7 @@ func (i *Invite) Admit(ctx context.Context, r *Request) (err error) {
 	return nil
 }
 
-// fetch lets an owner fetch what there is.
+// fetch lets an owner fetch the mail that is there.
 func (i *Invite) fetch(ctx context.Context, r *Request) (err error) {
 	if r.Member, err = i.claims.has(ctx, r.Origin); err != nil {
 		return err
@@ -214,8 +214,8 @@ func (i *Invite) use(ctx context.Context, server spec.ServerName, invite string,
 }
 
 // NewInviteText makes an invite, which lets that many servers claim their mailboxes
-// until the end of a day (UTC). It is written down nowhere. Who has it can use it:
-// give it over a way that others can't read.
+// until the end of a day (UTC). It is written down nowhere. Everybody that has it can
+// use it: give it over a way that others can't read.
 func NewInviteText(key []byte, uses int, until time.Time) (string, error) {
 	if len(key) < MinInviteKey {
 		return "", fmt.Errorf("policy: the key for invites has less than %d bytes", MinInviteKey)
@@ -236,7 +236,7 @@ func secretOf(key []byte, id string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// readInviteID reads what an invite's name says.
+// readInviteID reads the name of an invite.
 func readInviteID(id string) (uses int, until time.Time, err error) {
 	parts := strings.Split(id, "-")
 	if len(parts) != 3 {

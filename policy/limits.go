@@ -21,19 +21,19 @@ type Rate struct {
 // Unlimited is a Rate without a limit.
 var Unlimited = Rate{PerSecond: -1}
 
-// Shares are what one party may use. The zero Rate and number stand for the default,
+// Shares are the shares of one party. The zero Rate and number stand for the default,
 // Unlimited and a negative number for no limit.
 type Shares struct {
 	// Requests are those of any kind. Bytes are those of bodies of requests and of
-	// answers. Stored are bytes that the store has more; each transaction counts for
-	// 1,000 more than its own, which is about what is remembered of it.
+	// answers. Stored are bytes by which the store grows; each transaction counts for
+	// 1,000 more than its own, about as many as are remembered of it.
 	Requests, Bytes, Stored Rate
 
 	// UnderWay is how many transactions may be on their way in at once.
 	UnderWay int
 }
 
-// Defaults of LimitsConfig: what a homeserver in many rooms needs at its worst, which
+// Defaults of LimitsConfig: enough for a homeserver in many rooms at its worst, when it
 // sends a backlog or fetches one.
 var (
 	DefaultAddress = Shares{
@@ -48,7 +48,7 @@ const (
 	DefaultParties = 50_000
 )
 
-// LimitsConfig is what Limits allow. The zero value has the defaults.
+// LimitsConfig is the configuration of Limits. The zero value has the defaults.
 type LimitsConfig struct {
 	// Address is the share of one address: an IPv4 address, or a /64 of IPv6. Name is
 	// that of one server, as far as it signs. Its UnderWay doesn't count.
@@ -64,12 +64,12 @@ type LimitsConfig struct {
 	Parties int
 }
 
-// Limits is a Policy that gives each address and each name its share. It refuses what
-// is over a share with 429, before anything of the request is parsed, verified or
+// Limits is a Policy that gives each address and each name its share. It refuses
+// requests over a share with 429, before anything of the request is parsed, verified or
 // read. A request that costs more than is left is admitted, and those after it pay.
 //
-// On the connection of a Member its name counts, and its address doesn't: others who
-// share the address can't use up what it needs.
+// On the connection of a Member its name counts, and its address doesn't: others at
+// the same address can't use up the share that the Member needs.
 type Limits struct {
 	config LimitsConfig
 
@@ -178,7 +178,7 @@ func (c *counted) begin(p *party, now time.Time) error {
 	return nil
 }
 
-// beginStoring refuses what a party is to store if it has stored its share.
+// beginStoring refuses mail of a party that has stored its share.
 func (c *counted) beginStoring(p *party) error {
 	if wait := p.stored.wait(time.Now()); wait > 0 {
 		return overShare("this "+c.what+" has stored its share for now", wait)
@@ -197,7 +197,7 @@ func (c *counted) enter() error {
 	return nil
 }
 
-// end counts what the request has used.
+// end counts the bytes that the request has used.
 func (c *counted) end(used Used) {
 	now := time.Now()
 	for i, p := range c.parties {

@@ -31,7 +31,7 @@ var (
 	DefaultUnclaimedBytes = Rate{256, 32 << 20}
 )
 
-// OpenConfig is what a relay gives to whom in the mode Open. Store is required.
+// OpenConfig is the configuration of a relay in the mode Open. Store is required.
 type OpenConfig struct {
 	// Store is the relay's, which must have the ability store.Notes: there it is
 	// written down whose mailbox is claimed.
@@ -39,9 +39,9 @@ type OpenConfig struct {
 
 	// Promise is the room that a claimed mailbox has in any case, and PromisedPart the
 	// part of the whole store that may be promised: when all of it is, there are no new
-	// claims. UnclaimedPart is the part that all unclaimed mailboxes share. What is left
-	// claimed mailboxes may use over their promise, up to the limits of any mailbox,
-	// as long as the store holds no more than that.
+	// claims. UnclaimedPart is the part that all unclaimed mailboxes share. Claimed
+	// mailboxes may use the rest over their promise, up to the limits of any mailbox,
+	// as long as the store holds no more than that rest.
 	Promise                     Size
 	PromisedPart, UnclaimedPart float64
 
@@ -86,7 +86,7 @@ func (c OpenConfig) division() division {
 // can use up. All unclaimed ones together have a small part of the store, each of them
 // a small one, and their mail lives shorter: anybody can make up names and leave mail
 // for them. Where all room is promised, or an address has claimed its share, owners
-// can still fetch what is there.
+// can still fetch the mail that is there.
 //
 // Claims are kept in the store's notes. One stays until its owner hasn't asked for
 // 180 days and another wants its place.
@@ -100,7 +100,7 @@ type Open struct {
 
 var _ Policy = (*Open)(nil)
 
-// A comer has what is left to an address in the mode Open.
+// A comer has the buckets of an address in the mode Open.
 type comer struct{ claims, boxes, bytes bucket }
 
 // NewOpen makes an Open.

@@ -13,10 +13,10 @@ import (
 // tiny is a rate of nothing that still counts.
 const tiny = 1e-9
 
-// perTransaction is what a stored transaction counts for besides its own bytes.
+// perTransaction is how many bytes a stored transaction counts for besides its own.
 const perTransaction = 1000
 
-// A party has what is left of the shares of one address or name.
+// A party has the rest of the shares of one address or name.
 type party struct {
 	requests, bytes, stored bucket
 
@@ -59,7 +59,7 @@ func (p *party) leave() {
 	p.underWay--
 }
 
-// A bucket is a token bucket that may go into debt: what something costs is known
+// A bucket is a token bucket that may go into debt: the cost of something is known
 // when it is over. The zero value is without a limit.
 type bucket struct{ limiter *rate.Limiter }
 
@@ -83,7 +83,7 @@ func (b bucket) wait(now time.Time) time.Duration {
 	return max(time.Duration(seconds*float64(time.Second)), 1)
 }
 
-// take takes out that much, also what isn't there.
+// take takes out that much, also if there is less.
 func (b bucket) take(now time.Time, n int64) {
 	if b.limiter == nil {
 		return

@@ -5,7 +5,7 @@
 //
 //   - Limits: shares by address and by name of requests, bytes and stored bytes a time,
 //     and of mail on its way in;
-//   - a mode, which says whose mail is kept: Closed (a list of destinations), Invite
+//   - a mode, which decides whose mail is kept: Closed (a list of destinations), Invite
 //     (servers that have claimed their mailbox with an invite) or Open (anybody, with
 //     little room until the owner has asked for its mail);
 //   - Func: a function of an embedder.
@@ -50,7 +50,7 @@ const (
 	Signed
 )
 
-// A Request is what a Policy sees.
+// A Request is a request as a Policy sees it.
 type Request struct {
 	Stage Stage
 
@@ -62,7 +62,7 @@ type Request struct {
 	// empty if there was none, and where connections can't be told apart.
 	Known spec.ServerName
 
-	// Endpoint is what is asked for; it is empty where nothing is.
+	// Endpoint is the endpoint of the request; it is empty if there is none.
 	Endpoint wire.Endpoint
 
 	// Origin is the server that the request, or mail that is passed on, comes from.
@@ -80,8 +80,8 @@ type Request struct {
 	// Bytes is the size of the body.
 	Bytes int64
 
-	// Room is what mail for Destination may take. A Policy may make it smaller. Don't
-	// keep it.
+	// Room is the room that mail for Destination may take. A Policy may make it smaller.
+	// Don't keep it.
 	Room Room
 
 	// Member is set by a Policy at the stage Signed if Origin has a mailbox here that
@@ -92,10 +92,10 @@ type Request struct {
 	counted  *counted // by Limits
 }
 
-// Used is what a request has used when it is over.
+// Used is how many bytes a request has used when it is over.
 type Used struct {
-	// Received and Sent are the bytes of bodies, Stored those that the store has more
-	// (of store.Mail.Size).
+	// Received and Sent are the bytes of bodies. Stored is by how many bytes the store
+	// has grown (of store.Mail.Size).
 	Received, Sent, Stored int64
 }
 
@@ -129,13 +129,13 @@ type Inviting interface {
 	Claim(ctx context.Context, r *Request, claim wire.Claim) error
 }
 
-// Described is an ability of a Policy: it says what callers should know of it.
+// Described is an ability of a Policy: it describes itself to callers of the relay.
 type Described interface {
-	// Describe fills in what is to be known.
+	// Describe fills in the fields that are about the Policy.
 	Describe(info *wire.RelayInfo)
 }
 
-// All admits what each of its policies admits; they are asked in order.
+// All admits a request if each of its policies admits it; they are asked in order.
 // It is Inviting as the first is that has this ability, and Described as all are.
 func All(policies ...Policy) Policy { return all(policies) }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// Room is what mail may take.
+// Room is the room that mail may take.
 type Room struct {
 	// Limits are those of the store. If they are exceeded and Spare isn't nil, Spare
 	// is tried in their place.
@@ -55,8 +55,8 @@ func shrink(box, origin, most int64) (newBox, newOrigin int64) {
 	return most, max(1, int64(float64(most)*float64(origin)/float64(box)))
 }
 
-// promise makes it the room of a mailbox that has so much in any case, and else what
-// is to spare.
+// promise makes it the room of a mailbox that has so much in any case, and more if
+// there is room to spare.
 func (r *Room) promise(size Size, p parts) {
 	spare := r.Limits
 	spare.StoreEntries, spare.StoreBytes = p.spare.Entries, p.spare.Bytes
@@ -64,19 +64,20 @@ func (r *Room) promise(size Size, p parts) {
 	r.shrinkTo(size)
 }
 
-// A division is how a store is divided. Three parts never get in each other's way: what
-// is promised, what unclaimed mailboxes share, and what promised ones take over their
-// promise, which they do only while the whole store holds less than that last part.
+// A division is how a store is divided. Three parts never get in each other's way: the
+// promised one, the one that unclaimed mailboxes share, and the one for claimed
+// mailboxes that go over their promise, which they do only while the whole store holds
+// less than that last part.
 type division struct {
 	promise             Size    // to each mailbox that is claimed
 	promised, unclaimed float64 // parts of the whole
-	without             Size    // what unclaimed mailboxes share if the store has no limit
+	without             Size    // for all unclaimed mailboxes if the store has no limit
 }
 
 // parts are a division in numbers.
 type parts struct {
 	claims    int  // that find room
-	unclaimed Size // what unclaimed mailboxes share
+	unclaimed Size // for all unclaimed mailboxes
 	spare     Size // up to where claimed ones go over their promise; 0 is no limit
 }
 

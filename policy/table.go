@@ -19,7 +19,7 @@ func newTable[K comparable, V any](most int) *table[K, V] {
 	return &table[K, V]{most: most, entries: make(map[K]*list.Element)}
 }
 
-// get returns what is there for a key.
+// get returns the value for a key.
 func (t *table[K, V]) get(key K) (value V, ok bool) {
 	e, ok := t.entries[key]
 	if !ok {

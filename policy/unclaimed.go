@@ -12,12 +12,12 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// countEvery is how often it is counted anew, at most, what unclaimed mailboxes hold.
+// countEvery is how often, at most, the mail of unclaimed mailboxes is counted anew.
 const countEvery = time.Minute
 
-// unclaimed counts what all unclaimed mailboxes hold together. What is stored is added;
-// what has expired, or was claimed, is noticed when they are counted anew, which is
-// done when there seems to be no room.
+// unclaimed counts the mail of all unclaimed mailboxes together. New mail is added;
+// mail that has expired, and mailboxes that were claimed, are noticed when they are
+// counted anew, which is done when there seems to be no room.
 type unclaimed struct {
 	store  store.Store
 	claims *claims
@@ -25,13 +25,13 @@ type unclaimed struct {
 	counting sync.Mutex // they are counted by one request at a time
 
 	mu       sync.Mutex
-	held     holding // as counted, and what was stored since
-	during   holding // what was stored since the count under way began
-	onTheWay holding // what may be stored
+	held     holding // as counted, and mail stored since
+	during   holding // mail stored since the count under way began
+	onTheWay holding // mail that may be stored
 	counted  time.Time
 }
 
-// A holding is what some mailboxes hold.
+// A holding is the mail that some mailboxes hold.
 type holding struct {
 	Size
 	boxes int
@@ -86,7 +86,7 @@ func (u *unclaimed) begin(round int, mail, most holding) bool {
 	return true
 }
 
-// endWith gives the room back when the request is over, but for what was stored.
+// endWith gives the room back when the request is over, but for mail that was stored.
 func (u *unclaimed) endWith(r *Request, mail holding) {
 	r.WhenDone(func(used Used) {
 		u.mu.Lock()
@@ -108,7 +108,7 @@ func (u *unclaimed) countAgain() {
 	}
 }
 
-// count counts what unclaimed mailboxes hold, unless that was done a moment ago.
+// count counts the mail of unclaimed mailboxes, unless that was done a moment ago.
 func (u *unclaimed) count(ctx context.Context) error {
 	u.counting.Lock()
 	defer u.counting.Unlock()
