@@ -10,7 +10,7 @@ import (
 	"github.com/matrixrelay/relay/policy"
 )
 
-// An admission is what the policy is asked and told about one request.
+// An admission is the conversation with the policy about one request.
 type admission struct {
 	policy policy.Policy // or nil
 	asked  policy.Request

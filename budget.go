@@ -26,8 +26,8 @@ const (
 // more wait in line, and one is cut off for them: of the address whose transfers hold
 // most, and there of the name, the oldest. So those that are slow, or do it on purpose,
 // stop nobody at another address, and don't stop the others for good. A small transfer
-// is never cut off for a large one. A transfer that is alone gets what it needs,
-// whatever the budget is.
+// is never cut off for a large one. A transfer that is alone gets as much as it needs,
+// even if that is more than the budget.
 type budget struct {
 	total, forSmall int64
 	grace, patience time.Duration
@@ -52,7 +52,7 @@ func newBudget(bytes int64) *budget {
 	}
 }
 
-// A share is what one transfer holds.
+// A share is the memory that one transfer holds.
 type share struct {
 	budget  *budget
 	party   *party
@@ -155,8 +155,8 @@ func (b *budget) wakeAll() {
 }
 
 // makeRoom cuts one transfer off for a share, unless one is on its way to its end
-// already. What that holds is free when it is released. A party that holds more than
-// the share's would then is cut without grace, if the share waits for that.
+// already. The memory of that one is free when it is released. A party that holds more
+// than the share's would then is cut without grace, if the share waits for that.
 func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
 	parties := make([]*party, 0, len(b.parties))
 	for _, p := range b.parties {
@@ -223,8 +223,8 @@ func (s *share) setCut(cut func() bool) (wasCut bool) {
 	return s.isCut
 }
 
-// release ends the transfer and gives back what it holds. It may be called
-// more than once.
+// release ends the transfer and gives back its memory. It may be called more
+// than once.
 func (s *share) release() {
 	b := s.budget
 	b.mu.Lock()

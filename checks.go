@@ -15,12 +15,13 @@ import (
 // How much memory, in sizes of the body, it takes to check a signature. One over the
 // bytes that came takes none to speak of.
 const (
-	formFactor = 4  // what came, its canonical form, and what is put together of both
+	formFactor = 4  // the body, its canonical form, and a third text that is put together of both
 	slowFactor = 12 // about, where it is left to fclient and to decoders
 )
 
-// What a check costs an address, in time for each byte, if the signature turns out to
-// be wrong: several times what it takes, so that this never takes a whole processor.
+// The price of a check for an address, in time for each byte, if the signature turns out
+// to be wrong: several times as long as the check takes, so that such checks never take
+// a whole processor.
 const (
 	formCost = 80 * time.Nanosecond  // about 4 are the least, 15 the most that it takes
 	slowCost = 800 * time.Nanosecond // 20 to 300
@@ -32,7 +33,7 @@ const (
 )
 
 // checks are the checks of signatures. Those that take long are charged to the address
-// that they are for: what it owes for wrong ones, its next such checks wait for.
+// that they are for: its next such checks wait if it owes much for wrong ones.
 type checks struct{ debts *debts[address.From] }
 
 func newChecks() *checks { return &checks{newDebts[address.From]()} }

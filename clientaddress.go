@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// RemoteAddress is the address at the other end of a request's connection: what
-// Config.ClientAddress is by default. It is the zero Addr if that is no IP address,
-// as in Pinecone and at Unix sockets.
+// RemoteAddress is the address at the other end of a request's connection: the default
+// of Config.ClientAddress. It is the zero Addr if that is no IP address, as in Pinecone
+// and at Unix sockets.
 func RemoteAddress(r *http.Request) netip.Addr {
 	a, _ := parseAddress(r.RemoteAddr)
 	return a

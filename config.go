@@ -83,7 +83,7 @@ type Config struct {
 	// DefaultMaxBodyBytes. Negative: no limit.
 	MaxBodyBytes int64
 
-	// MaxEntries and MaxBytes bound the mailbox of a destination; what goes
+	// MaxEntries and MaxBytes bound the mailbox of a destination; mail that goes
 	// over is refused with 507. OriginShare is the part of both that one origin
 	// may fill, up to 1. Zero: DefaultMaxEntries, DefaultMaxBytes and
 	// DefaultOriginShare. Negative: no limit.
@@ -91,22 +91,22 @@ type Config struct {
 	MaxBytes    int64
 	OriginShare float64
 
-	// MaxStoreEntries and MaxStoreBytes bound the mailboxes of all servers together; what goes
-	// over is refused with 507. On the disk an entry takes about 500 bytes
-	// besides its own. Zero: DefaultMaxStoreEntries and DefaultMaxStoreBytes.
+	// MaxStoreEntries and MaxStoreBytes bound the mailboxes of all servers together;
+	// mail that goes over is refused with 507. On the disk an entry takes about 500
+	// bytes besides its own. Zero: DefaultMaxStoreEntries and DefaultMaxStoreBytes.
 	// Negative: no limit.
 	MaxStoreEntries int64
 	MaxStoreBytes   int64
 
-	// Lifetime is how long mail is kept for a destination that doesn't fetch it,
-	// counted while the store is open and whatever the machine's clock says: see
+	// Lifetime is how long mail is kept for a destination that doesn't fetch it.
+	// It counts while the store is open, and not by the machine's clock: see
 	// store.Mail. Zero: DefaultLifetime. Negative: for ever.
 	Lifetime time.Duration
 
-	// MaxInFlightBytes bounds what is held of bodies while they are read, checked and
-	// stored, and likewise of answers while they are sent; the memory of the
-	// process is a small multiple of that. If there is no room for a transfer, one of
-	// those is cut off whose address holds most (see ClientAddress), and there whose
+	// MaxInFlightBytes bounds the bytes of bodies that are held while they are read,
+	// checked and stored, and likewise of answers while they are sent; the memory of
+	// the process is a small multiple of that. If there is no room for a transfer, one
+	// of those is cut off whose address holds most (see ClientAddress), and there whose
 	// name does; one of the same address, or of one that holds as much, only after a
 	// few seconds, and a small one (256 KiB) never for a large one. A body waits a
 	// moment for that, and is refused with 429 then. A transfer that is alone always
@@ -133,10 +133,10 @@ type Config struct {
 	MaxWaiting int
 
 	// Deliver takes mail for this server itself, which others pass on or leave
-	// here. An error means that it wasn't processed: unless it is a *wire.Error,
-	// the sender is told to come again. Nil: it goes into a mailbox like any
-	// other's, and what others pass on is refused. It may be called by many
-	// goroutines at once; see client.Receiver.Direct for one way to process it.
+	// here. An error means that the mail wasn't processed: unless it is a *wire.Error,
+	// the sender is told to come again. Nil: such mail goes into a mailbox like any
+	// other's, and mail that others pass on is refused. Deliver may be called by many
+	// goroutines at once; see client.Receiver.Direct for one way to process the mail.
 	Deliver func(ctx context.Context, delivery Delivery) error
 
 	// Stored is told of destinations that got mail, Asked of servers that ask
@@ -145,7 +145,7 @@ type Config struct {
 	Stored func(destination spec.ServerName)
 	Asked  func(server spec.ServerName)
 
-	// Logger gets what an operator should know: no user content, no bodies.
+	// Logger gets the lines that an operator should know of: no user content, no bodies.
 	// Default: slog.Default().
 	Logger *slog.Logger
 
@@ -155,8 +155,8 @@ type Config struct {
 
 // A Delivery is a transaction for this server.
 type Delivery struct {
-	// Origin is who signed it: the server that made the request, or, if another
-	// one passes it on, the one that its proof names.
+	// Origin is the server that signed it: the one that made the request, or, if
+	// another one passes it on, the one that its proof names.
 	Origin        spec.ServerName
 	TransactionID gomatrixserverlib.TransactionID
 
@@ -213,7 +213,7 @@ func atMost(limit int64) int64 {
 	return limit
 }
 
-// limits are what the store is to enforce.
+// limits are those that the store is to enforce.
 func (c *Config) limits() store.Limits {
 	l := store.Limits{Entries: c.MaxEntries, Bytes: c.MaxBytes, StoreEntries: c.MaxStoreEntries, StoreBytes: c.MaxStoreBytes}
 	if c.MaxEntries > 0 {

@@ -11,9 +11,9 @@ import (
 // maxDebtors bounds how many debts are remembered.
 const maxDebtors = 10_000
 
-// debts are what addresses, or names, owe for the work that they cause, as time: how long
-// it takes until it is paid off by waiting. If there are too many, the least are
-// forgotten.
+// debts are those of addresses, or names, for the work that they cause, as time: how
+// long it takes until a debt is paid off by waiting. If there are too many, the least
+// are forgotten.
 type debts[K comparable] struct {
 	mu     sync.Mutex
 	paidBy map[K]time.Time // when it is paid off

@@ -9,8 +9,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// makeInfo makes the answer that says what this relay can do. It is the same for
-// everyone as long as the Server lives.
+// makeInfo makes the answer that describes this relay. It is the same for everyone as
+// long as the Server lives.
 func makeInfo(c *Config) ([]byte, error) {
 	info := wire.RelayInfo{
 		Extensions:   wire.Extensions,

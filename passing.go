@@ -64,7 +64,7 @@ func (p *passed) limitAge(mail *store.Mail, signed time.Time) error {
 	return nil
 }
 
-// readClaims reads what isn't proven yet.
+// readClaims reads the origin that the request claims, which isn't proven yet.
 func (p *passed) readClaims() error {
 	content, err := p.transaction.Content()
 	if err != nil {

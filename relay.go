@@ -20,13 +20,13 @@
 // sent again is kept once. An entry leaves the mailbox when its destination,
 // and nobody else, acknowledges it by asking for the next.
 //
-// What a sender gets instead of 200, and what is then to be done, is in the
-// Matrix error body: 400 and 413 mean that this transaction will never be
-// taken, 401, 403, 404 and 405 that this relay is of no use as it is, 408, 429,
-// 5xx that it may be later. A server whose keys can't be looked up gets 503.
+// An answer other than 200 has a Matrix error body, which tells the sender how to
+// go on: 400 and 413 mean that this transaction will never be taken, 401, 403, 404
+// and 405 that this relay is of no use as it is, 408, 429 and 5xx that it may be of
+// use later. A server whose keys can't be looked up gets 503.
 //
-// Package wire describes the protocol, package store where mail is kept, and
-// package client the other side.
+// Package wire describes the protocol, package store the place where mail is kept,
+// and package client the other side.
 package relay
 
 import (

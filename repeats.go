@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// repeatCost is what each byte costs that is fetched again, so that 256 KiB a second
+	// repeatCost is the cost of each byte that is fetched again, so that 256 KiB a second
 	// are free. An address has four times that for all its names.
 	repeatCost      = time.Second / (256 << 10)
 	namesAtAddress  = 4
 	repeatSlowAfter = 64 * time.Second  // as 16 MiB cost: from then on one entry at a time
 	repeatNotAfter  = 128 * time.Second // as 32 MiB cost: 429
 
-	// maxHandedOut bounds the mailboxes of which it is known what was handed out.
+	// maxHandedOut bounds the mailboxes whose last handed-out entry is known.
 	maxHandedOut = 10_000
 )
 
@@ -56,8 +56,8 @@ func (r *repeats) may(by holder, acknowledged bool) (batch bool, err error) {
 	return owed <= repeatSlowAfter, nil
 }
 
-// charge is told what a receiver gets. What it gets for the first time pays for as much
-// that it gets again.
+// charge is told of the entries that a receiver gets. Bytes that it gets for the first
+// time pay for as many that it gets again.
 func (r *repeats) charge(by holder, entries []store.Entry) {
 	last := r.handOut(by.name, entries)
 	var cost time.Duration
@@ -72,7 +72,7 @@ func (r *repeats) charge(by holder, entries []store.Entry) {
 	r.addresses.add(by.from, cost/namesAtAddress)
 }
 
-// handOut notes what is handed out, and returns the last entry that was before.
+// handOut notes entries that are handed out, and returns the last one of earlier answers.
 func (r *repeats) handOut(name spec.ServerName, entries []store.Entry) (last int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

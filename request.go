@@ -23,7 +23,7 @@ import (
 type request struct {
 	wire.SignedRequest // without Content until the transfer
 	from               address.From
-	admission          admission // what the policy is asked, at several stages
+	admission          admission // asks the policy, at several stages
 	route              wire.Route
 	memory             *share // holds the body
 	signer             spec.ServerName
@@ -33,6 +33,6 @@ type request struct {
 
 // holder is on whose account the request holds memory.
 func (q *request) holder() holder {
-	name, _ := q.Claimed() // the gate has refused what has none
+	name, _ := q.Claimed() // the gate has refused requests that have none
 	return holder{q.from, name}
 }

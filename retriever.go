@@ -20,7 +20,7 @@ type retriever struct {
 }
 
 // next acknowledges the entry in the request's body and returns the answer
-// that holds what comes next. Only the server that the mailbox belongs to may
+// that holds the next entries. Only the server that the mailbox belongs to may
 // ask.
 func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	destination := q.route.Destination()
@@ -54,8 +54,8 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	return found, nil
 }
 
-// acknowledge removes what the request acknowledges, and returns how many entries that
-// were.
+// acknowledge removes the entries that the request acknowledges, and returns how many
+// that were.
 func (r *retriever) acknowledge(ctx context.Context, q *request) (removed int, err error) {
 	acknowledged, err := wire.ReadEntryID(q.Content)
 	if err != nil || acknowledged == 0 {
@@ -87,8 +87,8 @@ func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
 	return answer{pieces: wire.MakeAnswer(itemsOf(entries), query.Limit > 0), transactions: len(entries), share: share}, nil
 }
 
-// await returns the answer with what comes before the query's time is over, and
-// store.ErrEmpty if nothing does.
+// await returns the answer with mail that arrives before the query's time is over, and
+// store.ErrEmpty if none does.
 func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
 	query, destination := q.route.Query, q.route.Destination()
 	waiting, done := r.waits.begin(ctx, q.holder(), min(query.Timeout, r.config.MaxWait))

@@ -80,7 +80,7 @@ func (b *body) readAll(in io.Reader, announced, limit int64) error {
 	}
 }
 
-// makeRoom makes room for twice as much, or for just what was announced.
+// makeRoom makes room for twice as much, or for just as much as was announced.
 func (b *body) makeRoom(announced, limit int64) bool {
 	size := min(2*int64(cap(b.bytes)), limit+1)
 	if announced >= 0 {
