@@ -1,6 +1,6 @@
 // Package bounded bounds the connections of a server by address, and fits them to the
-// files that the process may open, so that strangers who hold connections don't take
-// them, and the memory for them, from everybody else.
+// files that the process may open, so that strangers with many connections don't take
+// those files, and the memory for connections, from everybody else.
 //
 //	connections, waiting := bounded.Fit(bounded.DefaultConnections, relay.DefaultMaxWaiting)
 //	...

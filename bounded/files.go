@@ -8,10 +8,10 @@ const (
 )
 
 // Fit raises the limit of open files of this process, as far as it may, and returns how
-// many connections a server may take and how many requests may wait on them: what is
-// asked for, or fewer, so that files are left for everything else. Negative connections
-// are as many as there may be. It is for the start of a program. Where no such limit is
-// known, it returns what is asked for.
+// many connections a server may take and how many requests may wait on them: as many as
+// are asked for, or fewer, so that files are left for everything else. Negative
+// connections are as many as there may be. It is for the start of a program. Where no
+// such limit is known, it returns the numbers that are asked for.
 func Fit(connections, waiting int) (fittedConnections, fittedWaiting int) {
 	if connections < 0 {
 		connections = noLimit

@@ -1,5 +1,5 @@
 // Package dendrite puts a relay and a client.Node into Dendrite, or a homeserver that
-// is made like it, in place of its own relayapi and of what asks relays:
+// is made like it, in place of its own relayapi and of the part that asks relays:
 //
 //	mounted, err := dendrite.Start(dendrite.Config{
 //		Router: routers.Federation, Process: processCtx, Keys: keyRing, Client: federation,
@@ -7,8 +7,8 @@
 //	})
 //
 // Dendrite's own queues go on sending: they know relays already. The package imports
-// no Dendrite; what it needs of it are the fields of Config. The three functions are,
-// in Dendrite's tree:
+// no Dendrite; the parts of Dendrite that it needs are the fields of Config. The three
+// functions are, in Dendrite's tree:
 //
 //	rooms := internal.NewMutexByRoom()
 //	transact := func(ctx context.Context, t gomatrixserverlib.Transaction) (*fclient.RespSend, *util.JSONResponse) {
@@ -58,8 +58,8 @@ type Process interface {
 	ComponentFinished()
 }
 
-// Config of a Relay. All but IsLocalServerName, RelaysOf, WakeUp and what stands
-// behind them is required.
+// Config of a Relay. All fields but IsLocalServerName, RelaysOf, WakeUp and those
+// behind them are required.
 type Config struct {
 	// Router is the homeserver's federation router, of /_matrix/federation, with
 	// SkipClean and UseEncodedPath. Start adds the routes of the relay.
@@ -79,9 +79,9 @@ type Config struct {
 	// the components of Process have finished.
 	Store store.Store
 
-	// Transact has the homeserver process a transaction, and returns what its
+	// Transact has the homeserver process a transaction, and returns the same as its
 	// PUT /send would: a result for each PDU, or why it took none. A response of 500
-	// or above means that it is to come again.
+	// or above means that the transaction is to come again.
 	Transact func(ctx context.Context, t gomatrixserverlib.Transaction) (*fclient.RespSend, *util.JSONResponse)
 
 	// IsLocalServerName says which other names this server goes by.
@@ -99,7 +99,8 @@ type Config struct {
 	// Relay.SetRelayingEnabled.
 	RelayingEnabled bool
 
-	// Logger gets what an operator should know. Default: logrus's standard logger.
+	// Logger gets the lines that an operator should know of. Default: logrus's standard
+	// logger.
 	Logger *logrus.Entry
 
 	// Registerer gets the metrics of the relay, named relay_*. Nil: none.

@@ -26,7 +26,7 @@ type ImportOptions struct {
 	Logger *logrus.Entry
 }
 
-// Imported is what ImportQueue has done.
+// Imported counts the work that ImportQueue has done.
 type Imported struct {
 	// Moved counts transactions that are in the store now, copies of one another
 	// included, which the store keeps once.

@@ -22,9 +22,9 @@ func (r *Relay) mount() {
 	}
 }
 
-// Mount adds the routes of a relay to a federation router, for those who need nothing
-// else of this package. OPTIONS is answered as Dendrite does; the relay says itself
-// which other methods it doesn't have.
+// Mount adds the routes of a relay to a federation router, for programs that need
+// nothing else of this package. OPTIONS is answered as Dendrite does; the relay says
+// itself which other methods it doesn't have.
 func Mount(federation *mux.Router, relay http.Handler) {
 	serve := util.WithCORSOptions(relay.ServeHTTP)
 	for _, endpoint := range []wire.Endpoint{wire.SendRelay, wire.RelayTxn} {

@@ -13,13 +13,13 @@ import (
 	"github.com/matrixrelay/relay/client"
 )
 
-// received has the homeserver process what a relay held.
+// received has the homeserver process mail that a relay held.
 func (r *Relay) received(ctx context.Context, got client.Received) error {
 	return r.transact(ctx, got.Origin, got.TransactionID, got.Body)
 }
 
-// delivered has it process what others leave here for this server itself, which asks
-// itself for nothing.
+// delivered has it process mail that others leave here for this server itself, which
+// asks itself for nothing.
 func (r *Relay) delivered(ctx context.Context, d relay.Delivery) error {
 	_, err := r.Node.Direct(ctx, d.Origin, d.TransactionID, d.Body, func(ctx context.Context) error {
 		return r.transact(ctx, d.Origin, d.TransactionID, d.Body)

@@ -1,6 +1,6 @@
 // Dendrite is a whole Dendrite of a P2P network, with the relay and the client of this
-// project in it, by package dendrite, or with its own, for comparison. node.go is what
-// a maintainer of Dendrite would write; its tests run several of these.
+// project in it, by package dendrite, or with its own, for comparison. node.go is the
+// code that a maintainer of Dendrite would write; its tests run several of these.
 //
 //	go run . -dir alice -key alice -network sockets
 //	go run . -dir bob -key bob -network sockets -relays bob=carol

@@ -73,8 +73,8 @@ func start(o options) (*node, error) {
 	return n, n.serve()
 }
 
-// configOf is what Dendrite's programs for P2P networks set, and clients that register
-// without being asked anything.
+// configOf is the configuration that Dendrite's programs for P2P networks set. It lets
+// clients register without being asked anything.
 func configOf(o options) *config.Dendrite {
 	c := &config.Dendrite{}
 	c.Defaults(config.DefaultOpts{Generate: true})
@@ -146,7 +146,7 @@ func (n *node) serve() error {
 	return nil
 }
 
-// close ends what the components of the process leave. They have finished.
+// close ends the parts that the components of the process leave. They have finished.
 func (n *node) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

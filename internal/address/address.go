@@ -7,13 +7,13 @@ import "net/netip"
 // From is where a request came from. It is comparable, and the zero value is where
 // there is no IP address.
 type From struct {
-	// Host is what one machine or household has: an IPv4 address, or a /64 of IPv6.
+	// Host is that of one machine or household: an IPv4 address, or a /64 of IPv6.
 	// For an overlay network, where addresses cost nothing, it is the whole network.
 	// It is the zero Prefix if there is no IP address, as in Pinecone and at Unix sockets.
 	Host netip.Prefix
 
-	// Site is what one customer of a provider may have: a /48 of IPv6. Otherwise it
-	// is Host.
+	// Site is the network that one customer of a provider may have: a /48 of IPv6.
+	// Otherwise it is Host.
 	Site netip.Prefix
 
 	// Shared says that Host is a network, loopback or nothing, where many parties may

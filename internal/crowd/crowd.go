@@ -1,5 +1,5 @@
-// Package crowd keeps what takes places by the address and the name that it belongs to,
-// and gives the places of those who have most to others.
+// Package crowd keeps holders of places by the address and the name that they belong to,
+// and gives places of those that have most to others.
 package crowd
 
 import (
@@ -15,7 +15,7 @@ import (
 const (
 	addressPart, sharedPart = 16, 2
 
-	// least is what an address may have, however few places there are.
+	// least is how many places an address may have, however few there are.
 	least = 16
 )
 
@@ -28,8 +28,8 @@ func Part(from address.From) int {
 	return addressPart
 }
 
-// A Crowd is what takes places. It isn't safe for concurrent use. What it does takes
-// hardly longer the more there are.
+// A Crowd has the holders of places. It isn't safe for concurrent use. Its methods take
+// hardly longer the more holders there are.
 type Crowd struct {
 	places, each int
 	part         func(address.From) int

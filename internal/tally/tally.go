@@ -1,5 +1,5 @@
-// Package tally logs what strangers can cause as often as they like: the first of each
-// kind, and then one line a minute.
+// Package tally logs events that strangers can cause as often as they like: the first of
+// each kind, and then one line a minute.
 package tally
 
 import (
@@ -70,7 +70,7 @@ func (t *Tally) count(kind, address, name string) (isFirst bool) {
 	return false
 }
 
-// flush logs what was counted.
+// flush logs the counts.
 func (t *Tally) flush() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -90,7 +90,7 @@ func (t *Tally) flush() {
 	t.addresses, t.names = top{}, top{}
 }
 
-// Close logs what was counted, and counts no more. It may be called more than once.
+// Close logs the counts, and counts no more. It may be called more than once.
 func (t *Tally) Close() {
 	t.flush()
 	t.mu.Lock()
