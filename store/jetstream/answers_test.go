@@ -22,7 +22,7 @@ import (
 type cutter struct {
 	armed atomic.Bool
 	lost  atomic.Int64 // how many answers
-	then  func()       // what happens before the connection breaks
+	then  func()       // called before the connection breaks
 
 	commits atomic.Int64 // that were sent
 }
@@ -48,7 +48,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 		return c.Conn.Write(b)
 	}
 	c.cut.Store(true)
-	_ = c.SetReadDeadline(time.Now()) // whoever reads stops
+	_ = c.SetReadDeadline(time.Now()) // a read that is under way stops
 	c.reading.Lock()
 	defer c.reading.Unlock()
 	_ = c.SetReadDeadline(time.Now().Add(patience))

@@ -94,10 +94,10 @@ func benchBare(b *testing.B, replicas int, change func(*server.Options), putters
 }
 
 // BenchmarkProcesses has 64 putters at one process, and the same number at
-// several that share the stream: ratio is what those store while the one stores
-// one mail. All put into the same few mailboxes, into any of many, or each
+// several that share the stream: ratio is how many mails those store while the one
+// stores one mail. All put into the same few mailboxes, into any of many, or each
 // process into some of its own. Bare-ratio is that of clients that only publish
-// the same batches, each to subjects of its own: more the servers don't give.
+// the same batches, each to subjects of its own: the servers give no more than that.
 func BenchmarkProcesses(b *testing.B) {
 	for _, n := range []int{2, 4} {
 		for name, to := range map[string]func(process, putter int) spec.ServerName{
@@ -204,7 +204,7 @@ func (c *bareClient) put(b *testing.B, body []byte, n, putters int) {
 }
 
 // BenchmarkNextDepth compares an answer from a mailbox of 100,000 entries with
-// one from a mailbox of 100: ratio is what the first takes of the other's time.
+// one from a mailbox of 100: ratio is the first one's time by the other's.
 func BenchmarkNextDepth(b *testing.B) {
 	s := open(b, testOptions(startServer(b, nil)))
 	b.Cleanup(func() { require.NoError(b, s.Close()) })

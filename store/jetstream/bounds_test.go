@@ -17,7 +17,7 @@ import (
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
-// What one server has that isn't what the leader has makes no entry unreadable.
+// Messages of one server that differ from those of the leader make no entry unreadable.
 func TestBadReplica(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)

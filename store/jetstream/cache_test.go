@@ -31,7 +31,7 @@ func TestSharesOfOthers(t *testing.T) {
 	require.Len(t, next(t, s, "b.example"), 4)
 }
 
-// The cache forgets records that it can't hold, but not what the mailboxes have.
+// The cache forgets records that it can't hold, but not the counts of mailboxes.
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	c := newCache("R", &wake.Hub{})

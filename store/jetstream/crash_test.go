@@ -21,7 +21,7 @@ type fault struct {
 	do   func(*testing.T, cluster, *Store, *rand.Rand)
 }
 
-// What is done to the nodes while mail goes in and out.
+// The faults of nodes while mail goes in and out.
 var faults = []fault{
 	{"leader killed", func(t *testing.T, c cluster, s *Store, dice *rand.Rand) {
 		leader, _ := c.leader(t, s)
@@ -94,7 +94,7 @@ func while(dice *rand.Rand) time.Duration {
 
 // TestCrashes has three nodes fail in turn under the load of two stores, for
 // RELAY_JETSTREAM_ROUNDS or as many as RELAY_JETSTREAM_TIME has room for.
-// RELAY_CRASH_SEED repeats what was done.
+// RELAY_CRASH_SEED repeats the same choices.
 func TestCrashes(t *testing.T) { crash(t, 3, faults) }
 
 // TestCrashesOfOne ends the only node.

@@ -31,7 +31,7 @@ type crowd struct {
 
 	mu   sync.Mutex
 	kept map[spec.ServerName]map[gomatrixserverlib.TransactionID]store.Mail // for which Put gave no error
-	seen map[spec.ServerName]map[gomatrixserverlib.TransactionID]int64      // what was read, and its ID
+	seen map[spec.ServerName]map[gomatrixserverlib.TransactionID]int64      // mail that was read, and its ID
 }
 
 const loadPutters = 8
@@ -106,7 +106,7 @@ func loadMail(to spec.ServerName, putter, n int) store.Mail {
 	}
 }
 
-// receive takes mail out, as a receiver does: what it acknowledged without an
+// receive takes mail out, as a receiver does: mail that it acknowledged without an
 // error must not come back.
 func (l *crowd) receive(to spec.ServerName, s *Store) {
 	acknowledged := int64(0)
@@ -130,7 +130,8 @@ func (l *crowd) receive(to spec.ServerName, s *Store) {
 	}
 }
 
-// look checks what was read against what was put, and the IDs for their order.
+// look checks the entries that were read against the mail that was put, and the IDs
+// for their order.
 func (l *crowd) look(entries []store.Entry, after int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,8 +155,8 @@ func (l *crowd) look(entries []store.Entry, after int64) {
 	}
 }
 
-// progress waits for more Puts: what was done before is got over then, and what
-// is done next meets a load.
+// progress waits for more Puts: the last fault is got over then, and the next one
+// meets a load.
 func (l *crowd) progress() {
 	l.Helper()
 	before := l.puts.Load()
@@ -209,7 +210,7 @@ func (l *crowd) finish() {
 	}
 }
 
-// compareShares checks what the store has counted of each origin.
+// compareShares checks the store's counts of each origin.
 func (l *crowd) compareShares(to spec.ServerName, want map[spec.ServerName]counts) {
 	for i := range loadPutters {
 		origin := spec.ServerName(fmt.Sprint("o", i))
@@ -239,7 +240,7 @@ func (l *crowd) lost(to spec.ServerName, id gomatrixserverlib.TransactionID) {
 		id, to, l.seen[to][before], l.seen[to][after], len(m.data), m.seq, err)
 }
 
-// rest reads what is left in a mailbox, and returns what should be counted.
+// rest reads the mail that is left in a mailbox, and returns the counts that should be.
 func (l *crowd) rest(s *Store, to spec.ServerName) (usage store.Usage, shares map[spec.ServerName]counts) {
 	after := int64(0)
 	shares = make(map[spec.ServerName]counts)

@@ -67,7 +67,7 @@ func testMail(id string) store.Mail {
 	}
 }
 
-// changeByte changes what was written to the disk.
+// changeByte changes bytes that were written to the disk.
 func changeByte(t *testing.T, dir string, written []byte) {
 	t.Helper()
 	changed := 0

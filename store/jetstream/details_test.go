@@ -43,7 +43,7 @@ func next(t *testing.T, s *Store, to spec.ServerName) []store.Entry {
 	return entries
 }
 
-// subjectsOf returns what the stream has, without the name of the stream.
+// subjectsOf returns the subjects of the stream, without the name of the stream.
 func subjectsOf(t *testing.T, s *Store) (names []string) {
 	t.Helper()
 	stream, err := s.engine.js.Stream(t.Context(), s.options.Stream)
@@ -136,8 +136,8 @@ func TestServerBehind(t *testing.T) {
 	require.Equal(t, 1, removed)
 }
 
-// A process goes on with what there is when the stream has lost its end, as it
-// may with a server that is alone, and learns what others put then.
+// A process goes on with the rest when the stream has lost its end, as it may with
+// a server that is alone, and learns of mail that others put then.
 func TestStreamThatLostItsEnd(t *testing.T) {
 	t.Parallel()
 	o := testOptions(startServer(t, nil))
@@ -220,7 +220,7 @@ func TestManyToANewMailbox(t *testing.T) {
 	require.LessOrEqual(t, runs, 10)
 }
 
-// What was acknowledged and what expired leaves nothing behind but the records
+// Mail that was acknowledged or has expired leaves nothing behind but the records
 // that say so, for as long as they are kept.
 func TestNothingIsLeft(t *testing.T) {
 	t.Parallel()

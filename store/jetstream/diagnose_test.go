@@ -54,8 +54,8 @@ func TestDeletedStream(t *testing.T) {
 	put(t, s, testMail("first"))
 }
 
-// So does everything that writes to a stream that is sealed, and what is in it is
-// still read.
+// So does everything that writes to a stream that is sealed, and its mail is still
+// read.
 func TestSealedStream(t *testing.T) {
 	t.Parallel()
 	for name, servers := range map[string]int{"one server": 1, "three servers": 3} {
@@ -134,7 +134,7 @@ func TestReplacedStream(t *testing.T) {
 	}
 }
 
-// Permissions that are lost are what everything says.
+// Every call says that permissions are lost.
 func TestLostPermissions(t *testing.T) {
 	t.Parallel()
 	user := &server.User{Username: "relay", Password: "word"}

@@ -8,8 +8,8 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// FuzzDecode has everything that reads what is in the stream read anything. What
-// is taken for a record is one that the rest can go by, and is written as such.
+// FuzzDecode has everything that reads messages of the stream read anything. Bytes that
+// are taken for a record are one that the rest can go by, and are written as such.
 func FuzzDecode(f *testing.F) {
 	mail := testMail("first")
 	messages, err := messagesOf(&mail, 7, 0, nonce{1}, 4000)

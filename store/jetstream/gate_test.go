@@ -11,9 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A gate is a way to an address. While it is shut nothing passes and nobody is
-// told, as if the network were cut; what was on its way arrives when it's open
-// again.
+// A gate is a way to an address. While it is shut nothing passes and nobody is told,
+// as if the network were cut; bytes that were on their way arrive when it's open again.
 type gate struct {
 	listener net.Listener
 	target   string

@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// nextIDOf is what a mailbox would give next, with these clocks.
+// nextIDOf is the ID that a mailbox would give next, with these clocks.
 func nextIDOf(s *Store, x box, wall time.Time, first int64) (int64, error) {
 	b := newBatch(s.writer, trusting, nil, 1, wall)
 	b.first = first

@@ -21,8 +21,8 @@ import (
 	"github.com/matrixrelay/relay/store/storetest"
 )
 
-// patience is how long tests wait for what has to happen: much longer than it
-// takes, as the machine may be slow or busy.
+// patience is how long tests wait for something that has to happen: much longer
+// than it takes, as the machine may be slow or busy.
 const patience = 3 * time.Minute
 
 // startServer starts a server in this process, which ends with the test.

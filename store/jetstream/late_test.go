@@ -110,7 +110,7 @@ func TestLateBatches(t *testing.T) {
 	}
 	putting.Wait()
 	require.Eventually(t, func() bool {
-		// A process may count zero before it hears of what the other one stored last.
+		// A process may count zero before it hears of the mail that the other one stored last.
 		usage, err := stores[0].Usage(t.Context(), "")
 		return err == nil && usage == store.Usage{} && received.Load() >= 2*8*each
 	}, time.Minute, 10*time.Millisecond)
@@ -142,8 +142,8 @@ func putUntilStored(t *testing.T, s *Store, to spec.ServerName, by string, n, li
 	}
 }
 
-// receiveAll acknowledges what there is until ctx ends, and returns it. It adds
-// the number to received as it goes.
+// receiveAll acknowledges all mail until ctx ends, and returns it. It adds the number
+// to received as it goes.
 func receiveAll(ctx context.Context, t *testing.T, s *Store, to spec.ServerName, limit int, received *atomic.Int64) map[gomatrixserverlib.TransactionID]int64 {
 	seen, last := make(map[gomatrixserverlib.TransactionID]int64), int64(0)
 	for s.Wait(ctx, to, last) == nil {

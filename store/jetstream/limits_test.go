@@ -99,8 +99,8 @@ func TestManyBatches(t *testing.T) {
 	require.Len(t, next(t, s, "b.example"), processes*each+1)
 }
 
-// A mail that the account has no room for is refused soon, also if it is in the
-// middle of a batch that it has no room, but not what was to be committed with it.
+// A mail that the account has no room for is refused soon, also if the room ends in the
+// middle of a batch. Mail that was to be committed with it isn't refused.
 func TestAccountFull(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil)
@@ -133,8 +133,7 @@ func TestAccountFull(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A stream that has a limit keeps room for removing what is in it, and then has
-// room again.
+// A stream that has a limit keeps room for removing mail, and then has room again.
 func TestStreamFull(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil)

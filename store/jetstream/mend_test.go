@@ -64,7 +64,7 @@ func TestBadPages(t *testing.T) {
 	}
 }
 
-// What a batch that was stored in part has left where a page belongs is replaced.
+// A page that is left of a batch that was stored in part is replaced.
 func TestPageThatWasThere(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)

@@ -19,8 +19,8 @@ import (
 	"github.com/matrixrelay/relay/internal/freeport"
 )
 
-// nodeVariable makes this test binary a server, of which it says the options,
-// so that what kills a node kills a process.
+// nodeVariable makes this test binary a server and has its options, so that to kill
+// a node is to kill a process.
 const nodeVariable = "RELAY_JETSTREAM_NODE"
 
 func TestMain(m *testing.M) {
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// nodeOptions are what a node is told.
+// nodeOptions are the options of a node.
 type nodeOptions struct {
 	Name         string
 	Dir          string

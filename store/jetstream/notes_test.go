@@ -8,7 +8,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A batch of a process that is gone can't bring back what a note was.
+// A batch of a process that is gone can't bring back an old note.
 func TestLateNotes(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil)
@@ -27,7 +27,7 @@ func TestLateNotes(t *testing.T) {
 	require.Equal(t, set("second"), notes)
 }
 
-// Who sets notes needn't wait until nobody puts mail.
+// A caller that sets notes needn't wait until nobody puts mail.
 func TestNotesWhileOthersPut(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, nil)

@@ -56,7 +56,7 @@ func TestGivenConnection(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// What the server has no room for is ErrFull.
+// Mail that the server has no room for is ErrFull.
 func TestServerFull(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)

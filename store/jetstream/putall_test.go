@@ -12,8 +12,8 @@ import (
 	"github.com/matrixrelay/relay/store/internal/group"
 )
 
-// Mail that can't be put keeps back what comes after it, in its batch and in the
-// next ones, and not what came before.
+// Mail that can't be put keeps back the mail that comes after it, in its batch and in
+// the next ones, and not the mail that came before.
 func TestPutAllStopsAtTheFirstThatFails(t *testing.T) {
 	t.Parallel()
 	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
@@ -39,7 +39,7 @@ func TestPutAllStopsAtTheFirstThatFails(t *testing.T) {
 	require.EqualValues(t, n, usage.Entries)
 }
 
-// So does mail for which there's no room, until what has expired is removed.
+// So does mail for which there's no room, until expired mail is removed.
 func TestPutAllWithoutRoom(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.MaxBytes, o.SweepInterval = 1<<20, time.Hour })
