@@ -38,7 +38,7 @@ func TestFilesChange(t *testing.T) {
 	}
 }
 
-// A change is one round: what happens to which file, and what must be kept.
+// A change is one round: a file, the change of it, and the mail that must be kept.
 type change struct {
 	t      *testing.T
 	random *rand.Rand
@@ -136,7 +136,7 @@ func (c *change) apply(action string) error {
 		}
 		other := make([]byte, c.random.IntN(100_000))
 		return os.WriteFile(c.target, other, 0o600)
-	default: // deleted is what nobody can put back; its place is the same
+	default: // deleted: nobody can put such a file back; its place is the same
 		return os.Rename(c.target, c.away)
 	}
 }
@@ -176,7 +176,7 @@ func (c *change) reopen(action string) {
 }
 
 // require checks that the store has mail that was put with success, and that it
-// isn't a new one: it has some of what was put before the change.
+// isn't a new one: it has some of the mail that was put before the change.
 func (c *change) require(s *Store, kept []int) {
 	entries, err := s.Next(c.t.Context(), "b", 0, math.MaxInt32, math.MaxInt64)
 	if !errors.Is(err, store.ErrEmpty) {

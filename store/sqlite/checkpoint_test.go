@@ -51,7 +51,7 @@ func TestForeignReader(t *testing.T) {
 	put(t, s, mail(0))
 	end := foreignReader(t, path)
 
-	// Whoever waits for it now waits until the test is over.
+	// A call that waits for it now waits until the test is over.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	const size, count = 512 << 10, 14

@@ -72,7 +72,7 @@ func TestLifetimeWhileOpen(t *testing.T) {
 	})
 }
 
-// wrongTimes are what the clock of a machine may say, right, some time off, or
+// wrongTimes are times that the clock of a machine may show: right, some time off, or
 // not set at all.
 var wrongTimes = []func(right time.Time) time.Time{
 	func(right time.Time) time.Time { return right },
@@ -83,9 +83,9 @@ var wrongTimes = []func(right time.Time) time.Time{
 	func(time.Time) time.Time { return time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC) },
 }
 
-// Whatever the clock of the machine says at each start, mail is there for as long
-// as its lifetime is, counted while the store is open, and no longer by much; IDs
-// only grow.
+// With any time on the machine's clock at each start, mail is there for as long as
+// its lifetime is, counted while the store is open, and no longer by much; IDs only
+// grow.
 func TestWrongClocks(t *testing.T) {
 	seed, runs := seeds.Of(t, clockSeed), uint64(5)
 	if testing.Short() {
@@ -150,7 +150,7 @@ func (w *wrongClocks) session() {
 	time.Sleep(time.Duration(w.dice.IntN(1000)) * time.Nanosecond)
 }
 
-// check compares what there is with what must be and may be there.
+// check compares the mail in the store with the mail that must be and may be there.
 func (w *wrongClocks) check(s *Store) {
 	there := make(map[store.Digest]store.Entry)
 	for _, e := range mailbox1(w.T, s) {
@@ -174,7 +174,7 @@ func (w *wrongClocks) check(s *Store) {
 	require.Empty(w, there)
 }
 
-// forget takes the mail of an entry out of what must be there.
+// forget takes the mail of an entry out of the mail that must be there.
 func (w *wrongClocks) forget(e store.Entry) {
 	for i, m := range w.kept {
 		if m.Digest == e.Digest {
@@ -250,8 +250,8 @@ func TestClockOfOldFile(t *testing.T) {
 	}
 }
 
-// A repair that finds the clock damaged lets no mail expire early, whatever the machine's
-// clock says, and keeps none for much longer if the copy can be read.
+// A repair that finds the clock damaged lets no mail expire early, with any time on the
+// machine's clock, and keeps none for much longer if the copy can be read.
 func TestClockIsDamaged(t *testing.T) {
 	times := wrongTimes
 	if testing.Short() {
@@ -308,7 +308,7 @@ func testClockIsDamaged(t *testing.T, isCopyLost bool, wrong func(time.Time) tim
 	}
 }
 
-// makeOld makes a file what version 2 would have made.
+// makeOld makes a file as version 2 would have made it.
 func makeOld(t *testing.T, path string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", dsn(path))

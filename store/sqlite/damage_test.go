@@ -80,7 +80,7 @@ type damage struct {
 	name   string
 
 	page      int
-	while     string // what is the state of the store
+	while     string // the state of the store
 	isCleared bool
 	what      string
 	added     []store.Mail

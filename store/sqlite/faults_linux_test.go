@@ -24,8 +24,8 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// A child process that keeps a store and does what it is told, so that its
-// disk can be made to fail.
+// A child process that keeps a store and carries out commands, so that its disk
+// can be made to fail.
 const childPath = "RELAY_SQLITE_CHILD"
 
 func TestMain(m *testing.M) {
@@ -84,7 +84,7 @@ func answer(out io.Writer, err error) {
 	_, _ = fmt.Fprintln(out, said) // a parent that has gone has failed already
 }
 
-// answerFailure says what the ability store.Failing does.
+// answerFailure answers with the result of the ability store.Failing.
 func answerFailure(out io.Writer, s store.Failing) {
 	said := "none"
 	select {
@@ -161,8 +161,8 @@ func (c *child) inject(calls, errno string) (end func()) {
 	}
 }
 
-// A failed fsync is a failed Put, and no later one may succeed before the
-// store was reopened, since the kernel may have dropped what it couldn't write.
+// A failed fsync is a failed Put, and no later one may succeed before the store
+// was reopened, since the kernel may have dropped the bytes that it couldn't write.
 func TestFailedSync(t *testing.T) {
 	need.Root(t)
 	path := filepath.Join(t.TempDir(), "relay.db")

@@ -135,7 +135,7 @@ func TestIndexHidesEntries(t *testing.T) {
 func TestRowLeadsElsewhere(t *testing.T) {
 	path, entries := filled(t, 4, 9000)
 	s := open(t, path)
-	require.NoError(t, s.writer.exec("PRAGMA shrink_memory")) // what it has read at open
+	require.NoError(t, s.writer.exec("PRAGMA shrink_memory")) // the pages that it has read at open
 	editPages(t, path, func(_ int, p *page) bool {
 		cells, _ := p.cells(0)
 		if p[0] != tableLeaf || len(cells) != 4 || cells[3].beyond == 0 {
@@ -274,7 +274,7 @@ func TestWaitWithoutTable(t *testing.T) {
 func TestRowOfAnotherType(t *testing.T) {
 	path, entries := filled(t, 4, 100)
 	s := openQuietly(t, path, Options{})
-	require.NoError(t, s.writer.exec("PRAGMA shrink_memory")) // what it has read at open
+	require.NoError(t, s.writer.exec("PRAGMA shrink_memory")) // the pages that it has read at open
 	editPages(t, path, func(_ int, p *page) bool {
 		cells, _ := p.cells(0)
 		if p[0] != tableLeaf || len(cells) != 4 {

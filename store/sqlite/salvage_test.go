@@ -177,7 +177,7 @@ func TestDamagedFileIsNewer(t *testing.T) {
 	}
 }
 
-// A repair that fails gives back what was open exactly once, and can be tried again.
+// A repair that fails closes its files exactly once, and can be tried again.
 func TestRepairFails(t *testing.T) {
 	path, entries := filled(t, 5, 100)
 	s, err := Open(path, Options{Logger: slog.New(slog.DiscardHandler)})

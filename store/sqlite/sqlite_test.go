@@ -59,8 +59,8 @@ func TestOneProcess(t *testing.T) {
 	require.ErrorContains(t, err, "hard links")
 	require.NoError(t, os.Remove(hard))
 
-	// What was refused took nothing from the one that has the file: SQLite
-	// still knows that it is in use.
+	// The one that was refused took nothing from the one that has the file:
+	// SQLite still knows that it is in use.
 	put(t, s, mail(1))
 	other, err := sql.Open("sqlite", dsn(path))
 	require.NoError(t, err)
@@ -155,7 +155,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 }
 
-// An acknowledgement of very much doesn't hold up those who write.
+// An acknowledgement of very much doesn't hold up writers.
 func TestAckInSteps(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "relay.db"))
 	const count = 3*sweepStep + 10
@@ -181,7 +181,7 @@ func TestAckInSteps(t *testing.T) {
 	require.EqualValues(t, 1, usage.Entries)
 }
 
-// What expired while nobody looked is removed when the room is needed.
+// Mail that expired while nobody looked is removed when the room is needed.
 func TestExpiredMakesRoom(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "relay.db"))
 	for i := range 10 {
@@ -195,7 +195,7 @@ func TestExpiredMakesRoom(t *testing.T) {
 	require.True(t, stored)
 }
 
-// What is removed leaves the disk, in steps.
+// Mail that is removed leaves the disk, in steps.
 func TestSweepGivesBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "relay.db")
 	s, err := Open(path, Options{SweepInterval: time.Hour, Retention: time.Millisecond})
@@ -287,8 +287,8 @@ func TestBrokenLeaf(t *testing.T) {
 	put(t, s, mail(count))
 }
 
-// A row that SQLite itself can't read blocks nothing: not what is behind it,
-// not acknowledging it, not those who write at the same time.
+// A row that SQLite itself can't read blocks nothing: not the rows behind it, not
+// acknowledging it, not calls that write at the same time.
 func TestBrokenPages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "relay.db")
 	s, err := Open(path, Options{SweepInterval: time.Hour})
