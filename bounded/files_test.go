@@ -25,7 +25,7 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// The limit of this process is known where there is one, and never less than what it was.
+// The limit of this process is known where there is one, and never less than it was.
 func TestFitHere(t *testing.T) {
 	connections, waiting := Fit(-1, -1)
 	require.Positive(t, connections)

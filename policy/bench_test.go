@@ -11,7 +11,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// BenchmarkAdmit is what a PUT for a claimed mailbox costs in all policies together.
+// BenchmarkAdmit is the cost of a PUT for a claimed mailbox in all policies together.
 func BenchmarkAdmit(b *testing.B) {
 	mail := memory.New(memory.Options{})
 	defer func() { require.NoError(b, mail.Close()) }()

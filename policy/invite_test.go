@@ -136,8 +136,8 @@ func TestInviteEnds(t *testing.T) {
 	})
 }
 
-// What is promised is booked: when all is, nobody else gets in, and the invite isn't
-// used up.
+// Promised room is booked: when all is, nobody else gets in, and the invite isn't used
+// up.
 func TestInviteBooked(t *testing.T) {
 	i := newInvite(t, func(c *policy.InviteConfig) { c.Promise = policy.Size{Bytes: wholeStore / 4} })
 	text := invitation(t, 5, time.Now())

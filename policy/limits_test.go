@@ -55,7 +55,7 @@ func TestBytesAndStoredArePaidAfterwards(t *testing.T) {
 	}
 }
 
-// What is stored counts for PUTs only: an owner may fetch whatever its address stored.
+// Stored bytes count for PUTs only: an owner may fetch however much its address stored.
 func TestStoringDoesNotHoldUpFetching(t *testing.T) {
 	rate := policy.Rate{PerSecond: 1, Burst: 1000}
 	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Stored: rate}, Name: policy.Shares{Stored: rate}})
@@ -125,7 +125,8 @@ func TestWide(t *testing.T) {
 	}
 }
 
-// On the connection of a member its own share counts, whatever others at its address do.
+// On the connection of a member its own share counts, not that of its address, which
+// others may use up.
 func TestKnownConnection(t *testing.T) {
 	l := policy.NewLimits(policy.LimitsConfig{
 		Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 1}, UnderWay: 1},
@@ -149,8 +150,8 @@ func TestUnlimited(t *testing.T) {
 	}
 }
 
-// Whatever many parties do in whatever order, none gets more than its share, and each
-// that uses half of it is never refused. The least used are forgotten.
+// With random requests of many parties in any order, none gets more than its share, and
+// one that uses half of it is never refused. The least used are forgotten.
 func TestRandomShares(t *testing.T) {
 	seeds.Each(t, "RELAY_POLICY_SEED", "RELAY_POLICY_RUNS", 3, func(t *testing.T, seed uint64) {
 		synctest.Test(t, func(t *testing.T) { randomShares(t, rand.New(rand.NewPCG(seed, 0))) })

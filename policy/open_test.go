@@ -42,7 +42,7 @@ func newOpen(t *testing.T) *open {
 	return o
 }
 
-// restart has only what is in the store.
+// restart keeps only the store.
 func (o *open) restart() {
 	var err error
 	o.Open, err = policy.NewOpen(o.config)
@@ -87,7 +87,7 @@ func (o *open) flood(n int) (taken int) {
 	return taken
 }
 
-const roomOfProof = 4 << 10 // what a proof may take is set aside while mail is on its way
+const roomOfProof = 4 << 10 // room for a proof is set aside while mail is on its way
 
 func TestUnclaimedShareAndPromises(t *testing.T) {
 	o := newOpen(t)
@@ -117,7 +117,7 @@ func TestOneUnclaimedMailboxIsSmall(t *testing.T) {
 	require.NoError(t, o.put("192.0.2.1", "b", 1), "it is claimed")
 }
 
-// Claimed mailboxes go over their promise only into what is promised to nobody.
+// Claimed mailboxes go over their promise only into room that is promised to nobody.
 func TestOverThePromise(t *testing.T) {
 	o := newOpen(t)
 	require.True(t, o.ask("198.51.100.1", "greedy"))
@@ -225,8 +225,8 @@ func TestOpenNeedsNotes(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Whatever strangers do, from whatever addresses, a claimed mailbox has what it was
-// promised.
+// With random requests of strangers from many addresses, a claimed mailbox has the room
+// that it was promised.
 func TestRandomOpen(t *testing.T) {
 	seeds.Each(t, "RELAY_POLICY_SEED", "RELAY_POLICY_RUNS", 3, func(t *testing.T, seed uint64) {
 		synctest.Test(t, func(t *testing.T) { randomOpen(t, rand.New(rand.NewPCG(seed, 0))) })
