@@ -20,7 +20,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// What is over its share is refused before its body is read.
+// A request over its share is refused before its body is read.
 func TestOverShareIsNotRead(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) {
 		c.Policy = policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 1}}, Wide: 1})
@@ -46,7 +46,7 @@ func TestOverShareIsNotRead(t *testing.T) {
 	}
 }
 
-// A watch is a policy that writes down what it is asked and told.
+// A watch is a policy that writes down its requests and their use.
 type watch struct {
 	mu    sync.Mutex
 	asked []policy.Request
@@ -65,8 +65,8 @@ func (w *watch) Admit(_ context.Context, r *policy.Request) error {
 	return nil
 }
 
-// take returns what was asked since the last time, when the server is done with the
-// request.
+// take returns the stages and the last request since the last time, when the server is
+// done with the request.
 func (w *watch) take() (stages []policy.Stage, last policy.Request, used policy.Used) {
 	used = <-w.used
 	w.mu.Lock()
@@ -130,7 +130,7 @@ func TestWhatAPolicySees(t *testing.T) {
 	require.Equal(t, all[:1], stages)
 }
 
-// A policy gives mail less room: less time, fewer entries, and then what is to spare.
+// A policy gives mail less room: less time, fewer entries, and then the spare room.
 func TestRoomOfAPolicy(t *testing.T) {
 	p := &smallRoom{}
 	r := newRig(t, func(c *relay.Config) { c.Policy = p })

@@ -26,7 +26,7 @@ func at(host byte, name spec.ServerName) holder {
 type transferred struct {
 	*share
 	isOver bool
-	cutAt  int64 // what it held then
+	cutAt  int64 // its bytes then
 }
 
 // begin begins a transfer that holds so much, and gives it back when it is cut off.
@@ -130,8 +130,8 @@ func TestEqualPartiesWait(t *testing.T) {
 	})
 }
 
-// While somebody who holds less waits in line, those who hold more get nothing: else
-// they would take what is given back, again and again.
+// While a party that holds less waits in line, those that hold more get nothing: else
+// they would take the memory that is given back, again and again.
 func TestLineIsByParty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(16 * mib)
@@ -156,9 +156,9 @@ func TestLineIsByParty(t *testing.T) {
 	})
 }
 
-// TestBudgetRandom: whatever transfers do, a budget isn't exceeded, nobody is cut off for
-// somebody who would hold more, no small one for a large one, and whoever would hold
-// least finds room.
+// TestBudgetRandom: for random transfers, a budget isn't exceeded, no party is cut off for
+// one that would hold more, no small transfer for a large one, and the party that would
+// hold least finds room.
 func TestBudgetRandom(t *testing.T) {
 	seed := seeds.Of(t, "RELAY_BUDGET_SEED")
 	synctest.Test(t, func(t *testing.T) {

@@ -31,8 +31,8 @@ func TestDebts(t *testing.T) {
 	})
 }
 
-// However many there are, there is a bound on what is remembered, and those who owe most
-// aren't forgotten.
+// However many there are, there is a bound on the debts that are remembered, and the
+// largest aren't forgotten.
 func TestDebtsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDebts[int]()

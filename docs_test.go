@@ -129,8 +129,8 @@ func TestProtocolPage(t *testing.T) {
 	})
 }
 
-// The proof on the page is that of the first request, and what it signs is what
-// the page says.
+// The proof on the page is that of the first request, and it signs the bytes on the
+// page.
 func TestProofOnThePage(t *testing.T) {
 	_, fences := readFences(t)
 	names := docNames()

@@ -2,10 +2,10 @@ package relay
 
 import "time"
 
-// AnswerTime is what sending an answer may take that was held.
+// AnswerTime is how long it may take to send an answer that was held.
 const AnswerTime = answerTime
 
-// FirstRead is what a body gets outside of the budget.
+// FirstRead is how many bytes a body gets outside of the budget.
 const FirstRead = firstRead
 
 // CheckCredit and FormCost are the price of checks.
@@ -14,8 +14,8 @@ const (
 	FormCost    = formCost
 )
 
-// NoGrace lets a transfer be cut off for others at once, who wait for as long as
-// that takes on a slow machine.
+// NoGrace lets a transfer be cut off for others at once. The others wait for that as
+// long as it takes on a slow machine.
 func (s *Server) NoGrace() { s.setPatience(0, time.Minute) }
 
 // LongGrace lets no transfer be cut off because the machine is slow.
@@ -27,14 +27,14 @@ func (s *Server) setPatience(grace, patience time.Duration) {
 	}
 }
 
-// Held is what bodies hold of the budget.
+// Held is how many bytes of the budget bodies hold.
 func (s *Server) Held() int64 {
 	s.memory.in.mu.Lock()
 	defer s.memory.in.mu.Unlock()
 	return s.memory.in.held
 }
 
-// HeldByAnswers is what answers hold of theirs.
+// HeldByAnswers is how many bytes of their budget answers hold.
 func (s *Server) HeldByAnswers() int64 {
 	s.memory.out.mu.Lock()
 	defer s.memory.out.mu.Unlock()

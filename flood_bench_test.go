@@ -31,10 +31,11 @@ import (
 const floodTime = 4 * time.Second
 
 // BenchmarkFlood has strangers at one address, 127.0.0.2, do their worst on loopback,
-// beside 16 honest senders and 16 receivers at 127.0.0.1. It reports which part of their
-// rate alone is left to those, in the same run: what the senders leave, what the
-// receivers get, the 99th percentile of a PUT against the one alone, how many requests
-// were refused, and by how many MB the relay grew. All share the processors.
+// beside 16 honest senders and 16 receivers at 127.0.0.1. It reports which part of the
+// rate without strangers is left to the honest ones, in the same run: of PUTs and of
+// mail that is received. It also reports the 99th percentile of a PUT against that
+// without strangers, how many requests were refused, and by how many MB the relay grew.
+// All share the processors.
 func BenchmarkFlood(b *testing.B) {
 	for _, attack := range []struct {
 		name    string
@@ -92,7 +93,7 @@ func (f *besieged) stop() {
 
 var residentSet = regexp.MustCompile(`VmRSS:\s*(\d+) kB`)
 
-// memory is what the relay's process has, in MB; 0 where nobody can tell.
+// memory is how many MB the relay's process has; 0 where nobody can tell.
 func (f *besieged) memory() float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.command.Process.Pid))
 	if err != nil {
@@ -120,7 +121,7 @@ func (f *besieged) send(client *http.Client, r *http.Request) (status int, answe
 	if err != nil {
 		return 0, nil
 	}
-	answer, _ = io.ReadAll(response.Body) // what has come
+	answer, _ = io.ReadAll(response.Body) // as much as has come
 	_ = response.Body.Close()
 	return response.StatusCode, answer
 }

@@ -25,7 +25,7 @@ import (
 )
 
 // A flood is a relay in the mode open with honest nodes whose mailboxes are claimed,
-// and with strangers who do whatever stops a relay, at once, in simulated time.
+// and with strangers that do everything to stop a relay, at once, in simulated time.
 type flood struct {
 	*testing.T
 	random    *rand.Rand
@@ -38,7 +38,7 @@ type flood struct {
 	made      int
 	wanted    map[spec.ServerName]int // mail that was taken and not fetched
 	pending   map[spec.ServerName]int64
-	statuses  map[int]int // what strangers were answered
+	statuses  map[int]int // of answers to strangers
 }
 
 const (
@@ -172,8 +172,8 @@ func (f *flood) attack() {
 	f.statuses[status]++
 }
 
-// run floods for that long, at so many requests a second, and returns what part of the
-// honest requests was answered rightly.
+// run floods for that long, at so many requests a second, and returns the part of the
+// honest requests that was answered rightly.
 func (f *flood) run(seconds, perSecond int) float64 {
 	for i, node := range f.nodes {
 		f.fetch(node, fmt.Sprint("198.51.100.", i), 0) // claims its mailbox

@@ -94,7 +94,7 @@ func serveBenchmark(kind string) error {
 // BenchmarkPut compares the relay, which stores on disk with synchronous=FULL,
 // with a server that checks the same signatures with fclient and does nothing
 // else: 5 PDUs of 1.5 KB, 64 connections, client and server in two processes.
-// The ratio is what counts; both are measured in turn.
+// Only the ratio counts; both are measured in turn.
 func BenchmarkPut(b *testing.B) {
 	const connections, each = 64, 100
 	requests := signedPuts(b, connections, each)
@@ -118,13 +118,13 @@ func (s unprovenStore) Put(ctx context.Context, mail store.Mail, limits store.Li
 	return s.Store.Put(ctx, mail, limits)
 }
 
-// BenchmarkPutProof compares the processor time that a PUT takes with what it
-// takes when its proof of origin isn't stored. Making the proof is measured by
+// BenchmarkPutProof compares the processor time that a PUT takes with the time that
+// it takes when its proof of origin isn't stored. Making the proof is measured by
 // BenchmarkProofOf in package wire.
 func BenchmarkPutProof(b *testing.B) { comparePuts(b, "relay", "unproven") }
 
-// BenchmarkPutPolicy compares the processor time that a PUT takes with what it takes
-// without limits by address and by name and without the mode open.
+// BenchmarkPutPolicy compares the processor time that a PUT takes with the time that it
+// takes without limits by address and by name and without the mode open.
 func BenchmarkPutPolicy(b *testing.B) { comparePuts(b, "limited", "claimed") }
 
 // comparePuts compares the processor time of two kinds of server, in turn.

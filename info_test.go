@@ -45,7 +45,7 @@ func TestInfo(t *testing.T) {
 	}
 }
 
-// Only what is the same for all may be kept on the way.
+// Only an answer that is the same for all may be kept on the way.
 func TestInfoErrorsAreNotKept(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) { c.MaxBodyBytes, c.MaxWait, c.Lifetime = -1, -1, -1 })
 	_, _, body := r.info(http.MethodGet)

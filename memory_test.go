@@ -87,7 +87,7 @@ func TestTooMuchInFlight(t *testing.T) {
 	require.Zero(t, r.server.Held(), "everything was given back")
 }
 
-// Who is slow stops nobody: the slowest is cut off for the next, and told to
+// A slow sender stops nobody: the slowest is cut off for the next, and told to
 // come back.
 func TestSlowBodyIsCutOff(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) { c.MaxBodyBytes, c.MaxInFlightBytes = inFlight, inFlight })
@@ -116,8 +116,8 @@ func (r *rig) askWithoutReading(node *relaytest.Node) {
 	require.NoError(r, err)
 }
 
-// Who asks and doesn't read stops nobody either, and takes no more memory than
-// there is.
+// A receiver that asks and doesn't read stops nobody either, and takes no more
+// memory than there is.
 func TestUnreadAnswersAreCutOff(t *testing.T) {
 	const size = 9 << 20 // more than a connection holds
 	r := newRig(t, func(c *relay.Config) { c.MaxInFlightBytes = 10 << 20 })
@@ -141,8 +141,8 @@ func TestUnreadAnswersAreCutOff(t *testing.T) {
 	}
 }
 
-// A transfer that is alone gets through, whatever the budget is, so that no
-// mail blocks its mailbox.
+// A transfer that is alone gets through, with any budget, so that no mail blocks
+// its mailbox.
 func TestAloneInTheBudget(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) { c.MaxBodyBytes, c.MaxInFlightBytes = inFlight, inFlight/4 })
 	status, body := r.put(r.a, "1", r.b.ServerName, string(largeContent(inFlight-100)))
@@ -150,7 +150,7 @@ func TestAloneInTheBudget(t *testing.T) {
 	require.Len(t, r.fetch(r.b), 1)
 }
 
-// Close waits for what is being stored, and for nobody who dribbles.
+// Close waits for mail that is being stored, and for no sender that dribbles.
 func TestCloseEndsTransfers(t *testing.T) {
 	r := newRig(t, nil)
 	r.server.NoGrace()
@@ -190,7 +190,7 @@ func (s slowKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.
 	return nil, ctx.Err()
 }
 
-// Nor does who has a slow server for its keys.
+// Nor does a sender that has a slow server for its keys.
 func TestSlowKeysAreCutOff(t *testing.T) {
 	keys := slowKeys{make(chan struct{}, 1)}
 	r := newRig(t, func(c *relay.Config) {

@@ -24,8 +24,8 @@ import (
 
 var first = relaytest.NewNode("first relay") // passes on its mail
 
-// leaveAtFirst signs a transaction for the first relay, and returns what that
-// keeps of it.
+// leaveAtFirst signs a transaction for the first relay, and returns the body and the
+// proof that the relay keeps.
 func leaveAtFirst(t testing.TB, from *relaytest.Node, id string, to spec.ServerName, content string) (signed []byte, proof wire.Proof) {
 	t.Helper()
 	uri := wire.SendRelayURI(gomatrixserverlib.TransactionID(id), relaytest.User(to))
@@ -44,7 +44,7 @@ func contentAt(origin spec.ServerName, at time.Time) string {
 	return fmt.Sprintf(`{"edus":[],"origin":%q,"origin_server_ts":%d,"pdus":[{"a":"b"}]}`, origin, at.UnixMilli())
 }
 
-// A relay passes on what it has, with and without an origin in it.
+// A relay passes on its mail, with and without an origin in it.
 func TestPassedOn(t *testing.T) {
 	r := newRig(t, nil)
 	now := time.Now()
@@ -153,7 +153,7 @@ func TestPassedOnAsLargeAsMayBe(t *testing.T) {
 	requireError(t, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", status, body)
 }
 
-// What comes directly and what is passed on is the same mail.
+// A transaction that comes directly and is also passed on is the same mail.
 func TestPassedOnCopies(t *testing.T) {
 	r := newRig(t, nil)
 	content := contentAt(r.a.ServerName, time.Now())
@@ -237,7 +237,7 @@ func (brokenRing) VerifyJSONs(context.Context, []gomatrixserverlib.VerifyJSONReq
 	return nil, errors.New("the key database is away")
 }
 
-// Who names an origin with slow keys holds up nobody else.
+// A server that names an origin with slow keys holds up nobody else.
 func TestSlowKeysOfAnOrigin(t *testing.T) {
 	keys := slowKeys{make(chan struct{}, 1)}
 	r := newRig(t, func(c *relay.Config) {

@@ -18,7 +18,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// What deployed nodes do, with their own client.
+// Deployed nodes, with their own client.
 
 func TestDeployedNodes(t *testing.T) {
 	for name, change := range map[string]func(*relay.Config){
@@ -89,8 +89,8 @@ func TestTwoSyncsAtOnce(t *testing.T) {
 	require.Empty(t, r.fetch(r.b))
 }
 
-// What was signed comes back as it was: unknown fields, extras of EDUs, forms
-// of numbers.
+// The signed body comes back as it was: unknown fields, extras of EDUs, forms of
+// numbers.
 func TestBodyIsCarriedAsItIs(t *testing.T) {
 	r := newRig(t, nil)
 	content := `{"edus":[{"content":{"a":1.50},"edu_type":"m.x","extra":[1e3,-0.5e-7]}],"more":{"z":null},` +

@@ -42,7 +42,8 @@ func (q *quiet) fetch(address string, node *relaytest.Node, entry int64, query s
 }
 
 // TestFetchedAgainAndAgain: 20 connections that fetch 4 MiB without acknowledging them
-// get no more than their share, at any address, and then what they may fetch again.
+// get no more than their share, at any address, and later as much as they may fetch
+// again.
 func TestFetchedAgainAndAgain(t *testing.T) {
 	quietly(t, nil, func(q *quiet) {
 		q.fill(q.b, 0, 40)
@@ -87,7 +88,7 @@ func TestFetchedAgainAndAgain(t *testing.T) {
 	})
 }
 
-// TestManyNamesFetchAgain: an address has a share, too, whatever its names are. In a
+// TestManyNamesFetchAgain: an address has a share, too, under all its names. In a
 // network where nobody can be told apart, others would pay for that.
 func TestManyNamesFetchAgain(t *testing.T) {
 	quietly(t, nil, func(q *quiet) {

@@ -103,8 +103,8 @@ func TestBatchLimit(t *testing.T) {
 	require.Len(t, r.fetch(r.b), 5, "a deployed node gets them one by one")
 }
 
-// An answer to a request with limit says what more there is, also if that is
-// nothing; one without doesn't.
+// An answer to a request with limit has the field more, also if that is empty; one
+// without doesn't.
 func TestMore(t *testing.T) {
 	r := newRig(t, nil)
 	has := func(query string) bool {
@@ -124,8 +124,8 @@ func TestMore(t *testing.T) {
 	}
 }
 
-// The last of a batch acknowledges all of it, an earlier one what comes before
-// it, while what follows is on its way.
+// The last of a batch acknowledges all of it, an earlier one those up to it, while
+// the next ones are on their way.
 func TestBatchAcknowledges(t *testing.T) {
 	r := newRig(t, nil)
 	ids := r.fill(6, 200)
@@ -161,7 +161,7 @@ func TestUnlimitedBatches(t *testing.T) {
 	require.Len(t, r.batch(r.b, 0, "?limit=20"), 9, "a quarter of what may be in flight")
 }
 
-// What can't be read acknowledges nothing.
+// A query that can't be read acknowledges nothing.
 func TestBadQueries(t *testing.T) {
 	r := newRig(t, nil)
 	ids := r.fill(2, 200)
@@ -177,7 +177,7 @@ func TestBadQueries(t *testing.T) {
 	requireError(t, http.StatusBadRequest, "M_BAD_JSON", status, body)
 }
 
-// Strangers get no batches, and the query is part of what is signed.
+// Strangers get no batches, and the query is signed, too.
 func TestStrangersBatch(t *testing.T) {
 	r := newRig(t, nil)
 	ids := r.fill(2, 200)
@@ -242,7 +242,7 @@ func TestBatchesAhead(t *testing.T) {
 	require.Empty(t, r.batch(r.b, after, "?limit=7"))
 }
 
-// heldWriter notes what is held of the budget while an answer is sent.
+// heldWriter notes how much of the budget is held while an answer is sent.
 type heldWriter struct {
 	*httptest.ResponseRecorder
 	server *relay.Server
@@ -254,8 +254,8 @@ func (h *heldWriter) Write(p []byte) (int, error) {
 	return h.ResponseRecorder.Write(p)
 }
 
-// A short answer to a request for much holds what it is, not what it might have
-// been.
+// A short answer to a request for much holds its own size, not the size that it might
+// have had.
 func TestShortBatchHoldsLittle(t *testing.T) {
 	r := newRig(t, nil)
 	r.fill(1, 300)

@@ -217,8 +217,8 @@ func (s *heldStore) Put(ctx context.Context, mail store.Mail, limits store.Limit
 	return s.Store.Put(ctx, mail, limits)
 }
 
-// What is made of a body that isn't canonical is held until it is stored: it is read
-// again after its signature was checked.
+// The memory for the forms of a body that isn't canonical is held until the body is
+// stored: it is read again after its signature was checked.
 func TestUncanonicalIsHeld(t *testing.T) {
 	mail := &heldStore{}
 	q := newQuiet(t, func(c *relay.Config) { mail.Store, c.Store = c.Store, mail })

@@ -149,7 +149,7 @@ func TestWaitIsWoken(t *testing.T) {
 		q.put(q.b, "2")
 		second := next.requireMail(q, "2")
 
-		// What follows the second, which isn't acknowledged.
+		// The entries after the second, which isn't acknowledged.
 		behind := q.ask(q.b, 0, fmt.Sprintf("?timeout=60000&after=%d", second))
 		require.True(q, behind.waits())
 		q.put(q.b, "3")
@@ -187,7 +187,7 @@ func TestWaitsOff(t *testing.T) {
 }
 
 // Where there are as many as may be, the oldest of the name that has most ends at the
-// address that has most, as if its time were over; and whoever goes makes room.
+// address that has most, as if its time were over; and a receiver that goes makes room.
 func TestTooManyWaits(t *testing.T) {
 	quietly(t, func(c *relay.Config) { c.MaxWaiting = 4 }, func(q *quiet) {
 		old := q.askFrom(phoneAddress, q.b, 0, "?timeout=60000")
@@ -266,7 +266,7 @@ func TestTooManyWaitsOfOne(t *testing.T) {
 	})
 }
 
-// Who waits is answered as if the time were over.
+// A receiver that waits is answered as if the time were over.
 func TestWaitsAreEnded(t *testing.T) {
 	for name, end := range map[string]func(*quiet){
 		"EndWaits":   func(q *quiet) { q.server.EndWaits() },

@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	generous = time.Minute // for what takes milliseconds
+	generous = time.Minute // for things that take milliseconds
 	tick     = time.Millisecond
 )
 
@@ -67,7 +67,7 @@ func errorOf(errs ...error) error {
 	return nil
 }
 
-// A wait may be longer than what the http.Server grants a request, and the
+// A wait may be longer than the time that the http.Server grants a request, and the
 // connection is good for more after it.
 func TestWaitOutlastsDeadlines(t *testing.T) {
 	const granted = time.Second
@@ -106,7 +106,7 @@ func TestWaitOutlastsDeadlines(t *testing.T) {
 	}
 }
 
-// Who waits and doesn't read what comes then is given up in the end.
+// A receiver that waits and doesn't read the answer then is given up in the end.
 func TestUnreadAfterWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		listener := pipes.Listen()
@@ -223,7 +223,7 @@ func TestManyWaits(t *testing.T) {
 	require.Zero(t, q.server.Waiting())
 }
 
-// heap is what is in use, stacks too.
+// heap is how many bytes are in use, stacks too.
 func heap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
