@@ -25,7 +25,7 @@ import (
 
 type ids = []gomatrixserverlib.TransactionID
 
-// TestFetch has the homeserver process what its relay has, with all that its own
+// TestFetch has the homeserver process its relay's mail, with all that its own
 // PUT /send would know.
 func TestFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestFetch(t *testing.T) {
 	})
 }
 
-// TestOutcomes are those of processing: what comes again, and what doesn't.
+// TestOutcomes are those of processing: mail that comes again, and mail that doesn't.
 func TestOutcomes(t *testing.T) {
 	for name, test := range map[string]struct {
 		refusal *util.JSONResponse

@@ -32,7 +32,7 @@ func (h *homeserver) put(id string, change func(*http.Request)) (status int, bod
 	return response.StatusCode, string(raw)
 }
 
-// TestDirectFirst has a relay bring what came directly.
+// TestDirectFirst has a relay bring a transaction that came directly before.
 func TestDirectFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHomeserver(t)
@@ -65,8 +65,8 @@ func TestRelayFirst(t *testing.T) {
 	})
 }
 
-// TestDirectRefused has the homeserver not take what comes directly. Its answer is
-// given, and a relay's copy is processed.
+// TestDirectRefused has the homeserver not take a transaction that comes directly. Its
+// answer is given, and a relay's copy is processed.
 func TestDirectRefused(t *testing.T) {
 	for _, want := range []int{http.StatusInternalServerError, http.StatusBadRequest} {
 		synctest.Test(t, func(t *testing.T) {
@@ -88,8 +88,8 @@ func TestDirectRefused(t *testing.T) {
 	}
 }
 
-// TestDirectCutShort has the sender give up while the homeserver processes, so that
-// the events fail, whatever it answers. A relay's copy is processed.
+// TestDirectCutShort has the sender give up while the homeserver processes, so that the
+// events fail, though it answers with success. A relay's copy is processed.
 func TestDirectCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHomeserver(t)
@@ -114,9 +114,9 @@ func TestDirectCutShort(t *testing.T) {
 	})
 }
 
-// TestDirectNotOurs is what the homeserver itself has to answer: a request whose
-// signature isn't right mustn't learn what was handled, nor make anything count as
-// handled.
+// TestDirectNotOurs sends requests that the homeserver itself has to answer: one whose
+// signature isn't right mustn't learn which transactions were handled, nor make any
+// count as handled.
 func TestDirectNotOurs(t *testing.T) {
 	for name, change := range map[string]func(*http.Request){
 		"unsigned": func(r *http.Request) { r.Header.Del("Authorization") },
@@ -158,7 +158,8 @@ func TestDirectTooLarge(t *testing.T) {
 	require.Zero(t, sent)
 }
 
-// TestOptions is what browsers ask first, answered as all of Dendrite's routes do.
+// TestOptions sends the request that browsers send first. The answer is that of all of
+// Dendrite's routes.
 func TestOptions(t *testing.T) {
 	h := newHomeserver(t)
 	h.start()

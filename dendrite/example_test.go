@@ -41,7 +41,7 @@ func Example() {
 		log.Fatal(err)
 	}
 
-	// What bob's homeserver has already.
+	// The parts that bob's homeserver has already.
 	root := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	federation := root.PathPrefix("/_matrix/federation/").Subrouter().SkipClean(true).UseEncodedPath()
 	ctx, stop := context.WithCancel(context.Background())

@@ -79,7 +79,7 @@ func (f flaky) PutAll(ctx context.Context, mails []store.Mail) error {
 type unbatched struct{ store.Store }
 
 // TestImportQueue imports random mail for some servers, through random failures. All of
-// it is there in the end, in its order, once; what can't be read stays in the tables.
+// it is there in the end, in its order, once; rows that can't be read stay in the tables.
 func TestImportQueue(t *testing.T) {
 	runs := 5
 	if testing.Short() {
@@ -114,7 +114,7 @@ func TestImportQueue(t *testing.T) {
 	})
 }
 
-// fillTables queues random mail, and returns what is to come of it.
+// fillTables queues random mail, and returns the mail that is to come of it.
 func fillTables(t *testing.T, random *rand.Rand, tables *sql.DB) (want map[spec.ServerName][]string, unreadable int) {
 	want = make(map[spec.ServerName][]string)
 	sizes := []int{200, 200, 200, 200, 200, 200, 200, 200, 500_000}
@@ -154,9 +154,9 @@ func bodiesOf(t *testing.T, mail store.Store, server spec.ServerName) (bodies []
 	return bodies
 }
 
-// TestImportQueueOdd is what Dendrite's relay can leave behind: a row whose body is
-// missing, a body that no row needs, and one for no server. A body that rows share stays
-// as long as one does.
+// TestImportQueueOdd has odd rows that Dendrite's relay can leave behind: a row whose
+// body is missing, a body that no row needs, and one for no server. A body that rows
+// share stays as long as one of these does.
 func TestImportQueueOdd(t *testing.T) {
 	tables, mail := openTables(t), memory.New(memory.Options{})
 	defer func() { assert.NoError(t, mail.Close()) }()

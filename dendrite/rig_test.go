@@ -48,7 +48,7 @@ type dendriteProcess struct{ *process }
 
 func (p dendriteProcess) Context() context.Context { return p.process.Context }
 
-// A homeserver is made like Dendrite, and remembers what it was to process.
+// A homeserver is made like Dendrite, and remembers the transactions to process.
 type homeserver struct {
 	t       *testing.T
 	network *relaytest.Network
@@ -64,8 +64,8 @@ type homeserver struct {
 	sent      []string // bodies that its own PUT /send had
 	woken     []spec.ServerName
 
-	transact func(context.Context) *util.JSONResponse // what it does besides
-	answer   func(http.ResponseWriter, *http.Request) // what its PUT /send answers
+	transact func(context.Context) *util.JSONResponse // called besides
+	answer   func(http.ResponseWriter, *http.Request) // answers its PUT /send
 }
 
 // newHomeserver makes b, with a relay r that has nothing yet.
@@ -102,7 +102,7 @@ func newHomeserver(t *testing.T) *homeserver {
 	return h
 }
 
-// start starts what the package has, until the test ends.
+// start starts the relay of the package, until the test ends.
 func (h *homeserver) start() {
 	h.t.Helper()
 	var err error
@@ -137,7 +137,8 @@ func (h *homeserver) send(w http.ResponseWriter, request *http.Request) {
 	h.answer(w, request)
 }
 
-// got returns the IDs of what was processed, and how often PUT /send was called.
+// got returns the IDs of transactions that were processed, and how often PUT /send was
+// called.
 func (h *homeserver) got() (ids []gomatrixserverlib.TransactionID, sent int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

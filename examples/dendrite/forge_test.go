@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A forgery is what a relay makes of an answer to relay_txn, which it changes.
+// A forgery changes an answer to relay_txn, as a relay may.
 type forgery func(c *conversation, answer map[string]any)
 
 var forgeries = map[string]struct {
@@ -25,8 +25,8 @@ var forgeries = map[string]struct {
 	"makes up a message, with an old proof": {makeUpWithProof, nil},
 }
 
-// TestRelayForges has one of B's two relays forge what it hands out. B believes none of
-// it, and has everything through the other.
+// TestRelayForges has one of B's two relays forge the mail that it hands out. B believes
+// none of it, and has everything through the other.
 func TestRelayForges(t *testing.T) {
 	const forger = "forger"
 	for name, test := range forgeries {
@@ -51,8 +51,8 @@ func TestRelayForges(t *testing.T) {
 	}
 }
 
-// TestForgeryBelieved is what Dendrite v0.13.8 itself can't tell: it believes what a
-// relay says of messages to devices. Events have signatures of their own.
+// TestForgeryBelieved is a forgery that Dendrite v0.13.8 itself can't tell: it believes a
+// relay about messages to devices. Events have signatures of their own.
 func TestForgeryBelieved(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -97,7 +97,7 @@ func (p *tap) forgeWith(c *conversation, forge forgery) (forged *atomic.Int64) {
 	return forged
 }
 
-// itemsOf are the transactions in an answer, with what stands beside them.
+// itemsOf are the transactions in an answer, with the fields beside them.
 func itemsOf(answer map[string]any) []map[string]any {
 	items := []map[string]any{answer}
 	more, _ := answer["more"].([]any)

@@ -48,7 +48,7 @@ func startPostgres(t *testing.T) (connString string) {
 	return "host=" + dir + " user=relay dbname=postgres sslmode=disable"
 }
 
-// otherUser gives the folder to a user who the programs run as: they refuse to be root.
+// otherUser gives the folder to a user for the programs to run as: they refuse to be root.
 func otherUser(t *testing.T, dir string) *syscall.Credential {
 	if os.Geteuid() != 0 {
 		return nil

@@ -20,7 +20,7 @@ import (
 // asNode in the environment makes the test program be the program.
 const asNode = "RELAY_TEST_AS_NODE"
 
-// patience is for what takes seconds on a machine that has nothing else to do.
+// patience is for things that take seconds on a machine that has nothing else to do.
 const patience = 3 * time.Minute
 
 func TestMain(m *testing.M) {

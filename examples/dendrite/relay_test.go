@@ -139,7 +139,7 @@ func standaloneRelay(w *world, p *tap) {
 	p.set(at(address))
 }
 
-// A conversation is a room with users of A and B, who both know B's relays.
+// A conversation is a room with users of A and B, which both know B's relays.
 type conversation struct {
 	w                *world
 	argsB            []string

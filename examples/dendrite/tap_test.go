@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tap stands before a relay on the network and sees what it takes.
+// A tap stands before a relay on the network and sees the requests that it takes.
 type tap struct {
 	mu      sync.Mutex
 	forward http.RoundTripper // to the relay, nil: it can't be reached

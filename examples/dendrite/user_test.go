@@ -98,7 +98,7 @@ type content struct {
 	} `json:"content"`
 }
 
-// sync gets what is new for the user.
+// sync gets news for the user.
 func (u *user) sync() {
 	u.w.t.Helper()
 	var got struct {
