@@ -34,7 +34,7 @@ func (c *counts) add(entries, bytes int64) {
 	c.bytes += bytes
 }
 
-// check says that the counts can't be, if so.
+// check returns an error if the counts are impossible.
 func (c *counts) check() error {
 	if c.entries < 0 || c.bytes < 0 || c.setAside < 0 || c.entries == 0 && c.bytes != 0 {
 		return fmt.Errorf("%w: a count can't be: %d entries of %d bytes, %d set aside", errDamaged, c.entries, c.bytes, c.setAside)

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// checkedBytes is up to which size a database is checked whole when it is opened:
-// that takes up to 50 ms for each MiB, if mail is small.
+// checkedBytes is the largest size of a database that is checked whole when it is
+// opened: that takes up to 50 ms for each MiB, if mail is small.
 const checkedBytes = 32 << 20
 
 // checkDatabase fails with the damage in the database that it finds, if any. In

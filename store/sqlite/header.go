@@ -86,8 +86,8 @@ func isUsual(header [headerSize]byte) bool {
 	return header[18] != 0 && header[18] != 3 && header[18] == header[19]
 }
 
-// checkNotNewer refuses to repair the file of a newer program: all that only that knows
-// would be lost.
+// checkNotNewer refuses to repair the file of a newer program: data that only the newer
+// program knows would be lost.
 func checkNotNewer(path string) (err error) {
 	f, err := os.Open(path)
 	if err != nil {

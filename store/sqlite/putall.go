@@ -38,8 +38,8 @@ type putAllJob struct {
 	refused error
 }
 
-// run stops at the first that is refused, for which the disk has no room: there
-// is none for the others either.
+// run stops at the first mail that is refused. That is for lack of room on the disk,
+// and there is none for the others either.
 func (p *putAllJob) run(b *batch) error {
 	p.copies, p.refused = nil, nil // it may run again
 	for i, mail := range p.mails {

@@ -49,14 +49,14 @@
 // is in use is noted in PATH-lock, and the store answers store.ErrReopen to writes; it
 // reads on, without the index if it must. The next Open repairs it: it finds the
 // entries and notes page by page, also if the indexes, the first page or the
-// schema are damaged, proves each, and builds a new file, PATH-repair, that takes the place
-// of the old one when it is on the disk. That needs as much room again. IDs go on
+// schema are damaged, proves each, and builds a new file, PATH-repair, that takes the
+// place of the old one when it is on the disk. That needs as much room again. IDs go on
 // after all that were given, the counts are made anew, and entries that were set
 // aside aren't counted any more. If something couldn't be read, the old file is kept as
 // PATH-damaged, one at most.
 //
 // Notes have no checksum. The log has SQLite's, which can't tell a damaged end from
-// one that wasn't written: mail that was only in that is gone.
+// one that wasn't written: mail that was only in that end is gone.
 //
 // # Other programs
 //

@@ -27,7 +27,7 @@ type watch struct {
 }
 
 // A watched file is one that SQLite has open. All but the database are open here,
-// too: that would take SQLite's locks from it when it is closed.
+// too: to close the database would take SQLite's locks from it.
 type watched struct {
 	path string
 	f    *os.File
