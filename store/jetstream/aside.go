@@ -13,8 +13,8 @@ type setAsideJob struct {
 }
 
 // maxSetAside bounds how often a setAsideJob may run: it runs again if others
-// write at the same time, but also if the leader has a message of which it can
-// say neither what it is nor that it isn't there.
+// write at the same time, but also if the leader has a message that it can neither
+// read nor call missing.
 const maxSetAside = 64
 
 func (s *setAsideJob) run(b *batch) error {
@@ -51,8 +51,8 @@ func (s *setAsideJob) run(b *batch) error {
 	s.done, m.state, *changed = true, setAside, true
 	b.count(s.destination, x, share, -1, -m.size)
 	x.value.aside++
-	// The commit depends on that this is all that the leader has. It says so in the
-	// stream, which helps those that wonder.
+	// The commit succeeds only if these messages are all that the leader has. It
+	// leaves the reason in the stream, for operators that wonder.
 	for i, subject := range subjects {
 		b.send(outgoing{
 			subject: b.subjects.damage(s.destination, s.item.place, i), data: []byte(s.why.Error()), ttl: emptyFor,

@@ -187,7 +187,7 @@ func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (
 	return &(*p.value)[place-first], &p.changed, nil
 }
 
-// needMetas makes sure that all pages are read that list these places.
+// needMetas makes sure that all pages that list these places are read.
 func (b *batch) needMetas(destination spec.ServerName, x *record[box], from, to int64) (err error) {
 	for place := from; place <= to && place < x.value.base; place = x.value.pageOf(place) + pageSize {
 		if _, _, e := b.meta(destination, x, place); e != nil {

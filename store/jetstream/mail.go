@@ -28,8 +28,8 @@ func hashOrigin(origin spec.ServerName) (hash originHash) {
 	return hash
 }
 
-// A nonce tells a Put from all others, so that one whose outcome is unknown can
-// find out whether it was it that stored its mail.
+// A nonce tells a Put from all others, so that a Put whose outcome is unknown can find
+// out whether it has stored its mail itself.
 type nonce [8]byte
 
 // A head is the beginning of mail: its content follows.
@@ -41,7 +41,7 @@ type head struct {
 	proofBytes, bodySize int64
 }
 
-// sealed is where that begins of which the head has the sum.
+// sealed is where the bytes begin that the sum in the head covers.
 const sealed = 1 + len(head{}.sum)
 
 func (h *head) code(c *coder) {
@@ -89,8 +89,8 @@ func mailOf(messages [][]byte) (*store.Mail, error) {
 	return &h.mail, nil
 }
 
-// putBy returns by which Put the first message of mail was stored, and at which
-// place.
+// putBy returns the nonce of the Put that stored the first message of mail, and the
+// place of the entry.
 func putBy(message []byte) (by nonce, place int64, err error) {
 	h := head{}
 	_, err = decodeSome(message, &h)

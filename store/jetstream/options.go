@@ -44,7 +44,7 @@ type Options struct {
 
 	// Retention is how long a transaction is remembered after it was
 	// acknowledged or expired, so that a copy is recognised, in whole seconds by
-	// the clocks of the servers: one that is wrong by some time is so here, too.
+	// the clocks of the servers: if one is wrong by some time, so is the retention.
 	// Default 24 hours; negative: not at all, but for about a second.
 	Retention time.Duration
 

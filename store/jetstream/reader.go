@@ -20,7 +20,7 @@ var (
 )
 
 // view has a job read a mailbox: its record as the leader of the stream has it, and
-// pages from any server. The job runs until all is read that it needs.
+// pages from any server. The job runs until everything that it needs is read.
 func (s *Store) view(ctx context.Context, destination spec.ServerName, job func(*batch, *record[box]) error) error {
 	subject, pages := s.cache.subjects.box(destination), s.engine.find
 	return s.mending(ctx, destination, func() error {
