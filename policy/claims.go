@@ -171,7 +171,7 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 	return c.write(ctx, server, now, notes)
 }
 
-// makeRoom counts the claims. If there is no room for one more, it takes those away
+// makeRoom counts the claims. If there is no room for one more, it takes away those
 // whose owners haven't asked for long.
 func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) error {
 	if most <= c.most && time.Since(c.full) < fullFor {

@@ -17,8 +17,8 @@ import (
 // MaxList bounds the servers in a list that ReadList reads.
 const MaxList = 1_000_000
 
-// Closed is the mode of a relay that keeps mail for the servers in a list only, which
-// may be changed at any time. Anybody may leave mail for these.
+// Closed is the mode of a relay that keeps mail only for the servers in a list, which
+// may be changed at any time. Anybody may leave mail for these servers.
 type Closed struct {
 	servers atomic.Pointer[map[spec.ServerName]struct{}]
 }

@@ -52,7 +52,7 @@ type InviteConfig struct {
 	Key []byte
 
 	// Promise is the room that a claimed mailbox has in any case, and PromisedPart the
-	// part of the whole store that may be promised. The rest claimed mailboxes may use
+	// part of the whole store that may be promised. Claimed mailboxes may use the rest
 	// over their promise.
 	Promise      Size
 	PromisedPart float64

@@ -54,9 +54,9 @@ type LimitsConfig struct {
 	// that of one server, as far as it signs. Its UnderWay doesn't count.
 	Address, Name Shares
 
-	// Wide is how many times an address's share those have together that may hold many:
-	// a /48 of IPv6, an overlay network, loopback, and all that have no IP address.
-	// Zero: DefaultWide.
+	// Wide is how many times the share of an address a network has that may hold many
+	// parties: a /48 of IPv6, an overlay network, loopback, and all parties without an
+	// IP address together. Zero: DefaultWide.
 	Wide int
 
 	// Parties is how many addresses, and how many names, are remembered; the least
