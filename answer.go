@@ -47,9 +47,8 @@ func newAnswers(m memory, logger *slog.Logger) answers {
 	}
 }
 
-// send sends an answer that is a success. It fails, and nothing was sent, if
-// too many large ones are on their way. It doesn't wait for them: the answer is
-// in memory already.
+// send sends a 200. It fails, and nothing was sent, if too many large answers are
+// on their way. It doesn't wait for them: the answer is in memory already.
 func (s *answers) send(q *request, a answer) error {
 	w, share := q.w, a.share
 	if share == nil {
@@ -107,8 +106,8 @@ func (s *answers) wireError(r *http.Request, q *request, err error) *wire.Error 
 	return e
 }
 
-// count counts an answer that is no success. The log has the first of each kind, and
-// then one line a minute.
+// count counts an answer other than 200. The log has the first of each kind, and then
+// one line a minute.
 func (s *answers) count(q *request, e *wire.Error, why error) {
 	kind := fmt.Sprintf("%s %d %s", nameOf(q.route.Endpoint), e.Status, e.Code)
 	s.refusals.Note(kind, q.from.String(), string(q.admission.asked.Origin), "relay: refused a request", "error", why)

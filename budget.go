@@ -171,8 +171,8 @@ func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
 	}
 }
 
-// cutFor cuts off a transfer, of the name that holds most the oldest, and reports
-// whether one is on its way to its end.
+// cutFor cuts off the oldest transfer of the name that holds most, and reports whether
+// one is on its way to its end.
 func (p *party) cutFor(s *share, bytes int64, atOnce bool) bool {
 	held := make(map[spec.ServerName]int64)
 	var others []*share

@@ -105,14 +105,14 @@ type Config struct {
 
 	// MaxInFlightBytes bounds the bytes of bodies that are held while they are read,
 	// checked and stored, and likewise of answers while they are sent; the memory of
-	// the process is a small multiple of that. If there is no room for a transfer, one
-	// of those is cut off whose address holds most (see ClientAddress), and there whose
-	// name does; one of the same address, or of one that holds as much, only after a
-	// few seconds, and a small one (256 KiB) never for a large one. A body waits a
-	// moment for that, and is refused with 429 then. A transfer that is alone always
-	// finds room. To cut off, the http.ResponseWriter must have deadlines: one
-	// that a middleware wraps needs an Unwrap method. Zero:
-	// DefaultMaxInFlightBytes. Negative: no limit.
+	// the process is a small multiple of that. If there is no room for a transfer,
+	// another is cut off: one of the address that holds most (see ClientAddress), and
+	// there of the name that holds most. One of the same address, or of an address that
+	// holds as much, is cut off only after a few seconds, and a small one (256 KiB)
+	// never for a large one. A body waits a moment for that, and is then refused with
+	// 429. A transfer that is alone always finds room. To cut off, the
+	// http.ResponseWriter must have deadlines: one that a middleware wraps needs an
+	// Unwrap method. Zero: DefaultMaxInFlightBytes. Negative: no limit.
 	MaxInFlightBytes int64
 
 	// MaxBatch and MaxBatchBytes bound the transactions in one answer to a
@@ -140,8 +140,8 @@ type Config struct {
 	Deliver func(ctx context.Context, delivery Delivery) error
 
 	// Stored is told of destinations that got mail, Asked of servers that ask
-	// for theirs, and so are online. Nil tells nobody. They hold up the request,
-	// and may be called by many goroutines at once.
+	// for theirs, and so are online. Nil tells nobody. Both are called synchronously,
+	// so the request waits for them, and may be called by many goroutines at once.
 	Stored func(destination spec.ServerName)
 	Asked  func(server spec.ServerName)
 
@@ -204,7 +204,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// atMost makes no limit a large one.
+// atMost replaces a negative limit, which means none, by a large one.
 func atMost(limit int64) int64 {
 	const unlimited = 1 << 40
 	if limit < 0 || limit > unlimited {

@@ -18,9 +18,10 @@ type connection struct {
 
 type connectionKey struct{}
 
-// ConnContext is for http.Server.ConnContext. With it, a connection on which a server
-// has signed a request whose mailbox is promised to it counts for this server, and no
-// longer for its address, which others may share and flood: see policy.Limits.
+// ConnContext is for http.Server.ConnContext. With it, once a server whose mailbox is
+// promised to it has signed a request on a connection, the connection counts for this
+// server, and no longer for its address, which others may share and flood: see
+// policy.Limits.
 func ConnContext(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{})
 }

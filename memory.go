@@ -20,8 +20,8 @@ type memory struct{ in, out *budget }
 
 func newMemory(bytes int64) memory { return memory{newBudget(bytes), newBudget(bytes)} }
 
-// A holder is on whose account memory is: where a request comes from, and the server
-// that it says it is of.
+// A holder is the party that memory is charged to: the address that a request comes
+// from, and the server that the request names as its own.
 type holder struct {
 	from address.From
 	name spec.ServerName

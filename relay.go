@@ -41,9 +41,9 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A Server is a relay: an http.Handler for all that begins with wire.Unstable and for the
-// two endpoints of the baseline. Make one with
-// New. All methods are safe for concurrent use.
+// A Server is a relay: an http.Handler for the two endpoints of the baseline and for all
+// paths that begin with wire.Unstable. Make one with New. All methods are safe for
+// concurrent use.
 type Server struct {
 	config  Config
 	memory  memory

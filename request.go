@@ -31,7 +31,7 @@ type request struct {
 	w http.ResponseWriter // for its deadlines
 }
 
-// holder is on whose account the request holds memory.
+// holder is the party that the memory of the request is charged to.
 func (q *request) holder() holder {
 	name, _ := q.Claimed() // the gate has refused requests that have none
 	return holder{q.from, name}

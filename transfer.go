@@ -11,8 +11,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// transfer is the second stage of a request: its body comes in, which may be of
-// that many bytes.
+// transfer is the second stage of a request: its body comes in, of at most that
+// many bytes besides a proof.
 func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes int64) error {
 	limit, most := maxBodyBytes+wire.MaxProofBytes, maxBodyBytes
 	switch q.route.Endpoint {

@@ -9,8 +9,8 @@ import (
 	"github.com/matrixrelay/relay/internal/crowd"
 )
 
-// maxWaitingEach bounds the requests that wait of one name at one address. More than one
-// or two are connections that have died without a word.
+// maxWaitingEach bounds the waiting requests of one name at one address. If there are
+// more than one or two, the connections of the others have died without a word.
 const maxWaitingEach = 16
 
 // waits are the requests that wait for mail. If there are too many, the oldest ends for
