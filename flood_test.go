@@ -194,6 +194,7 @@ func (f *flood) run(seconds, perSecond int) float64 {
 }
 
 func TestFlood(t *testing.T) {
+	skipIfShort(t)
 	seeds.Each(t, "RELAY_FLOOD_SEED", "RELAY_FLOOD_RUNS", 1, func(t *testing.T, seed uint64) {
 		for _, addresses := range []int{1, 1000} {
 			t.Run(fmt.Sprint(addresses), func(t *testing.T) {
@@ -230,6 +231,7 @@ func testFlood(t *testing.T, random *rand.Rand, addresses int) {
 
 // Without a policy strangers fill the store: else the test of floods would show nothing.
 func TestFloodWithoutPolicy(t *testing.T) {
+	skipIfShort(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newFlood(t, rand.New(rand.NewPCG(1, 1)), 1, false)
 		defer f.close()

@@ -45,6 +45,7 @@ func (q *quiet) fetch(address string, node *relaytest.Node, entry int64, query s
 // get no more than their share, at any address, and later as much as they may fetch
 // again.
 func TestFetchedAgainAndAgain(t *testing.T) {
+	skipIfShort(t)
 	quietly(t, nil, func(q *quiet) {
 		q.fill(q.b, 0, 40)
 		counts, began := make(map[int]int), time.Now()
@@ -91,6 +92,7 @@ func TestFetchedAgainAndAgain(t *testing.T) {
 // TestManyNamesFetchAgain: an address has a share, too, under all its names. In a
 // network where nobody can be told apart, others would pay for that.
 func TestManyNamesFetchAgain(t *testing.T) {
+	skipIfShort(t)
 	quietly(t, nil, func(q *quiet) {
 		const names, rounds, each = 8, 4, 40
 		var nodes []*relaytest.Node
@@ -115,6 +117,7 @@ func TestManyNamesFetchAgain(t *testing.T) {
 // Honest receivers fetch again, too: when an answer is lost, and deployed nodes twice at
 // once. They are never refused.
 func TestHonestRepeats(t *testing.T) {
+	skipIfShort(t)
 	quietly(t, nil, func(q *quiet) {
 		q.fill(q.b, 0, 300)
 		var entry int64

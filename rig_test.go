@@ -145,3 +145,12 @@ func requireSamePDUs(t testing.TB, want, got gomatrixserverlib.Transaction) {
 		require.True(t, bytes.Equal(canonical, got.PDUs[i]), "PDU %d", i)
 	}
 }
+
+// skipIfShort is for tests that move hundreds of megabytes, for which the race detector
+// takes minutes.
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it moves too much for -short")
+	}
+}

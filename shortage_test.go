@@ -102,6 +102,7 @@ func (q *quiet) upload(r *http.Request, rate int) (status int) {
 // second together, again and again. None of the phones' uploads, which take longer than
 // others wait, is refused; those of the flood are.
 func TestUploadFlood(t *testing.T) {
+	skipIfShort(t)
 	quietly(t, nil, func(q *quiet) {
 		ctx, stop := context.WithCancel(context.Background())
 		large := largeContent(relay.DefaultMaxBodyBytes - 100)
@@ -144,6 +145,7 @@ func TestUploadFlood(t *testing.T) {
 // wrong signatures. They are checked no more often than their address may have checks,
 // and those of others, and of one that signs, wait for nothing.
 func TestUncanonicalFlood(t *testing.T) {
+	skipIfShort(t)
 	quietly(t, nil, func(q *quiet) {
 		const size, time5 = 250_000, 5 * time.Second
 		ctx, stop := context.WithTimeout(context.Background(), time5)

@@ -42,7 +42,7 @@ func credential(tb testing.TB) *syscall.Credential {
 // directory won't do: other users can't get into it.
 func privateDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("", "relay-pg")
+	dir, err := os.MkdirTemp(parentDir(tb), "relay-pg")
 	require.NoError(tb, err)
 	if c := credential(tb); c != nil {
 		require.NoError(tb, os.Chown(dir, int(c.Uid), int(c.Gid)))
