@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -150,8 +151,17 @@ func TestUnlimited(t *testing.T) {
 	}
 }
 
-// With random requests of many parties in any order, none gets more than its share, and
-// one that uses half of it is never refused. The least used are forgotten.
+// Bursts that are as good as no limit are none for many either.
+func TestLargestBurst(t *testing.T) {
+	most := policy.Rate{PerSecond: 1, Burst: math.MaxInt}
+	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: most, Bytes: most, Stored: most, UnderWay: math.MaxInt}})
+	for range 20 {
+		require.NoError(t, put("", "a", "b", 1000).run(t, l))
+	}
+}
+
+// Whatever many parties do in whatever order, none gets more than its share, and each
+// that uses half of it is never refused. The least used are forgotten.
 func TestRandomShares(t *testing.T) {
 	seeds.Each(t, "RELAY_POLICY_SEED", "RELAY_POLICY_RUNS", 3, func(t *testing.T, seed uint64) {
 		synctest.Test(t, func(t *testing.T) { randomShares(t, rand.New(rand.NewPCG(seed, 0))) })

@@ -29,7 +29,7 @@ func newParty(s Shares, times int) *party {
 	p := &party{requests: newBucket(s.Requests, times), bytes: newBucket(s.Bytes, times), stored: newBucket(s.Stored, times)}
 	p.most = math.MaxInt
 	if s.UnderWay > 0 {
-		p.most = s.UnderWay * times
+		p.most = min(s.UnderWay, math.MaxInt/times) * times
 	}
 	return p
 }
@@ -67,7 +67,8 @@ func newBucket(r Rate, times int) bucket {
 	if r.PerSecond < 0 {
 		return bucket{}
 	}
-	return bucket{rate.NewLimiter(rate.Limit(max(r.PerSecond, tiny)*float64(times)), max(r.Burst, 1)*times)}
+	burst := min(max(r.Burst, 1), math.MaxInt/times) // on 32 bits that of bytes is more
+	return bucket{rate.NewLimiter(rate.Limit(max(r.PerSecond, tiny)*float64(times)), burst*times)}
 }
 
 // wait is how long it takes until there is something in the bucket, 0 if there is.
