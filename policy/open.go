@@ -155,25 +155,45 @@ func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
 	if r.Member {
 		return o.claims.renew(ctx, r.Origin)
 	}
-	comers, now := o.comers.of(r.Address), time.Now()
-	for _, c := range comers {
-		if c.claims.wait(now) > 0 {
-			return nil
-		}
+	comers := o.comers.of(r.Address)
+	if claimsLeft(comers) != nil {
+		return nil // without waiting for the claims of others
 	}
 	most := o.division.of(r.Room.Limits).claims
-	err = o.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return nil, nil })
-	if errors.Is(err, errBooked) {
+	err = o.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return nil, takeClaim(comers) })
+	if errors.Is(err, errBooked) || errors.Is(err, errClaimed) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	r.Member = true
-	for _, c := range comers {
-		c.claims.take(now, 1)
-	}
 	o.unclaimed.countAgain()
+	return nil
+}
+
+// errClaimed says that an address has claimed its share.
+var errClaimed = errors.New("policy: this address has claimed its share of mailboxes")
+
+// claimsLeft returns errClaimed if there is none left.
+func claimsLeft(comers []*comer) error {
+	for _, c := range comers {
+		if c.claims.wait(time.Now()) > 0 {
+			return errClaimed
+		}
+	}
+	return nil
+}
+
+// takeClaim takes a claim if there is one left. Claims are made one at a time, so many
+// that come at once have no more than those that follow each other.
+func takeClaim(comers []*comer) error {
+	if err := claimsLeft(comers); err != nil {
+		return err
+	}
+	for _, c := range comers {
+		c.claims.take(time.Now(), 1)
+	}
 	return nil
 }
 

@@ -1,8 +1,11 @@
 package policy_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -156,6 +159,33 @@ func TestClaimsAreLimitedByAddress(t *testing.T) {
 		require.True(t, o.ask("192.0.2.1", "a19"))
 		require.False(t, o.ask("192.0.2.1", "a18"))
 	})
+}
+
+// Many owners at one address that ask at once claim no more than its share, however
+// long it takes to write a claim down.
+func TestClaimsAtOnce(t *testing.T) {
+	o := newOpen(t)
+	o.config.Store, o.config.Claims = slowNotes{o.store.(*memory.Store)}, policy.Rate{PerSecond: 1e-6, Burst: 3}
+	o.restart()
+	var asking sync.WaitGroup
+	var claimed atomic.Int32
+	for i := range 10 {
+		asking.Go(func() {
+			if o.ask("192.0.2.1", spec.ServerName(fmt.Sprint("a", i))) {
+				claimed.Add(1)
+			}
+		})
+	}
+	asking.Wait()
+	require.EqualValues(t, 3, claimed.Load())
+}
+
+// slowNotes are those of a disk that takes its time.
+type slowNotes struct{ *memory.Store }
+
+func (s slowNotes) SetNotes(ctx context.Context, changes []store.Note) error {
+	time.Sleep(20 * time.Millisecond)
+	return s.Store.SetNotes(ctx, changes)
 }
 
 // A claim whose owner hasn't asked for long gives way, if another wants its place.
