@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"sync"
@@ -104,10 +105,8 @@ func (l *Limits) Admit(_ context.Context, r *Request) error {
 	case r.counted == nil || r.counted.by != l:
 		return nil // it hasn't arrived here
 	case r.Stage == Claimed && r.Endpoint == wire.SendRelay:
-		for _, p := range r.counted.parties {
-			if err := r.counted.beginStoring(p); err != nil {
-				return err
-			}
+		if err := r.counted.mayStore(r.counted.parties...); err != nil {
+			return err
 		}
 		return r.counted.enter()
 	case r.Stage == Signed && r.Origin != r.Known: // which is counted already
@@ -126,27 +125,23 @@ func (l *Limits) arrive(r *Request) error {
 	}
 	r.counted = c
 	r.WhenDone(c.end)
-	now := time.Now()
-	for _, p := range c.parties {
-		if err := c.begin(p, now); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.begin(c.parties...)
 }
 
-// sign counts a request for the server that has signed it, too.
+// sign counts a request for the server that has signed it, too. Mail counts for it only
+// if it is stored: whoever has a proof of origin can send what it is of again.
 func (l *Limits) sign(r *Request) error {
 	c, p := r.counted, l.name(r.Origin)
 	c.what = "server"
-	if err := c.begin(p, time.Now()); err != nil {
+	if r.Endpoint == wire.SendRelay {
+		c.sender = p
+		return cmp.Or(c.may(p), c.mayStore(p))
+	}
+	if err := c.begin(p); err != nil {
 		return err
 	}
 	c.parties = append(c.parties, p)
-	if r.Endpoint != wire.SendRelay {
-		return nil
-	}
-	return c.beginStoring(p)
+	return nil
 }
 
 func (l *Limits) name(server spec.ServerName) *party {
@@ -165,23 +160,39 @@ type counted struct {
 	by      *Limits
 	what    string // the last of the parties is
 	parties []*party
-	entered int // so many of them have it among those on their way
+	entered int    // so many of them have it among those on their way
+	sender  *party // that it counts for, too, if mail is stored
 }
 
-// begin counts a request.
-func (c *counted) begin(p *party, now time.Time) error {
-	wait := max(p.bytes.wait(now), p.requests.wait(now))
-	if wait > 0 {
-		return overShare("this "+c.what+" has used its share for now", wait)
+// begin counts a request, unless one of the parties has used its share: then it costs
+// none of them anything.
+func (c *counted) begin(parties ...*party) error {
+	if err := c.may(parties...); err != nil {
+		return err
 	}
-	p.requests.take(now, 1)
+	for _, p := range parties {
+		p.requests.take(time.Now(), 1)
+	}
 	return nil
 }
 
-// beginStoring refuses mail of a party that has stored its share.
-func (c *counted) beginStoring(p *party) error {
-	if wait := p.stored.wait(time.Now()); wait > 0 {
-		return overShare("this "+c.what+" has stored its share for now", wait)
+// may refuses a request if one of the parties has used its share.
+func (c *counted) may(parties ...*party) error {
+	now := time.Now()
+	for _, p := range parties {
+		if wait := max(p.bytes.wait(now), p.requests.wait(now)); wait > 0 {
+			return overShare("this "+c.what+" has used its share for now", wait)
+		}
+	}
+	return nil
+}
+
+// mayStore refuses what is to be stored if one of the parties has stored its share.
+func (c *counted) mayStore(parties ...*party) error {
+	for _, p := range parties {
+		if wait := p.stored.wait(time.Now()); wait > 0 {
+			return overShare("this "+c.what+" has stored its share for now", wait)
+		}
 	}
 	return nil
 }
@@ -201,13 +212,14 @@ func (c *counted) enter() error {
 func (c *counted) end(used Used) {
 	now := time.Now()
 	for i, p := range c.parties {
-		p.bytes.take(now, used.Received+used.Sent)
-		if used.Stored > 0 {
-			p.stored.take(now, used.Stored+perTransaction)
-		}
+		p.use(now, used)
 		if i < c.entered {
 			p.leave()
 		}
+	}
+	if c.sender != nil && used.Stored > 0 {
+		c.sender.requests.take(now, 1)
+		c.sender.use(now, used)
 	}
 }
 

@@ -83,6 +83,29 @@ func TestNamesCountOnlySigned(t *testing.T) {
 	require.NoError(t, put("192.0.2.77", "c", "b", 10).run(t, l))
 }
 
+// Mail that is sent again stores nothing, and costs the server nothing that has signed
+// it: its destination, which has the proof, could use up the share.
+func TestRepeatsOfMailCostItsSenderNothing(t *testing.T) {
+	one := policy.Rate{PerSecond: 1e-6, Burst: 1}
+	l := policy.NewLimits(policy.LimitsConfig{Name: policy.Shares{Requests: one, Bytes: one, Stored: one}})
+	for i := range 100 {
+		r, err := put(fmt.Sprint("192.0.2.", i), "a", "b", 10).begin(t, l)
+		require.NoError(t, err)
+		r.Done(policy.Used{Received: 10})
+	}
+	require.NoError(t, put("198.51.100.1", "a", "b", 10).run(t, l))
+	requireStatus(t, 429, put("198.51.100.2", "a", "b", 10).run(t, l))
+}
+
+// What one /64 isn't given costs the /48 nothing that it is in.
+func TestRefusedRequestsCostASiteNothing(t *testing.T) {
+	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 2}}, Wide: 2})
+	for range 100 {
+		_ = get("2a01:db8:1:2::1", "a").run(t, l)
+	}
+	require.NoError(t, get("2a01:db8:1:3::1", "b").run(t, l))
+}
+
 func TestUnderWay(t *testing.T) {
 	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{UnderWay: 2}})
 	first, err := put("192.0.2.1", "a", "b", 10).begin(t, l)

@@ -59,7 +59,15 @@ func (p *party) leave() {
 	p.underWay--
 }
 
-// A bucket is a token bucket that may go into debt: the cost of something is known
+// use counts what a request has used.
+func (p *party) use(now time.Time, used Used) {
+	p.bytes.take(now, used.Received+used.Sent)
+	if used.Stored > 0 {
+		p.stored.take(now, used.Stored+perTransaction)
+	}
+}
+
+// A bucket is a token bucket that may go into debt: what something costs is known
 // when it is over. The zero value is without a limit.
 type bucket struct{ limiter *rate.Limiter }
 
