@@ -8,6 +8,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // An admission is the conversation with the policy about one request.
@@ -44,7 +45,7 @@ func (a *admission) ask(ctx context.Context, stage policy.Stage) error {
 func (a *admission) signed(ctx context.Context, bytes int64, room policy.Room) error {
 	a.asked.Bytes, a.asked.Room = bytes, room
 	err := a.ask(ctx, policy.Signed)
-	if err == nil && a.asked.Member {
+	if err == nil && a.asked.Member && a.asked.Endpoint != wire.SendRelay { // which others can repeat
 		a.on.belongsTo(a.asked.Origin)
 	}
 	return err

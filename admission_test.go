@@ -176,6 +176,11 @@ func TestConnContext(t *testing.T) {
 		require.NoError(t, server.Close())
 		require.NoError(t, mail.Close())
 	})
+	for range 2 { // anybody who has the proof could have sent it
+		_, _ = r.put(member, "1", member.ServerName, `{"pdus":[]}`)
+		_, last, _ := w.take()
+		require.Empty(t, last.Known)
+	}
 	for _, c := range []struct {
 		signer, owner *relaytest.Node
 		known         spec.ServerName

@@ -10,18 +10,18 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A connection remembers which server has signed a request on it. A nil one remembers
-// nothing.
+// A connection remembers which server has asked for its mail on it. A nil one remembers
+// nothing. To leave mail isn't enough: its destination, which has the proof, can leave it
+// once more, and what it did then would count for the sender.
 type connection struct {
 	name atomic.Pointer[spec.ServerName]
 }
 
 type connectionKey struct{}
 
-// ConnContext is for http.Server.ConnContext. With it, once a server whose mailbox is
-// promised to it has signed a request on a connection, the connection counts for this
-// server, and no longer for its address, which others may share and flood: see
-// policy.Limits.
+// ConnContext is for http.Server.ConnContext. With it, a connection on which a server
+// has asked for its mail whose mailbox is promised to it counts for this server, and no
+// longer for its address, which others may share and flood: see policy.Limits.
 func ConnContext(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{})
 }

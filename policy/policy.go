@@ -58,7 +58,7 @@ type Request struct {
 	// see relay.Config.ClientAddress.
 	Address netip.Addr
 
-	// Known is a Member that has signed a request on this connection before. It is
+	// Known is a Member that has asked for its mail on this connection before. It is
 	// empty if there was none, and where connections can't be told apart.
 	Known spec.ServerName
 
