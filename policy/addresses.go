@@ -14,12 +14,16 @@ type addresses[T any] struct {
 	wide int
 	make func(times int) *T // for so many times the share of one address
 
-	mu  sync.Mutex
-	all *table[netip.Prefix, *T]
+	mu    sync.Mutex
+	sites *table[netip.Prefix, *T]
+	hosts *table[netip.Prefix, *T] // /64s, of which one site has more than there is room for
 }
 
 func newAddresses[T any](parties, wide int, newOne func(times int) *T) *addresses[T] {
-	return &addresses[T]{wide: wide, make: newOne, all: newTable[netip.Prefix, *T](parties)}
+	return &addresses[T]{
+		wide: wide, make: newOne,
+		sites: newTable[netip.Prefix, *T](parties), hosts: newTable[netip.Prefix, *T](parties),
+	}
 }
 
 // of returns the value of an address, and before it that of its site, if it is in one.
@@ -29,18 +33,18 @@ func (a *addresses[T]) of(addr netip.Addr) []*T {
 	defer a.mu.Unlock()
 	switch {
 	case from.Shared:
-		return []*T{a.find(from.Host, a.wide)}
+		return []*T{a.find(a.sites, from.Host, a.wide)}
 	case from.Site != from.Host:
-		return []*T{a.find(from.Site, a.wide), a.find(from.Host, 1)}
+		return []*T{a.find(a.sites, from.Site, a.wide), a.find(a.hosts, from.Host, 1)}
 	}
-	return []*T{a.find(from.Host, 1)}
+	return []*T{a.find(a.sites, from.Host, 1)}
 }
 
-func (a *addresses[T]) find(key netip.Prefix, times int) *T {
-	one, ok := a.all.get(key)
+func (a *addresses[T]) find(in *table[netip.Prefix, *T], key netip.Prefix, times int) *T {
+	one, ok := in.get(key)
 	if !ok {
 		one = a.make(times)
-		a.all.set(key, one)
+		in.set(key, one)
 	}
 	return one
 }

@@ -60,8 +60,8 @@ type LimitsConfig struct {
 	// IP address together. Zero: DefaultWide.
 	Wide int
 
-	// Parties is how many addresses, and how many names, are remembered; the least
-	// used are forgotten. Zero: DefaultParties.
+	// Parties is how many addresses, and how many /64s of IPv6 and how many names, are
+	// remembered; the least used are forgotten. Zero: DefaultParties.
 	Parties int
 }
 

@@ -231,3 +231,16 @@ func TestPartiesAreBounded(t *testing.T) {
 	}
 	require.NoError(t, get("192.0.2.1", "a").run(t, l), "it was the least used")
 }
+
+// Nobody who has one /48 can have others forgotten.
+func TestSiteForgetsNobodyElse(t *testing.T) {
+	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 1}}, Wide: 2, Parties: 10})
+	for _, address := range []string{"192.0.2.1", "2a01:db8:1:1::1", "2a01:db8:1:2::1"} {
+		require.NoError(t, get(address, "a").run(t, l))
+	}
+	for i := range 20 {
+		_ = get(fmt.Sprintf("2a01:db8:2:%x::1", i), "b").run(t, l)
+	}
+	requireStatus(t, 429, get("192.0.2.1", "a").run(t, l))
+	requireStatus(t, 429, get("2a01:db8:1:3::1", "a").run(t, l))
+}
