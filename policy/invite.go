@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,7 +58,8 @@ type InviteConfig struct {
 	Promise      Size
 	PromisedPart float64
 
-	// Claims is the share of one address of attempts to claim. See OpenConfig.Wide.
+	// Claims is the share of one address of attempts to claim with a right invite. See
+	// OpenConfig.Wide.
 	Claims Rate
 	Wide   int
 }
@@ -147,15 +149,11 @@ func (i *Invite) fetch(ctx context.Context, r *Request) (err error) {
 // nothing. Of several relays that share a store, each lets in as many as the invite
 // says, if they are asked at the same moment.
 func (i *Invite) Claim(ctx context.Context, r *Request, claim wire.Claim) error {
-	for _, tries := range i.tries.of(r.Address) {
-		now := time.Now()
-		if wait := tries.wait(now); wait > 0 {
-			return overShare("this address has tried too many invites", wait)
-		}
-		tries.take(now, 1)
-	}
 	uses, err := i.check(r.Origin, claim)
 	if err != nil {
+		return err // which costs no attempt: others at the address may have a right one
+	}
+	if err := i.try(r.Address); err != nil {
 		return err
 	}
 	most := i.division.of(r.Room.Limits).claims
@@ -167,6 +165,20 @@ func (i *Invite) Claim(ctx context.Context, r *Request, claim wire.Claim) error 
 		}
 	}
 	return err
+}
+
+// try counts an attempt with a right invite.
+func (i *Invite) try(from netip.Addr) error {
+	parties := i.tries.of(from)
+	for _, tries := range parties {
+		if wait := tries.wait(time.Now()); wait > 0 {
+			return overShare("this address has tried too many invites", wait)
+		}
+	}
+	for _, tries := range parties {
+		tries.take(time.Now(), 1)
+	}
+	return nil
 }
 
 var errInvite = wire.Forbidden("the invite is not one of this relay, or not for this server")

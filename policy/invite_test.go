@@ -152,9 +152,11 @@ func TestInvitesByAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newInvite(t, func(c *policy.InviteConfig) { c.Claims = policy.Rate{PerSecond: 1. / 60, Burst: 2} })
 		text := invitation(t, 5, time.Now())
-		for range 2 {
-			requireStatus(t, 403, claimAs(t, i, "c", wire.Claim{Invite: "x", MAC: "y"}))
+		for range 100 {
+			requireStatus(t, 403, claimAs(t, i, "stranger", wire.Claim{Invite: "x", MAC: "y"}))
 		}
+		require.NoError(t, claim(t, i, "b", text), "wrong ones take nothing from others at the address")
+		require.NoError(t, claim(t, i, "b", text))
 		time.Sleep(requireStatus(t, 429, claim(t, i, "c", text)))
 		require.NoError(t, claim(t, i, "c", text))
 	})
