@@ -55,7 +55,7 @@ func (*Closed) Describe(info *wire.RelayInfo) {
 
 // Admit implements Policy.
 func (c *Closed) Admit(_ context.Context, r *Request) error {
-	if r.Stage == Claimed && r.Endpoint == wire.SendRelay && !c.Has(r.Destination) {
+	if r.Stage == Claimed && r.Endpoint == wire.SendRelay && !r.Local && !c.Has(r.Destination) {
 		return wire.Forbidden("this relay does not act for " + string(r.Destination))
 	}
 	r.Member = r.Member || r.Stage == Signed && c.Has(r.Origin)

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/wire"
 )
 
 func TestClosed(t *testing.T) {
@@ -23,6 +24,8 @@ func TestClosed(t *testing.T) {
 		require.NoError(t, err, "mail from before can be fetched")
 		require.Equal(t, member, r.Member)
 	}
+	local := &policy.Request{Stage: policy.Claimed, Endpoint: wire.SendRelay, Origin: "anybody", Destination: "relay", Local: true}
+	require.NoError(t, c.Admit(t.Context(), local), "it isn't kept")
 	c.Set([]spec.ServerName{"d"})
 	require.NoError(t, put("192.0.2.1", "anybody", "d", 10).run(t, c))
 	requireStatus(t, 403, put("192.0.2.1", "anybody", "b", 10).run(t, c))
