@@ -112,7 +112,8 @@ func (c *claims) read(ctx context.Context, server spec.ServerName) (*claim, erro
 	return found, nil
 }
 
-// renew notes, about daily, that the owner of a claimed mailbox has asked.
+// renew notes, about daily, that the owner of a claimed mailbox has asked. A store that
+// has to be reopened still hands mail out, so it is no error there that it can't.
 func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
 	now, err := c.now(ctx)
 	if err != nil {
@@ -124,7 +125,10 @@ func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	return c.write(ctx, server, now, nil)
+	if err := c.write(ctx, server, now, nil); !errors.Is(err, store.ErrReopen) {
+		return err
+	}
+	return nil
 }
 
 func (c *claims) now(ctx context.Context) (time.Duration, error) {

@@ -161,8 +161,8 @@ func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
 	}
 	most := o.division.of(r.Room.Limits).claims
 	err = o.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return nil, takeClaim(comers) })
-	if errors.Is(err, errBooked) || errors.Is(err, errClaimed) {
-		return nil
+	if errors.Is(err, errBooked) || errors.Is(err, errClaimed) || errors.Is(err, store.ErrReopen) {
+		return nil // it can be read, also by those that can't claim it
 	}
 	if err != nil {
 		return err

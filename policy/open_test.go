@@ -180,6 +180,23 @@ func TestClaimsAtOnce(t *testing.T) {
 	require.EqualValues(t, 3, claimed.Load())
 }
 
+// A store that has to be reopened can still be read: claims don't hold up mail.
+func TestFetchWhileNothingCanBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOpen(t)
+		require.True(t, o.ask("192.0.2.1", "claimed"))
+		time.Sleep(25 * time.Hour)
+		o.config.Store = brokenNotes{o.store.(*memory.Store)}
+		o.restart()
+		require.True(t, o.ask("192.0.2.1", "claimed"))
+		require.False(t, o.ask("192.0.2.1", "new"))
+	})
+}
+
+type brokenNotes struct{ *memory.Store }
+
+func (brokenNotes) SetNotes(context.Context, []store.Note) error { return store.ErrReopen }
+
 // slowNotes are those of a disk that takes its time.
 type slowNotes struct{ *memory.Store }
 
