@@ -54,14 +54,16 @@ func (c *Caller) info(ctx context.Context, relay spec.ServerName) (wire.RelayInf
 	return info, nil
 }
 
-// fits returns an error if a relay has said that it doesn't take a transaction of that
-// size. It is the relay's own, without the upload.
+// fits returns an error if a relay says that it doesn't take a transaction of that size.
+// It is the relay's own, without the upload. Since it ends the transaction, it isn't
+// taken from memory: the relay may have another limit by now.
 func (c *Caller) fits(ctx context.Context, relay spec.ServerName, size int64) error {
 	if size < infoFrom {
 		return nil
 	}
 	info, known := c.infos.get(relay)
-	if !known {
+	isTooLarge := func() bool { return info.MaxBodyBytes > 0 && size > info.MaxBodyBytes }
+	if !known || isTooLarge() {
 		var err error
 		if info, err = c.Info(ctx, relay); err != nil {
 			if ctx.Err() == nil {
@@ -70,7 +72,7 @@ func (c *Caller) fits(ctx context.Context, relay spec.ServerName, size int64) er
 			return nil // it says nothing
 		}
 	}
-	if info.MaxBodyBytes == 0 || size <= info.MaxBodyBytes {
+	if !isTooLarge() {
 		return nil
 	}
 	return &wire.Error{
