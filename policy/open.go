@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -52,7 +53,7 @@ type OpenConfig struct {
 	UnclaimedLifetime time.Duration
 
 	// Claims, NewBoxes and UnclaimedBytes are the share of one address: of claims, of
-	// unclaimed mailboxes that were empty, and of mail for unclaimed ones. A /48 of IPv6,
+	// unclaimed mailboxes that get their first mail, and of mail for unclaimed ones. A /48 of IPv6,
 	// an overlay network and all that have no IP address have Wide times that. Zero:
 	// DefaultWide.
 	Claims, NewBoxes, UnclaimedBytes Rate
@@ -96,6 +97,9 @@ type Open struct {
 	claims    *claims
 	unclaimed *unclaimed
 	comers    *addresses[comer]
+
+	mu    sync.Mutex
+	boxes *table[spec.ServerName, struct{}] // unclaimed ones that mail was left in
 }
 
 var _ Policy = (*Open)(nil)
@@ -115,6 +119,7 @@ func NewOpen(config OpenConfig) (*Open, error) {
 		comers: newAddresses(DefaultParties, config.Wide, func(times int) *comer {
 			return &comer{newBucket(config.Claims, times), newBucket(config.NewBoxes, times), newBucket(config.UnclaimedBytes, times)}
 		}),
+		boxes: newTable[spec.ServerName, struct{}](max(config.UnclaimedBoxes, 1)),
 	}, nil
 }
 
@@ -217,6 +222,12 @@ func (o *Open) leave(ctx context.Context, r *Request) error {
 	if err != nil {
 		return err
 	}
+	isNew = isNew && !o.hasBox(r.Destination)
+	r.WhenDone(func(used Used) {
+		if used.Stored > 0 {
+			o.keepBox(r.Destination)
+		}
+	})
 	r.Room.shrinkTo(o.config.UnclaimedBox)
 	r.Room.shrinkLifetime(o.config.UnclaimedLifetime)
 	for _, c := range o.comers.of(r.Address) {
@@ -225,6 +236,21 @@ func (o *Open) leave(ctx context.Context, r *Request) error {
 		}
 	}
 	return nil
+}
+
+// hasBox reports whether mail was left in an unclaimed mailbox before. Then it isn't new,
+// though its owner may have fetched all: not all owners that ask can claim theirs.
+func (o *Open) hasBox(owner spec.ServerName) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.boxes.get(owner)
+	return ok
+}
+
+func (o *Open) keepBox(owner spec.ServerName) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.boxes.set(owner, struct{}{})
 }
 
 // leave counts mail for an unclaimed mailbox, which may be new, when it is stored.

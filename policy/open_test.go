@@ -267,6 +267,23 @@ func TestUnclaimedByAddress(t *testing.T) {
 	})
 }
 
+// A mailbox that its owner empties and can't claim isn't a new one each time.
+func TestEmptiedMailboxIsNotNew(t *testing.T) {
+	o := newOpen(t)
+	o.config.Claims, o.config.NewBoxes = policy.Rate{PerSecond: 1e-6, Burst: 1}, policy.Rate{PerSecond: 1e-6, Burst: 1}
+	o.restart()
+	require.True(t, o.ask("198.51.100.1", "first"))
+	for range 5 {
+		require.NoError(t, o.put("192.0.2.1", "second", 10))
+		require.False(t, o.ask("198.51.100.1", "second"))
+		entries, err := o.store.Next(t.Context(), "second", 0, 1, 1<<20)
+		require.NoError(t, err)
+		_, err = o.store.Ack(t.Context(), "second", entries[0].ID)
+		require.NoError(t, err)
+	}
+	requireStatus(t, 429, o.put("192.0.2.1", "third", 10))
+}
+
 func TestOpenNeedsNotes(t *testing.T) {
 	_, err := policy.NewOpen(policy.OpenConfig{Store: struct{ store.Store }{memory.New(memory.Options{})}})
 	require.Error(t, err)
