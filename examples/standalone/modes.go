@@ -65,8 +65,16 @@ func (n *perSecond) Set(text string) error {
 	return err
 }
 
-// check checks the flags, for a store of that many bytes.
-func (a *access) check(store int64) error {
+// promised is the room that a mailbox has in any case.
+func (a *access) promised() policy.Size {
+	return policy.Size{Bytes: int64(a.promise), Entries: max(int64(a.promise)/promisedEntry, 1)}
+}
+
+// promisedEntry is how large a transaction is of those that are promised.
+const promisedEntry = 2 << 10
+
+// check checks the flags, for a store with these limits.
+func (a *access) check(storeEntries, storeBytes int64) error {
 	listed := len(a.actsFor) > 0 || a.file != ""
 	if a.mode == "" && listed {
 		a.mode = string(wire.Closed)
@@ -74,6 +82,7 @@ func (a *access) check(store int64) error {
 	if a.mode == "" {
 		a.mode = string(wire.Open)
 	}
+	promises := a.mode == string(wire.Open) || a.mode == string(wire.Invite)
 	switch {
 	case !slices.Contains([]string{string(wire.Open), string(wire.Invite), string(wire.Closed), anyone}, a.mode):
 		return fmt.Errorf("-mode: %q is not one of %s, %s, %s and %s", a.mode, wire.Open, wire.Invite, wire.Closed, anyone)
@@ -83,8 +92,10 @@ func (a *access) check(store int64) error {
 		return errors.New("-mode invite and -invite-key need each other")
 	case a.promise < 0:
 		return errors.New("-promise: none can't be promised")
-	case store > 0 && int64(a.promise) > store/2 && (a.mode == string(wire.Open) || a.mode == string(wire.Invite)):
+	case promises && storeBytes > 0 && a.promised().Bytes > storeBytes/2:
 		return errors.New("-promise is more than half of -max-store, so that no server would find room")
+	case promises && storeEntries > 0 && a.promised().Entries > storeEntries/2:
+		return errors.New("-promise has more transactions (of 2 KiB each) than half of -max-store-entries, so that no server would find room")
 	}
 	return nil
 }
@@ -94,7 +105,7 @@ func (a *access) check(store int64) error {
 func (a *access) policy(name spec.ServerName, mail store.Store) (p policy.Policy, reload func() error, err error) {
 	shares := policy.Shares{Requests: rateOf(a.requests, 5), Bytes: rateOf(a.traffic, 64), Stored: rateOf(a.stored, 256)}
 	limits := policy.NewLimits(policy.LimitsConfig{Address: shares, Name: shares})
-	promise := policy.Size{Bytes: int64(a.promise), Entries: max(int64(a.promise)/2048, 1)}
+	promise := a.promised()
 	var mode policy.Policy
 	switch a.mode {
 	case string(wire.Open):

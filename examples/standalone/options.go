@@ -172,7 +172,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("-max-in-flight is less than -max-body")
 	}
-	return errors.Join(o.access.check(c.MaxStoreBytes), checkDB("-db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.pass.check(o.signingKey))
+	return errors.Join(o.access.check(c.MaxStoreEntries, c.MaxStoreBytes), checkDB("-db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.pass.check(o.signingKey))
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.

@@ -104,6 +104,7 @@ func TestWrongFlags(t *testing.T) {
 		{"-name relay -invite-key k", "need each other"},
 		{"-name relay -promise none", "can't be promised"},
 		{"-name relay -promise 9GiB", "more than half"},
+		{"-name relay -max-store-entries 4000", "more transactions"},
 		{"-name relay -max-requests 0", "more than 0"},
 		{"-name relay -proxies 10.0.0.0/99", "prefix"},
 		{"-make-invite 1", "needs -invite-key"},
