@@ -16,6 +16,7 @@ import (
 const (
 	every    = time.Minute
 	maxKinds = 64
+	maxName  = 255      // bytes
 	others   = "others" // kinds over maxKinds
 )
 
@@ -41,8 +42,12 @@ func New(log *slog.Logger, message string) *Tally {
 }
 
 // Note counts one. The address or the name may be empty. If it is the first of its
-// kind, it is logged with that message and these arguments.
+// kind, it is logged with that message and these arguments. Of a name that is longer
+// than any should be only the beginning is kept: strangers can make up what they like.
 func (t *Tally) Note(kind, address, name, message string, args ...any) {
+	if len(name) > maxName {
+		name = strings.ToValidUTF8(name[:maxName], "") + "..."
+	}
 	if t.count(kind, address, name) {
 		t.log.Warn(message, append([]any{"kind", kind, "address", address, "name", name}, args...)...)
 	}

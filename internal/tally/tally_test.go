@@ -81,3 +81,14 @@ func TestWorstOfMany(t *testing.T) {
 	require.Contains(t, got[0], `addresses="worst address (25000)`)
 	require.Contains(t, got[0], `names="worst (99936)`)
 }
+
+// Names that strangers make up make no line long.
+func TestLongNames(t *testing.T) {
+	counted, log := newTally()
+	for range 3 {
+		counted.Note("403", "", strings.Repeat("a", 1<<20)+".example", "the first")
+	}
+	counted.Close()
+	require.Contains(t, log.String(), "aaa... (2)")
+	require.Less(t, log.Len(), 1000)
+}
