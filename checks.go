@@ -58,10 +58,17 @@ func (c *checks) run(ctx context.Context, s *share, body *wire.Body, keyIsKnown 
 // formed checks a body that has to be brought into canonical form. It is paid before,
 // since others of the address may begin meanwhile, and paid back.
 func (c *checks) formed(ctx context.Context, s *share, body *wire.Body, check func(context.Context) error) error {
-	cost := time.Duration(len(body.JSON())) * formCost
+	size := time.Duration(len(body.JSON()))
+	cost := size * formCost
 	c.debts.add(s.by.from, cost)
+	hasRoom := s.reserve(body, formFactor)
+	if hasRoom && !body.HasForm() { // so it is left to fclient after all
+		cost = size * slowCost
+		c.debts.add(s.by.from, cost-size*formCost)
+		hasRoom = s.reserve(body, slowFactor)
+	}
 	err := errNoMemory
-	if s.reserve(body, formFactor) && (body.HasForm() || s.reserve(body, slowFactor)) {
+	if hasRoom {
 		err = check(ctx)
 	}
 	if err == nil || errors.Is(err, errNoMemory) {

@@ -8,10 +8,11 @@ const AnswerTime = answerTime
 // FirstRead is how many bytes a body gets outside of the budget.
 const FirstRead = firstRead
 
-// CheckCredit and FormCost are the price of checks.
+// CheckCredit, FormCost and SlowCost are the price of checks.
 const (
 	CheckCredit = checkCredit
 	FormCost    = formCost
+	SlowCost    = slowCost
 )
 
 // NoGrace lets a transfer be cut off for others at once. The others wait for that as

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
@@ -204,6 +205,30 @@ func TestSlowCheckIsPaid(t *testing.T) {
 		q.server.ServeHTTP(answer, q.forged("flood.example", phoneAddress, largeContent(10_000)))
 		require.Equal(t, http.StatusUnauthorized, answer.Code)
 		require.Zero(t, time.Since(began))
+	})
+}
+
+// A body of a known key whose form isn't certain is left to fclient, too, and costs as
+// much, but only if its signature is wrong.
+func TestUncertainFormIsPaid(t *testing.T) {
+	quietly(t, nil, func(q *quiet) {
+		twice := json.RawMessage(`{"pdus":[{"b":1,"b":2,"a":"` + strings.Repeat("x", 10_000) + `"}]}`)
+		began := time.Now()
+		for i := range 100 {
+			r, err := q.a.Request(http.MethodPut, relayName, wire.SendRelayURI(gomatrixserverlib.TransactionID(fmt.Sprint(i)), relaytest.User(q.b.ServerName)), twice)
+			require.NoError(t, err)
+			r.RemoteAddr = floodAddress
+			answer := httptest.NewRecorder()
+			q.server.ServeHTTP(answer, r)
+			require.Equal(t, http.StatusOK, answer.Code, answer.Body)
+		}
+		require.Zero(t, time.Since(began))
+		for range 100 {
+			answer := httptest.NewRecorder()
+			q.server.ServeHTTP(answer, q.forged(q.a.ServerName, floodAddress, twice))
+			require.Equal(t, http.StatusUnauthorized, answer.Code)
+		}
+		require.Greater(t, time.Since(began), 98*10_000*relay.SlowCost-relay.CheckCredit)
 	})
 }
 
