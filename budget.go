@@ -32,11 +32,12 @@ type budget struct {
 	total, forSmall int64
 	grace, patience time.Duration
 
-	mu      sync.Mutex
-	held    int64
-	parties map[address.From]*party
-	over    bool          // transfers that begin are cut off, too
-	changed chan struct{} // closed when something was given back
+	mu          sync.Mutex
+	held        int64
+	heldBySmall int64 // of it
+	parties     map[address.From]*party
+	over        bool          // transfers that begin are cut off, too
+	changed     chan struct{} // closed when something was given back
 }
 
 // A party is the transfers of one address.
@@ -113,17 +114,31 @@ func (s *share) set(bytes int64, mayWait bool) bool {
 
 func (s *share) trySet(bytes int64, mayWait bool) bool {
 	b := s.budget
-	limit := b.total
-	if bytes > small {
-		limit -= b.forSmall
-	}
-	others := b.held - s.held
-	if bytes > s.held && others > 0 && (s.isCut || others+bytes > limit || bytes > small && b.othersFirst(s.party)) {
+	if bytes > s.held && b.held > s.held && (s.isCut || !s.fits(bytes)) {
 		b.makeRoom(s, bytes, mayWait)
 		return false
 	}
 	b.hold(s, bytes)
 	return true
+}
+
+// fits reports whether there is room beside others. What is kept for small transfers is
+// theirs also while a large one that was alone holds more than there is.
+func (s *share) fits(bytes int64) bool {
+	b := s.budget
+	others := b.held - s.held
+	if bytes > small {
+		return others+bytes <= b.total-b.forSmall && !b.othersFirst(s.party)
+	}
+	return others+bytes <= b.total || b.heldBySmall-s.heldIfSmall()+bytes <= b.forSmall
+}
+
+// heldIfSmall is what the share holds if that is little, else 0.
+func (s *share) heldIfSmall() int64 {
+	if s.held > small {
+		return 0
+	}
+	return s.held
 }
 
 // othersFirst reports whether somebody waits in line whose party would still hold no
@@ -143,7 +158,9 @@ func (b *budget) hold(s *share, bytes int64) {
 	less := bytes < s.held
 	b.held += bytes - s.held
 	s.party.held += bytes - s.held
+	b.heldBySmall -= s.heldIfSmall()
 	s.held = bytes
+	b.heldBySmall += s.heldIfSmall()
 	if less {
 		b.wakeAll()
 	}

@@ -116,6 +116,32 @@ func TestSmallIsNotCutForLarge(t *testing.T) {
 	})
 }
 
+// A large transfer that is alone may hold more than there is: a check takes many times its
+// body. Small ones have their part even then, and no more.
+func TestSmallBesideMoreThanThereIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(8 * mib)
+		alone := b.share(at(1, "alone"), nil) // it is being checked
+		require.True(t, alone.set(20*mib, true))
+		var phones []*share
+		for range 8 {
+			phone := b.share(at(2, "phone"), nil)
+			require.True(t, phone.set(small/2, false))
+			require.True(t, phone.set(small, false))
+			phones = append(phones, phone)
+		}
+		require.False(t, start(b, at(3, "another")).set(small, true))
+		phones[0].release()
+		require.True(t, start(b, at(3, "another")).set(small, true))
+		require.False(t, start(b, at(4, "large")).set(small+1, true))
+		phones[1].release()
+		require.False(t, phones[2].set(small+1, true), "it isn't small any more")
+		alone.release()
+		require.True(t, phones[2].set(small+1, true))
+		require.EqualValues(t, 6*small, b.heldBySmall)
+	})
+}
+
 // Two addresses that hold as much don't cut each other off before their grace is over,
 // or none would ever come to its end.
 func TestEqualPartiesWait(t *testing.T) {
