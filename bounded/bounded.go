@@ -26,8 +26,8 @@ type Options struct {
 	// Connections bounds those that are open. One address (a /64 of IPv6) may have a
 	// sixteenth of them, and half where many parties can't be told apart, as in overlay
 	// networks and at loopback. For one more the oldest is closed, of its own address if
-	// that has as many as it may, else of the one that has most. Zero:
-	// DefaultConnections.
+	// that has as many as it may, else of the one that has most, where a /48 of IPv6
+	// counts as an address with a sixteenth of its connections. Zero: DefaultConnections.
 	Connections int
 
 	// Proxies are addresses whose connections aren't bounded by address, since they
@@ -102,7 +102,9 @@ func (l *Listener) from(c net.Conn) address.From {
 }
 
 // proxies are one party, which may take all places.
-var proxies = address.From{Host: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Shared: true}
+var proxies = address.From{Host: everywhere, Site: everywhere, Shared: true}
+
+var everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 
 func part(from address.From) int {
 	if from == proxies {

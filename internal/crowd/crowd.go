@@ -5,6 +5,7 @@ package crowd
 import (
 	"container/heap"
 	"container/list"
+	"net/netip"
 	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -17,6 +18,10 @@ const (
 
 	// least is how many places an address may have, however few there are.
 	least = 16
+
+	// wide is how many addresses those count as, at least, that have a place at one site:
+	// a /48 costs hardly more than an address and has 65,536, but phones share one, too.
+	wide = 16
 )
 
 // Part says into how many parts the places are divided, of which an address may take one:
@@ -35,13 +40,23 @@ type Crowd struct {
 	part         func(address.From) int
 	count        int
 	addresses    map[address.From]*fromOne
-	byCount      most[*fromOne]
+	sites        map[netip.Prefix]*atSite
+	byWeight     most[*atSite]
+}
+
+// atSite are those of all addresses at one site. Its place's count is its weight: what its
+// address with most has, or a sixteenth of all if that is more.
+type atSite struct {
+	place
+	count   int
+	byCount most[*fromOne]
 }
 
 // fromOne are those of one address.
 type fromOne struct {
 	place
 	from    address.From
+	site    *atSite
 	names   map[spec.ServerName]*ofName
 	byCount most[*ofName]
 }
@@ -64,20 +79,17 @@ type Member struct {
 // New returns a Crowd with so many places, at least one, and so many for each name at an
 // address. Part is Part, or says otherwise for some.
 func New(places, each int, part func(address.From) int) *Crowd {
-	return &Crowd{places: max(places, 1), each: each, part: part, addresses: make(map[address.From]*fromOne)}
+	return &Crowd{places: max(places, 1), each: each, part: part, addresses: make(map[address.From]*fromOne), sites: make(map[netip.Prefix]*atSite)}
 }
 
 // Join gives a place to something. End is how it is told later to give it up, which it
 // has done by then; it mustn't call back. If there is no place, one is taken from the
 // oldest: of the same name or address where these have as many as they may, else of the
-// name that has most, at the address that has most.
+// name that has most, at the address that has most. Where the addresses of one site have
+// more than sixteen times as many together, it is one of these.
 func (c *Crowd) Join(from address.From, name spec.ServerName, end func()) *Member {
 	c.makeRoom(from, name)
-	a := c.addresses[from]
-	if a == nil {
-		a = &fromOne{from: from, names: make(map[spec.ServerName]*ofName)}
-		c.addresses[from] = a
-	}
+	a := c.address(from)
 	n := a.names[name]
 	if n == nil {
 		n = &ofName{address: a, name: name}
@@ -89,6 +101,20 @@ func (c *Crowd) Join(from address.From, name spec.ServerName, end func()) *Membe
 	return m
 }
 
+func (c *Crowd) address(from address.From) *fromOne {
+	if a := c.addresses[from]; a != nil {
+		return a
+	}
+	s := c.sites[from.Site]
+	if s == nil {
+		s = new(atSite)
+		c.sites[from.Site] = s
+	}
+	a := &fromOne{from: from, site: s, names: make(map[spec.ServerName]*ofName)}
+	c.addresses[from] = a
+	return a
+}
+
 func (c *Crowd) makeRoom(from address.From, name spec.ServerName) {
 	a := c.addresses[from]
 	switch {
@@ -97,7 +123,7 @@ func (c *Crowd) makeRoom(from address.From, name spec.ServerName) {
 	case a != nil && a.count >= min(c.places, max(c.places/c.part(from), least)):
 		c.endOldest(a.byCount.items[0])
 	case c.count >= c.places:
-		c.endOldest(c.byCount.items[0].byCount.items[0])
+		c.endOldest(c.byWeight.items[0].byCount.items[0].byCount.items[0])
 	}
 }
 
@@ -122,12 +148,25 @@ func (c *Crowd) Leave(m *Member) {
 	if n.address.count == 0 {
 		delete(c.addresses, n.address.from)
 	}
+	if n.address.site.count == 0 {
+		delete(c.sites, n.address.from.Site)
+	}
 }
 
 func (c *Crowd) add(n *ofName, more int) {
+	a, s := n.address, n.address.site
 	c.count += more
-	n.address.byCount.change(n, &n.place, more)
-	c.byCount.change(n.address, &n.address.place, more)
+	s.count += more
+	a.byCount.change(n, &n.place, more)
+	s.byCount.change(a, &a.place, more)
+	c.byWeight.change(s, &s.place, s.weight()-s.place.count)
+}
+
+func (s *atSite) weight() int {
+	if s.count == 0 {
+		return 0
+	}
+	return max(s.byCount.items[0].count, s.count/wide)
 }
 
 // Count is how many places are taken.
@@ -135,7 +174,7 @@ func (c *Crowd) Count() int { return c.count }
 
 // EndAll tells all to give up their places, which they have until they leave.
 func (c *Crowd) EndAll() {
-	for _, a := range c.byCount.items {
+	for _, a := range c.addresses {
 		for _, n := range a.byCount.items {
 			for e := n.members.Front(); e != nil; e = e.Next() {
 				e.Value.(*Member).end()

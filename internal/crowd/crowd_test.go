@@ -72,6 +72,8 @@ func TestCrowdRandom(t *testing.T) {
 		c.Leave(l.m)
 	}
 	require.Empty(t, c.addresses)
+	require.Empty(t, c.sites)
+	require.Empty(t, c.byWeight.items)
 }
 
 func countOf(model []*listed, is func(*listed) bool) (n int) {
@@ -100,6 +102,38 @@ func requireRightEnd(t testing.TB, model []*listed, i int, next holder, full boo
 			require.LessOrEqual(t, countOf(model, func(o *listed) bool { return o.by.from == l.by.from }), address)
 		}
 	}
+}
+
+// A /48 has so many addresses that each needs only one place to take all. They are ended
+// for others, and no phone is ended for them, but phones that share a /48 aren't ended
+// for an address that has more than each.
+func TestOneSiteOfManyAddresses(t *testing.T) {
+	const places = 640
+	c := New(places, places, Part)
+	ended := make(map[string]int)
+	join := func(of, at string) {
+		c.Join(address.Of(netip.MustParseAddr(at)), "", func() { ended[of]++ })
+	}
+	phones, carrier, flood := 0, 0, 0
+	for i := range 8 * places {
+		switch {
+		case i%40 == 0 && phones < 100:
+			join("phone", fmt.Sprintf("192.0.2.%d", phones))
+			phones++
+		case i%40 == 20 && carrier < 100:
+			join("carrier", fmt.Sprintf("2a01:db8:2:%x::1", carrier))
+			carrier++
+		default:
+			join("flood", fmt.Sprintf("2a01:db8:1:%x::1", flood))
+			flood++
+		}
+	}
+	require.Equal(t, places, c.Count())
+	require.Equal(t, map[string]int{"flood": 8*places - places}, ended)
+	for range 20 {
+		join("many", "198.51.100.1")
+	}
+	require.Equal(t, map[string]int{"flood": 8*places - places + 20}, ended)
 }
 
 // Where nobody can be told apart, they have half of the places together.
