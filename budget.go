@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"container/list"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -36,12 +37,14 @@ type budget struct {
 	held        int64
 	heldBySmall int64 // of it
 	parties     map[address.From]*party
+	bySite      map[netip.Prefix]int64
 	over        bool          // transfers that begin are cut off, too
 	changed     chan struct{} // closed when something was given back
 }
 
 // A party is the transfers of one address.
 type party struct {
+	from   address.From
 	held   int64
 	shares list.List // of *share, the oldest first
 }
@@ -49,7 +52,7 @@ type party struct {
 func newBudget(bytes int64) *budget {
 	return &budget{
 		total: bytes, forSmall: bytes / 4, grace: grace, patience: patience,
-		parties: make(map[address.From]*party), changed: make(chan struct{}),
+		parties: make(map[address.From]*party), bySite: make(map[netip.Prefix]int64), changed: make(chan struct{}),
 	}
 }
 
@@ -73,7 +76,7 @@ func (b *budget) share(by holder, cut func() bool) *share {
 	defer b.mu.Unlock()
 	p := b.parties[by.from]
 	if p == nil {
-		p = new(party)
+		p = &party{from: by.from}
 		b.parties[by.from] = p
 	}
 	s := &share{budget: b, party: p, by: by, since: time.Now(), cut: cut}
@@ -158,6 +161,10 @@ func (b *budget) hold(s *share, bytes int64) {
 	less := bytes < s.held
 	b.held += bytes - s.held
 	s.party.held += bytes - s.held
+	site := s.by.from.Site
+	if b.bySite[site] += bytes - s.held; b.bySite[site] == 0 {
+		delete(b.bySite, site)
+	}
 	b.heldBySmall -= s.heldIfSmall()
 	s.held = bytes
 	b.heldBySmall += s.heldIfSmall()
@@ -179,17 +186,23 @@ func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
 	for _, p := range b.parties {
 		parties = append(parties, p)
 	}
-	slices.SortFunc(parties, func(a, b *party) int { return cmp.Compare(b.held, a.held) })
+	slices.SortFunc(parties, func(one, other *party) int {
+		return cmp.Or(cmp.Compare(b.weight(other), b.weight(one)), cmp.Compare(other.held, one.held))
+	})
+	would := max(s.party.held-s.held+bytes, b.bySite[s.by.from.Site]/wide)
 	for _, p := range parties {
-		atOnce := mayWait && p != s.party && p.held > s.party.held-s.held+bytes
+		atOnce := mayWait && p != s.party && b.weight(p) > would
 		if p.cutFor(s, bytes, atOnce) {
 			return
 		}
 	}
 }
 
-// cutFor cuts off the oldest transfer of the name that holds most, and reports whether
-// one is on its way to its end.
+// weight is what a party holds, or its part of what all of its site do, if that is more.
+func (b *budget) weight(p *party) int64 { return max(p.held, b.bySite[p.from.Site]/wide) }
+
+// cutFor cuts off a transfer, of the name that holds most the oldest, and reports
+// whether one is on its way to its end.
 func (p *party) cutFor(s *share, bytes int64, atOnce bool) bool {
 	held := make(map[spec.ServerName]int64)
 	var others []*share

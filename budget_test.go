@@ -80,6 +80,37 @@ func TestLargestPartyIsCut(t *testing.T) {
 	})
 }
 
+// A /48 has so many addresses that each needs to hold only little. They are cut off for a
+// phone that holds as much as one of them, and phones that share a /48 aren't for another.
+func TestWideSiteIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(48 * mib)
+		site := func(site, host byte) holder {
+			return holder{address.Of(netip.AddrFrom16([16]byte{0x2a, 1, 0, 1, 0, site, 0, host})), "n"}
+		}
+		carrier := begin(t, b, site(1, 1), 2*mib)
+		var flood []*transferred
+		for i := range 34 {
+			flood = append(flood, begin(t, b, site(2, byte(i)), mib))
+		}
+		phone, other := start(b, at(1, "phone")), start(b, site(1, 2))
+		require.True(t, phone.set(mib, true))
+		require.True(t, other.set(mib, true))
+		require.False(t, carrier.isOver || phone.isOver)
+		cut := 0
+		for _, o := range flood {
+			if o.isOver {
+				cut++
+			}
+		}
+		require.Equal(t, 2, cut)
+		for _, o := range append(flood, carrier, phone, other) {
+			o.release()
+		}
+		require.Empty(t, b.bySite)
+	})
+}
+
 // Of one address, the name that holds most is cut off first, and of that the oldest.
 func TestLargestNameIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -33,10 +33,10 @@ const (
 )
 
 // checks are the checks of signatures. Those that take long are charged to the address
-// that they are for: its next such checks wait if it owes much for wrong ones.
-type checks struct{ debts *debts[address.From] }
+// that they are for: what it owes for wrong ones, its next such checks wait for.
+type checks struct{ debts addressDebts }
 
-func newChecks() *checks { return &checks{newDebts[address.From]()} }
+func newChecks() *checks { return &checks{newAddressDebts()} }
 
 // run runs the check of a signature over the body that a share is for. While it waits
 // for its turn or for somebody else's keys, the request can be cut off for others.

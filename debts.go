@@ -3,9 +3,12 @@ package relay
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/address"
 )
 
 // maxDebtors bounds how many debts are remembered.
@@ -56,6 +59,27 @@ func (d *debts[K]) forget(now time.Time) {
 	least := slices.SortedFunc(maps.Keys(d.paidBy), func(a, b K) int { return cmp.Compare(d.paidBy[a].UnixNano(), d.paidBy[b].UnixNano()) })
 	for _, by := range least[:max(0, len(least)-maxDebtors/2)] {
 		delete(d.paidBy, by)
+	}
+}
+
+// addressDebts are debts of addresses. All of one site together may owe wide times as much
+// as one, since a site has many and costs hardly more.
+type addressDebts struct{ hosts, sites *debts[netip.Prefix] }
+
+const wide = 16
+
+func newAddressDebts() addressDebts {
+	return addressDebts{newDebts[netip.Prefix](), newDebts[netip.Prefix]()}
+}
+
+func (d addressDebts) owed(by address.From) time.Duration {
+	return max(d.hosts.owed(by.Host), d.sites.owed(by.Site))
+}
+
+func (d addressDebts) add(by address.From, cost time.Duration) {
+	d.hosts.add(by.Host, cost)
+	if by.Site != by.Host {
+		d.sites.add(by.Site, cost/wide)
 	}
 }
 

@@ -1,11 +1,15 @@
 package relay
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/address"
 )
 
 func TestDebts(t *testing.T) {
@@ -31,8 +35,28 @@ func TestDebts(t *testing.T) {
 	})
 }
 
-// However many there are, there is a bound on the debts that are remembered, and the
-// largest aren't forgotten.
+// All addresses of one site owe together, but not as much as each of them.
+func TestDebtsOfSites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newAddressDebts()
+		of := func(text string) address.From { return address.Of(netip.MustParseAddr(text)) }
+		for i := range 1000 {
+			d.add(of(fmt.Sprintf("2a01:db8:1:%x::1", i)), time.Second)
+		}
+		require.Equal(t, 1000*time.Second/wide, d.owed(of("2a01:db8:1:ffff::1")))
+		require.Zero(t, d.owed(of("2a01:db8:2::1")))
+		d.add(of("2a01:db8:2::1"), wide*time.Second)
+		require.Equal(t, time.Second, d.owed(of("2a01:db8:2:1::1")))
+		d.add(of("2a01:db8:2::1"), -wide*time.Second)
+		require.Zero(t, d.owed(of("2a01:db8:2:1::1")))
+		d.add(of("192.0.2.1"), time.Second)
+		require.Equal(t, time.Second, d.owed(of("192.0.2.1")))
+		require.Zero(t, d.owed(of("192.0.2.2")))
+	})
+}
+
+// However many there are, there is a bound on what is remembered, and those who owe most
+// aren't forgotten.
 func TestDebtsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDebts[int]()

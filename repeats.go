@@ -7,7 +7,6 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
-	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -29,14 +28,14 @@ const (
 // of it is honest: answers get lost, and deployed nodes may fetch twice at once.
 type repeats struct {
 	names     *debts[spec.ServerName]
-	addresses *debts[address.From]
+	addresses addressDebts
 
 	mu     sync.Mutex
 	handed map[spec.ServerName]int64 // the last entry that was handed out
 }
 
 func newRepeats() *repeats {
-	return &repeats{newDebts[spec.ServerName](), newDebts[address.From](), sync.Mutex{}, make(map[spec.ServerName]int64)}
+	return &repeats{newDebts[spec.ServerName](), newAddressDebts(), sync.Mutex{}, make(map[spec.ServerName]int64)}
 }
 
 // may says whether a receiver gets an answer now, and one with more than one entry. One
