@@ -86,6 +86,7 @@ func (q *entryQuery) each(take func(*entryRow) (more bool, err error), arguments
 		if q.values == nil {
 			q.values = make([]driver.Value, len(rows.Columns()))
 		}
+		defer clear(q.values) // the last body, which may be large
 		var row entryRow
 		for {
 			if err := rows.Next(q.values); errors.Is(err, io.EOF) {
