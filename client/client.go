@@ -35,11 +35,10 @@
 // relays had.
 //
 // A Receiver handles each once, whichever way it comes, if its History is kept in
-// the store's notes (OpenHistory). There are four exceptions: a crash after a
+// the store's notes (OpenHistory). There are three exceptions: a crash after a
 // transaction was handled and before that is written down, transactions that a full
-// History has forgotten, those that came directly before a restart and before this
-// server had its first relay, and a retry that a deployed relay has stored twice: it
-// looks like two transactions that are alike.
+// History has forgotten, and a retry that a deployed relay has stored twice: it looks
+// like two transactions that are alike.
 //
 // # Errors
 //

@@ -4,11 +4,17 @@ import (
 	"container/list"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
@@ -41,10 +47,7 @@ type History struct {
 	most  int
 	notes store.Notes // nil: nothing is kept
 
-	keeping sync.Mutex // while older ones are written down
-
 	mu       sync.Mutex
-	isKept   bool                      // everything is written down, since a relay may bring copies
 	known    map[seenKey]*list.Element // of *sighting
 	order    list.List                 // the one that came up longest ago first
 	sequence int64
@@ -52,6 +55,64 @@ type History struct {
 }
 
 type seenKey [16]byte
+
+// A sighting is the record of one content. It is stored as JSON.
+type sighting struct {
+	key      seenKey
+	Sequence int64 `json:"s"`
+	counts
+
+	// Unproven are those that came so where proofs are checked. They aren't among
+	// the others.
+	Unproven counts `json:"u,omitzero"`
+
+	isUnwritten bool // writing it down has failed
+}
+
+// counts are the numbers of transactions of one content.
+type counts struct {
+	Handled int                           `json:"n,omitempty"` // how often
+	IDs     []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
+	Known   int                           `json:"k,omitempty"` // how many IDs there were
+	From    map[spec.ServerName]appearing `json:"f,omitempty"` // by relay; "": directly
+}
+
+// IsZero has encoding/json leave out empty counts.
+func (c counts) IsZero() bool { return c.Handled == 0 && len(c.IDs) == 0 && len(c.From) == 0 }
+
+func (c counts) clone() counts {
+	c.IDs, c.From = slices.Clone(c.IDs), maps.Clone(c.From)
+	return c
+}
+
+// maxIDs bounds counts.IDs. One over it that comes again is taken for new.
+const maxIDs = 32
+
+// A source is where a transaction came from this time.
+type source struct {
+	relay spec.ServerName                 // empty: from its origin
+	entry int64                           // at that relay
+	id    gomatrixserverlib.TransactionID // empty: unknown
+
+	// Unproven says that its proof was looked for and isn't there, or couldn't be
+	// checked.
+	unproven bool
+}
+
+// idHash is 0 if the ID is unknown.
+func (s source) idHash() uint64 {
+	if s.id == "" {
+		return 0
+	}
+	sum := sha256.Sum256([]byte(s.id))
+	return binary.BigEndian.Uint64(sum[:]) | 1
+}
+
+// appearing is how often a relay had it, and the newest entry that was it.
+type appearing struct {
+	Count int   `json:"n"`
+	Entry int64 `json:"e"`
+}
 
 // NewHistory makes a History that forgets everything with the process. It remembers
 // up to that many transactions. Zero: DefaultMaxHistory. Negative: no limit.
@@ -61,14 +122,12 @@ func NewHistory(most int) *History {
 }
 
 // OpenHistory makes a History that is kept in a store's notes, and reads those that
-// are there. One store keeps one History. It writes nothing before this server has had a
-// relay: until then no copies can come.
+// are there. One store keeps one History.
 func OpenHistory(ctx context.Context, notes store.Notes, most int) (*History, error) {
 	s := NewHistory(most)
 	s.notes = notes
 	var read []*sighting
 	err := notebook.Each(ctx, notes, seenPrefix, func(note store.Note) error {
-		s.isKept = true
 		if one, err := readSighting(note); err == nil { // else it costs a copy, not the mail
 			read = append(read, one)
 		}
@@ -85,21 +144,41 @@ func OpenHistory(ctx context.Context, notes store.Notes, most int) (*History, er
 	return s, nil
 }
 
+func readSighting(note store.Note) (*sighting, error) {
+	one := &sighting{}
+	if err := json.Unmarshal(note.Value, one); err != nil {
+		return nil, err
+	}
+	key, err := hex.DecodeString(strings.TrimPrefix(note.Key, seenPrefix))
+	if err != nil || len(key) != len(one.key) {
+		return nil, fmt.Errorf("%q is no key of a History", note.Key)
+	}
+	copy(one.key[:], key)
+	return one, nil
+}
+
 func seenKeyOf(origin spec.ServerName, digest [sha256.Size]byte) seenKey {
 	sum := sha256.Sum256(append([]byte(origin+"\n"), digest[:]...))
 	return seenKey(sum[:16])
 }
+
+// A dealing says how a transaction that came was dealt with.
+type dealing int
+
+const (
+	isHandled  dealing = iota
+	isAlike            // handled, too, as nothing tells whether this relay repeats itself
+	isCopy             // another has brought it before
+	isRepeated         // this relay has brought it before, or its origin itself
+)
+
+func (o dealing) toHandle() bool { return o == isHandled || o == isAlike }
 
 // once runs handle unless the transaction was handled already, and remembers
 // it if handle succeeds. While another goroutine handles the same, it waits.
 // An error means that it must come again: handle's, the context's, or that
 // of writing it down.
 func (s *History) once(ctx context.Context, key seenKey, from source, handle func() error) (dealing, error) {
-	if from.relay != "" {
-		if err := s.keep(ctx); err != nil {
-			return isRepeated, err
-		}
-	}
 	for {
 		busy := s.begin(key)
 		if busy == nil {
@@ -127,6 +206,72 @@ func (s *History) once(ctx context.Context, key seenKey, from source, handle fun
 	}
 	one.count(from, came)
 	return came, s.remember(ctx, one)
+}
+
+// had reports whether just this was dealt with before: its acknowledgement, or
+// our answer to its origin, was lost.
+func (one *sighting) had(from source) bool {
+	switch {
+	case from.relay == "":
+		return slices.Contains(one.IDs, from.idHash())
+	case one.From[from.relay].Entry >= from.entry:
+		return true
+	}
+	return from.unproven && one.Unproven.From[from.relay].Entry >= from.entry
+}
+
+// judge tells how to deal with a transaction: whether it is other mail than the
+// transactions that were handled. Those that were handled unproven count only for the
+// unproven.
+func (one *sighting) judge(from source) dealing {
+	handled, brought := one.Handled, one.From[from.relay].Count
+	known, identified := one.knows(from), one.identified()
+	if from.unproven {
+		handled, brought = max(handled, one.Unproven.Handled), brought+one.Unproven.From[from.relay].Count
+		known = known || one.Unproven.knows(from)
+		identified = identified && one.Unproven.identified()
+	}
+	switch {
+	case from.id != "" && !known && identified:
+		return isHandled
+	case brought < handled: // one that was handled may be this
+		return isCopy
+	case known:
+		return isRepeated
+	case handled > 0:
+		return isAlike
+	}
+	return isHandled
+}
+
+// knows reports whether one that was dealt with had the same ID.
+func (c *counts) knows(from source) bool {
+	return from.id != "" && slices.Contains(c.IDs, from.idHash())
+}
+
+// identified reports whether the IDs of all that were handled are known.
+func (c *counts) identified() bool { return c.known() == c.Handled }
+
+func (c *counts) known() int { return max(c.Known, len(c.IDs)) }
+
+// count notes that it was dealt with.
+func (one *sighting) count(from source, came dealing) {
+	c := &one.counts
+	if from.unproven {
+		c = &one.Unproven
+	}
+	if came.toHandle() {
+		c.Handled++
+	}
+	if c.From == nil {
+		c.From = make(map[spec.ServerName]appearing)
+	}
+	c.From[from.relay] = appearing{c.From[from.relay].Count + 1, from.entry}
+	if from.id != "" && !c.knows(from) && c.known() < c.Handled {
+		c.Known = c.known() + 1
+		c.IDs = append(c.IDs, from.idHash())
+		c.IDs = c.IDs[max(0, len(c.IDs)-maxIDs):]
+	}
 }
 
 // begin makes the key busy, or returns a channel that is closed when it no longer is.
@@ -162,7 +307,7 @@ func (s *History) look(key seenKey) sighting {
 // remember writes down how a transaction was dealt with.
 func (s *History) remember(ctx context.Context, one sighting) error {
 	changes := s.add(&one)
-	if changes == nil {
+	if s.notes == nil {
 		return nil
 	}
 	// That it was handled must be written down, even if we are being closed.
@@ -174,46 +319,6 @@ func (s *History) remember(ctx context.Context, one sighting) error {
 		return fmt.Errorf("client: seen: %w", err)
 	}
 	return nil
-}
-
-// notesAtOnce bounds the notes that are written with one call.
-const notesAtOnce = 1000
-
-// keep has everything written down from now on, and first the transactions that came
-// before: from now on a relay may bring copies.
-func (s *History) keep(ctx context.Context) error {
-	if s.notes == nil {
-		return nil
-	}
-	s.keeping.Lock()
-	defer s.keeping.Unlock()
-	after := int64(0)
-	for {
-		var changes []store.Note
-		if changes, after = s.unkept(after); changes == nil {
-			return nil
-		}
-		if err := s.notes.SetNotes(ctx, changes); err != nil {
-			return fmt.Errorf("client: seen: %w", err)
-		}
-	}
-}
-
-// unkept returns the next notes that aren't written yet, after that sequence, and the
-// sequence of the last of them. If there are none, everything is kept from then on.
-func (s *History) unkept(after int64) (changes []store.Note, last int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.isKept {
-		return nil, after
-	}
-	for e := s.order.Front(); e != nil && len(changes) < notesAtOnce; e = e.Next() {
-		if one := e.Value.(*sighting); one.Sequence > after {
-			changes, after = append(changes, one.written()), one.Sequence
-		}
-	}
-	s.isKept = changes == nil
-	return changes, after
 }
 
 // add remembers it here, and returns the notes that change with it.
@@ -231,8 +336,16 @@ func (s *History) add(one *sighting) (changes []store.Note) {
 		delete(s.known, oldest.key)
 		changes = append(changes, oldest.note(nil))
 	}
-	if s.notes == nil || !s.isKept {
+	if s.notes == nil {
 		return nil
 	}
-	return append(changes, one.written())
+	value, err := json.Marshal(one)
+	if err != nil { // numbers and names: can't be
+		return changes
+	}
+	return append(changes, one.note(value))
+}
+
+func (one *sighting) note(value []byte) store.Note {
+	return store.Note{Key: seenPrefix + hex.EncodeToString(one.key[:]), Value: value}
 }

@@ -202,10 +202,7 @@ func (r *Receiver) Sync(ctx context.Context) []Drained {
 // PUT /send, unless a relay already had it or just this was handled before, and
 // reports whether it did. It counts as proven: see ReceiverConfig.Keys. While a
 // relay's copy is being handled it waits. Body is the transaction's JSON; one that
-// can't be read is handled as one that was never seen. It is written down, so that a
-// relay's copy is recognised after a restart, once this server has had a relay: with
-// the first one, transactions that came before it since the start are written down,
-// too.
+// can't be read is handled as one that was never seen.
 //
 // Without an error PUT /send is answered with 200, also where handle didn't run: the
 // origin is done with it, and the answer has no results of PDUs then ({"pdus":{}}). An
@@ -216,11 +213,6 @@ func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatr
 	if err != nil {
 		err = handle(ctx)
 		return err == nil, err
-	}
-	if len(r.config.Peers.Relays(r.self)) > 0 {
-		if err := r.config.History.keep(ctx); err != nil {
-			return false, err
-		}
 	}
 	came, err := r.config.History.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
 	return came.toHandle() && err == nil, err
