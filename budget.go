@@ -189,7 +189,7 @@ func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
 	slices.SortFunc(parties, func(one, other *party) int {
 		return cmp.Or(cmp.Compare(b.weight(other), b.weight(one)), cmp.Compare(other.held, one.held))
 	})
-	would := max(s.party.held-s.held+bytes, b.bySite[s.by.from.Site]/wide)
+	would := max(s.party.held-s.held+bytes, b.bySite[s.by.from.Site]/address.Wide)
 	for _, p := range parties {
 		atOnce := mayWait && p != s.party && b.weight(p) > would
 		if p.cutFor(s, bytes, atOnce) {
@@ -199,7 +199,7 @@ func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
 }
 
 // weight is what a party holds, or its part of what all of its site do, if that is more.
-func (b *budget) weight(p *party) int64 { return max(p.held, b.bySite[p.from.Site]/wide) }
+func (b *budget) weight(p *party) int64 { return max(p.held, b.bySite[p.from.Site]/address.Wide) }
 
 // cutFor cuts off a transfer, of the name that holds most the oldest, and reports
 // whether one is on its way to its end.

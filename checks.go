@@ -3,10 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
-	"net/http"
 	"time"
-
-	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/wire"
@@ -100,10 +97,7 @@ func (c *checks) await(ctx context.Context, from address.From) error {
 		return nil
 	}
 	if wait > checkPatience {
-		return &wire.Error{
-			Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-			Message: "too many wrong signatures over bodies that take long to check", RetryAfter: wholeSeconds(wait),
-		}
+		return wire.LimitExceeded("too many wrong signatures over bodies that take long to check", wholeSeconds(wait))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

@@ -3,8 +3,9 @@ package relay
 import (
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
+
+	"github.com/matrixrelay/relay/internal/address"
 )
 
 // RemoteAddress is the address at the other end of a request's connection: the default
@@ -22,16 +23,11 @@ func RemoteAddress(r *http.Request) netip.Addr {
 // any address into it. The zero Prefix among them stands for all connections that have
 // no IP address, such as those through a Unix socket.
 func ProxiedAddress(header string, proxies ...netip.Prefix) func(*http.Request) netip.Addr {
-	trusted := func(a netip.Addr) bool {
-		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool {
-			return p.Contains(a) || !a.IsValid() && !p.IsValid()
-		})
-	}
 	return func(r *http.Request) netip.Addr {
 		client := RemoteAddress(r)
 		rest := strings.Join(r.Header.Values(header), ",")
 		for range maxProxies {
-			if rest == "" || !trusted(client) {
+			if rest == "" || !address.IsIn(client, proxies) {
 				break
 			}
 			end := strings.LastIndexByte(rest, ',')

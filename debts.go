@@ -62,11 +62,9 @@ func (d *debts[K]) forget(now time.Time) {
 	}
 }
 
-// addressDebts are debts of addresses. All of one site together may owe wide times as much
-// as one, since a site has many and costs hardly more.
+// addressDebts are debts of addresses. All of one site together may owe address.Wide times
+// as much as one.
 type addressDebts struct{ hosts, sites *debts[netip.Prefix] }
-
-const wide = 16
 
 func newAddressDebts() addressDebts {
 	return addressDebts{newDebts[netip.Prefix](), newDebts[netip.Prefix]()}
@@ -79,7 +77,7 @@ func (d addressDebts) owed(by address.From) time.Duration {
 func (d addressDebts) add(by address.From, cost time.Duration) {
 	d.hosts.add(by.Host, cost)
 	if by.Site != by.Host {
-		d.sites.add(by.Site, cost/wide)
+		d.sites.add(by.Site, cost/address.Wide)
 	}
 }
 

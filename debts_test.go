@@ -43,11 +43,11 @@ func TestDebtsOfSites(t *testing.T) {
 		for i := range 1000 {
 			d.add(of(fmt.Sprintf("2a01:db8:1:%x::1", i)), time.Second)
 		}
-		require.Equal(t, 1000*time.Second/wide, d.owed(of("2a01:db8:1:ffff::1")))
+		require.Equal(t, 1000*time.Second/address.Wide, d.owed(of("2a01:db8:1:ffff::1")))
 		require.Zero(t, d.owed(of("2a01:db8:2::1")))
-		d.add(of("2a01:db8:2::1"), wide*time.Second)
+		d.add(of("2a01:db8:2::1"), address.Wide*time.Second)
 		require.Equal(t, time.Second, d.owed(of("2a01:db8:2:1::1")))
-		d.add(of("2a01:db8:2::1"), -wide*time.Second)
+		d.add(of("2a01:db8:2::1"), -address.Wide*time.Second)
 		require.Zero(t, d.owed(of("2a01:db8:2:1::1")))
 		d.add(of("192.0.2.1"), time.Second)
 		require.Equal(t, time.Second, d.owed(of("192.0.2.1")))

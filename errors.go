@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -19,7 +17,4 @@ func tooLarge(limit int64) error {
 	}
 }
 
-var errNoMemory = error(&wire.Error{
-	Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-	Message: "too much is in flight at once", RetryAfter: time.Second,
-})
+var errNoMemory = error(wire.LimitExceeded("too much is in flight at once", time.Second))

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"net/http"
 	"sync"
 	"time"
 
@@ -47,10 +46,7 @@ func (r *repeats) may(by holder, acknowledged bool) (batch bool, err error) {
 		owed = max(owed, r.addresses.owed(by.from))
 	}
 	if owed > repeatNotAfter && !acknowledged {
-		return false, &wire.Error{
-			Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-			Message: "this mail was fetched again and again without being acknowledged", RetryAfter: wholeSeconds(owed - repeatNotAfter),
-		}
+		return false, wire.LimitExceeded("this mail was fetched again and again without being acknowledged", wholeSeconds(owed-repeatNotAfter))
 	}
 	return owed <= repeatSlowAfter, nil
 }

@@ -93,10 +93,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 // from is to whom a connection is counted.
 func (l *Listener) from(c net.Conn) address.From {
 	at := l.options.Address(c).Unmap()
-	for _, p := range l.options.Proxies {
-		if p.Contains(at) || !p.IsValid() && !at.IsValid() {
-			return proxies
-		}
+	if address.IsIn(at, l.options.Proxies) {
+		return proxies
 	}
 	return address.Of(at)
 }

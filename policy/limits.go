@@ -3,12 +3,12 @@ package policy
 import (
 	"cmp"
 	"context"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -45,7 +45,7 @@ var (
 
 // Other defaults of LimitsConfig.
 const (
-	DefaultWide    = 16
+	DefaultWide    = address.Wide
 	DefaultParties = 50_000
 )
 
@@ -225,8 +225,5 @@ func (c *counted) end(used Used) {
 
 // overShare is the answer to a party that has none left.
 func overShare(message string, after time.Duration) error {
-	return &wire.Error{
-		Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded,
-		Message: message, RetryAfter: max(after, time.Second),
-	}
+	return wire.LimitExceeded(message, max(after, time.Second))
 }

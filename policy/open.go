@@ -213,7 +213,8 @@ func (o *Open) leave(ctx context.Context, r *Request) error {
 		r.Room.promise(o.config.Promise, parts)
 		return nil
 	}
-	for _, c := range o.comers.of(r.Address) {
+	comers := o.comers.of(r.Address)
+	for _, c := range comers {
 		if wait := c.bytes.wait(time.Now()); wait > 0 {
 			return overShare("this address has left its share for servers that haven't asked for their mail here", wait)
 		}
@@ -230,7 +231,7 @@ func (o *Open) leave(ctx context.Context, r *Request) error {
 	})
 	r.Room.shrinkTo(o.config.UnclaimedBox)
 	r.Room.shrinkLifetime(o.config.UnclaimedLifetime)
-	for _, c := range o.comers.of(r.Address) {
+	for _, c := range comers {
 		if err := c.leave(r, isNew); err != nil {
 			return err
 		}

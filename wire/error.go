@@ -47,6 +47,11 @@ func Forbidden(message string) *Error {
 	return &Error{Status: http.StatusForbidden, Code: spec.ErrorForbidden, Message: message}
 }
 
+// LimitExceeded is a 429: the request may be made again after that time.
+func LimitExceeded(message string, after time.Duration) *Error {
+	return &Error{Status: http.StatusTooManyRequests, Code: spec.ErrorLimitExceeded, Message: message, RetryAfter: after}
+}
+
 func unauthorized(message string) *Error {
 	return &Error{Status: http.StatusUnauthorized, Code: ErrorUnauthorized, Message: message}
 }

@@ -2,7 +2,14 @@
 // them: those that one party can have for nothing.
 package address
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
+
+// Wide is how many addresses those of one site count as together: a /48 of IPv6 costs
+// hardly more than an address and has 65,536 of them, but phones share one, too.
+const Wide = 16
 
 // From is where a request came from. It is comparable, and the zero value is where
 // there is no IP address.
@@ -41,6 +48,14 @@ var overlays = []netip.Prefix{
 	netip.MustParsePrefix("fe80::/10"), // this link
 	netip.MustParsePrefix("2001::/32"), // Teredo: the address names any server
 	loopback,
+}
+
+// IsIn reports whether an address is in one of the networks. The zero Prefix has the
+// zero Addr.
+func IsIn(a netip.Addr, networks []netip.Prefix) bool {
+	return slices.ContainsFunc(networks, func(n netip.Prefix) bool {
+		return n.Contains(a) || !n.IsValid() && !a.IsValid()
+	})
 }
 
 // Of sorts an address. IPv4 in IPv6 is IPv4.

@@ -18,10 +18,6 @@ const (
 
 	// least is how many places an address may have, however few there are.
 	least = 16
-
-	// wide is how many addresses those count as, at least, that have a place at one site:
-	// a /48 costs hardly more than an address and has 65,536, but phones share one, too.
-	wide = 16
 )
 
 // Part says into how many parts the places are divided, of which an address may take one:
@@ -166,7 +162,7 @@ func (s *atSite) weight() int {
 	if s.count == 0 {
 		return 0
 	}
-	return max(s.byCount.items[0].count, s.count/wide)
+	return max(s.byCount.items[0].count, s.count/address.Wide)
 }
 
 // Count is how many places are taken.
