@@ -176,7 +176,7 @@ func TestConnContext(t *testing.T) {
 		require.NoError(t, server.Close())
 		require.NoError(t, mail.Close())
 	})
-	for range 2 { // anybody who has the proof could have sent it
+	for range 2 { // any server that has the proof could have sent it
 		_, _ = r.put(member, "1", member.ServerName, `{"pdus":[]}`)
 		_, last, _ := w.take()
 		require.Empty(t, last.Known)

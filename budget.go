@@ -125,8 +125,8 @@ func (s *share) trySet(bytes int64, mayWait bool) bool {
 	return true
 }
 
-// fits reports whether there is room beside others. What is kept for small transfers is
-// theirs also while a large one that was alone holds more than there is.
+// fits reports whether there is room beside others. The part that is kept for small
+// transfers is theirs also while a large one that was alone holds more than there is.
 func (s *share) fits(bytes int64) bool {
 	b := s.budget
 	others := b.held - s.held
@@ -136,7 +136,7 @@ func (s *share) fits(bytes int64) bool {
 	return others+bytes <= b.total || b.heldBySmall-s.heldIfSmall()+bytes <= b.forSmall
 }
 
-// heldIfSmall is what the share holds if that is little, else 0.
+// heldIfSmall is the memory that the share holds if that is little, else 0.
 func (s *share) heldIfSmall() int64 {
 	if s.held > small {
 		return 0
@@ -198,7 +198,7 @@ func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
 	}
 }
 
-// weight is what a party holds, or its part of what all of its site do, if that is more.
+// weight is the memory of a party, or its part of the memory of its site, if that is more.
 func (b *budget) weight(p *party) int64 { return max(p.held, b.bySite[p.from.Site]/address.Wide) }
 
 // cutFor cuts off a transfer, of the name that holds most the oldest, and reports

@@ -30,7 +30,7 @@ const (
 )
 
 // checks are the checks of signatures. Those that take long are charged to the address
-// that they are for: what it owes for wrong ones, its next such checks wait for.
+// that they are for: its next such checks wait until its debt for wrong ones is paid.
 type checks struct{ debts addressDebts }
 
 func newChecks() *checks { return &checks{newAddressDebts()} }

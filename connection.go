@@ -12,7 +12,7 @@ import (
 
 // A connection remembers which server has asked for its mail on it. A nil one remembers
 // nothing. To leave mail isn't enough: its destination, which has the proof, can leave it
-// once more, and what it did then would count for the sender.
+// once more, and its own requests would then count for the sender.
 type connection struct {
 	name atomic.Pointer[spec.ServerName]
 }

@@ -55,8 +55,7 @@ func TestDebtsOfSites(t *testing.T) {
 	})
 }
 
-// However many there are, there is a bound on what is remembered, and those who owe most
-// aren't forgotten.
+// There is a bound on the debts that are remembered, and the largest aren't forgotten.
 func TestDebtsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDebts[int]()

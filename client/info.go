@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// infoLasts is how long it isn't asked again what a relay can do, infoFailedLasts
-	// that if it didn't say.
+	// infoLasts is how long a relay's answer holds before it is asked again,
+	// infoFailedLasts how long that there was none.
 	infoLasts       = 24 * time.Hour
 	infoFailedLasts = time.Hour
 
@@ -23,7 +23,7 @@ const (
 	infoFrom = 1 << 20
 )
 
-// Info asks a relay what it can do, its limits and its mode. A relay that doesn't know
+// Info asks a relay for its abilities, its limits and its mode. A relay that doesn't know
 // the question answers with an error, usually a *wire.Error of 404.
 func (c *Caller) Info(ctx context.Context, relay spec.ServerName) (wire.RelayInfo, error) {
 	info, err := c.info(ctx, relay)

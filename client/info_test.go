@@ -18,7 +18,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// An askedRelay remembers what it was asked.
+// An askedRelay remembers the requests that it got.
 type askedRelay struct {
 	http.Handler
 	mute bool // it doesn't know info
@@ -69,7 +69,7 @@ func TestInfo(t *testing.T) {
 	require.Error(t, err)
 }
 
-// What a relay doesn't take isn't uploaded, and is refused as the relay would.
+// A transaction that a relay doesn't take isn't uploaded, and is refused as the relay would.
 func TestTooLargeIsNotUploaded(t *testing.T) {
 	asked, all := newAskedRelay(t)
 	caller := all["transport"]

@@ -46,7 +46,7 @@ type RelayStatus struct {
 	LastFailure time.Time
 	LastError   error
 
-	// Info is what it has said that it can do, nil if it wasn't asked, or didn't say:
+	// Info is its own account of its abilities, nil if it wasn't asked or didn't answer:
 	// see Node.RelayInfo.
 	Info *wire.RelayInfo
 
@@ -115,7 +115,7 @@ func (n *Node) Status(ctx context.Context) (NodeStatus, error) {
 	return status, nil
 }
 
-// RelayInfo asks a relay what it can do, its limits and its mode. From then on, for a
+// RelayInfo asks a relay for its abilities, its limits and its mode. From then on, for a
 // day, the Node asks for no larger batches than it gives, leaves nothing there that is
 // too large for it, and shows it in its Status. Before the Node leaves a transaction of
 // 1 MiB or more at a relay, it asks by itself.

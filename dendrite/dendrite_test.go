@@ -216,7 +216,7 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// TestInfo asks what the relay can do, on the route of the extensions.
+// TestInfo asks for the relay's abilities, on the route of the extensions.
 func TestInfo(t *testing.T) {
 	h := newHomeserver(t)
 	h.start()

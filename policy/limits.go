@@ -129,7 +129,7 @@ func (l *Limits) arrive(r *Request) error {
 }
 
 // sign counts a request for the server that has signed it, too. Mail counts for it only
-// if it is stored: whoever has a proof of origin can send what it is of again.
+// if it is stored: any server that has a proof of origin can send that mail again.
 func (l *Limits) sign(r *Request) error {
 	c, p := r.counted, l.name(r.Origin)
 	c.what = "server"
@@ -187,7 +187,7 @@ func (c *counted) may(parties ...*party) error {
 	return nil
 }
 
-// mayStore refuses what is to be stored if one of the parties has stored its share.
+// mayStore refuses mail if one of the parties has stored its share.
 func (c *counted) mayStore(parties ...*party) error {
 	for _, p := range parties {
 		if wait := p.stored.wait(time.Now()); wait > 0 {

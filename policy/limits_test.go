@@ -97,7 +97,7 @@ func TestRepeatsOfMailCostItsSenderNothing(t *testing.T) {
 	requireStatus(t, 429, put("198.51.100.2", "a", "b", 10).run(t, l))
 }
 
-// What one /64 isn't given costs the /48 nothing that it is in.
+// Requests that one /64 was refused cost its /48 nothing.
 func TestRefusedRequestsCostASiteNothing(t *testing.T) {
 	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 2}}, Wide: 2})
 	for range 100 {
@@ -183,8 +183,8 @@ func TestLargestBurst(t *testing.T) {
 	}
 }
 
-// Whatever many parties do in whatever order, none gets more than its share, and each
-// that uses half of it is never refused. The least used are forgotten.
+// With random requests of many parties in any order, none gets more than its share, and
+// one that uses half of it is never refused. The least used are forgotten.
 func TestRandomShares(t *testing.T) {
 	seeds.Each(t, "RELAY_POLICY_SEED", "RELAY_POLICY_RUNS", 3, func(t *testing.T, seed uint64) {
 		synctest.Test(t, func(t *testing.T) { randomShares(t, rand.New(rand.NewPCG(seed, 0))) })
@@ -232,7 +232,7 @@ func TestPartiesAreBounded(t *testing.T) {
 	require.NoError(t, get("192.0.2.1", "a").run(t, l), "it was the least used")
 }
 
-// Nobody who has one /48 can have others forgotten.
+// A stranger that has one /48 can't have others forgotten.
 func TestSiteForgetsNobodyElse(t *testing.T) {
 	l := policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 1}}, Wide: 2, Parties: 10})
 	for _, address := range []string{"192.0.2.1", "2a01:db8:1:1::1", "2a01:db8:1:2::1"} {

@@ -59,7 +59,7 @@ func (p *party) leave() {
 	p.underWay--
 }
 
-// use counts what a request has used.
+// use counts the bytes that a request has used.
 func (p *party) use(now time.Time, used Used) {
 	p.bytes.take(now, used.Received+used.Sent)
 	if used.Stored > 0 {
@@ -67,7 +67,7 @@ func (p *party) use(now time.Time, used Used) {
 	}
 }
 
-// A bucket is a token bucket that may go into debt: what something costs is known
+// A bucket is a token bucket that may go into debt: the cost of a request is known
 // when it is over. The zero value is without a limit.
 type bucket struct{ limiter *rate.Limiter }
 

@@ -11,8 +11,8 @@ import (
 // gomatrixserverlib.CanonicalJSON would, in a fraction of its time and memory: that
 // copies each value once for each level above it, several times.
 //
-// Its methods return false for what isn't JSON and whenever they aren't sure:
-// besides what the scanner leaves, for keys that are there twice and halves of
+// Its methods return false for bytes that aren't JSON and whenever they aren't sure:
+// for all that the scanner isn't sure of, keys that are there twice and halves of
 // surrogates. The fuzz tests hold it against gomatrixserverlib.
 type former struct {
 	scanner
@@ -54,7 +54,7 @@ func (f *former) next(c byte) bool {
 	return f.accept(c)
 }
 
-// copyFrom copies what was read since start.
+// copyFrom copies the bytes that were read since start.
 func (f *former) copyFrom(start int) { f.out = append(f.out, f.in[start:f.pos]...) }
 
 func (f *former) value(depth int) bool {
@@ -246,7 +246,7 @@ func (f *former) escape() bool {
 	return false
 }
 
-// character writes what \u stands for.
+// character writes the character that \u stands for.
 func (f *former) character() bool {
 	c, ok := f.hex()
 	if !ok {

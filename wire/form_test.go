@@ -20,7 +20,7 @@ import (
 )
 
 // requireFormOf: a form that is certain is that of gomatrixserverlib, also on the way
-// that fclient's check takes, and what is read of it is what is read of the body.
+// that fclient's check takes, and a reading of it finds the same as one of the body.
 func requireFormOf(t testing.TB, content []byte) (certain bool) {
 	formed, ok := form(content)
 	if !ok {
@@ -97,8 +97,8 @@ func randomValue(r *rand.Rand, depth int) []byte {
 	return []byte(numbers[r.IntN(len(numbers))])
 }
 
-// TestFormIsUnsure: what isn't JSON, and what decoders read differently, is left to
-// them.
+// TestFormIsUnsure: bytes that aren't JSON, and JSON that decoders read differently, are
+// left to them.
 func TestFormIsUnsure(t *testing.T) {
 	for _, body := range []string{
 		``, `[]`, `"x"`, `{`, `{}x`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{"a":01}`, `{"a":-}`, `{"a":1.}`, `{"a":.1}`, `{"a":1e}`, `{"a":+1}`,

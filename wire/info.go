@@ -29,8 +29,8 @@ const (
 // Extensions that a relay may have, by the names in docs/protocol.md.
 var Extensions = []string{"batches", "waiting", "transaction_ids", "relay_proof", "passing_on"}
 
-// A RelayInfo is the answer to an Info request: what a relay can do, and what it
-// allows. In numbers zero means that there is no limit, or that it isn't known.
+// A RelayInfo is the answer to an Info request: a relay's abilities and its
+// limits. In numbers zero means that there is no limit, or that it isn't known.
 type RelayInfo struct {
 	// Mode is empty if the relay has rules of its own.
 	Mode Mode `json:"mode,omitempty"`
@@ -49,8 +49,8 @@ type RelayInfo struct {
 	MaxWaitMS  int64 `json:"max_wait_ms,omitempty"`
 	LifetimeMS int64 `json:"lifetime_ms,omitempty"`
 
-	// Unclaimed says what differs for a mailbox whose owner hasn't asked here yet, in
-	// the mode Open.
+	// Unclaimed has the limits of a mailbox whose owner hasn't asked here yet, in the
+	// mode Open.
 	Unclaimed *Unclaimed `json:"unclaimed,omitempty"`
 }
 

@@ -120,8 +120,8 @@ func (v *Verifier) Verify(ctx context.Context, r *SignedRequest, at time.Time) (
 
 var errWrongSignature = unauthorized("the request's signature is wrong")
 
-// CheckHeader refuses requests that Verify would refuse whatever their content is, as
-// far as that is certain: so they needn't be read. The error is an *Error, 401.
+// CheckHeader refuses requests that Verify would refuse with any content, as far as that
+// is certain: so they needn't be read. The error is an *Error, 401.
 func (v *Verifier) CheckHeader(r *SignedRequest) error {
 	header, err := r.header()
 	if err != nil {
@@ -154,7 +154,7 @@ func (v *Verifier) isForUs(destination spec.ServerName) bool {
 }
 
 // IsKeyKnown reports whether Verify checks the request itself, if the canonical form of
-// its Body is certain. If that is what came, it takes no memory to speak of. If it
+// its Body is certain. If the body came in it, it takes no memory to speak of. If it
 // leaves the check to fclient, that takes many times the memory of the content.
 func (v *Verifier) IsKeyKnown(r *SignedRequest) bool {
 	header, err := r.header()

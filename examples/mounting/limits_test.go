@@ -14,7 +14,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// TestWhatRoutersRedirect is what a mounting can't do. A router that cleans
+// TestWhatRoutersRedirect has the one thing that a mounting can't do. A router that cleans
 // paths answers some of them with a redirect, which breaks the request before
 // the relay sees it: net/http's ServeMux those with a segment . or .. in them
 // as they were sent, gorilla/mux without SkipClean and UseEncodedPath those

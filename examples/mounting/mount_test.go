@@ -172,7 +172,7 @@ func addPrefix(homeserver http.Handler) http.Handler {
 	return closing{proxy, behind}
 }
 
-// closing closes what stands behind a handler, with it.
+// closing closes the server behind a handler, with it.
 type closing struct {
 	http.Handler
 	behind *httptest.Server
@@ -312,7 +312,7 @@ func (s *site) do(t *testing.T, request *http.Request) (*http.Response, string) 
 	return response, string(body)
 }
 
-// refuses what isn't there, with the relay's own words.
+// refuses paths that aren't there, with the relay's own words.
 func (s *site) refuses(t *testing.T) {
 	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	for _, test := range []struct {

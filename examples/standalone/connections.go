@@ -10,8 +10,8 @@ import (
 	"github.com/matrixrelay/relay/bounded"
 )
 
-// How much one HTTP/2 connection may be: of what it sends before it is read nothing
-// counts for the relay's budgets.
+// The bounds of one HTTP/2 connection: bytes that it has sent and nobody has read yet
+// don't count for the relay's budgets.
 const (
 	maxStreams    = 64
 	receiveBuffer = 256 << 10

@@ -100,7 +100,7 @@ func TestManyWaitsWithFewFiles(t *testing.T) {
 	require.GreaterOrEqual(t, empty, 72)
 }
 
-// TestStreamsAreBounded reads what the server grants an HTTP/2 connection.
+// TestStreamsAreBounded reads the settings that the server grants an HTTP/2 connection.
 func TestStreamsAreBounded(t *testing.T) {
 	cert, key, pool := certificate(t)
 	p := start(t, "-db", database(t), "-tls-cert", cert, "-tls-key", key)

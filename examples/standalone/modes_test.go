@@ -141,7 +141,7 @@ func TestProxies(t *testing.T) {
 	require.NotZero(t, refused(direct, each), "these are all from loopback")
 }
 
-// What a server logs of broken connections is bounded.
+// The log of broken connections is bounded.
 func TestErrorLog(t *testing.T) {
 	var log strings.Builder
 	failures := newErrorLog(slog.New(slog.NewTextHandler(&log, nil)))

@@ -40,8 +40,8 @@ type Crowd struct {
 	byWeight     most[*atSite]
 }
 
-// atSite are those of all addresses at one site. Its place's count is its weight: what its
-// address with most has, or a sixteenth of all if that is more.
+// atSite are those of all addresses at one site. Its place's count is its weight: the
+// places of its address with most, or a sixteenth of all its places if that is more.
 type atSite struct {
 	place
 	count   int

@@ -43,7 +43,7 @@ func New(log *slog.Logger, message string) *Tally {
 
 // Note counts one. The address or the name may be empty. If it is the first of its
 // kind, it is logged with that message and these arguments. Of a name that is longer
-// than any should be only the beginning is kept: strangers can make up what they like.
+// than any should be only the beginning is kept: strangers can make up any name.
 func (t *Tally) Note(kind, address, name, message string, args ...any) {
 	if len(name) > maxName {
 		name = strings.ToValidUTF8(name[:maxName], "") + "..."

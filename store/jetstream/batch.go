@@ -165,7 +165,7 @@ func (b *batch) page(destination spec.ServerName, first int64) (*record[page], e
 	return p, err
 }
 
-// meta returns what a mailbox knows of the entry at a place, nil if there is none.
+// meta returns the facts that a mailbox has of the entry at a place, nil if there is none.
 // Code that changes it sets changed, which marks its record as changed.
 func (b *batch) meta(destination spec.ServerName, r *record[box], place int64) (m *meta, changed *bool, err error) {
 	x := r.value

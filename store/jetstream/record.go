@@ -55,7 +55,7 @@ const (
 
 type originHash [8]byte
 
-// A meta is what a mailbox knows of an entry.
+// A meta has the facts that a mailbox has of an entry.
 type meta struct {
 	key     seal.Key
 	origin  originHash

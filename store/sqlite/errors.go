@@ -10,7 +10,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// wrap adds to an error what was being done, and store.ErrFull if the disk is full.
+// wrap adds the step that failed to an error, and store.ErrFull if the disk is full.
 func wrap(doing string, err error) error {
 	if primaryCode(err) == lib.SQLITE_FULL {
 		return fmt.Errorf("sqlite: %s: %w: %w", doing, store.ErrFull, err)

@@ -75,7 +75,7 @@ func testSharedExpiry(r *rig) {
 		return nil
 	})
 	want := store.Usage{Entries: 2, Bytes: bytesOf(lasting...)}
-	r.eventually("what has expired isn't counted", func() bool { // a store may not have heard yet of what the other one put last
+	r.eventually("what has expired isn't counted", func() bool { // a store may not have heard yet of the last Put of the other one
 		return r.usage("") == want && r.usage(there) == store.Usage{}
 	})
 	require.Equal(r, want, r.usage(here))
