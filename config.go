@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -23,6 +25,9 @@ import (
 // HexKeys are the signing keys in P2P networks, where a server's name is its
 // key: see wire.HexKeys.
 type HexKeys = wire.HexKeys
+
+// HexIdentity is the identity of a server in such a network: its name and its key.
+func HexIdentity(key ed25519.PrivateKey) fclient.SigningIdentity { return wire.HexIdentity(key) }
 
 // Defaults of Config.
 const (

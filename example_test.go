@@ -7,7 +7,6 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/store/memory"
-	"github.com/matrixrelay/relay/wire"
 )
 
 // A homeserver mounts a relay beside its own federation routes.
@@ -19,9 +18,7 @@ func Example() {
 		return
 	}
 	mux := http.NewServeMux() // the homeserver's
-	mux.Handle("/_matrix/federation/v1/send_relay/", server)
-	mux.Handle("/_matrix/federation/v1/relay_txn/", server)
-	mux.Handle(wire.Unstable, server)
+	server.Mount(mux)
 
 	w := httptest.NewRecorder()
 	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/_matrix/federation/v1/relay_txn/@user:example.com", nil))

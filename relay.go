@@ -4,9 +4,7 @@
 //
 //	server, err := relay.New(relay.Config{ServerName: "example.org", Keys: keyRing})
 //	...
-//	mux.Handle("/_matrix/federation/v1/send_relay/", server)
-//	mux.Handle("/_matrix/federation/v1/relay_txn/", server)
-//	mux.Handle(wire.Unstable, server)
+//	server.Mount(mux)
 //
 // It works under any router, on a prefix of these paths too, as long as the
 // request reaches it with the URI that was sent (under gorilla/mux, with
@@ -102,6 +100,15 @@ func New(config Config) (*Server, error) {
 	s.retriever = retriever{config, s.waits, newRepeats(), s.memory, s.metrics}
 	s.answers.metrics = s.metrics
 	return s, nil
+}
+
+// Mount adds the routes of the relay to a mux. With another router, route all paths
+// that begin with one of the three to the Server.
+func (s *Server) Mount(mux *http.ServeMux) {
+	for _, endpoint := range []wire.Endpoint{wire.SendRelay, wire.RelayTxn} {
+		mux.Handle(wire.Prefix+string(endpoint)+"/", s)
+	}
+	mux.Handle(wire.Unstable, s)
 }
 
 // SetEnabled switches relaying on or off. While it is off every request is

@@ -3,7 +3,6 @@ package relaytest
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
 )
 
 // A Node is a server with its key. Its SigningIdentity goes into client.CallerConfig.
@@ -24,12 +25,9 @@ type Node struct {
 // hex. The same seed gives the same node.
 func NewNode(seed string) *Node {
 	key := ed25519.NewKeyFromSeed([]byte(fmt.Sprintf("%-32.32s", seed)))
-	public := key.Public().(ed25519.PublicKey)
-	return &Node{fclient.SigningIdentity{
-		ServerName: spec.ServerName(hex.EncodeToString(public)),
-		KeyID:      "ed25519:dendrite-demo-yggdrasil",
-		PrivateKey: key,
-	}}
+	node := &Node{wire.HexIdentity(key)}
+	node.KeyID = "ed25519:dendrite-demo-yggdrasil"
+	return node
 }
 
 // NewNamed returns a server with an ordinary name, such as "alice.example". Its

@@ -3,11 +3,13 @@ package wire
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
@@ -36,6 +38,16 @@ type HexKeys struct {
 var _ KnownKeys = HexKeys{}
 
 var errNotHex = errors.New("wire: the server name is not an ed25519 public key in hex")
+
+// HexIdentity is the identity of a server whose name is its key. The ID of the key
+// means nothing there.
+func HexIdentity(key ed25519.PrivateKey) fclient.SigningIdentity {
+	return fclient.SigningIdentity{
+		ServerName: spec.ServerName(hex.EncodeToString(key.Public().(ed25519.PublicKey))),
+		KeyID:      "ed25519:1",
+		PrivateKey: key,
+	}
+}
 
 // KnownKey implements KnownKeys.
 func (HexKeys) KnownKey(server spec.ServerName, id gomatrixserverlib.KeyID) (ed25519.PublicKey, bool) {

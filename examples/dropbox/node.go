@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
-	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/store/sqlite"
@@ -148,10 +146,9 @@ func (n *node) close() (err error) {
 }
 
 func newIdentity() (fclient.SigningIdentity, error) {
-	public, private, err := ed25519.GenerateKey(nil)
-	return fclient.SigningIdentity{
-		ServerName: spec.ServerName(hex.EncodeToString(public)),
-		KeyID:      "ed25519:dropbox",
-		PrivateKey: private,
-	}, err
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return fclient.SigningIdentity{}, err
+	}
+	return wire.HexIdentity(key), nil
 }

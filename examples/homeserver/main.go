@@ -4,49 +4,41 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/hex"
 	"errors"
 	"log"
 	"net/http"
 	"os"
 	"os/signal"
 
-	"github.com/matrix-org/gomatrixserverlib/fclient"
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/discovery"
 	"github.com/matrixrelay/relay/store/sqlite"
-	"github.com/matrixrelay/relay/wire"
 )
 
 var (
-	web                         = &http.Server{Addr: ":8448", Handler: http.DefaultServeMux} // your federation mux
-	transport http.RoundTripper = discovery.New(discovery.Options{})                         // or that of an overlay network
+	web                         = &http.Server{Addr: ":8448"}        // yours
+	transport http.RoundTripper = discovery.New(discovery.Options{}) // or that of an overlay network
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	public, private, err := ed25519.GenerateKey(nil) // yours; in P2P networks the name is the key
-	me := fclient.SigningIdentity{ServerName: spec.ServerName(hex.EncodeToString(public)), KeyID: "ed25519:1", PrivateKey: private}
+	_, key, err := ed25519.GenerateKey(nil) // yours; in P2P networks the name is the key
 	check(err)
 	mail, err := sqlite.Open("mail.db", sqlite.Options{}) // the mail that waits, for others and for you
 	check(err)
 	node, err := client.OpenNode(ctx, client.NodeConfig{
-		Identity: me, Transport: transport, Store: mail, Keys: relay.HexKeys{},
+		Identity: relay.HexIdentity(key), Keys: relay.HexKeys{}, Transport: transport, Store: mail,
 		Handle: func(_ context.Context, got client.Received) error { // nil: it is processed
 			log.Print("through ", got.Relay, " from ", got.Origin, ": ", string(got.Body))
 			return nil
-		},
-	})
+		}})
 	check(err)
-	check(node.SetRelays(ctx, me.ServerName, "relay.example.org")) // where others leave your mail
-	server, err := relay.New(relay.Config{ServerName: me.ServerName, Store: mail, Asked: node.Seen})
+	me := relay.HexIdentity(key).ServerName
+	check(node.SetRelays(ctx, me, "relay.example.org")) // where others leave your mail
+	server, err := relay.New(relay.Config{ServerName: me, Store: mail, Asked: node.Seen})
 	check(err)
-	http.Handle("/_matrix/federation/v1/send_relay/", server)
-	http.Handle("/_matrix/federation/v1/relay_txn/", server)
-	http.Handle(wire.Unstable, server)
+	server.Mount(http.DefaultServeMux)      // or your federation mux
 	web.RegisterOnShutdown(server.EndWaits) // receivers that wait for mail
 	go func() { log.Print(web.ListenAndServe()); stop() }()
 	err = node.Run(ctx) // until the program is interrupted; node.Enqueue sends meanwhile
