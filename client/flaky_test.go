@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
@@ -76,7 +77,7 @@ func (f *flaky) SetNotes(ctx context.Context, c []store.Note) error {
 // Though everything fails now and then, all that was enqueued arrives, in order, and
 // nothing is dropped that neither the destination nor a relay has.
 func TestOutboxOnFlakyStore(t *testing.T) {
-	for range 10 {
+	for range seeds.Rounds(10, 2) {
 		f := &flaky{}
 		f.rate.Store(10)
 		inOutWorld(t, func(c *client.OutboxConfig) {

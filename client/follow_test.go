@@ -160,7 +160,7 @@ func TestRunRelaysChangeAtRandom(t *testing.T) {
 			b.relay(relay)
 		}
 		stop := b.run()
-		for round := range 50 {
+		for round := range seeds.Rounds(50, 10) {
 			for range dice.IntN(10) {
 				change := []func() error{
 					func() error { return b.peers.AddRelays(b.Context(), nodeB, all[dice.IntN(3)]) },

@@ -37,11 +37,7 @@ const (
 // source, nor which of two goroutines is first, so the dice may be thrown for
 // other requests. A rare failure takes a few runs of its seed to come again.
 func TestNetwork(t *testing.T) {
-	runs := 100
-	if testing.Short() {
-		runs = 20
-	}
-	seeds.Each(t, networkSeed, networkRuns, runs, func(t *testing.T, seed uint64) {
+	seeds.Each(t, networkSeed, networkRuns, seeds.Rounds(100, 8), func(t *testing.T, seed uint64) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) { runNetwork(t, seed) })
 	})

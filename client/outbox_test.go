@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
@@ -351,10 +352,11 @@ func TestOutboxWithoutBackoff(t *testing.T) {
 		o := &outWorld{world: w, mail: memory.New(memory.Options{}), change: func(c *client.OutboxConfig) { c.Backoff.First = -1 }}
 		o.open()
 		o.enqueue("1")
-		time.Sleep(time.Hour)
+		minutes := seeds.Rounds(60, 6)
+		time.Sleep(time.Duration(minutes) * time.Minute)
 		for _, server := range []spec.ServerName{r1, b.ServerName} {
-			require.Greater(t, o.net.Asked(server), 3000)
-			require.Less(t, o.net.Asked(server), 7300)
+			require.Greater(t, o.net.Asked(server), 50*minutes)
+			require.Less(t, o.net.Asked(server), 122*minutes)
 		}
 		require.NoError(t, o.outbox.Close())
 		require.NoError(t, o.mail.Close())

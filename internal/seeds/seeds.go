@@ -51,6 +51,15 @@ func Count(t testing.TB, variable string, otherwise int) int {
 	return n
 }
 
+// Rounds is how often something is done in a test: whole, or less with -short, as
+// the race detector is run, which makes it ten times slower.
+func Rounds(whole, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return whole
+}
+
 // Each runs a test with several seeds, each a subtest whose name has the seed.
 // If the variable of the seed is set, that is the only one, and it is run once
 // unless the other variable says how often.
