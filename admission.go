@@ -46,7 +46,7 @@ func (a *admission) signed(ctx context.Context, bytes int64, room policy.Room) e
 	a.asked.Bytes, a.asked.Room = bytes, room
 	err := a.ask(ctx, policy.Signed)
 	if err == nil && a.asked.Member && a.asked.Endpoint != wire.SendRelay { // which others can repeat
-		a.on.belongsTo(a.asked.Origin)
+		a.on.belongsToOrigin()
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
@@ -155,43 +157,97 @@ func (*smallRoom) Admit(_ context.Context, r *policy.Request) error {
 	return nil
 }
 
-// A member's connection counts for the member, though others flood its address.
-func TestConnContext(t *testing.T) {
-	member := relaytest.NewNode("member")
-	w := newWatch()
+// A watchedWeb is a relay with one member behind a real server, whose policy is watched.
+type watchedWeb struct {
+	*rig
+	watch  *watch
+	member *relaytest.Node
+}
+
+func newWatchedWeb(t *testing.T, address func(*http.Request) netip.Addr) *watchedWeb {
+	w := &watchedWeb{watch: newWatch(), member: relaytest.NewNode("member")}
 	mail := memory.New(memory.Options{})
-	server, err := relay.New(relay.Config{ServerName: relayName, Store: mail, Policy: policy.All(w, policy.NewClosed(member.ServerName))})
+	server, err := relay.New(relay.Config{
+		ServerName: relayName, Store: mail, ClientAddress: address, Logger: slog.New(slog.DiscardHandler),
+		Policy: policy.All(w.watch, policy.NewClosed(w.member.ServerName)),
+	})
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	web := &http.Server{Handler: server, ConnContext: relay.ConnContext}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = web.Serve(listener) })
-	r := &rig{TB: t, server: server, network: relaytest.NewNetwork()}
-	r.network.Set(relayName, relaytest.Host{Address: listener.Addr().String()})
+	w.rig = &rig{TB: t, server: server, network: relaytest.NewNetwork()}
+	w.network.Set(relayName, relaytest.Host{Address: listener.Addr().String()})
 	t.Cleanup(func() {
-		r.network.CloseIdleConnections()
+		w.network.CloseIdleConnections()
 		require.NoError(t, web.Close())
 		serving.Wait()
 		require.NoError(t, server.Close())
 		require.NoError(t, mail.Close())
 	})
+	return w
+}
+
+// known is the server that the connection of the next request counts for, if a signer
+// asks for the member's mail.
+func (w *watchedWeb) known(signer *relaytest.Node, header ...string) spec.ServerName {
+	r, err := signer.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(w.member.ServerName)), fclient.RelayEntry{})
+	require.NoError(w, err)
+	for _, name := range header {
+		r.Header.Set(name, "odd")
+	}
+	_, _ = w.do(r)
+	_, last, _ := w.watch.take()
+	return last.Known
+}
+
+// A member's connection counts for the member, though others flood its address.
+func TestConnContext(t *testing.T) {
+	w := newWatchedWeb(t, nil)
 	for range 2 { // any server that has the proof could have sent it
-		_, _ = r.put(member, "1", member.ServerName, `{"pdus":[]}`)
-		_, last, _ := w.take()
+		_, _ = w.put(w.member, "1", w.member.ServerName, `{"pdus":[]}`)
+		_, last, _ := w.watch.take()
 		require.Empty(t, last.Known)
 	}
-	for _, c := range []struct {
-		signer, owner *relaytest.Node
-		known         spec.ServerName
+	require.Empty(t, w.known(w.member))
+	require.Equal(t, w.member.ServerName, w.known(w.member))
+	r, err := http.NewRequest(http.MethodGet, "matrix://"+relayName+wire.InfoURI, nil)
+	require.NoError(t, err)
+	_, _ = w.do(r)
+	_, _, _ = w.watch.take()
+	require.Equal(t, w.member.ServerName, w.known(w.member), "info isn't signed by anybody")
+}
+
+// A proxy's connection, which brings requests of many, counts for none of them, also if
+// nobody has said that it is a proxy, or it doesn't say whose requests it brings.
+func TestProxyConnectionIsNobodys(t *testing.T) {
+	stranger := relaytest.NewNode("stranger")
+	odd := func(w *watchedWeb) {
+		r, err := http.NewRequest(http.MethodGet, "matrix://"+relayName+"/_matrix/odd", nil)
+		require.NoError(t, err)
+		_, _ = w.do(r)
+		_, _, _ = w.watch.take()
+	}
+	loopback := relay.ProxiedAddress("X-Forwarded-For", netip.MustParsePrefix("127.0.0.0/8"))
+	for name, c := range map[string]struct {
+		address func(*http.Request) netip.Addr
+		other   func(*watchedWeb) // what another client of the proxy does
 	}{
-		{relaytest.NewNode("stranger"), member, ""},
-		{member, member, ""},
-		{member, member, member.ServerName},
-		{relaytest.NewNode("stranger"), member, member.ServerName}, // through the same client
+		"a stranger's request":        {nil, func(w *watchedWeb) { w.known(stranger) }},
+		"a request of nobody":         {nil, odd},
+		"a header of a proxy":         {nil, func(w *watchedWeb) { w.known(w.member, "X-Forwarded-For") }},
+		"a named one without headers": {loopback, func(*watchedWeb) {}},
 	} {
-		_, _ = r.ask(c.signer, c.owner.ServerName, `{"entry_id":0}`)
-		_, last, _ := w.take()
-		require.Equal(t, c.known, last.Known)
+		for _, isFirst := range []bool{true, false} {
+			w := newWatchedWeb(t, c.address)
+			if isFirst {
+				c.other(w)
+			}
+			w.known(w.member)
+			c.other(w)
+			require.Empty(t, w.known(w.member), "%s, first: %v", name, isFirst)
+			require.Empty(t, w.known(w.member), "%s, first: %v", name, isFirst)
+		}
 	}
 }

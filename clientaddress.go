@@ -25,6 +25,9 @@ func RemoteAddress(r *http.Request) netip.Addr {
 func ProxiedAddress(header string, proxies ...netip.Prefix) func(*http.Request) netip.Addr {
 	return func(r *http.Request) netip.Addr {
 		client := RemoteAddress(r)
+		if address.IsIn(client, proxies) {
+			anyConnectionOf(r).isOfAll() // also if it doesn't say whose this request is
+		}
 		rest := strings.Join(r.Header.Values(header), ",")
 		for range maxProxies {
 			if rest == "" || !address.IsIn(client, proxies) {

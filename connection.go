@@ -5,49 +5,97 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync/atomic"
+	"slices"
+	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A connection remembers which server has asked for its mail on it. A nil one remembers
-// nothing. To leave mail isn't enough: its destination, which has the proof, can leave it
-// once more, and its own requests would then count for the sender.
+// A connection remembers which server has asked for its mail on it, while all requests
+// on it were in the name of that server. A nil one remembers nothing. To leave mail isn't
+// enough: its destination, which has the proof, can leave it once more, and its own
+// requests would then count for the sender.
 type connection struct {
-	name atomic.Pointer[spec.ServerName]
+	mu    sync.Mutex
+	from  spec.ServerName // that all requests named as their origin; empty if there was none
+	ofAll bool            // requests of several servers came, or of none: a proxy's, perhaps
+	asked bool            // from has signed, asks for its mail, and has a mailbox
 }
 
 type connectionKey struct{}
 
 // ConnContext is for http.Server.ConnContext. With it, a connection on which a server
 // has asked for its mail whose mailbox is promised to it counts for this server, and no
-// longer for its address, which others may share and flood: see policy.Limits.
+// longer for its address, which others may share and flood: see policy.Limits. That ends
+// with the first request on it that another server could have sent: then the connection
+// is that of a proxy.
 func ConnContext(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{})
 }
 
+// proxyHeaders are written by proxies, also by those that nobody has named to us.
+var proxyHeaders = []string{"Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip"}
+
 // connectionOf returns the connection of a request from that address, nil if it can't
 // be told: a proxy's connection carries requests of many.
 func connectionOf(r *http.Request, client netip.Addr) *connection {
-	c, _ := r.Context().Value(connectionKey{}).(*connection)
+	c := anyConnectionOf(r)
 	if c == nil || client != RemoteAddress(r) {
 		return nil
+	}
+	if slices.ContainsFunc(proxyHeaders, func(name string) bool { return r.Header[name] != nil }) {
+		c.isOfAll()
 	}
 	return c
 }
 
+func anyConnectionOf(r *http.Request) *connection {
+	c, _ := r.Context().Value(connectionKey{}).(*connection)
+	return c
+}
+
+// isOfAll says that requests of many come on the connection.
+func (c *connection) isOfAll() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ofAll = true
+}
+
+// server is the server that the connection counts for, if there is one.
 func (c *connection) server() spec.ServerName {
 	if c == nil {
 		return ""
 	}
-	if name := c.name.Load(); name != nil {
-		return *name
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.asked || c.ofAll {
+		return ""
 	}
-	return ""
+	return c.from
 }
 
-func (c *connection) belongsTo(server spec.ServerName) {
-	if c != nil && c.server() != server {
-		c.name.Store(&server)
+// carries notes a request that names a server as its origin, or none.
+func (c *connection) carries(origin spec.ServerName) {
+	if c == nil {
+		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if origin == "" || c.from != "" && c.from != origin {
+		c.ofAll = true
+	}
+	c.from = origin
+}
+
+// belongsToOrigin has the connection count for the server that its requests come from.
+func (c *connection) belongsToOrigin() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = true
 }

@@ -67,6 +67,10 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 	q.SignedRequest = wire.SignedRequest{Method: r.Method, URI: uri, Authorization: r.Header.Values("Authorization")}
 	endpoint, ok := wire.ParseEndpoint(uri)
 	q.route.Endpoint = endpoint
+	origin, unclaimed := q.Claimed()
+	if endpoint != wire.Info { // which isn't signed
+		q.admission.on.carries(origin)
+	}
 	if !g.enabled.Load() || !ok {
 		return wire.Unrecognized()
 	}
@@ -81,11 +85,10 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 		return err
 	}
 	if endpoint == wire.Info {
-		return nil // it isn't signed
+		return nil
 	}
-	origin, err := q.Claimed()
-	if err != nil {
-		return err
+	if unclaimed != nil {
+		return unclaimed
 	}
 	asked := &q.admission.asked
 	asked.Endpoint, asked.Origin, asked.Destination = endpoint, origin, origin
