@@ -40,6 +40,12 @@ func (g *gate) enter() bool {
 
 func (g *gate) leave() { g.requests.Done() }
 
+func (g *gate) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
+}
+
 // close lets no more requests in. The channel is closed when all have left.
 func (g *gate) close() (empty <-chan struct{}) {
 	g.mu.Lock()

@@ -48,6 +48,7 @@ type Server struct {
 	checks  *checks
 	waits   *waits
 	metrics *metrics
+	health  *health
 	room    policy.Room // for mail, unless the policy gives less
 	info    []byte
 
@@ -83,6 +84,7 @@ func New(config Config) (*Server, error) {
 		}
 		config.Store = s.ownStore
 	}
+	s.health = newHealth(config.Store)
 	s.metrics, err = newMetrics(config.Registerer, config.Store, s.waits)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
@@ -144,6 +146,7 @@ func (s *Server) Close() error {
 		}
 		s.answers.refusals.Close()
 		s.metrics.unregister()
+		s.health.close()
 		if s.ownStore != nil {
 			s.closeErr = s.ownStore.Close()
 		}

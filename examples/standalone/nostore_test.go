@@ -19,6 +19,9 @@ func TestNothingIsCached(t *testing.T) {
 		"http://" + p.address + "/_matrix/federation/v1/relay_txn/@a:b":  http.StatusUnauthorized,
 		"http://" + p.address + "/_matrix/federation/v1/send_relay/1/@a": http.StatusMethodNotAllowed,
 		"http://" + p.metrics + "/metrics":                               http.StatusOK,
+		"http://" + p.metrics + "/healthz":                               http.StatusOK,
+		"http://" + p.metrics + "/readyz":                                http.StatusOK,
+		"http://" + p.address + "/readyz":                                http.StatusNotFound,
 		"http://" + p.metrics + "/":                                      http.StatusNotFound,
 	} {
 		response, err := http.Get(url)

@@ -94,7 +94,7 @@ func (o *options) flags(out io.Writer) *flag.FlagSet {
 	f.StringVar(&o.proxyHeader, "proxy-header", "X-Forwarded-For", "the header in which they say it is called `NAME`")
 	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` to look up the keys of servers whose name isn't their key:\n"+
 		keysNone+" (such servers are refused), "+keysPublic+" (at public addresses only) or\n"+keysAny+" (at private ones too)")
-	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics (default nowhere)")
+	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics, and for\nsupervisors /healthz (alive) and /readyz (can store and read) there\n(default nowhere)")
 	f.StringVar(&o.signingKey, "signing-key", "", "sign requests with the key in this `FILE`, in the form of Dendrite's\n"+
 		"matrix_key.pem; it is made if there is none. A name that isn't the\nkey itself gets it published at "+keyPath)
 	o.pass.flags(f)

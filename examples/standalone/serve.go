@@ -129,7 +129,7 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 		log.Info("listening", listening...)
 		return web.serve(ctx)
 	}
-	metrics, err := listenMetrics(o, registry, log)
+	metrics, err := listenMetrics(o, registry, server.HealthHandler(), log)
 	if err != nil {
 		return errors.Join(err, web.listener.Close())
 	}
@@ -181,10 +181,13 @@ func uncached(next http.Handler) http.Handler {
 	})
 }
 
-func listenMetrics(o *options, registry *prometheus.Registry, log *slog.Logger) (*webServer, error) {
+// listenMetrics makes the server of the pages for the operator.
+func listenMetrics(o *options, registry *prometheus.Registry, health http.Handler, log *slog.Logger) (*webServer, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("/healthz", health)
+	mux.Handle("/readyz", health)
 	listener, err := net.Listen("tcp", o.metrics)
 	if err != nil {
 		return nil, fmt.Errorf("-metrics: %w", err)
