@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -18,6 +19,9 @@ type admission struct {
 	used   policy.Used
 	on     *connection // or nil
 }
+
+// errPolicy is in all refusals by the policy.
+var errPolicy = errors.New("relay: Config.Policy")
 
 // arrived asks about a request of which nothing was read.
 func (a *admission) arrived(r *http.Request) error {
@@ -36,7 +40,7 @@ func (a *admission) ask(ctx context.Context, stage policy.Stage) error {
 	}
 	a.asked.Stage = stage
 	if err := a.policy.Admit(ctx, &a.asked); err != nil {
-		return fmt.Errorf("relay: Config.Policy: %w", err)
+		return fmt.Errorf("%w: %w", errPolicy, err)
 	}
 	return nil
 }

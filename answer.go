@@ -60,7 +60,7 @@ func (s *answers) send(q *request, a answer) error {
 		return errNoMemory
 	}
 	q.admission.used.Sent = int64(size)
-	s.metrics.answered(q.route.Endpoint, http.StatusOK)
+	s.metrics.answered(q, http.StatusOK)
 	s.metrics.handOut(a.transactions)
 	if q.route.Endpoint == wire.Info {
 		cacheInfo(w.Header())
@@ -80,7 +80,8 @@ func (s *answers) send(q *request, a answer) error {
 // refuse sends an error.
 func (s *answers) refuse(w http.ResponseWriter, r *http.Request, q *request, err error) {
 	e := s.wireError(r, q, err)
-	s.metrics.answered(q.route.Endpoint, e.Status)
+	s.metrics.answered(q, e.Status)
+	s.metrics.refused(reasonOf(err, e.Status))
 	e.Write(w)
 }
 

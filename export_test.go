@@ -1,6 +1,9 @@
 package relay
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // AnswerTime is how long it may take to send an answer that was held.
 const AnswerTime = answerTime
@@ -44,3 +47,15 @@ func (s *Server) HeldByAnswers() int64 {
 
 // Waiting is how many requests wait for mail.
 func (s *Server) Waiting() int { return s.waits.count() }
+
+// Reasons are the values of the label of refusals, in order.
+func Reasons() []string { return reasons() }
+
+// StatusReasons are those that follow from a status.
+func StatusReasons() map[string]string {
+	all := make(map[string]string)
+	for status, reason := range statusReasons {
+		all[strconv.Itoa(status)] = reason
+	}
+	return all
+}

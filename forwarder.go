@@ -37,7 +37,7 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	if passedOn {
 		sent = wire.ProvenAnswer
 		other := passed{
-			config: &f.config, checks: f.checks, transaction: transaction, proof: proof, kept: !deliver,
+			config: &f.config, checks: f.checks, metrics: f.metrics, transaction: transaction, proof: proof, kept: !deliver,
 			admission: &q.admission, lifetime: q.admission.asked.Room.Lifetime,
 		}
 		err = other.read(ctx, &mail, q.memory)

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
@@ -12,49 +11,90 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// metrics are nil-safe: a server without a registerer has none.
+// metrics are nil-safe: a server without a registerer has none. docs/metrics.md lists
+// them all.
 type metrics struct {
 	registerer   prometheus.Registerer
 	collectors   []prometheus.Collector
 	requests     *prometheus.CounterVec
+	durations    *prometheus.HistogramVec
+	refusals     *prometheus.CounterVec
+	lookups      *prometheus.HistogramVec
 	stored       prometheus.Counter
 	copies       prometheus.Counter
 	handedOut    prometheus.Counter
 	acknowledged prometheus.Counter
 }
 
-func newMetrics(registerer prometheus.Registerer, s store.Store, w *waits) (*metrics, error) {
-	if registerer == nil {
+// buckets are the bounds of histograms, in seconds: from a PUT on a fast disk to what
+// senders wait for at most.
+var buckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+func newMetrics(config *Config, w *waits, healthy func(context.Context) error) (*metrics, error) {
+	if config.Registerer == nil {
 		return nil, nil
 	}
+	m := makeMetrics(config.Registerer)
+	m.collectors = append(m.collectors, usageOf(config.Store), newClockJumps(),
+		gaugeFunc("relay_waiting", "Requests that wait for mail.", func() float64 { return float64(w.count()) }),
+		gaugeFunc("relay_healthy", "1 if the relay can store and read mail, 0 if not.", func() float64 {
+			if healthy(context.Background()) != nil {
+				return 0
+			}
+			return 1
+		}))
+	m.collectors = append(m.collectors, bounds(config)...)
+	if measured, ok := config.Store.(store.Measured); ok {
+		m.collectors = append(m.collectors, sizesOf(measured))
+	}
+	return m, m.register()
+}
+
+// makeMetrics makes those that the server counts. A series is there from the start
+// where its labels are known, so that the first event shows as an increase.
+func makeMetrics(registerer prometheus.Registerer) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	histograms := func(name, help, label string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, []string{label})
+	}
 	m := &metrics{
-		registerer: registerer,
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "relay_requests_total", Help: "Requests by endpoint and status.",
-		}, []string{"endpoint", "status"}),
+		registerer:   registerer,
+		requests:     counters("relay_requests_total", "Requests by endpoint and status.", "endpoint", "status"),
+		durations:    histograms("relay_request_duration_seconds", "Time from a request's arrival until there is an answer, without the time that it was held for mail.", "endpoint"),
+		refusals:     counters("relay_refusals_total", "Requests that weren't answered with 200, by reason.", "reason"),
+		lookups:      histograms("relay_key_lookup_duration_seconds", "Time to check a signature whose key isn't its server's name, looking the key up included, by result.", "result"),
 		stored:       counter("relay_stored_total", "Transactions taken in."),
 		copies:       counter("relay_copies_total", "Transactions that were there already."),
 		handedOut:    counter("relay_handed_out_total", "Transactions handed out, again and again until they are acknowledged."),
 		acknowledged: counter("relay_acknowledged_total", "Transactions acknowledged by their destination."),
 	}
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "relay_waiting", Help: "Requests that wait for mail.",
-	}, func() float64 { return float64(w.count()) })
-	m.collectors = []prometheus.Collector{m.requests, m.stored, m.copies, m.handedOut, m.acknowledged, waiting, usageOf(s)}
-	if measured, ok := s.(store.Measured); ok {
-		m.collectors = append(m.collectors, sizesOf(measured))
+	for _, reason := range reasons() {
+		m.refusals.WithLabelValues(reason)
 	}
+	for _, result := range []string{lookupFound, lookupWrong, lookupFailed} {
+		m.lookups.WithLabelValues(result)
+	}
+	m.collectors = []prometheus.Collector{
+		m.requests, m.durations, m.refusals, m.lookups, m.stored, m.copies, m.handedOut, m.acknowledged,
+	}
+	return m
+}
+
+// register registers all of them or none.
+func (m *metrics) register() error {
 	for i, c := range m.collectors {
-		if err := registerer.Register(c); err != nil {
+		if err := m.registerer.Register(c); err != nil {
 			m.collectors = m.collectors[:i]
 			m.unregister()
-			return nil, err
+			return err
 		}
 	}
-	return m, nil
+	return nil
 }
 
 func (m *metrics) unregister() {
@@ -66,11 +106,21 @@ func (m *metrics) unregister() {
 	}
 }
 
-func (m *metrics) answered(endpoint wire.Endpoint, status int) {
+// answered counts a request for which there is an answer now.
+func (m *metrics) answered(q *request, status int) {
 	if m == nil {
 		return
 	}
-	m.requests.WithLabelValues(nameOf(endpoint), strconv.Itoa(status)).Inc()
+	endpoint := nameOf(q.route.Endpoint)
+	m.requests.WithLabelValues(endpoint, strconv.Itoa(status)).Inc()
+	m.durations.WithLabelValues(endpoint).Observe((time.Since(q.began) - q.held).Seconds())
+}
+
+// refused counts a request that wasn't answered with 200.
+func (m *metrics) refused(reason string) {
+	if m != nil {
+		m.refusals.WithLabelValues(reason).Inc()
+	}
 }
 
 // nameOf is the name of an endpoint, or other: a stranger may write anything there.
@@ -100,56 +150,5 @@ func (m *metrics) handOut(n int) {
 func (m *metrics) acknowledge(n int) {
 	if m != nil {
 		m.acknowledged.Add(float64(n))
-	}
-}
-
-// A storeCollector asks the store when it is scraped.
-type storeCollector struct {
-	descs []*prometheus.Desc
-	ask   func(context.Context) (values []int64, err error) // as many as descs
-}
-
-func gauge(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
-
-func usageOf(s store.Store) prometheus.Collector {
-	return &storeCollector{[]*prometheus.Desc{
-		gauge("relay_entries", "Transactions waiting to be fetched."),
-		gauge("relay_bytes", "Bytes of transactions waiting to be fetched."),
-		gauge("relay_entries_set_aside", "Entries that could not be read and are passed over."),
-	}, func(ctx context.Context) ([]int64, error) {
-		u, err := s.Usage(ctx, "")
-		return []int64{u.Entries, u.Bytes, u.SetAside}, err
-	}}
-}
-
-func sizesOf(s store.Measured) prometheus.Collector {
-	return &storeCollector{[]*prometheus.Desc{
-		gauge("relay_store_file_bytes", "Size of the store's database file."),
-		gauge("relay_store_log_bytes", "Size of the store's log, which isn't in the database yet."),
-	}, func(ctx context.Context) ([]int64, error) {
-		sizes, err := s.Sizes(ctx)
-		return []int64{sizes.File, sizes.Log}, err
-	}}
-}
-
-func (c *storeCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range c.descs {
-		descs <- desc
-	}
-}
-
-func (c *storeCollector) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	values, err := c.ask(ctx)
-	if errors.Is(err, store.ErrClosed) {
-		return
-	}
-	for i, desc := range c.descs {
-		if err != nil {
-			out <- prometheus.NewInvalidMetric(desc, err)
-			continue
-		}
-		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(values[i]))
 	}
 }

@@ -18,6 +18,7 @@ import (
 type passed struct {
 	config      *Config
 	checks      *checks
+	metrics     *metrics
 	transaction *wire.Body
 	proof       wire.Proof
 	origin      spec.ServerName // claimed
@@ -80,7 +81,11 @@ func (p *passed) readClaims() error {
 func (p *passed) check(ctx context.Context, memory *share, destination spec.ServerName) (proven wire.Proven, err error) {
 	keyIsKnown := p.proof.IsKeyKnown(p.config.Keys, p.origin)
 	err = p.checks.run(ctx, memory, p.transaction, keyIsKnown, func(ctx context.Context) (err error) {
+		began := time.Now()
 		proven, err = p.proof.CheckBody(ctx, p.config.Keys, p.transaction, destination)
+		if !keyIsKnown {
+			p.metrics.lookedUp(began, err)
+		}
 		return err
 	})
 	switch {

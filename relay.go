@@ -84,20 +84,18 @@ func New(config Config) (*Server, error) {
 		}
 		config.Store = s.ownStore
 	}
-	s.health = newHealth(config.Store)
-	s.metrics, err = newMetrics(config.Registerer, config.Store, s.waits)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
-	}
-	if s.info, err = makeInfo(&config); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	s.config = config
+	s.config, s.health = config, newHealth(config.Store)
 	s.gate.address, s.gate.policy, s.gate.local = config.ClientAddress, config.Policy, config.isHandedOver
 	s.gate.verifier = &s.verifier
 	s.gate.enabled.Store(!config.Disabled)
 	s.verifier = wire.Verifier{ServerName: config.ServerName, IsLocal: config.IsLocalServerName, Keys: config.Keys}
 	s.room = policy.Room{Limits: config.limits(), Lifetime: max(config.Lifetime, 0)}
+	if s.metrics, err = newMetrics(&s.config, s.waits, s.Health); err != nil {
+		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
+	}
+	if s.info, err = makeInfo(&config); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	s.forwarder = forwarder{config, s.checks, s.metrics}
 	s.retriever = retriever{config, s.waits, newRepeats(), s.memory, s.metrics}
 	s.answers.metrics = s.metrics
@@ -156,7 +154,7 @@ func (s *Server) Close() error {
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	q := request{w: w}
+	q := request{w: w, began: time.Now()}
 	if !s.gate.enter() {
 		s.answers.refuse(w, r, &q, errShuttingDown)
 		return
@@ -189,7 +187,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 	if err := transfer(w, r, q, s.config.MaxBodyBytes); err != nil {
 		return answer{}, err
 	}
-	if err := checkSignature(r.Context(), q, &s.verifier, s.checks); err != nil {
+	if err := checkSignature(r.Context(), q, &s.verifier, s.checks, s.metrics); err != nil {
 		return answer{}, err
 	}
 	if err := q.admission.signed(r.Context(), int64(len(q.Content)), s.room); err != nil {

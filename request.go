@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -27,6 +28,9 @@ type request struct {
 	route              wire.Route
 	memory             *share // holds the body
 	signer             spec.ServerName
+
+	began time.Time
+	held  time.Duration // it has waited for mail
 
 	w http.ResponseWriter // for its deadlines
 }

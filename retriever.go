@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -96,6 +97,8 @@ func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
 		return answer{}, store.ErrEmpty
 	}
 	defer done()
+	began := time.Now()
+	defer func() { q.held = time.Since(began) }()
 	for {
 		goOn := allowWaiting(q.w)
 		err := r.config.Store.Wait(waiting, destination, query.After)
