@@ -3,6 +3,7 @@ package relay
 import (
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -80,10 +81,10 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 	if !g.enabled.Load() || !ok {
 		return wire.Unrecognized()
 	}
-	if q.Method != endpoint.Method() {
+	if !endpoint.Takes(q.Method) {
 		return &wire.Error{
 			Status: http.StatusMethodNotAllowed, Code: spec.ErrorUnrecognized,
-			Message: "the method is not allowed here", Allow: endpoint.Method(),
+			Message: "the method is not allowed here", Allow: strings.Join(endpoint.Methods(), ", "),
 		}
 	}
 	if q.route, err = wire.ParseURI(q.URI); err != nil {

@@ -125,7 +125,7 @@ func (m *metrics) refused(reason string) {
 
 // nameOf is the name of an endpoint, or other: a stranger may write anything there.
 func nameOf(endpoint wire.Endpoint) string {
-	if endpoint.Method() == "" {
+	if len(endpoint.Methods()) == 0 {
 		return "other"
 	}
 	return string(endpoint)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -28,15 +29,23 @@ const (
 )
 
 // An endpoint has the fixed parts of an Endpoint.
-type endpoint struct{ prefix, method string }
-
-var endpoints = map[Endpoint]endpoint{
-	SendRelay: {Prefix, http.MethodPut}, RelayTxn: {Prefix, http.MethodGet},
-	Mailbox: {Unstable, http.MethodPut}, Info: {Unstable, http.MethodGet},
+type endpoint struct {
+	prefix  string
+	methods []string
 }
 
-// Method is the one HTTP method of the endpoint.
-func (e Endpoint) Method() string { return endpoints[e].method }
+var endpoints = map[Endpoint]endpoint{
+	SendRelay: {Prefix, []string{http.MethodPut}},
+	RelayTxn:  {Prefix, []string{http.MethodGet}},
+	Mailbox:   {Unstable, []string{http.MethodPut}},
+	Info:      {Unstable, []string{http.MethodGet}},
+}
+
+// Methods are the HTTP methods of the endpoint, none if it is no endpoint.
+func (e Endpoint) Methods() []string { return slices.Clone(endpoints[e].methods) }
+
+// Takes reports whether the endpoint has an HTTP method.
+func (e Endpoint) Takes(method string) bool { return slices.Contains(endpoints[e].methods, method) }
 
 // A Route is the content of a request's path.
 type Route struct {
