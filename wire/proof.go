@@ -227,23 +227,10 @@ func (p *Proof) verify(ctx context.Context, keys gomatrixserverlib.JSONVerifier,
 func (p *Proof) ask(ctx context.Context, keys gomatrixserverlib.JSONVerifier, proven *Proven, message []byte, signature spec.Base64Bytes) error {
 	signed := bytes.TrimSuffix(message, []byte(`}`))
 	signed = fmt.Appendf(signed, `,"signatures":{"%s":{"%s":"%s"}}}`, proven.Origin, p.Key, signature.Encode())
-	results, err := keys.VerifyJSONs(ctx, []gomatrixserverlib.VerifyJSONRequest{{
+	return askVerifier(ctx, keys, ErrProof, gomatrixserverlib.VerifyJSONRequest{
 		ServerName: proven.Origin, AtTS: proven.Signed, Message: signed,
 		ValidityCheckingFunc: gomatrixserverlib.StrictValiditySignatureCheck,
-	}})
-	switch {
-	case err != nil:
-		return fmt.Errorf("wire: looking up the keys of %q: %w", proven.Origin, err)
-	case len(results) != 1:
-		return errors.New("wire: the verifier of JSON answered another number of requests")
-	case results[0].Error == nil:
-		return nil
-	case isKeyNotValid(results[0].Error):
-		return fmt.Errorf("%w: %w: %w", ErrNoKey, ErrKeyNotValid, results[0].Error)
-	case isKeyMissing(results[0].Error):
-		return fmt.Errorf("%w: %w", ErrNoKey, results[0].Error)
-	}
-	return fmt.Errorf("%w: %w", ErrProof, results[0].Error)
+	})
 }
 
 // isKeyMissing reads the errors of gomatrixserverlib.KeyRing; there is no other
