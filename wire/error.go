@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
@@ -35,6 +36,9 @@ type Error struct {
 
 	// Allow is the Allow header of a 405.
 	Allow string
+
+	// Fields are further fields of the body that a relay sends. ParseError leaves it nil.
+	Fields map[string]any
 }
 
 // BadRequest is a 400: the request is wrong, and will be when it is repeated.
@@ -102,8 +106,8 @@ func NoStore(h http.Header) { h.Set("Cache-Control", "no-store") }
 
 // Write sends the error as the answer.
 func (e *Error) Write(w http.ResponseWriter) {
-	body, err := json.Marshal(errorBody{e.Code, shorten(e.Message), float64(e.RetryAfter.Milliseconds())})
-	if err != nil { // strings and a finite number: can't be
+	body, err := e.body()
+	if err != nil {
 		body = []byte(`{"errcode":"M_UNKNOWN","error":""}`)
 	}
 	h := w.Header()
@@ -118,6 +122,20 @@ func (e *Error) Write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(e.Status)
 	_, _ = w.Write(body) // a caller that has gone doesn't want it
+}
+
+// body makes the Matrix error body, with the further fields.
+func (e *Error) body() ([]byte, error) {
+	plain := errorBody{e.Code, shorten(e.Message), float64(e.RetryAfter.Milliseconds())}
+	if len(e.Fields) == 0 {
+		return json.Marshal(plain)
+	}
+	all := maps.Clone(e.Fields)
+	all["errcode"], all["error"] = plain.Code, plain.Message
+	if plain.RetryAfterMS > 0 {
+		all["retry_after_ms"] = plain.RetryAfterMS
+	}
+	return json.Marshal(all)
 }
 
 // ParseError reads the answer of a server that wasn't a 200. The header may be
