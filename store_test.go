@@ -34,7 +34,7 @@ func BenchmarkStores(b *testing.B) {
 func memoryPlace(testing.TB) storetest.Place {
 	return storetest.Place{
 		Volatile:  true,
-		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true},
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Managed: true},
 		Open: func(_ testing.TB, retention time.Duration) store.Store {
 			return memory.New(memory.Options{Retention: retention})
 		},
@@ -62,7 +62,7 @@ func sqlitePlace(tb testing.TB) storetest.Place {
 				require.NoError(tb, os.WriteFile(path, backup, 0o600))
 			}
 		},
-		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true},
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true, Managed: true},
 		// A change that shows in a count has the database repaired when it is opened,
 		// which leaves the entry out: the store's own tests have these.
 		Damage: map[string]func(testing.TB, spec.ServerName, int64){

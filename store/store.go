@@ -6,7 +6,8 @@
 // Mail belongs to a destination, a Matrix server name compared byte for byte.
 // Each Put that is not a copy becomes an Entry with an ID of its own. Next
 // hands out the oldest entries, Ack takes entries away up to an ID, and the
-// store takes mail away whose Lifetime is over. Nothing else removes mail.
+// store takes mail away whose Lifetime is over. Nothing else removes mail, but
+// its operator: see Managed.
 //
 // # Two halves
 //
@@ -53,8 +54,8 @@
 //
 // # Other abilities
 //
-// A store may also be a Notes, a Batches, a Timed, a Failing and a Measured; each is
-// an interface of its own here. A wrapper around a store must pass them on, or it
+// A store may also be a Notes, a Batches, a Timed, a Failing, a Measured and a Managed;
+// each is an interface of its own here. A wrapper around a store must pass them on, or it
 // hides them: a client.Outbox on it then forgets at each start which relays have
 // which transaction, for instance.
 //

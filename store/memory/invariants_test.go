@@ -50,7 +50,7 @@ func step(t *testing.T, s *Store, dice *rand.Rand) {
 	if dice.IntN(3) == 0 {
 		to = store.Private("part", to)
 	}
-	switch dice.IntN(6) {
+	switch dice.IntN(7) {
 	case 0:
 		time.Sleep(time.Duration(dice.IntN(3)) * time.Hour)
 		_, err := s.Usage(t.Context(), "")
@@ -58,6 +58,11 @@ func step(t *testing.T, s *Store, dice *rand.Rand) {
 	case 1:
 		if box := s.mailbox(to); len(box.items) > 0 {
 			_, err := s.Ack(t.Context(), to, box.items[dice.IntN(len(box.items))/2].ID)
+			require.NoError(t, err)
+		}
+	case 2:
+		if box := s.mailbox(to); len(box.items) > 0 {
+			_, err := s.Remove(t.Context(), to, []int64{box.items[dice.IntN(len(box.items))].ID, box.items[0].ID})
 			require.NoError(t, err)
 		}
 	default:

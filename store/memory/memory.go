@@ -183,6 +183,12 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 
 // Destinations implements store.Store.
 func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	return s.page(ctx, after, limit, func(spec.ServerName) bool { return true })
+}
+
+// page returns up to limit names of mailboxes after one, in its half, of those that are
+// wanted.
+func (s *Store) page(ctx context.Context, after spec.ServerName, limit int, wanted func(spec.ServerName) bool) ([]spec.ServerName, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
@@ -193,7 +199,7 @@ func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit i
 	}
 	page := []spec.ServerName{}
 	for ; i < len(s.names) && len(page) < max(limit, 1); i++ {
-		if store.IsPrivate(s.names[i]) == store.IsPrivate(after) {
+		if store.IsPrivate(s.names[i]) == store.IsPrivate(after) && wanted(s.names[i]) {
 			page = append(page, s.names[i])
 		}
 	}

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveCommands answers each line with one line: "put N", "reopen",
+// serveCommands answers each line with one line: "put N", "remove", "reopen",
 // "failure" and "noop".
 func serveCommands(path string, in io.Reader, out io.Writer) error {
 	s, err := Open(path, Options{})
@@ -56,6 +56,8 @@ func serveCommands(path string, in io.Reader, out io.Writer) error {
 			}
 			_, err = s.Put(context.Background(), mail(n), store.Limits{})
 			answer(out, err)
+		case "remove":
+			answer(out, removeOdd(s))
 		case "noop":
 			answer(out, nil)
 		case "failure":

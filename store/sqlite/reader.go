@@ -37,6 +37,7 @@ type readConn struct {
 	next, row, known                                          entryQuery
 	room                                                      []store.Entry // where query collects them
 	ids, idsInTable, state, destinations, usage, total, notes *sql.Stmt
+	manage                                                    manageQueries
 }
 
 // liveAfter is how the entries of a mailbox are found: by an index, or without it.
@@ -97,7 +98,7 @@ func (c *readConn) entryQueries() []entryPreparation {
 }
 
 func (c *readConn) list() []preparation {
-	return []preparation{
+	return append(c.manage.preparations(), []preparation{
 		{&c.idsInTable, `SELECT id` + liveInTable},
 		{&c.ids, `SELECT id` + liveAfter},
 		{&c.state, `SELECT state, until, destination FROM entry JOIN mailbox ON mailbox.id = mailbox WHERE entry.id = ?`},
@@ -106,7 +107,7 @@ func (c *readConn) list() []preparation {
 		{&c.usage, `SELECT entries, bytes, set_aside, last FROM mailbox WHERE destination = ?`},
 		{&c.total, totalSQL},
 		{&c.notes, `SELECT key, value FROM note WHERE key > ? AND key >= ? ORDER BY key LIMIT +?`},
-	}
+	}...)
 }
 
 // close waits for the reads under way.

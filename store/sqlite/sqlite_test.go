@@ -132,7 +132,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		queries = append(queries, p.text)
 	}
 	for _, query := range queries {
-		if strings.HasPrefix(query, "PRAGMA") {
+		if strings.HasPrefix(query, "PRAGMA") || strings.HasPrefix(query, "SELECT origin, ") { // the operator's lists of senders are sums
 			continue
 		}
 		require.NotContains(t, query, "LIMIT ?", "it would be prepared at each use")

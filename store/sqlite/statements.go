@@ -12,7 +12,7 @@ type statements struct {
 	total, setTotal, setClock, newClock           *sql.Stmt
 	mailbox, newMailbox, setMailbox, dropMailbox  *sql.Stmt
 	left, share, setShare, dropShare              *sql.Stmt
-	known, insert, owner, upTo, expired           *sql.Stmt
+	known, insert, owner, place, upTo, expired    *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
 	setNote, dropNote                             *sql.Stmt
 
@@ -57,6 +57,7 @@ func (s *statements) list() []preparation {
 		{&s.insert, `INSERT INTO entry (` + entryColumns + `)
 			VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (copy_key) DO NOTHING`},
 		{&s.owner, `SELECT mailbox FROM entry WHERE id = ?`},
+		{&s.place, `SELECT mailbox, state FROM entry WHERE id = ?`},
 		{&s.upTo, `SELECT id FROM entry INDEXED BY entry_live
 			WHERE mailbox = ? AND state = 0 AND id <= ? ORDER BY id LIMIT +?`},
 		{&s.expired, `SELECT id FROM entry INDEXED BY entry_until

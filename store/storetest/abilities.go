@@ -14,6 +14,7 @@ func testAbilities(r *rig) {
 	_, timed := r.Store.(store.Timed)
 	_, failing := r.Store.(store.Failing)
 	_, measured := r.Store.(store.Measured)
+	_, managed := r.Store.(store.Managed)
 	want := r.place.Abilities
 	for _, ability := range []struct {
 		name      string
@@ -24,6 +25,7 @@ func testAbilities(r *rig) {
 		{"Timed", timed, want.Timed},
 		{"Failing", failing, want.Failing},
 		{"Measured", measured, want.Measured},
+		{"Managed", managed, want.Managed},
 	} {
 		require.True(r, ability.has || !ability.must, "the store must be a store.%s, and isn't", ability.name)
 	}

@@ -67,6 +67,9 @@ var brokenStores = []broken{
 	{"never syncs", "crash/when_nothing_is_under_way", func(s store.Store) store.Store { return neverSyncs{s, s.(*handle).shelf} }},
 	{"syncs later", "crash/under_load", func(s store.Store) store.Store { return neverSyncs{s, s.(*handle).shelf} }},
 	{"takes mail for nobody", "put/names_that_no_store_keeps", func(s store.Store) store.Store { return takesAny{s} }},
+	{"removes all up to an entry", "managed/remove_from_anywhere", func(s store.Store) store.Store { return removesUpTo{s.(*handle)} }},
+	{"removes entries of others", "managed/remove_nothing_of_others", func(s store.Store) store.Store { return removesAny{s.(*handle)} }},
+	{"counts senders of both halves", "managed,_private/halves_apart", func(s store.Store) store.Store { return mixesSenders{s.(*handle)} }},
 	{"has nothing wrong", "", func(s store.Store) store.Store { return s }},
 }
 

@@ -93,7 +93,7 @@ type Place struct {
 }
 
 // Abilities are the interfaces beside store.Store.
-type Abilities struct{ Notes, Batches, Timed, Failing, Measured bool }
+type Abilities struct{ Notes, Batches, Timed, Failing, Measured, Managed bool }
 
 // Run checks a store against its contract. It calls newPlace for a fresh and
 // empty place for each test; tb.Cleanup can take it away again.
@@ -150,6 +150,8 @@ var groups = []group{
 	{name: "notes", tests: notesTests},
 	{name: "batches", tests: batchTests},
 	{name: "timed", tests: timedTests},
+	{name: "managed", tests: managedTests},
+	{name: "managed, private", tests: managedPrivateTests, needs: Place.hasHalves},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 

@@ -28,6 +28,7 @@ type shelf struct {
 	stalled chan struct{}         // is closed while nothing is stalled
 	damaged map[int64]bool
 	aside   map[int64]store.Entry // the damaged ones that Next came across
+	removed []store.Mail          // by Remove
 }
 
 func newShelf(testing.TB) Place {
@@ -45,7 +46,7 @@ func newShelf(testing.TB) Place {
 			return h
 		},
 		Shared:    true,
-		Abilities: Abilities{Timed: true},
+		Abilities: Abilities{Timed: true, Managed: true},
 		Damage: map[string]func(testing.TB, spec.ServerName, int64){
 			"body": func(_ testing.TB, _ spec.ServerName, id int64) { s.damaged[id] = true },
 		},
@@ -81,6 +82,14 @@ func (s *shelf) crash(tb testing.TB) {
 	old := s.mail
 	time.Sleep(2 * time.Millisecond) // see store.FirstID
 	s.mail = memory.New(memory.Options{Retention: longRetention})
+	for _, mail := range s.removed { // it is remembered
+		_, err := s.mail.Put(tb.Context(), mail, store.Limits{})
+		require.NoError(tb, err)
+		entries, err := s.mail.Next(tb.Context(), mail.Destination, 0, 1, plenty)
+		require.NoError(tb, err)
+		_, err = s.mail.Ack(tb.Context(), mail.Destination, entries[0].ID)
+		require.NoError(tb, err)
+	}
 	for _, name := range []spec.ServerName{here, there} {
 		entries, err := readAll(tb.Context(), old, name)
 		require.NoError(tb, err)
