@@ -168,10 +168,10 @@ var (
 		if standaloneDir, err = os.MkdirTemp("", "standalone"); err != nil {
 			return "", err
 		}
-		c := exec.Command("go", "build", "-o", standaloneDir, "./examples/standalone")
+		c := exec.Command("go", "build", "-o", standaloneDir, "./cmd/relay")
 		c.Dir, c.Env = filepath.Join("..", ".."), append(os.Environ(), "GOWORK=")
 		c.Stderr = os.Stderr
-		return filepath.Join(standaloneDir, "standalone"), c.Run()
+		return filepath.Join(standaloneDir, "relay"), c.Run()
 	})
 )
 
@@ -181,7 +181,7 @@ func (w *world) startStandalone(seed string) (r *running, address string) {
 	w.t.Helper()
 	program, err := standalone()
 	require.NoError(w.t, err)
-	r = run(w.t, exec.Command(program, "-listen", "127.0.0.1:0", "-name", string(nameOf(seed)), "-db", filepath.Join(w.dir, seed+".db")))
+	r = run(w.t, exec.Command(program, "serve", "--listen", "127.0.0.1:0", "--name", string(nameOf(seed)), "--db", filepath.Join(w.dir, seed+".db")))
 	await(w.t, "the standalone relay listens", func() bool {
 		found := listening.FindStringSubmatch(r.logged())
 		if found == nil {

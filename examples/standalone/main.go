@@ -1,68 +1,66 @@
-// Command standalone is a relay as a daemon: it takes in mail for servers that
-// can't be reached and keeps it until they fetch it.
-//
-//	standalone -listen 127.0.0.1:9001 -name relay -db relay.db
-//
-// is a relay for P2P networks, where a server's name is its key. With -pass-on
-// it also brings mail to its destination and to other relays of that. With -h it
-// explains all its options.
-//
-// It logs to stderr, one line when it listens. On SIGTERM or SIGINT it answers
-// the requests under way, those that wait for mail at once, closes its database and
-// exits with 0; a second signal ends it at once, which costs nobody any mail
-// either.
+// Standalone is a relay as a daemon, as short as one can write it; command relay is
+// one to run: it has limits by address, too, and ends connections that dribble. Behind a
+// proxy, set relay.Config.ClientAddress.
 package main
 
 import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
-	"io"
-	"log/slog"
-	"os"
+	"log"
+	"net"
+	"net/http"
 	"os/signal"
 	"syscall"
+	"time"
 
-	"github.com/sirupsen/logrus"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/bounded"
+	"github.com/matrixrelay/relay/store/sqlite"
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	listen := flag.String("listen", "127.0.0.1:9001", "the `address` to serve at")
+	name := flag.String("name", "relay", "the server `name` that requests are signed for")
+	db := flag.String("db", "relay.db", "the `file` for the mail")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := serve(ctx, *listen, spec.ServerName(*name), *db); err != nil {
+		log.Fatal(err)
+	}
 }
 
-// run is the program; it returns its exit status.
-func run(args []string, stdout, stderr io.Writer) int {
-	o, err := parseOptions(args, stdout)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		_, _ = fmt.Fprintf(stderr, "standalone: %v\nstandalone -h explains the options\n", err)
-		return 2
+// serve is a relay until ctx ends.
+func serve(ctx context.Context, address string, name spec.ServerName, db string) (err error) {
+	mail, err := sqlite.Open(db, sqlite.Options{})
+	if err != nil {
+		return err
 	}
-	if o.access.invites.make != 0 {
-		if err := o.access.invites.print(stdout); err != nil {
-			_, _ = fmt.Fprintf(stderr, "standalone: %v\n", err)
-			return 1
-		}
-		return 0
+	defer func() { err = errors.Join(err, mail.Close()) }()
+	server, err := relay.New(relay.Config{ServerName: name, Store: mail})
+	if err != nil {
+		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // so a second signal has its default effect
-
-	// gomatrixserverlib logs every request that isn't signed rightly.
-	logrus.SetOutput(io.Discard)
-	log := slog.New(slog.NewTextHandler(stderr, nil))
-	err = serve(ctx, o, log)
-	switch {
-	case err == nil:
-		return 0
-	case ctx.Err() != nil && errors.Is(err, context.Canceled): // as it was told to, while it waited for its database
-		log.Info("stopped before it listened", "error", err)
-		return 0
+	defer func() { err = errors.Join(err, server.Close()) }() // before the store
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
 	}
-	log.Error("failed", "error", err)
-	return 1
+	web := &http.Server{Handler: server, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ConnContext: relay.ConnContext}
+	web.RegisterOnShutdown(server.EndWaits) // requests that wait for mail
+	log.Print("listening at ", listener.Addr())
+	ended := make(chan error, 1)
+	go func() { ended <- web.Serve(bounded.Listen(listener, bounded.Options{})) }()
+	select {
+	case err = <-ended:
+	case <-mail.Failed(): // a supervisor starts it again, which reopens the store
+		err = mail.Failure()
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return errors.Join(err, web.Shutdown(drain), web.Close())
 }

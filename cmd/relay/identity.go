@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A signing key is kept as Dendrite keeps it: a PEM block of this type with the
+// ID of the key in a header and the 32 bytes that an ed25519 key is made from.
+const (
+	keyBlock    = "MATRIX PRIVATE KEY"
+	keyIDHeader = "Key-ID"
+)
+
+var validKeyID = regexp.MustCompile(`^ed25519:[\w-]+$`)
+
+// identify returns the name and the key of this relay; without --signing-key it
+// has no key. A relay without a name gets its key for one.
+func (o *options) identify() (id fclient.SigningIdentity, err error) {
+	id.ServerName = spec.ServerName(o.name)
+	if o.signingKey == "" {
+		return id, nil
+	}
+	id.KeyID, id.PrivateKey, err = readKey(o.signingKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		if isKeyName(id.ServerName) {
+			return id, fmt.Errorf("--signing-key: %w; to have one made, leave --name out", err)
+		}
+		id.KeyID, id.PrivateKey, err = makeKey(o.signingKey)
+	}
+	if err != nil {
+		return id, fmt.Errorf("--signing-key: %w", err)
+	}
+	public := id.PrivateKey.Public().(ed25519.PublicKey)
+	if id.ServerName == "" {
+		id.ServerName = spec.ServerName(hex.EncodeToString(public))
+	}
+	if key, ok := (wire.HexKeys{}).KnownKey(id.ServerName, id.KeyID); ok && !bytes.Equal(key, public) {
+		return id, fmt.Errorf("--name is another key than that in %s, whose name is %x", o.signingKey, []byte(public))
+	}
+	return id, nil
+}
+
+// isKeyName reports whether a server's name is its key.
+func isKeyName(name spec.ServerName) bool {
+	_, ok := wire.HexKeys{}.KnownKey(name, "ed25519:")
+	return ok
+}
+
+func readKey(file string) (gomatrixserverlib.KeyID, ed25519.PrivateKey, error) {
+	encoded, err := os.ReadFile(file)
+	if err != nil {
+		return "", nil, err
+	}
+	block, _ := pem.Decode(encoded)
+	switch {
+	case block == nil || block.Type != keyBlock:
+		return "", nil, fmt.Errorf("there is no PEM block %q in %s", keyBlock, file)
+	case !validKeyID.MatchString(block.Headers[keyIDHeader]):
+		return "", nil, fmt.Errorf("%s has no %s such as ed25519:1", file, keyIDHeader)
+	case len(block.Bytes) != ed25519.SeedSize:
+		return "", nil, fmt.Errorf("the key in %s has %d bytes, not %d", file, len(block.Bytes), ed25519.SeedSize)
+	}
+	return gomatrixserverlib.KeyID(block.Headers[keyIDHeader]), ed25519.NewKeyFromSeed(block.Bytes), nil
+}
+
+// makeKey makes a key and a file with it.
+func makeKey(file string) (gomatrixserverlib.KeyID, ed25519.PrivateKey, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return "", nil, err
+	}
+	id := "ed25519:" + rand.Text()[:6]
+	block := &pem.Block{Type: keyBlock, Headers: map[string]string{keyIDHeader: id}, Bytes: key.Seed()}
+	if err := writeNew(file, pem.EncodeToMemory(block)); err != nil {
+		return "", nil, err
+	}
+	return gomatrixserverlib.KeyID(id), key, nil
+}
+
+// writeNew writes a secret into a file that isn't there yet.
+func writeNew(file string, content []byte) error {
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(content)
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return errors.Join(err, os.Remove(file))
+	}
+	return nil
+}
+
+const (
+	keyPath     = "/_matrix/key/v2/server"
+	keyValidity = 24 * time.Hour
+)
+
+// A keyPublisher publishes the key of this relay. Servers that check its requests
+// need that where its name isn't its key.
+type keyPublisher struct {
+	fclient.SigningIdentity
+	next http.Handler
+}
+
+func (p keyPublisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet || r.URL.Path != keyPath && !strings.HasPrefix(r.URL.Path, keyPath+"/") {
+		p.next.ServeHTTP(w, r)
+		return
+	}
+	keys, err := p.publish(time.Now())
+	if err != nil {
+		(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown}).Write(w)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(keys) // the client may have gone
+}
+
+func (p keyPublisher) publish(now time.Time) ([]byte, error) {
+	public := p.PrivateKey.Public().(ed25519.PublicKey)
+	keys, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
+		ServerName:    p.ServerName,
+		VerifyKeys:    map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{p.KeyID: {Key: spec.Base64Bytes(public)}},
+		OldVerifyKeys: map[gomatrixserverlib.KeyID]gomatrixserverlib.OldVerifyKey{},
+		ValidUntilTS:  spec.AsTimestamp(now.Add(keyValidity)),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return gomatrixserverlib.SignJSON(string(p.ServerName), p.KeyID, p.PrivateKey, keys)
+}

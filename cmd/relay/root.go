@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit statuses of the program, which its help lists.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const rootHelp = `A Matrix relay, and what its operator does with it. A relay takes in transactions
+for servers that can't be reached and keeps them until those servers fetch them.
+
+The exit status is 0 if all went well, 1 if something failed, and 2 if the command
+line is wrong.`
+
+// The groups of subcommands in the help.
+const (
+	groupRun = "run"
+)
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use: "relay", Short: "A Matrix relay", Long: rootHelp, DisableFlagsInUseLine: true,
+		SilenceErrors: true, SilenceUsage: true, // report does that
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{unknownCommand(c, args[0])}
+			}
+			return c.Help()
+		},
+	}
+	root.PersistentFlags().Bool(jsonFlag, false, "print results as JSON, for programs")
+	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddGroup(&cobra.Group{ID: groupRun, Title: "To run a relay:"})
+	root.AddCommand(newServe(), newInvite())
+	return root
+}
+
+// unknownCommand says so, and which ones have a similar name.
+func unknownCommand(root *cobra.Command, name string) error {
+	if similar := root.SuggestionsFor(name); len(similar) > 0 {
+		return fmt.Errorf("there is no command %q; did you mean %s?", name, strings.Join(similar, " or "))
+	}
+	return fmt.Errorf("there is no command %q", name)
+}
+
+// noArgs refuses arguments that no flag belongs to.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unexpected argument %q", args[0])}
+	}
+	return nil
+}
+
+// A usageError says that the command line is wrong.
+type usageError struct{ error }
+
+// Unwrap is for errors.As.
+func (e usageError) Unwrap() error { return e.error }
+
+// errLogged says that a command failed and that its log says why.
+var errLogged = errors.New("failed")
+
+// report tells how a command ended, and returns the exit status for that.
+func report(c *cobra.Command, err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errLogged):
+		return exitFailed
+	}
+	c.PrintErrf("relay: %v\n", err)
+	if errors.As(err, new(usageError)) {
+		c.PrintErrf("%s --help explains the options\n", c.CommandPath())
+		return exitUsage
+	}
+	return exitFailed
+}
