@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/bounded"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
@@ -174,11 +175,13 @@ func newWatchedWeb(t *testing.T, address func(*http.Request) netip.Addr) *watche
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	listener = bounded.Listen(listener, bounded.Options{Connections: 320, Address: func(net.Conn) netip.Addr { return netip.MustParseAddr("192.0.2.1") }})
 	web := &http.Server{Handler: server, ConnContext: relay.ConnContext}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = web.Serve(listener) })
 	w.rig = &rig{TB: t, server: server, network: relaytest.NewNetwork()}
-	w.network.Set(relayName, relaytest.Host{Address: listener.Addr().String()})
+	w.address = listener.Addr().String()
+	w.network.Set(relayName, relaytest.Host{Address: w.address})
 	t.Cleanup(func() {
 		w.network.CloseIdleConnections()
 		require.NoError(t, web.Close())
@@ -217,6 +220,28 @@ func TestConnContext(t *testing.T) {
 	_, _ = w.do(r)
 	_, _, _ = w.watch.take()
 	require.Equal(t, w.member.ServerName, w.known(w.member), "info isn't signed by anybody")
+}
+
+// The places of a member's connections aren't those of its address, of which somebody
+// else there takes as many as there are.
+func TestConnectionKeepsItsPlace(t *testing.T) {
+	w := newWatchedWeb(t, nil)
+	require.Empty(t, w.known(w.member))
+	for range 100 {
+		c, err := net.Dial("tcp", w.address)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close()) }()
+	}
+	stranger := relaytest.NewNetwork() // once this is answered, all were accepted
+	defer stranger.CloseIdleConnections()
+	stranger.Set(relayName, relaytest.Host{Address: w.address})
+	r, err := http.NewRequest(http.MethodGet, "matrix://"+relayName+wire.InfoURI, nil)
+	require.NoError(t, err)
+	answer, err := stranger.RoundTrip(r)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	_, _, _ = w.watch.take()
+	require.Equal(t, w.member.ServerName, w.known(w.member), "on the same connection")
 }
 
 // A proxy's connection, which brings requests of many, counts for none of them, also if

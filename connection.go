@@ -20,6 +20,9 @@ type connection struct {
 	from  spec.ServerName // that all requests named as their origin; empty if there was none
 	ofAll bool            // requests of several servers came, or of none: a proxy's, perhaps
 	asked bool            // from has signed, asks for its mail, and has a mailbox
+
+	place    interface{ CountFor(server spec.ServerName) } // among all connections, or nil
+	countFor spec.ServerName                               // as it was told
 }
 
 type connectionKey struct{}
@@ -28,9 +31,14 @@ type connectionKey struct{}
 // has asked for its mail whose mailbox is promised to it counts for this server, and no
 // longer for its address, which others may share and flood: see policy.Limits. That ends
 // with the first request on it that another server could have sent: then the connection
-// is that of a proxy.
-func ConnContext(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, &connection{})
+// is that of a proxy. A bounded.Listener counts the connection likewise.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = wrapped.NetConn()
+	}
+	c := &connection{}
+	c.place, _ = conn.(interface{ CountFor(spec.ServerName) })
+	return context.WithValue(ctx, connectionKey{}, c)
 }
 
 // proxyHeaders are written by proxies, also by those that nobody has named to us.
@@ -62,6 +70,7 @@ func (c *connection) isOfAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ofAll = true
+	c.count()
 }
 
 // server is the server that the connection counts for, if there is one.
@@ -71,10 +80,22 @@ func (c *connection) server() spec.ServerName {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.owner()
+}
+
+func (c *connection) owner() spec.ServerName {
 	if !c.asked || c.ofAll {
 		return ""
 	}
 	return c.from
+}
+
+// count has the place count for the owner.
+func (c *connection) count() {
+	if owner := c.owner(); c.place != nil && c.countFor != owner {
+		c.countFor = owner
+		c.place.CountFor(owner)
+	}
 }
 
 // carries notes a request that names a server as its origin, or none.
@@ -88,6 +109,7 @@ func (c *connection) carries(origin spec.ServerName) {
 		c.ofAll = true
 	}
 	c.from = origin
+	c.count()
 }
 
 // belongsToOrigin has the connection count for the server that its requests come from.
@@ -98,4 +120,5 @@ func (c *connection) belongsToOrigin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked = true
+	c.count()
 }

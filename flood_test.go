@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -44,7 +43,6 @@ type flood struct {
 const (
 	floodStore   = 4 << 20
 	floodPromise = 32 << 10
-	addressOf    = "Test-Address"
 )
 
 func newFlood(t *testing.T, random *rand.Rand, addresses int, protect bool) *flood {
@@ -55,7 +53,6 @@ func newFlood(t *testing.T, random *rand.Rand, addresses int, protect bool) *flo
 	}
 	config := relay.Config{
 		ServerName: relayName, Store: f.store, Logger: slog.New(slog.DiscardHandler), MaxStoreBytes: floodStore,
-		ClientAddress: func(r *http.Request) netip.Addr { return netip.MustParseAddr(r.Header.Get(addressOf)) },
 	}
 	if protect {
 		open, err := policy.NewOpen(policy.OpenConfig{Store: f.store, Promise: policy.Size{Bytes: floodPromise}})
@@ -81,9 +78,9 @@ func (f *flood) close() {
 
 // do asks the relay, from an address.
 func (f *flood) do(address string, r *http.Request) (status int, body string) {
-	in := httptest.NewRequest(r.Method, r.URL.RequestURI(), r.Body)
+	in := httptest.NewRequest(r.Method, r.URL.RequestURI(), r.Body).WithContext(r.Context())
 	in.Header = r.Header
-	in.Header.Set(addressOf, address)
+	in.RemoteAddr = address + ":1"
 	w := httptest.NewRecorder()
 	f.server.ServeHTTP(w, in)
 	return w.Code, w.Body.String()

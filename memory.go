@@ -20,8 +20,9 @@ type memory struct{ in, out *budget }
 
 func newMemory(bytes int64) memory { return memory{newBudget(bytes), newBudget(bytes)} }
 
-// A holder is the party that memory is charged to: the address that a request comes
-// from, and the server that the request names as its own.
+// A holder is the party that memory, checks, waits and repeats are charged to: the
+// address that a request comes from, or the server that its connection counts for, and
+// the server that the request names as its own.
 type holder struct {
 	from address.From
 	name spec.ServerName

@@ -22,9 +22,9 @@ import (
 //
 // None of them names another one but answer.go; they all use memory.go.
 type request struct {
-	wire.SignedRequest // without Content until the transfer
-	from               address.From
-	admission          admission // asks the policy, at several stages
+	wire.SignedRequest              // without Content until the transfer
+	from               address.From // as the log has it
+	admission          admission    // asks the policy, at several stages
 	route              wire.Route
 	memory             *share // holds the body
 	signer             spec.ServerName
@@ -35,8 +35,12 @@ type request struct {
 	w http.ResponseWriter // for its deadlines
 }
 
-// holder is the party that the memory of the request is charged to.
+// holder is the party that the work for the request is charged to. On a connection that
+// counts for a server, its address doesn't.
 func (q *request) holder() holder {
 	name, _ := q.Claimed() // the gate has refused requests that have none
+	if known := q.admission.asked.Known; known != "" {
+		return holder{address.OfServer(string(known)), name}
+	}
 	return holder{q.from, name}
 }

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
 	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/internal/crowd"
 	"github.com/matrixrelay/relay/internal/defaults"
@@ -27,7 +29,9 @@ type Options struct {
 	// sixteenth of them, and half where many parties can't be told apart, as in overlay
 	// networks and at loopback. For one more the oldest is closed, of its own address if
 	// that has as many as it may, else of the one that has most, where a /48 of IPv6
-	// counts as an address with a sixteenth of its connections. Zero: DefaultConnections.
+	// counts as an address with a sixteenth of its connections. A connection that counts
+	// for a server (see relay.ConnContext) isn't one of its address. Zero:
+	// DefaultConnections.
 	Connections int
 
 	// Proxies are addresses whose connections aren't bounded by address, since they
@@ -85,8 +89,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limited := &conn{Conn: c, listener: l}
-	limited.member = l.crowd.Join(l.from(c), "", func() { _ = c.Close() }) // its owner closes it too, and has the error
+	limited := &conn{Conn: c, listener: l, from: l.from(c)}
+	limited.member = l.crowd.Join(limited.from, "", func() { _ = c.Close() }) // its owner closes it too, and has the error
 	return limited, nil
 }
 
@@ -115,7 +119,20 @@ func part(from address.From) int {
 type conn struct {
 	net.Conn
 	listener *Listener
+	from     address.From
 	member   *crowd.Member
+}
+
+// CountFor has the connection count for a server, whatever address it comes from, or for
+// its address again if the name is empty: see relay.ConnContext.
+func (c *conn) CountFor(server spec.ServerName) {
+	from := c.from
+	if server != "" {
+		from = address.OfServer(string(server))
+	}
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.listener.crowd.Move(c.member, from, "")
 }
 
 // Close implements net.Conn.

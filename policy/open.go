@@ -53,9 +53,10 @@ type OpenConfig struct {
 	UnclaimedLifetime time.Duration
 
 	// Claims, NewBoxes and UnclaimedBytes are the share of one address: of claims, of
-	// unclaimed mailboxes that get their first mail, and of mail for unclaimed ones. A /48 of IPv6,
-	// an overlay network and all that have no IP address have Wide times that. Zero:
-	// DefaultWide.
+	// unclaimed mailboxes that get their first mail, and of mail for unclaimed ones. A /48
+	// of IPv6, an overlay network and all that have no IP address have Wide times that;
+	// zero: DefaultWide. A Member has a share of the latter two, for itself, on its own
+	// connections (see Request.Known).
 	Claims, NewBoxes, UnclaimedBytes Rate
 	Wide                             int
 }
@@ -97,8 +98,10 @@ type Open struct {
 	claims    *claims
 	unclaimed *unclaimed
 	comers    *addresses[comer]
+	newComer  func(times int) *comer
 
 	mu    sync.Mutex
+	known *table[spec.ServerName, *comer]   // servers on their own connections
 	boxes *table[spec.ServerName, struct{}] // unclaimed ones that mail was left in
 }
 
@@ -114,12 +117,15 @@ func NewOpen(config OpenConfig) (*Open, error) {
 		return nil, err
 	}
 	config = config.withDefaults()
+	newComer := func(times int) *comer {
+		return &comer{newBucket(config.Claims, times), newBucket(config.NewBoxes, times), newBucket(config.UnclaimedBytes, times)}
+	}
 	return &Open{
 		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c},
-		comers: newAddresses(DefaultParties, config.Wide, func(times int) *comer {
-			return &comer{newBucket(config.Claims, times), newBucket(config.NewBoxes, times), newBucket(config.UnclaimedBytes, times)}
-		}),
-		boxes: newTable[spec.ServerName, struct{}](max(config.UnclaimedBoxes, 1)),
+		comers:   newAddresses(DefaultParties, config.Wide, newComer),
+		newComer: newComer,
+		known:    newTable[spec.ServerName, *comer](DefaultParties),
+		boxes:    newTable[spec.ServerName, struct{}](max(config.UnclaimedBoxes, 1)),
 	}, nil
 }
 
@@ -213,7 +219,7 @@ func (o *Open) leave(ctx context.Context, r *Request) error {
 		r.Room.promise(o.config.Promise, parts)
 		return nil
 	}
-	comers := o.comers.of(r.Address)
+	comers := o.leaving(r)
 	for _, c := range comers {
 		if wait := c.bytes.wait(time.Now()); wait > 0 {
 			return overShare("this address has left its share for servers that haven't asked for their mail here", wait)
@@ -237,6 +243,22 @@ func (o *Open) leave(ctx context.Context, r *Request) error {
 		}
 	}
 	return nil
+}
+
+// leaving is to whom mail for unclaimed mailboxes is counted: the address that it comes
+// from, or the server on whose own connection it comes.
+func (o *Open) leaving(r *Request) []*comer {
+	if r.Known == "" {
+		return o.comers.of(r.Address)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c, ok := o.known.get(r.Known)
+	if !ok {
+		c = o.newComer(1)
+		o.known.set(r.Known, c)
+	}
+	return []*comer{c}
 }
 
 // hasBox reports whether mail was left in an unclaimed mailbox before. Then it isn't new,

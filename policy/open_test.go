@@ -267,6 +267,20 @@ func TestUnclaimedByAddress(t *testing.T) {
 	})
 }
 
+// On the connection of a member its own share counts for mail to unclaimed mailboxes, too.
+func TestUnclaimedByKnownServer(t *testing.T) {
+	o := newOpen(t)
+	o.config.NewBoxes = policy.Rate{PerSecond: 1e-6, Burst: 1}
+	o.restart()
+	require.NoError(t, o.put("192.0.2.1", "a", 10))
+	requireStatus(t, 429, o.put("192.0.2.1", "b", 10))
+	phone := put("192.0.2.1", "phone", "b", 10)
+	phone.known, phone.room = "phone", room()
+	require.NoError(t, phone.leave(t, o.Open, o.store, "1"))
+	phone.destination = "c"
+	requireStatus(t, 429, phone.leave(t, o.Open, o.store, "2"))
+}
+
 // A mailbox that its owner empties and can't claim isn't a new one each time.
 func TestEmptiedMailboxIsNotNew(t *testing.T) {
 	o := newOpen(t)

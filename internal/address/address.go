@@ -3,6 +3,7 @@
 package address
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"slices"
 )
@@ -26,6 +27,14 @@ type From struct {
 	// Shared says that Host is a network, loopback or nothing, where many parties may
 	// be that can't be told apart.
 	Shared bool
+}
+
+// OfServer is where a server counts that is known whatever address it comes from: as if
+// it were at an address of its own, which no address of a network counts as.
+func OfServer(name string) From {
+	hash := sha256.Sum256([]byte(name))
+	own := netip.PrefixFrom(netip.AddrFrom16([16]byte(hash[:16])), 128)
+	return From{Host: own, Site: own}
 }
 
 // String is the Host, or says that there is no address.

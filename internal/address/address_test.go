@@ -43,3 +43,11 @@ func TestNoAddressIsOneParty(t *testing.T) {
 	require.Equal(t, "192.0.2.7", address.Of(netip.MustParseAddr("192.0.2.7")).String())
 	require.Equal(t, "2a01:db8:1:2::/64", address.Of(netip.MustParseAddr("2a01:db8:1:2::1")).String())
 }
+
+func TestServersHaveAddressesOfTheirOwn(t *testing.T) {
+	a := address.OfServer("a.example")
+	require.Equal(t, a, address.OfServer("a.example"))
+	require.NotEqual(t, a, address.OfServer("b.example"))
+	require.NotEqual(t, a, address.Of(a.Host.Addr()), "nobody at an address of a network counts for it")
+	require.Equal(t, a.Host, a.Site)
+}

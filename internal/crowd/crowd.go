@@ -84,6 +84,12 @@ func New(places, each int, part func(address.From) int) *Crowd {
 // name that has most, at the address that has most. Where the addresses of one site have
 // more than sixteen times as many together, it is one of these.
 func (c *Crowd) Join(from address.From, name spec.ServerName, end func()) *Member {
+	m := &Member{end: end}
+	c.join(m, from, name)
+	return m
+}
+
+func (c *Crowd) join(m *Member, from address.From, name spec.ServerName) {
 	c.makeRoom(from, name)
 	a := c.address(from)
 	n := a.names[name]
@@ -91,10 +97,19 @@ func (c *Crowd) Join(from address.From, name spec.ServerName, end func()) *Membe
 		n = &ofName{address: a, name: name}
 		a.names[name] = n
 	}
-	m := &Member{of: n, end: end}
+	m.of = n
 	m.element = n.members.PushBack(m)
 	c.add(n, 1)
-	return m
+}
+
+// Move has a member's place belong to another address and name, as if it had just
+// joined there. It changes nothing if the place was taken away.
+func (c *Crowd) Move(m *Member, from address.From, name spec.ServerName) {
+	if m.element == nil {
+		return
+	}
+	c.Leave(m)
+	c.join(m, from, name)
 }
 
 func (c *Crowd) address(from address.From) *fromOne {

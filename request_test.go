@@ -1,0 +1,51 @@
+package relay
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+func requestFrom(name string, known bool) *request {
+	q := &request{
+		SignedRequest: wire.SignedRequest{Authorization: []string{`X-Matrix origin="` + name + `",key="ed25519:1",sig="AAAA"`}},
+		from:          address.Of(netip.MustParseAddr("203.0.113.1")),
+	}
+	if known {
+		q.admission.asked.Known = "phone"
+	}
+	return q
+}
+
+// What others owe at an address is not what a server owes on a connection that counts
+// for it, and what they hold isn't what it holds.
+func TestKnownServerIsNotItsAddress(t *testing.T) {
+	flood, phone, stranger := requestFrom("flood", false).holder(), requestFrom("phone", true).holder(), requestFrom("phone", false).holder()
+	r, c := newRepeats(), newChecks()
+	again := []store.Entry{{ID: 1, Mail: store.Mail{Body: make([]byte, 1<<20)}}}
+	for range 4 * 140 {
+		r.charge(flood, again)
+	}
+	c.debts.add(flood.from, time.Hour)
+	for _, one := range []struct {
+		by      holder
+		refused bool
+	}{{phone, false}, {stranger, true}} {
+		_, err := r.may(one.by, false)
+		require.Equal(t, one.refused, err != nil)
+		err = c.await(t.Context(), one.by.from)
+		require.Equal(t, one.refused, err != nil)
+	}
+	b := newBudget(100)
+	b.grace = 0
+	held := b.share(flood, func() bool { return true })
+	require.True(t, held.set(90, false))
+	require.True(t, b.share(phone, nil).set(10, false))
+	require.Len(t, b.parties, 2)
+}
