@@ -8,6 +8,7 @@
 //   - a mode, which decides whose mail is kept: Closed (a list of destinations), Invite
 //     (servers that have claimed their mailbox with an invite) or Open (anybody, with
 //     little room until the owner has asked for its mail);
+//   - Blocklist: servers and addresses that the operator has blocked, in the store's notes;
 //   - Func: a function of an embedder.
 //
 // Names cost nothing in an open network, and until the signature was checked anybody
