@@ -1,0 +1,231 @@
+package admin_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/admin"
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
+)
+
+func TestStatus(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		r.put("a.example", "b.example", 3, 0)
+		r.put("a.example", store.Private("queue", "c.example"), 1, 0)
+		status, err := o.Status(r.Context())
+		require.NoError(r, err)
+		require.Equal(r, spec.ServerName("relay.example"), status.ServerName)
+		require.Equal(r, "v1", status.Version)
+		require.Equal(r, admin.Held{Entries: 3, Bytes: 3 * mailSize}, status.Servers)
+		require.Equal(r, admin.Held{Entries: 1, Bytes: mailSize}, status.Private)
+		require.False(r, status.Now.Before(status.Started))
+		require.NotNil(r, status.Problems)
+		require.Empty(r, status.Problems)
+		require.Nil(r, status.Files, "memory has none")
+		require.True(r, status.Blocks)
+		require.True(r, status.Invites)
+	})
+}
+
+// A sick store has each trouble that Status knows of.
+type sick struct{ *memory.Store }
+
+func (sick) Failed() <-chan struct{} { return nil }
+func (sick) Failure() error          { return fmt.Errorf("%w: the disk", store.ErrReopen) }
+func (sick) Sizes(context.Context) (store.Sizes, error) {
+	return store.Sizes{File: 5, Log: 7}, nil
+}
+
+func (s sick) Usage(ctx context.Context, name spec.ServerName) (store.Usage, error) {
+	usage, err := s.Store.Usage(ctx, name)
+	usage.SetAside = 2
+	return usage, err
+}
+
+func TestStatusOfTrouble(t *testing.T) {
+	s := sick{memory.New(memory.Options{})}
+	desk, err := admin.New(admin.Config{Store: s, Logger: quiet, Ready: func(context.Context) error { return errors.New("no keys") }})
+	require.NoError(t, err)
+	status, err := desk.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, &admin.Files{Database: 5, Log: 7}, status.Files)
+	require.Len(t, status.Problems, 3)
+	require.Contains(t, status.Problems[0], "the disk")
+	require.Contains(t, status.Problems[1], "no keys")
+	require.Contains(t, status.Problems[2], "4")
+	require.False(t, status.Blocks)
+	require.False(t, status.Invites)
+}
+
+func TestMailboxes(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		var want []admin.Mailbox
+		for i, name := range []spec.ServerName{"a.example", "b.example", "c.example:8448", "[::1]:8448"} {
+			r.put("x.example", name, i+1, 0)
+			want = append(want, admin.Mailbox{Name: name, Held: admin.Held{Entries: int64(i + 1), Bytes: int64(i+1) * mailSize}})
+		}
+		want = append(want[3:], want[:3]...)
+		queue := store.Private("queue", "q.example")
+		r.put("y.example", queue, 1, 0)
+		r.put("y.example", "c.example:8448", 1, 0)
+		want[3].Entries, want[3].Bytes = want[3].Entries+1, want[3].Bytes+mailSize
+
+		got := []admin.Mailbox{}
+		for q := (admin.MailboxQuery{Limit: 3}); ; q.After = got[len(got)-1].Name {
+			page, err := o.Mailboxes(r.Context(), q)
+			require.NoError(r, err)
+			require.LessOrEqual(r, len(page), 3)
+			if len(page) == 0 {
+				break
+			}
+			got = append(got, page...)
+		}
+		require.Equal(r, want, got)
+		page, err := o.Mailboxes(r.Context(), admin.MailboxQuery{Private: true})
+		require.NoError(r, err)
+		require.Equal(r, []admin.Mailbox{{Name: queue, Held: admin.Held{Entries: 1, Bytes: mailSize}}}, page)
+		page, err = o.Mailboxes(r.Context(), admin.MailboxQuery{Origin: "y.example"})
+		require.NoError(r, err)
+		require.Equal(r, want[3:], page)
+		box, err := o.Mailbox(r.Context(), "b.example")
+		require.NoError(r, err)
+		require.Equal(r, &want[2], box)
+		box, err = o.Mailbox(r.Context(), "nobody.example")
+		require.NoError(r, err)
+		require.Equal(r, &admin.Mailbox{Name: "nobody.example"}, box)
+		for _, q := range []admin.MailboxQuery{{After: queue}} {
+			_, err = o.Mailboxes(r.Context(), q)
+			requireStatus(r, 400, err)
+		}
+		for _, name := range []spec.ServerName{"", store.PrivateHalf} {
+			_, err = o.Mailbox(r.Context(), name)
+			requireStatus(r, 400, err)
+		}
+	})
+}
+
+func requireStatus(t require.TestingT, status int, err error) {
+	var answer *wire.Error
+	require.ErrorAs(t, err, &answer)
+	require.Equal(t, status, answer.Status, err)
+	require.NotEmpty(t, answer.Code)
+}
+
+func TestEntries(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		ids := r.put("a.example", "b.example", 9, 0)
+		ids = append(ids, r.put("c.example", "b.example", 11, time.Hour)...)
+		require.Equal(r, ids, r.left(o, "b.example"))
+		kept, err := r.store.Next(r.Context(), "b.example", 0, 100, 1<<30)
+		require.NoError(r, err)
+		for _, bodies := range []bool{false, true} {
+			page, err := o.Entries(r.Context(), admin.EntryQuery{Mailbox: "b.example", After: kept[7].ID, Limit: 2, Bodies: bodies})
+			require.NoError(r, err)
+			require.Len(r, page, 2)
+			require.Greater(r, page[1].ExpiresMS, int64(3_590_000)-1)
+			want := admin.Entry{
+				ID: kept[8].ID, Origin: "a.example", TransactionID: ids[8], Bytes: mailSize, Proven: true,
+				Digest: base64.RawURLEncoding.EncodeToString(kept[8].Digest[:]),
+			}
+			if bodies {
+				want.Body = kept[8].Body
+			}
+			require.Equal(r, want, page[0])
+		}
+		page, err := o.Entries(r.Context(), admin.EntryQuery{Mailbox: "nobody.example", Bodies: true})
+		require.NoError(r, err)
+		require.Empty(r, page)
+		_, err = o.Entries(r.Context(), admin.EntryQuery{})
+		requireStatus(r, 400, err)
+	})
+}
+
+func TestSenders(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		r.put("a.example", "x.example", 2, 0)
+		r.put("a.example", "y.example", 2, 0)
+		r.put("b.example", "y.example", 3, 0)
+		senders, err := o.Senders(r.Context(), "", 0)
+		require.NoError(r, err)
+		a, b := admin.Sender{Origin: "a.example", Mailboxes: 2, Entries: 4, Bytes: 4 * mailSize}, admin.Sender{Origin: "b.example", Mailboxes: 1, Entries: 3, Bytes: 3 * mailSize}
+		require.Equal(r, []admin.Sender{a, b}, senders)
+		senders, err = o.Senders(r.Context(), "", 1)
+		require.NoError(r, err)
+		require.Equal(r, []admin.Sender{a}, senders)
+		a.Mailboxes, a.Entries, a.Bytes = 1, 2, 2*mailSize
+		senders, err = o.Senders(r.Context(), "y.example", 5)
+		require.NoError(r, err)
+		require.Equal(r, []admin.Sender{b, a}, senders)
+
+		_, err = o.Purge(r.Context(), admin.Purge{Origin: "b.example"})
+		require.NoError(r, err)
+		senders, err = o.Senders(r.Context(), "", 0)
+		require.NoError(r, err)
+		require.Len(r, senders, 1, "a purge shows at once")
+	})
+}
+
+func TestBlocks(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		kept, err := o.Block(r.Context(), policy.Block{What: "Evil.example", Reason: "fills the disk"})
+		require.NoError(r, err)
+		require.Equal(r, "evil.example", kept.What)
+		_, err = o.Block(r.Context(), policy.Block{What: "192.0.2.1/24"})
+		require.NoError(r, err)
+		blocks, err := o.Blocked(r.Context(), "", 0)
+		require.NoError(r, err)
+		require.Len(r, blocks, 2)
+		require.Equal(r, *kept, blocks[1])
+		blocks, err = o.Blocked(r.Context(), "192.0.2.0/24", 5)
+		require.NoError(r, err)
+		require.Equal(r, []policy.Block{*kept}, blocks)
+		found, err := o.Unblock(r.Context(), "evil.example")
+		require.NoError(r, err)
+		require.True(r, found)
+		found, err = o.Unblock(r.Context(), "evil.example")
+		require.NoError(r, err)
+		require.False(r, found)
+		_, err = o.Block(r.Context(), policy.Block{What: "not a server"})
+		requireStatus(r, 400, err)
+		_, err = o.Unblock(r.Context(), "not a server")
+		requireStatus(r, 400, err)
+	})
+}
+
+func TestInvite(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		until := time.Now().AddDate(0, 0, 3)
+		text, err := o.Invite(r.Context(), 5, until)
+		require.NoError(r, err)
+		require.Contains(r, text, "5-"+until.UTC().Format("20060102"))
+		_, err = o.Invite(r.Context(), policy.MaxInviteUses+1, until)
+		requireStatus(r, 400, err)
+	})
+}
+
+// A relay without a list of blocks and without invites says so.
+func TestNotConfigured(t *testing.T) {
+	desk, err := admin.New(admin.Config{Store: memory.New(memory.Options{}), Logger: quiet})
+	require.NoError(t, err)
+	_, err = desk.Block(t.Context(), policy.Block{What: "a.example"})
+	requireStatus(t, 404, err)
+	_, err = desk.Unblock(t.Context(), "a.example")
+	requireStatus(t, 404, err)
+	_, err = desk.Blocked(t.Context(), "", 1)
+	requireStatus(t, 404, err)
+	_, err = desk.Invite(t.Context(), 1, time.Now())
+	requireStatus(t, 404, err)
+
+	_, err = admin.New(admin.Config{Store: struct{ store.Store }{memory.New(memory.Options{})}})
+	require.ErrorContains(t, err, "store.Managed")
+}

@@ -1,0 +1,338 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// Config of a Desk. Only Store is required.
+type Config struct {
+	// Store is the relay's. It must have the ability store.Managed.
+	Store store.Store
+
+	// ServerName and Version are shown in Status.
+	ServerName spec.ServerName
+	Version    string
+
+	// Blocklist is the one that the relay's policy has in it. Nil: nothing can be
+	// blocked.
+	Blocklist *policy.Blocklist
+
+	// InviteKey is policy.InviteConfig.Key. Nil: no invites can be made.
+	InviteKey []byte
+
+	// Ready returns an error that says why the relay can't work, if it can't. Nil: only
+	// the store is asked.
+	Ready func(context.Context) error
+
+	// Logger is told of failures and of all that is changed. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// A Desk is an Operator beside a store. Make one with New.
+type Desk struct {
+	config  Config
+	managed store.Managed
+	started time.Time
+	senders recent
+}
+
+var _ Operator = (*Desk)(nil)
+
+// New makes a Desk.
+func New(config Config) (*Desk, error) {
+	managed, ok := config.Store.(store.Managed)
+	if !ok {
+		return nil, errors.New("admin: the store isn't a store.Managed, so an operator can do nothing with it")
+	}
+	defaults.Set(&config.Logger, slog.Default())
+	return &Desk{config: config, managed: managed, started: time.Now().UTC().Truncate(time.Second)}, nil
+}
+
+// Status implements Operator.
+func (d *Desk) Status(ctx context.Context) (*Status, error) {
+	status := &Status{
+		ServerName: d.config.ServerName, Version: d.config.Version, Problems: []string{},
+		Now: time.Now().UTC().Truncate(time.Second), Started: d.started,
+		Blocks: d.config.Blocklist != nil, Invites: len(d.config.InviteKey) > 0,
+	}
+	for half, into := range map[spec.ServerName]*Held{"": &status.Servers, store.PrivateHalf: &status.Private} {
+		held, err := d.held(ctx, half)
+		if err != nil {
+			return nil, err
+		}
+		*into = held
+	}
+	if measured, ok := d.config.Store.(store.Measured); ok {
+		sizes, err := measured.Sizes(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("admin: the sizes of the store's files: %w", err)
+		}
+		status.Files = &Files{Database: sizes.File, Log: sizes.Log}
+	}
+	status.Problems = append(status.Problems, d.problems(ctx, status)...)
+	return status, nil
+}
+
+// problems says in words what isn't well.
+func (d *Desk) problems(ctx context.Context, status *Status) (all []string) {
+	if failing, ok := d.config.Store.(store.Failing); ok {
+		if err := failing.Failure(); err != nil {
+			all = append(all, "The store takes no more mail until the relay is started again: "+err.Error())
+		}
+	}
+	if d.config.Ready != nil {
+		if err := d.config.Ready(ctx); err != nil {
+			all = append(all, "The relay isn't ready: "+err.Error())
+		}
+	}
+	if n := status.Servers.SetAside + status.Private.SetAside; n > 0 {
+		all = append(all, fmt.Sprintf("Entries that can't be read, and were set aside: %d.", n))
+	}
+	return all
+}
+
+func (d *Desk) held(ctx context.Context, name spec.ServerName) (Held, error) {
+	usage, err := d.config.Store.Usage(ctx, name)
+	if err != nil {
+		return Held{}, fmt.Errorf("admin: what a mailbox holds: %w", err)
+	}
+	return Held(usage), nil
+}
+
+// Mailboxes implements Operator.
+func (d *Desk) Mailboxes(ctx context.Context, q MailboxQuery) ([]Mailbox, error) {
+	after := q.After
+	if q.Private {
+		after = max(after, store.PrivateHalf)
+	} else if store.IsPrivate(after) {
+		return nil, wire.BadRequest(spec.ErrorInvalidParam, "after is a private name, and others are asked for")
+	}
+	names, err := d.names(ctx, q.Origin, after, pageOf(q.Limit))
+	if err != nil {
+		return nil, err
+	}
+	page := []Mailbox{}
+	for _, name := range names {
+		held, err := d.held(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		page = append(page, Mailbox{name, held})
+	}
+	return page, nil
+}
+
+// names returns those of mailboxes that have mail, from an origin if one is named.
+func (d *Desk) names(ctx context.Context, origin, after spec.ServerName, limit int) (names []spec.ServerName, err error) {
+	if origin != "" {
+		names, err = d.managed.Recipients(ctx, origin, after, limit)
+	} else {
+		names, err = d.config.Store.Destinations(ctx, after, limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("admin: the names of mailboxes: %w", err)
+	}
+	return names, nil
+}
+
+// Mailbox implements Operator.
+func (d *Desk) Mailbox(ctx context.Context, name spec.ServerName) (*Mailbox, error) {
+	if err := checkMailbox(name); err != nil {
+		return nil, err
+	}
+	held, err := d.held(ctx, name)
+	return &Mailbox{name, held}, err
+}
+
+func checkMailbox(name spec.ServerName) error {
+	if name == "" || name == store.PrivateHalf || len(name) > store.MaxName {
+		return wire.BadRequest(spec.ErrorInvalidParam, "a mailbox must be named")
+	}
+	return nil
+}
+
+// maxBodies bounds the bytes of a page of entries with their bodies.
+const maxBodies = 4 << 20
+
+// Entries implements Operator.
+func (d *Desk) Entries(ctx context.Context, q EntryQuery) ([]Entry, error) {
+	if err := checkMailbox(q.Mailbox); err != nil {
+		return nil, err
+	}
+	if q.Bodies {
+		return d.entriesWithBodies(ctx, q)
+	}
+	listed, err := d.managed.List(ctx, q.Mailbox, q.After, pageOf(q.Limit))
+	if err != nil {
+		return nil, fmt.Errorf("admin: the entries of a mailbox: %w", err)
+	}
+	page := []Entry{}
+	for _, l := range listed {
+		page = append(page, entryOf(&l))
+	}
+	return page, nil
+}
+
+func (d *Desk) entriesWithBodies(ctx context.Context, q EntryQuery) ([]Entry, error) {
+	entries, err := d.config.Store.Next(ctx, q.Mailbox, q.After, pageOf(q.Limit), maxBodies)
+	if err != nil && !errors.Is(err, store.ErrEmpty) {
+		return nil, fmt.Errorf("admin: the mail in a mailbox: %w", err)
+	}
+	page := []Entry{}
+	for _, e := range entries {
+		entry := entryOf(&store.Listed{
+			ID: e.ID, Origin: e.Origin, TransactionID: e.TransactionID, Digest: e.Digest,
+			Size: e.Size(), Proven: len(e.Proof) > 0, Lifetime: e.Lifetime,
+		})
+		entry.Body = e.Body
+		page = append(page, entry)
+	}
+	return page, nil
+}
+
+func entryOf(l *store.Listed) Entry {
+	return Entry{
+		ID: l.ID, Origin: l.Origin, TransactionID: l.TransactionID,
+		Digest: base64.RawURLEncoding.EncodeToString(l.Digest[:]), Bytes: l.Size, Proven: l.Proven,
+		ExpiresMS: l.Lifetime.Milliseconds(),
+	}
+}
+
+// pageOf is how many items are returned where that many are wanted.
+func pageOf(limit int) int {
+	if limit < 1 {
+		return DefaultPage
+	}
+	return min(limit, MaxPage)
+}
+
+// Senders implements Operator.
+func (d *Desk) Senders(ctx context.Context, mailbox spec.ServerName, limit int) ([]Sender, error) {
+	list := func() ([]store.Sender, error) { return d.managed.Senders(ctx, mailbox, MaxPage) }
+	var senders []store.Sender
+	var err error
+	if mailbox == "" {
+		senders, err = d.senders.get(list)
+	} else {
+		senders, err = list()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("admin: the senders: %w", err)
+	}
+	page := []Sender{}
+	for _, s := range senders[:min(len(senders), pageOf(limit))] {
+		page = append(page, Sender(s))
+	}
+	return page, nil
+}
+
+// recent is the last list of all senders. A large store takes long to make one, so it is
+// made by one call at a time, and lasts for a time that grows with that.
+type recent struct {
+	mu      sync.Mutex
+	senders []store.Sender
+	until   time.Time
+}
+
+const (
+	recentFor   = time.Second // at least
+	recentTimes = 10          // as long as it took to make it
+)
+
+func (r *recent) get(list func() ([]store.Sender, error)) ([]store.Sender, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	begin := time.Now()
+	if begin.Before(r.until) {
+		return r.senders, nil
+	}
+	senders, err := list()
+	if err != nil {
+		return nil, err
+	}
+	r.senders, r.until = senders, time.Now().Add(max(recentFor, recentTimes*time.Since(begin)))
+	return senders, nil
+}
+
+// forget has the next call make a new list.
+func (r *recent) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.until = time.Time{}
+}
+
+// Blocked implements Operator.
+func (d *Desk) Blocked(_ context.Context, after string, limit int) ([]policy.Block, error) {
+	if d.config.Blocklist == nil {
+		return nil, errNoBlocks
+	}
+	return d.config.Blocklist.Blocked(after, pageOf(limit)), nil
+}
+
+var (
+	errNoBlocks  = &wire.Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "this relay has no list of blocks"}
+	errNoInvites = &wire.Error{Status: http.StatusNotFound, Code: spec.ErrorUnrecognized, Message: "this relay has no key for invites"}
+)
+
+// Block implements Operator.
+func (d *Desk) Block(ctx context.Context, block policy.Block) (*policy.Block, error) {
+	if d.config.Blocklist == nil {
+		return nil, errNoBlocks
+	}
+	kept, err := d.config.Blocklist.Block(ctx, block)
+	if err != nil {
+		return nil, blockError(err)
+	}
+	d.config.Logger.Info("admin: blocked", "what", kept.What, "reason", kept.Reason)
+	return &kept, nil
+}
+
+// Unblock implements Operator.
+func (d *Desk) Unblock(ctx context.Context, what string) (bool, error) {
+	if d.config.Blocklist == nil {
+		return false, errNoBlocks
+	}
+	found, err := d.config.Blocklist.Unblock(ctx, what)
+	if err != nil {
+		return false, blockError(err)
+	}
+	if found {
+		d.config.Logger.Info("admin: unblocked", "what", what)
+	}
+	return found, nil
+}
+
+// blockError tells mistakes of the caller from failures.
+func blockError(err error) error {
+	if errors.Is(err, policy.ErrBlock) || errors.Is(err, policy.ErrManyBlocks) {
+		return wire.BadRequest(spec.ErrorInvalidParam, err.Error())
+	}
+	return fmt.Errorf("admin: %w", err)
+}
+
+// Invite implements Operator.
+func (d *Desk) Invite(_ context.Context, uses int, until time.Time) (string, error) {
+	if len(d.config.InviteKey) == 0 {
+		return "", errNoInvites
+	}
+	text, err := policy.NewInviteText(d.config.InviteKey, cmp.Or(uses, 1), until)
+	if err != nil {
+		return "", wire.BadRequest(spec.ErrorInvalidParam, err.Error())
+	}
+	return text, nil
+}
