@@ -16,6 +16,7 @@ import (
 type metrics struct {
 	registerer   prometheus.Registerer
 	collectors   []prometheus.Collector
+	stopCommits  func() // or nil
 	requests     *prometheus.CounterVec
 	durations    *prometheus.HistogramVec
 	refusals     *prometheus.CounterVec
@@ -46,6 +47,9 @@ func newMetrics(config *Config, w *waits, healthy func(context.Context) error) (
 	m.collectors = append(m.collectors, bounds(config)...)
 	if measured, ok := config.Store.(store.Measured); ok {
 		m.collectors = append(m.collectors, sizesOf(measured))
+	}
+	if committing, ok := config.Store.(store.Committing); ok {
+		m.collectors = append(m.collectors, m.watchCommits(committing)...)
 	}
 	return m, m.register()
 }
@@ -103,6 +107,9 @@ func (m *metrics) unregister() {
 	}
 	for _, c := range m.collectors {
 		m.registerer.Unregister(c)
+	}
+	if m.stopCommits != nil {
+		m.stopCommits()
 	}
 }
 

@@ -1,7 +1,6 @@
 package relay_test
 
 import (
-	"bytes"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -66,7 +65,7 @@ func TestMetricsOfFiles(t *testing.T) {
 	sizes, err := s.Sizes(t.Context())
 	require.NoError(t, err)
 	require.Greater(t, sizes.Log, int64(10_000))
-	require.NoError(t, testutil.GatherAndCompare(registry, bytes.NewBufferString(fmt.Sprintf(`
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(fmt.Sprintf(`
 # HELP relay_store_file_bytes Size of the store's database file.
 # TYPE relay_store_file_bytes gauge
 relay_store_file_bytes %v
@@ -74,4 +73,25 @@ relay_store_file_bytes %v
 # TYPE relay_store_log_bytes gauge
 relay_store_log_bytes %v
 `, float64(sizes.File), float64(sizes.Log))), "relay_store_file_bytes", "relay_store_log_bytes"))
+	commits, bytes := histogram(t, registry, "relay_store_commit_bytes")
+	require.Positive(t, commits)
+	require.GreaterOrEqual(t, bytes, 10_000.0) // and the notes of checkups
+	_, calls := histogram(t, registry, "relay_store_commit_calls")
+	require.GreaterOrEqual(t, calls, 1.0)
+	_, took := histogram(t, registry, "relay_store_commit_duration_seconds")
+	require.Positive(t, took)
+}
+
+// histogram returns how often something was observed, and the sum.
+func histogram(t *testing.T, registry *prometheus.Registry, name string) (count uint64, sum float64) {
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() == name {
+			h := family.GetMetric()[0].GetHistogram()
+			return h.GetSampleCount(), h.GetSampleSum()
+		}
+	}
+	t.Fatalf("there is no %s", name)
+	return 0, 0
 }

@@ -81,3 +81,19 @@ func (c *storeCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(values[i]))
 	}
 }
+
+// watchCommits has the store tell of its commits until unregister.
+func (m *metrics) watchCommits(s store.Committing) []prometheus.Collector {
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+	}
+	took := histogram("relay_store_commit_duration_seconds", "Time that a commit of the store takes.", buckets)
+	calls := histogram("relay_store_commit_calls", "Calls that share a commit of the store.", prometheus.ExponentialBuckets(1, 2, 9))
+	bytes := histogram("relay_store_commit_bytes", "Bytes of mail in a commit of the store.", prometheus.ExponentialBuckets(1<<10, 4, 8))
+	m.stopCommits = s.OnCommit(func(c store.Commit) {
+		took.Observe(c.Took.Seconds())
+		calls.Observe(float64(c.Calls))
+		bytes.Observe(float64(c.Bytes))
+	})
+	return []prometheus.Collector{took, calls, bytes}
+}

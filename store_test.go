@@ -62,7 +62,7 @@ func sqlitePlace(tb testing.TB) storetest.Place {
 				require.NoError(tb, os.WriteFile(path, backup, 0o600))
 			}
 		},
-		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true, Managed: true},
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true, Committing: true, Managed: true},
 		// A change that shows in a count has the database repaired when it is opened,
 		// which leaves the entry out: the store's own tests have these.
 		Damage: map[string]func(testing.TB, spec.ServerName, int64){

@@ -54,10 +54,10 @@
 //
 // # Other abilities
 //
-// A store may also be a Notes, a Batches, a Timed, a Failing, a Measured and a Managed;
-// each is an interface of its own here. A wrapper around a store must pass them on, or it
-// hides them: a client.Outbox on it then forgets at each start which relays have
-// which transaction, for instance.
+// A store may also be a Notes, a Batches, a Timed, a Failing, a Measured, a Committing
+// and a Managed; each is an interface of its own here. A wrapper around a store must pass
+// them on, or it hides them: a client.Outbox on it then forgets at each start which relays
+// have which transaction, for instance.
 //
 // # Concurrency
 //

@@ -2,13 +2,15 @@ package move
 
 import (
 	"context"
+	"sync"
 
 	"github.com/matrixrelay/relay/store"
 )
 
 var (
-	_ store.Failing  = (*Store)(nil)
-	_ store.Measured = (*Store)(nil)
+	_ store.Failing    = (*Store)(nil)
+	_ store.Measured   = (*Store)(nil)
+	_ store.Committing = (*Store)(nil)
 )
 
 // watch closes failed once either store has to be reopened, or returns when ctx
@@ -68,4 +70,24 @@ func (s *Store) Sizes(ctx context.Context) (sum store.Sizes, err error) {
 		sum.Log += sizes.Log
 	}
 	return sum, nil
+}
+
+// OnCommit implements store.Committing, for both stores, as far as they tell.
+func (s *Store) OnCommit(tell func(store.Commit)) (stop func()) {
+	var mu sync.Mutex
+	var stops []func()
+	for _, one := range []store.Store{s.from, s.to} {
+		if c, ok := one.(store.Committing); ok {
+			stops = append(stops, c.OnCommit(func(commit store.Commit) {
+				mu.Lock()
+				defer mu.Unlock()
+				tell(commit)
+			}))
+		}
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
 }

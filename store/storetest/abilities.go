@@ -15,6 +15,7 @@ func testAbilities(r *rig) {
 	_, failing := r.Store.(store.Failing)
 	_, measured := r.Store.(store.Measured)
 	_, managed := r.Store.(store.Managed)
+	_, committing := r.Store.(store.Committing)
 	want := r.place.Abilities
 	for _, ability := range []struct {
 		name      string
@@ -26,6 +27,7 @@ func testAbilities(r *rig) {
 		{"Failing", failing, want.Failing},
 		{"Measured", measured, want.Measured},
 		{"Managed", managed, want.Managed},
+		{"Committing", committing, want.Committing},
 	} {
 		require.True(r, ability.has || !ability.must, "the store must be a store.%s, and isn't", ability.name)
 	}

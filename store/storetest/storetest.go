@@ -93,7 +93,7 @@ type Place struct {
 }
 
 // Abilities are the interfaces beside store.Store.
-type Abilities struct{ Notes, Batches, Timed, Failing, Measured, Managed bool }
+type Abilities struct{ Notes, Batches, Timed, Failing, Measured, Committing, Managed bool }
 
 // Run checks a store against its contract. It calls newPlace for a fresh and
 // empty place for each test; tb.Cleanup can take it away again.
@@ -152,6 +152,7 @@ var groups = []group{
 	{name: "timed", tests: timedTests},
 	{name: "managed", tests: managedTests},
 	{name: "managed, private", tests: managedPrivateTests, needs: Place.hasHalves},
+	{name: "committing", tests: committingTests},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 

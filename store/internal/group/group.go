@@ -5,6 +5,7 @@ package group
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/matrixrelay/relay/store"
 )
@@ -46,6 +47,7 @@ type Queue[W any] struct {
 	commit func([]*Job[W])
 	after  func()
 	ended  chan struct{} // closed when the goroutine is gone
+	told   listeners
 
 	mu     sync.RWMutex // held for reading while a job is handed over
 	closed bool
@@ -116,10 +118,13 @@ func (q *Queue[W]) loop() {
 	defer close(q.ended)
 	for first := range q.jobs {
 		jobs := q.collect(first)
+		began := time.Now()
 		q.commit(jobs)
+		took := time.Since(began)
 		for _, j := range jobs {
 			close(j.done)
 		}
+		q.told.tell(commitOf(jobs, took))
 		if q.after != nil {
 			q.after()
 		}
