@@ -44,6 +44,7 @@ const (
 	DefaultMaxBatchBytes    = 4 << 20
 	DefaultMaxWait          = 5 * time.Minute
 	DefaultMaxWaiting       = 20_000
+	DefaultMaxRecords       = 20_000
 )
 
 // Config of a Server. Only ServerName is required. In numbers, zero means the
@@ -138,6 +139,11 @@ type Config struct {
 	MaxWait    time.Duration
 	MaxWaiting int
 
+	// MaxRecords bounds the records that are kept and given out of where the mail for
+	// servers goes (see wire.RelayRecord), each of up to 4 KiB. There are none if the
+	// store is no store.Notes. Zero: DefaultMaxRecords. Negative: none.
+	MaxRecords int
+
 	// Deliver takes mail for this server itself, which others pass on or leave
 	// here. An error means that the mail wasn't processed: unless it is a *wire.Error,
 	// the sender is told to come again. Nil: such mail goes into a mailbox like any
@@ -202,6 +208,7 @@ func (c Config) withDefaults() (Config, error) {
 	defaults.Set(&c.MaxBatchBytes, DefaultMaxBatchBytes)
 	defaults.Set(&c.MaxWait, DefaultMaxWait)
 	defaults.Set(&c.MaxWaiting, DefaultMaxWaiting)
+	defaults.Set(&c.MaxRecords, DefaultMaxRecords)
 	c.MaxBatch = int(min(atMost(int64(c.MaxBatch)), math.MaxInt32))
 	c.MaxBatchBytes = atMost(c.MaxBatchBytes)
 	c.MaxBodyBytes = atMost(c.MaxBodyBytes)

@@ -26,6 +26,7 @@ func TestZeroAndNegative(t *testing.T) {
 		"MaxBatchBytes":    {int64(DefaultMaxBatchBytes), int64(DefaultMaxInFlightBytes / 4)},
 		"MaxWait":          {DefaultMaxWait, time.Duration(none)},
 		"MaxWaiting":       {DefaultMaxWaiting, none},
+		"MaxRecords":       {DefaultMaxRecords, none},
 	}
 	of := reflect.TypeFor[Config]()
 	for i := range of.NumField() {

@@ -185,6 +185,9 @@ func TestBoundsOnThePage(t *testing.T) {
 		"max-age=3600":                                  wire.InfoAge.Seconds() == 3600,
 		"The answer has at most 16 KiB.":                wire.MaxInfoBytes == 16<<10,
 		"has at most 4 KiB, `invite` at most 128 bytes": wire.MaxClaimBytes == 4<<10 && wire.MaxInvite == 128,
+		"1 to 8, each with":                             wire.MaxRecordRelays == 8 && wire.MaxRelayAt == 2,
+		"others either. It has at most 4 KiB":           wire.MaxRecordBytes == 4<<10,
+		"<= now + 91 days":                              wire.RecordAge.Hours() == 91*24,
 		"(here: 30 days)":                               relay.DefaultLifetime.Hours() == 30*24,
 	} {
 		require.Contains(t, page, text)

@@ -15,6 +15,7 @@ type forwarder struct {
 	config  Config
 	checks  *checks
 	metrics *metrics
+	records *records
 }
 
 // put stores the transaction in a request, or hands it to the embedder if it is
@@ -55,7 +56,7 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{pieces: [][]byte{[]byte(sent)}}, nil
+	return answer{pieces: [][]byte{f.records.tell(ctx, mail.Destination, sent)}}, nil
 }
 
 // readOwn reads a transaction that its origin leaves here itself.

@@ -99,8 +99,8 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 	}
 	asked := &q.admission.asked
 	asked.Endpoint, asked.Origin, asked.Destination = endpoint, origin, origin
-	if endpoint != wire.Mailbox {
-		asked.Destination = q.route.Destination()
+	if named := q.route.Destination(); named != "" {
+		asked.Destination = named
 	}
 	asked.Local = g.local(asked.Destination)
 	if err := q.admission.ask(r.Context(), policy.Claimed); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/wire"
@@ -11,7 +12,7 @@ import (
 
 // makeInfo makes the answer that describes this relay. It is the same for everyone as
 // long as the Server lives.
-func makeInfo(c *Config) ([]byte, error) {
+func makeInfo(c *Config, records *records) ([]byte, error) {
 	info := wire.RelayInfo{
 		Extensions:   wire.Extensions,
 		MaxBodyBytes: c.MaxBodyBytes, MaxBatch: c.MaxBatch, MaxBatchBytes: c.MaxBatchBytes,
@@ -19,6 +20,9 @@ func makeInfo(c *Config) ([]byte, error) {
 	}
 	if info.MaxBodyBytes == atMost(-1) {
 		info.MaxBodyBytes = 0
+	}
+	if records.areKept() {
+		info.Extensions = append(slices.Clone(info.Extensions), wire.RecordsExtension)
 	}
 	if described, ok := c.Policy.(policy.Described); ok {
 		described.Describe(&info)

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,7 +40,7 @@ func TestInfo(t *testing.T) {
 		require.Equal(t, mode == wire.Open, info.Unclaimed != nil)
 		info.Mode, info.Unclaimed = "", nil
 		require.Equal(t, wire.RelayInfo{
-			Extensions: wire.Extensions, MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxBatch: relay.DefaultMaxBatch,
+			Extensions: append(slices.Clone(wire.Extensions), wire.RecordsExtension), MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxBatch: relay.DefaultMaxBatch,
 			MaxBatchBytes: relay.DefaultMaxBatchBytes, MaxWaitMS: 300_000, LifetimeMS: 30 * 24 * 3600 * 1000,
 		}, info)
 	}

@@ -57,6 +57,7 @@ type Server struct {
 	verifier  wire.Verifier
 	forwarder forwarder
 	retriever retriever
+	records   *records
 	answers   answers
 
 	// ownStore is the store that Close closes: the one New opened, or nil.
@@ -93,10 +94,11 @@ func New(config Config) (*Server, error) {
 	if s.metrics, err = newMetrics(&s.config, s.waits, s.Health); err != nil {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
-	if s.info, err = makeInfo(&config); err != nil {
+	s.records = newRecords(&config, s.checks)
+	if s.info, err = makeInfo(&config, s.records); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.forwarder = forwarder{config, s.checks, s.metrics}
+	s.forwarder = forwarder{config, s.checks, s.metrics, s.records}
 	s.retriever = retriever{config, s.waits, newRepeats(), s.memory, s.metrics}
 	s.answers.metrics = s.metrics
 	return s, nil
@@ -198,6 +200,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 		return s.forwarder.put(r.Context(), q)
 	case wire.Mailbox:
 		return claim(r.Context(), q)
+	case wire.Relays:
+		return s.records.serve(r.Context(), q)
 	}
 	q.memory.release() // it may have to wait
 	return s.retriever.next(r.Context(), q)

@@ -17,7 +17,8 @@ import (
 //	transfer.go   its body comes in, as far as there is memory
 //	signature.go  which server signed it?
 //	forwarder.go  it leaves mail (passing.go: another server's), or
-//	retriever.go  it fetches mail (waits.go: once there is some)
+//	retriever.go  it fetches mail (waits.go: once there is some), or
+//	records.go    it brings or asks for where a server's mail goes
 //	answer.go     the answer, or the error
 //
 // None of them names another one but answer.go; they all use memory.go.

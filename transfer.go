@@ -20,6 +20,8 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 		limit, most = wire.MaxEntryRequestBytes, wire.MaxEntryRequestBytes
 	case wire.Mailbox:
 		limit, most = wire.MaxClaimBytes, wire.MaxClaimBytes
+	case wire.Relays:
+		limit, most = wire.MaxRecordBytes, wire.MaxRecordBytes
 	}
 	body := body{share: q.memory}
 	err := body.read(w, r, limit)

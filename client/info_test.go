@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +65,7 @@ func TestInfo(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2<<20, info.MaxBodyBytes)
 	require.Equal(t, 7, info.MaxBatch)
-	require.Equal(t, wire.Extensions, info.Extensions)
+	require.Equal(t, append(slices.Clone(wire.Extensions), wire.RecordsExtension), info.Extensions)
 	_, err = all["stub"].Info(t.Context(), relayName)
 	require.Error(t, err)
 }

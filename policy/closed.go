@@ -48,6 +48,11 @@ func (c *Closed) Has(server spec.ServerName) bool {
 	return ok
 }
 
+// Acts implements Acting.
+func (c *Closed) Acts(_ context.Context, server spec.ServerName) (bool, error) {
+	return c.Has(server), nil
+}
+
 // Describe implements Described.
 func (*Closed) Describe(info *wire.RelayInfo) {
 	info.Mode = wire.Closed

@@ -100,6 +100,11 @@ func NewInvite(config InviteConfig) (*Invite, error) {
 	}, nil
 }
 
+// Acts implements Acting.
+func (i *Invite) Acts(ctx context.Context, server spec.ServerName) (bool, error) {
+	return i.claims.has(ctx, server)
+}
+
 // Describe implements Described.
 func (*Invite) Describe(info *wire.RelayInfo) {
 	info.Mode = wire.Invite

@@ -138,6 +138,11 @@ func (o *Open) Describe(info *wire.RelayInfo) {
 	}
 }
 
+// Acts implements Acting: mail is kept for good for owners that have asked for it.
+func (o *Open) Acts(ctx context.Context, server spec.ServerName) (bool, error) {
+	return o.claims.has(ctx, server)
+}
+
 // Admit implements Policy.
 func (o *Open) Admit(ctx context.Context, r *Request) error {
 	if r.Stage != Signed {

@@ -136,6 +136,27 @@ type Described interface {
 	Describe(info *wire.RelayInfo)
 }
 
+// Acting is an ability of a Policy: it knows for which servers the relay keeps mail for
+// good, and so where they may put the record of their relays.
+type Acting interface {
+	// Acts reports whether that is so for a server.
+	Acts(ctx context.Context, server spec.ServerName) (bool, error)
+}
+
+// ActingOf returns the first part of a Policy that is Acting, ok false if there is none.
+func ActingOf(p Policy) (acting Acting, ok bool) {
+	if parts, is := p.(all); is {
+		for _, part := range parts {
+			if acting, ok := ActingOf(part); ok {
+				return acting, true
+			}
+		}
+		return nil, false
+	}
+	acting, ok = p.(Acting)
+	return acting, ok
+}
+
 // All admits a request if each of its policies admits it; they are asked in order.
 // It is Inviting as the first is that has this ability, and Described as all are.
 func All(policies ...Policy) Policy { return all(policies) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -26,6 +27,28 @@ const (
 	SentAnswer   = `{}`
 	ProvenAnswer = `{"proven":true}`
 )
+
+// WithRelaysSeq returns SentAnswer or ProvenAnswer with the Seq of the destination's
+// RelayRecord in it, so that the sender can ask for one that it doesn't know.
+func WithRelaysSeq(answer string, seq uint64) []byte {
+	out := []byte(strings.TrimSuffix(answer, "}"))
+	if len(out) > len("{") {
+		out = append(out, ',')
+	}
+	out = append(out, `"relays_seq":`...)
+	return append(strconv.AppendUint(out, seq, 10), '}')
+}
+
+// RelaysSeq reads it, 0 if there is none.
+func RelaysSeq(answer []byte) uint64 {
+	var a struct {
+		Seq uint64 `json:"relays_seq"`
+	}
+	if json.Unmarshal(answer, &a) != nil || a.Seq > MaxInteger {
+		return 0
+	}
+	return a.Seq
+}
 
 // IsProven reports whether an answer to SendRelay is ProvenAnswer.
 func IsProven(answer []byte) bool {

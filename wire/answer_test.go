@@ -132,3 +132,14 @@ func FuzzReadAnswer(f *testing.F) {
 		}
 	})
 }
+
+func TestRelaysSeq(t *testing.T) {
+	require.Equal(t, `{"relays_seq":7}`, string(WithRelaysSeq(SentAnswer, 7)))
+	proven := WithRelaysSeq(ProvenAnswer, MaxInteger)
+	require.Equal(t, `{"proven":true,"relays_seq":9007199254740991}`, string(proven))
+	require.True(t, IsProven(proven))
+	require.EqualValues(t, MaxInteger, RelaysSeq(proven))
+	for _, none := range []string{SentAnswer, `null`, ``, `{"relays_seq":-1}`, `{"relays_seq":9007199254740992}`, `{"relays_seq":"7"}`} {
+		require.Zero(t, RelaysSeq([]byte(none)), none)
+	}
+}

@@ -29,6 +29,9 @@ const (
 // Extensions that a relay may have, by the names in docs/protocol.md.
 var Extensions = []string{"batches", "waiting", "transaction_ids", "relay_proof", "passing_on"}
 
+// RecordsExtension is the name of one more, which not all relays of this kind have.
+const RecordsExtension = "relay_records"
+
 // A RelayInfo is the answer to an Info request: a relay's abilities and its
 // limits. In numbers zero means that there is no limit, or that it isn't known.
 type RelayInfo struct {

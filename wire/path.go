@@ -25,6 +25,7 @@ const (
 	SendRelay Endpoint = "send_relay"
 	RelayTxn  Endpoint = "relay_txn"
 	Mailbox   Endpoint = "mailbox"
+	Relays    Endpoint = "relays"
 	Info      Endpoint = "info"
 )
 
@@ -38,6 +39,7 @@ var endpoints = map[Endpoint]endpoint{
 	SendRelay: {Prefix, []string{http.MethodPut}},
 	RelayTxn:  {Prefix, []string{http.MethodGet}},
 	Mailbox:   {Unstable, []string{http.MethodPut}},
+	Relays:    {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Info:      {Unstable, []string{http.MethodGet}},
 }
 
@@ -57,12 +59,21 @@ type Route struct {
 	// User names the destination: see Destination. It is set for SendRelay and RelayTxn.
 	User spec.UserID
 
+	// Server is the server whose record it is. It is set for Relays.
+	Server spec.ServerName
+
 	// Query is set for RelayTxn.
 	Query Query
 }
 
-// Destination is the server whose mailbox the request is about.
-func (r *Route) Destination() spec.ServerName { return r.User.Domain() }
+// Destination is the server whose mailbox or record the request is about, if its path
+// says that.
+func (r *Route) Destination() spec.ServerName {
+	if r.Server != "" {
+		return r.Server
+	}
+	return r.User.Domain()
+}
 
 // SignedURI returns the part of an HTTP request's URI that its signature
 // covers: the path as the sender escaped it and the query. It ignores changes that an
@@ -115,6 +126,8 @@ func ParseURI(uri string) (Route, error) {
 	segments := strings.Split(strings.TrimPrefix(path, endpoints[endpoint].prefix+string(endpoint)), "/")[1:]
 	r := Route{Endpoint: endpoint}
 	switch {
+	case endpoint == Relays:
+		return parseRelays(segments)
 	case endpoints[endpoint].prefix == Unstable && len(segments) == 0:
 		return r, nil
 	case endpoint == SendRelay && len(segments) == 2:
@@ -138,6 +151,17 @@ func ParseURI(uri string) (Route, error) {
 	}
 	r.User = *user
 	return r, nil
+}
+
+func parseRelays(segments []string) (Route, error) {
+	if len(segments) != 1 {
+		return Route{}, Unrecognized()
+	}
+	name, err := url.PathUnescape(segments[0])
+	if err != nil || CheckName(spec.ServerName(name)) != nil {
+		return Route{}, BadRequest(spec.ErrorInvalidParam, "the path has no valid server name in it")
+	}
+	return Route{Endpoint: Relays, Server: spec.ServerName(name)}, nil
 }
 
 func parseUserID(segment string) (*spec.UserID, error) {
@@ -169,6 +193,12 @@ func SendURI(id gomatrixserverlib.TransactionID) string {
 // appended.
 func RelayTxnURI(user spec.UserID) string {
 	return Prefix + string(RelayTxn) + "/" + url.PathEscape(user.String())
+}
+
+// RelaysURI is the URI of a Relays request: GET asks for the record of a server, PUT
+// brings it.
+func RelaysURI(server spec.ServerName) string {
+	return Unstable + string(Relays) + "/" + url.PathEscape(string(server))
 }
 
 // UserAt makes up the user ID that stands for a server where the endpoints ask

@@ -103,10 +103,14 @@ func TestURIs(t *testing.T) {
 	require.NoError(t, err)
 	r, err := ParseURI(SendRelayURI("a/b?c%d", user))
 	require.NoError(t, err)
-	require.Equal(t, Route{SendRelay, "a/b?c%d", user, Query{}}, r)
+	require.Equal(t, Route{Endpoint: SendRelay, TransactionID: "a/b?c%d", User: user}, r)
 	r, err = ParseURI(RelayTxnURI(user))
 	require.NoError(t, err)
-	require.Equal(t, Route{RelayTxn, "", user, Query{}}, r)
+	require.Equal(t, Route{Endpoint: RelayTxn, User: user}, r)
+	r, err = ParseURI(RelaysURI("[::1]:8448"))
+	require.NoError(t, err)
+	require.Equal(t, Route{Endpoint: Relays, Server: "[::1]:8448"}, r)
+	require.EqualValues(t, "[::1]:8448", r.Destination())
 	for _, name := range []spec.ServerName{"", "a b", "a/b", spec.ServerName(strings.Repeat("a", 300))} {
 		_, err = UserAt(name)
 		require.Error(t, err, name)
@@ -118,12 +122,14 @@ func FuzzParseURI(f *testing.F) {
 	f.Add(Prefix + "send_relay/a%2Fb/%40a%2Fb%3Ac?x=1")
 	f.Add(Prefix + "relay_txn/@user:[::1]:8448")
 	f.Add("/x" + Prefix + "relay_txn/%")
+	f.Add(RelaysURI("[::1]:8448") + "?x")
+	f.Add(MailboxURI)
 	f.Fuzz(func(t *testing.T, raw string) {
 		uri, ok := SignedURI(&http.Request{RequestURI: raw})
 		if !ok {
 			return
 		}
-		require.True(t, strings.HasPrefix(uri, Prefix))
+		require.True(t, strings.HasPrefix(uri, Prefix) || strings.HasPrefix(uri, Unstable))
 		r, err := ParseURI(uri)
 		if err != nil {
 			var e *Error
@@ -131,11 +137,18 @@ func FuzzParseURI(f *testing.F) {
 			require.Contains(t, []int{400, 404}, e.Status)
 			return
 		}
+		if r.Destination() == "" {
+			require.Equal(t, Route{Endpoint: r.Endpoint}, r)
+			return
+		}
 		_, _, valid := spec.ParseAndValidateServerName(r.Destination())
 		require.True(t, valid)
 		again := RelayTxnURI(r.User)
-		if r.Endpoint == SendRelay {
+		switch r.Endpoint {
+		case SendRelay:
 			again = SendRelayURI(r.TransactionID, r.User)
+		case Relays:
+			again = RelaysURI(r.Server)
 		}
 		same, err := ParseURI(again)
 		require.NoError(t, err, again)

@@ -1,0 +1,151 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// records answer requests for the records of where the mail for servers goes. Servers
+// sign them, so anybody may bring one, and nothing depends on where it came from.
+type records struct {
+	config *Config
+	checks *checks
+	acting policy.Acting // nil: for everybody
+	kept   *keptRecords  // nil: none are kept
+}
+
+func newRecords(config *Config, checks *checks) *records {
+	r := &records{config: config, checks: checks}
+	if acting, ok := policy.ActingOf(config.Policy); ok {
+		r.acting = acting
+	}
+	if notes, ok := config.Store.(store.Notes); ok && config.MaxRecords > 0 {
+		r.kept = newKeptRecords(notes, config)
+	}
+	return r
+}
+
+func (r *records) areKept() bool { return r.kept != nil }
+
+// serve is the fourth stage of a request for a record, or with one.
+func (r *records) serve(ctx context.Context, q *request) (answer, error) {
+	if !r.areKept() {
+		return answer{}, wire.Unrecognized()
+	}
+	if q.Method == http.MethodPut {
+		return r.put(ctx, q)
+	}
+	record, err := r.kept.get(ctx, q.route.Server)
+	if err != nil {
+		return answer{}, err
+	}
+	if record == nil {
+		return answer{}, &wire.Error{
+			Status: http.StatusNotFound, Code: spec.ErrorNotFound, Message: "this relay has no record of that server",
+		}
+	}
+	return answer{pieces: [][]byte{record.JSON()}}, nil
+}
+
+// put keeps a record, unless it has a newer one. The store has it on the disk by then.
+func (r *records) put(ctx context.Context, q *request) (answer, error) {
+	record, err := wire.ReadRelayRecord(q.Content)
+	if err != nil {
+		return answer{}, wire.BadRequest(spec.ErrorBadJSON, err.Error())
+	}
+	if record.Server != q.route.Server {
+		return answer{}, wire.BadRequest(spec.ErrorInvalidParam, "the record is another server's than that in the path")
+	}
+	unlock := r.kept.lock(record.Server)
+	defer unlock()
+	held, err := r.kept.get(ctx, record.Server)
+	if err != nil {
+		return answer{}, err
+	}
+	done := answer{pieces: [][]byte{[]byte(wire.SentAnswer)}}
+	if held != nil && held.Hash() == record.Hash() {
+		return done, nil
+	}
+	if held == nil {
+		if err := r.mayBegin(ctx, &record); err != nil {
+			return answer{}, err
+		}
+	}
+	if err := r.compare(ctx, q, &record, held); err != nil {
+		return answer{}, err
+	}
+	grown, err := r.kept.set(ctx, &record, held)
+	q.admission.used.Stored = grown
+	return done, err
+}
+
+// mayBegin refuses a record of a server that has nothing to do with this relay.
+func (r *records) mayBegin(ctx context.Context, record *wire.RelayRecord) error {
+	var acts bool
+	if r.acting != nil {
+		var err error
+		if acts, err = r.acting.Acts(ctx, record.Server); err != nil {
+			return fmt.Errorf("relay: Config.Policy: %w", err)
+		}
+	} else {
+		for _, relay := range record.Relays {
+			acts = acts || r.config.isLocal(relay.Name)
+		}
+	}
+	if !acts {
+		return wire.Forbidden("this relay does not act for " + string(record.Server))
+	}
+	return nil
+}
+
+// compare checks the signature of a record, and refuses it if the one that is held is
+// newer.
+func (r *records) compare(ctx context.Context, q *request, record, held *wire.RelayRecord) error {
+	replaces := held == nil
+	err := q.memory.cuttable(ctx, func(ctx context.Context) error {
+		if err := r.checks.await(ctx, q.from); err != nil {
+			return err
+		}
+		err := record.Check(ctx, r.config.Keys, time.Now())
+		if err == nil && held != nil {
+			replaces, err = record.Replaces(ctx, held, r.config.Keys, time.Now())
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, wire.ErrSigned):
+		r.checks.debts.add(q.from, time.Duration(len(q.Content))*slowCost)
+		return wire.Forbidden("the record was not signed by its server")
+	case errors.Is(err, wire.ErrNoKey):
+		return wire.KeyUnavailable()
+	case err != nil:
+		return err
+	case !replaces:
+		return &wire.Error{
+			Status: http.StatusConflict, Code: spec.ErrorUnknown, Message: "this relay has a newer record of that server",
+			Fields: map[string]any{"record": json.RawMessage(held.JSON())},
+		}
+	}
+	return nil
+}
+
+// tell puts the number of the destination's record into the answer to a sender. That it
+// can't be read doesn't matter to the mail.
+func (r *records) tell(ctx context.Context, destination spec.ServerName, sent string) []byte {
+	if r.areKept() {
+		if seq := r.kept.seq(ctx, destination); seq > 0 {
+			return wire.WithRelaysSeq(sent, seq)
+		}
+	}
+	return []byte(sent)
+}
