@@ -22,6 +22,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -69,7 +70,9 @@ func newDocRelay(t *testing.T, name spec.ServerName, inviteKey []byte) *relay.Se
 	if inviteKey != nil {
 		invite, err := policy.NewInvite(policy.InviteConfig{Store: config.Store, ServerName: name, Key: inviteKey})
 		require.NoError(t, err)
-		config.Policy = invite
+		config.Policy, err = policy.NewOwners(policy.OwnersConfig{Store: config.Store, Mode: invite})
+		require.NoError(t, err)
+		nameMailbox(t, config.Store.(store.Notes), docNames()["B"])
 	}
 	mail := config.Store
 	server, err := relay.New(config)
@@ -79,6 +82,12 @@ func newDocRelay(t *testing.T, name spec.ServerName, inviteKey []byte) *relay.Se
 		require.NoError(t, mail.Close())
 	})
 	return server
+}
+
+// nameMailbox gives a mailbox the name that the page has: a relay makes it at random.
+func nameMailbox(t *testing.T, notes store.Notes, owner spec.ServerName) {
+	note := store.Note{Key: "relay/owned/" + string(owner), Value: []byte(`{"mailbox":"LVKQ3RHEHW4MGVPSH7NDNAQJYM"}`)}
+	require.NoError(t, notes.SetNotes(t.Context(), []store.Note{note}))
 }
 
 // readRequest reads an example of a request.
@@ -173,22 +182,23 @@ func TestBoundsOnThePage(t *testing.T) {
 	page, _ := readFences(t)
 	page = strings.Join(strings.Fields(page), " ")
 	for text, same := range map[string]bool{
-		"at most 50, or null":                           wire.MaxPDUs == 50,
-		"`edus` (at most 100)":                          wire.MaxEDUs == 100,
-		"nests deeper than 128":                         wire.MaxDepth == 128,
-		"more than 32,768":                              wire.MaxWidth == 32768,
-		"1 to 255 bytes":                                wire.MaxTransactionIDBytes == 255,
-		"over 10 MiB, 4 KiB for":                        relay.DefaultMaxBodyBytes == 10<<20 && wire.MaxEntryRequestBytes == 4<<10,
-		"at most 500, 4 MiB":                            relay.DefaultMaxBatch == 500 && relay.DefaultMaxBatchBytes == 4<<20,
-		"at most 5 minutes, 20,0":                       relay.DefaultMaxWait.Minutes() == 5 && relay.DefaultMaxWaiting == 20_000,
-		"at most 4 KiB of JSON":                         wire.MaxProofBytes == 4<<10,
-		"max-age=3600":                                  wire.InfoAge.Seconds() == 3600,
-		"The answer has at most 16 KiB.":                wire.MaxInfoBytes == 16<<10,
-		"has at most 4 KiB, `invite` at most 128 bytes": wire.MaxClaimBytes == 4<<10 && wire.MaxInvite == 128,
-		"1 to 8, each with":                             wire.MaxRecordRelays == 8 && wire.MaxRelayAt == 2,
-		"others either. It has at most 4 KiB":           wire.MaxRecordBytes == 4<<10,
-		"<= now + 91 days":                              wire.RecordAge.Hours() == 91*24,
-		"(here: 30 days)":                               relay.DefaultLifetime.Hours() == 30*24,
+		"at most 50, or null":                              wire.MaxPDUs == 50,
+		"`edus` (at most 100)":                             wire.MaxEDUs == 100,
+		"nests deeper than 128":                            wire.MaxDepth == 128,
+		"more than 32,768":                                 wire.MaxWidth == 32768,
+		"1 to 255 bytes":                                   wire.MaxTransactionIDBytes == 255,
+		"over 10 MiB, 4 KiB for":                           relay.DefaultMaxBodyBytes == 10<<20 && wire.MaxEntryRequestBytes == 4<<10,
+		"at most 500, 4 MiB":                               relay.DefaultMaxBatch == 500 && relay.DefaultMaxBatchBytes == 4<<20,
+		"at most 5 minutes, 20,0":                          relay.DefaultMaxWait.Minutes() == 5 && relay.DefaultMaxWaiting == 20_000,
+		"at most 4 KiB of JSON":                            wire.MaxProofBytes == 4<<10,
+		"max-age=3600":                                     wire.InfoAge.Seconds() == 3600,
+		"The answer has at most 16 KiB.":                   wire.MaxInfoBytes == 16<<10,
+		"has at most 4 KiB, `invite` at most 128 bytes":    wire.MaxClaimBytes == 4<<10 && wire.MaxInvite == 128,
+		"1 to 8, each with":                                wire.MaxRecordRelays == 8 && wire.MaxRelayAt == 2,
+		"others either. It has at most 4 KiB":              wire.MaxRecordBytes == 4<<10,
+		"<= now + 91 days":                                 wire.RecordAge.Hours() == 91*24,
+		"at most 1,000 names, and the body at most 80 KiB": wire.MaxPolicyNames == 1000 && wire.MaxPolicyBytes == 80<<10,
+		"(here: 30 days)":                                  relay.DefaultLifetime.Hours() == 30*24,
 	} {
 		require.Contains(t, page, text)
 		require.True(t, same, text)

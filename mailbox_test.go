@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay"
@@ -18,9 +19,23 @@ import (
 // claim makes a signed request to claim the signer's mailbox.
 func (r *rig) claim(signer *relaytest.Node, content string) (status int, body string) {
 	r.Helper()
-	request, err := signer.Request(http.MethodPut, relayName, wire.MailboxURI, json.RawMessage(content))
+	return r.own(signer, http.MethodPut, wire.MailboxURI, json.RawMessage(content))
+}
+
+// own makes a signed request about the signer's mailbox.
+func (r *rig) own(signer *relaytest.Node, method, uri string, content any) (status int, body string) {
+	r.Helper()
+	request, err := signer.Request(method, relayName, uri, content)
 	require.NoError(r, err)
 	return r.do(request)
+}
+
+// ownWhole is own, of which the answer is read.
+func (r *rig) ownWhole(signer *relaytest.Node, uri string, into any) {
+	r.Helper()
+	status, body := r.own(signer, http.MethodGet, uri, nil)
+	require.Equal(r, http.StatusOK, status, body)
+	require.NoError(r, json.Unmarshal([]byte(body), into))
 }
 
 func TestClaimWithInvite(t *testing.T) {
@@ -65,9 +80,88 @@ func TestClaimWithoutInvites(t *testing.T) {
 		r := newRig(t, func(c *relay.Config) { c.Policy = p })
 		status, body := r.claim(r.b, `{"invite":"x","mac":"y"}`)
 		requireError(t, http.StatusNotFound, "M_UNRECOGNIZED", status, body)
-		request, err := r.b.Request(http.MethodGet, relayName, wire.MailboxURI, nil)
-		require.NoError(t, err)
-		status, body = r.do(request)
+		status, body = r.own(r.b, http.MethodPost, wire.MailboxURI, nil)
 		requireError(t, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", status, body)
 	}
+}
+
+// A relay without owners' policies doesn't know their paths.
+func TestNoOwners(t *testing.T) {
+	for _, p := range []policy.Policy{nil, policy.NewClosed(), policy.All(policy.NewClosed())} {
+		r := newRig(t, func(c *relay.Config) { c.Policy = p })
+		for _, uri := range []string{wire.MailboxURI, wire.PolicyURI} {
+			status, body := r.own(r.b, http.MethodGet, uri, nil)
+			requireError(t, http.StatusNotFound, "M_UNRECOGNIZED", status, body)
+		}
+		status, body := r.own(r.b, http.MethodPut, wire.PolicyURI, wire.MailboxPolicy{Mailbox: "x", Seq: 1})
+		requireError(t, http.StatusNotFound, "M_UNRECOGNIZED", status, body)
+	}
+}
+
+func newOwnersRig(t *testing.T, mode policy.Policy) *rig {
+	return newRig(t, func(c *relay.Config) {
+		owners, err := policy.NewOwners(policy.OwnersConfig{Store: c.Store, Mode: mode})
+		require.NoError(t, err)
+		c.Policy = policy.All(policy.NewLimits(policy.LimitsConfig{}), owners)
+	})
+}
+
+func TestOwnersRequests(t *testing.T) {
+	r := newOwnersRig(t, nil)
+	var state wire.MailboxState
+	r.ownWhole(r.b, wire.MailboxURI, &state)
+	require.Equal(t, wire.MailboxState{Mailbox: state.Mailbox, State: wire.StateOpen}, state)
+	var holds wire.MailboxPolicy
+	r.ownWhole(r.b, wire.PolicyURI, &holds)
+	require.Equal(t, wire.MailboxPolicy{Mailbox: state.Mailbox, Allow: []spec.ServerName{}, Deny: []spec.ServerName{}}, holds)
+
+	p := wire.MailboxPolicy{
+		Mailbox: state.Mailbox, Seq: 1, Allow: []spec.ServerName{r.c.ServerName}, Deny: []spec.ServerName{}, Strangers: &wire.Strangers{Bytes: 9},
+	}
+	status, body := r.own(r.b, http.MethodPut, wire.PolicyURI, p)
+	require.Equal(t, http.StatusOK, status, body)
+	r.ownWhole(r.b, wire.PolicyURI, &holds)
+	require.Equal(t, p, holds)
+	status, body = r.put(r.a, "1", r.b.ServerName, `{"pdus":[]}`)
+	requireError(t, http.StatusInsufficientStorage, "M_RESOURCE_LIMIT_EXCEEDED", status, body)
+	status, body = r.put(r.c, "1", r.b.ServerName, `{"pdus":[]}`)
+	require.Equal(t, http.StatusOK, status, body)
+
+	status, body = r.own(r.b, http.MethodPut, wire.PolicyURI, p)
+	requireError(t, http.StatusConflict, "M_UNKNOWN", status, body)
+	var conflict struct{ Policy wire.MailboxPolicy }
+	require.NoError(t, json.Unmarshal([]byte(body), &conflict))
+	require.Equal(t, p, conflict.Policy)
+	p.Seq = 2
+	status, body = r.own(r.a, http.MethodPut, wire.PolicyURI, p)
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	var info wire.RelayInfo
+	r.ownWhole(r.b, wire.InfoURI, &info)
+	require.Contains(t, info.Extensions, wire.PolicyExtension)
+	require.NotContains(t, wire.Extensions, wire.PolicyExtension)
+}
+
+func TestPoliciesThatAreNone(t *testing.T) {
+	r := newOwnersRig(t, nil)
+	many := `"` + strings.Repeat(`a.example","`, wire.MaxPolicyNames) + `b.example"`
+	for content, code := range map[string]string{
+		`{"mailbox":"","seq":1}`:                                          "M_BAD_JSON",
+		`{"mailbox":"` + strings.Repeat("x", 65) + `","seq":1}`:           "M_BAD_JSON",
+		`{"mailbox":"x"}`:                                                 "M_BAD_JSON",
+		`{"mailbox":"x","seq":-1}`:                                        "M_BAD_JSON",
+		`{"mailbox":"x","seq":9007199254740992}`:                          "M_BAD_JSON",
+		`{"mailbox":"x","seq":1,"allow":["a b"]}`:                         "M_BAD_JSON",
+		`{"mailbox":"x","seq":1,"deny":[""]}`:                             "M_BAD_JSON",
+		`{"mailbox":"x","seq":1,"allow":[` + many + `]}`:                  "M_BAD_JSON",
+		`{"mailbox":"x","seq":1,"strangers":{"entries":-1,"bytes":1}}`:    "M_BAD_JSON",
+		`{"mailbox":"x","seq":1,"strangers":{"entries":1,"bytes":1e300}}`: "M_NOT_JSON",
+		`[]`:                               "M_NOT_JSON",
+		`{"mailbox":"x","seq":1,"deny":4}`: "M_NOT_JSON",
+	} {
+		status, body := r.own(r.b, http.MethodPut, wire.PolicyURI, json.RawMessage(content))
+		requireError(t, http.StatusBadRequest, code, status, body)
+	}
+	large := `{"mailbox":"` + strings.Repeat("x", wire.MaxPolicyBytes) + `","seq":1}`
+	status, body := r.own(r.b, http.MethodPut, wire.PolicyURI, json.RawMessage(large))
+	requireError(t, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", status, body)
 }

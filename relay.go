@@ -198,8 +198,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 	switch q.route.Endpoint {
 	case wire.SendRelay:
 		return s.forwarder.put(r.Context(), q)
-	case wire.Mailbox:
-		return claim(r.Context(), q)
+	case wire.Mailbox, wire.Policy:
+		return own(r.Context(), q)
 	case wire.Relays:
 		return s.records.serve(r.Context(), q)
 	}

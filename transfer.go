@@ -22,6 +22,8 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 		limit, most = wire.MaxClaimBytes, wire.MaxClaimBytes
 	case wire.Relays:
 		limit, most = wire.MaxRecordBytes, wire.MaxRecordBytes
+	case wire.Policy:
+		limit, most = wire.MaxPolicyBytes, wire.MaxPolicyBytes
 	}
 	body := body{share: q.memory}
 	err := body.read(w, r, limit)

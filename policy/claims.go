@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -176,7 +177,7 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 }
 
 // makeRoom counts the claims. If there is no room for one more, it takes away those
-// whose owners haven't asked for long.
+// whose owners haven't asked for long, and what these have said about their mailboxes.
 func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) error {
 	if most <= c.most && time.Since(c.full) < fullFor {
 		return errBooked
@@ -189,7 +190,11 @@ func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) erro
 		c.full, c.most = time.Now(), most
 		return errBooked
 	}
-	if err := c.notes.SetNotes(ctx, old); err != nil {
+	changes := slices.Clone(old)
+	for _, note := range old {
+		changes = append(changes, store.Note{Key: ownedPrefix + strings.TrimPrefix(note.Key, c.prefix)})
+	}
+	if err := c.notes.SetNotes(ctx, changes); err != nil {
 		return fmt.Errorf("policy: removing old claims: %w", err)
 	}
 	for _, note := range old {

@@ -123,6 +123,9 @@ func (i *Invite) Admit(ctx context.Context, r *Request) (err error) {
 		return nil
 	case r.Endpoint == wire.RelayTxn && r.Origin == r.Destination:
 		return i.fetch(ctx, r)
+	case r.Endpoint == wire.Mailbox, r.Endpoint == wire.Policy:
+		r.Member, err = i.claims.has(ctx, r.Origin)
+		return err
 	case r.Endpoint == wire.SendRelay:
 		_, r.Member = i.claims.asked(r.Origin)
 		if !r.Local {

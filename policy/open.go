@@ -144,13 +144,16 @@ func (o *Open) Acts(ctx context.Context, server spec.ServerName) (bool, error) {
 }
 
 // Admit implements Policy.
-func (o *Open) Admit(ctx context.Context, r *Request) error {
+func (o *Open) Admit(ctx context.Context, r *Request) (err error) {
 	if r.Stage != Signed {
 		return nil
 	}
 	switch r.Endpoint {
 	case wire.RelayTxn:
 		return o.fetch(ctx, r)
+	case wire.Mailbox, wire.Policy:
+		r.Member, err = o.claims.has(ctx, r.Origin)
+		return err
 	case wire.SendRelay:
 		_, r.Member = o.claims.asked(r.Origin)
 		if !r.Local {

@@ -9,6 +9,7 @@
 //     (servers that have claimed their mailbox with an invite) or Open (anybody, with
 //     little room until the owner has asked for its mail);
 //   - Blocklist: servers and addresses that the operator has blocked, in the store's notes;
+//   - Owners: a mode together with what the owners of mailboxes say;
 //   - Func: a function of an embedder.
 //
 // Names cost nothing in an open network, and until the signature was checked anybody
@@ -91,6 +92,7 @@ type Request struct {
 
 	whenDone []func(Used)
 	counted  *counted // by Limits
+	whole    Room     // by Owners: what it was before the owner's policy
 }
 
 // Used is how many bytes a request has used when it is over.
@@ -158,7 +160,8 @@ func ActingOf(p Policy) (acting Acting, ok bool) {
 }
 
 // All admits a request if each of its policies admits it; they are asked in order.
-// It is Inviting as the first is that has this ability, and Described as all are.
+// It is Inviting and Owning as the first is that has this ability, and Described as all
+// are.
 func All(policies ...Policy) Policy { return all(policies) }
 
 type all []Policy
@@ -166,7 +169,18 @@ type all []Policy
 var _ interface {
 	Inviting
 	Described
+	Owning
 } = (all)(nil)
+
+// Owners implements Owning.
+func (a all) Owners() *Owners {
+	for _, p := range a {
+		if owning, ok := p.(Owning); ok {
+			return owning.Owners()
+		}
+	}
+	return nil
+}
 
 // Describe implements Described.
 func (a all) Describe(info *wire.RelayInfo) {

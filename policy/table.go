@@ -51,3 +51,15 @@ func (t *table[K, V]) remove(key K) {
 		delete(t.entries, key)
 	}
 }
+
+// isFull reports whether one more key has the least used forgotten.
+func (t *table[K, V]) isFull() bool { return t.order.Len() >= t.most }
+
+// last returns the least used key.
+func (t *table[K, V]) last() (key K, ok bool) {
+	last := t.order.Back()
+	if last == nil {
+		return key, false
+	}
+	return last.Value.(*row[K, V]).key, true
+}

@@ -29,8 +29,11 @@ const (
 // Extensions that a relay may have, by the names in docs/protocol.md.
 var Extensions = []string{"batches", "waiting", "transaction_ids", "relay_proof", "passing_on"}
 
-// RecordsExtension is the name of one more, which not all relays of this kind have.
-const RecordsExtension = "relay_records"
+// Names of more, which not all relays of this kind have.
+const (
+	RecordsExtension = "relay_records"
+	PolicyExtension  = "policy"
+)
 
 // A RelayInfo is the answer to an Info request: a relay's abilities and its
 // limits. In numbers zero means that there is no limit, or that it isn't known.

@@ -26,6 +26,7 @@ const (
 	RelayTxn  Endpoint = "relay_txn"
 	Mailbox   Endpoint = "mailbox"
 	Relays    Endpoint = "relays"
+	Policy    Endpoint = "policy"
 	Info      Endpoint = "info"
 )
 
@@ -38,7 +39,8 @@ type endpoint struct {
 var endpoints = map[Endpoint]endpoint{
 	SendRelay: {Prefix, []string{http.MethodPut}},
 	RelayTxn:  {Prefix, []string{http.MethodGet}},
-	Mailbox:   {Unstable, []string{http.MethodPut}},
+	Mailbox:   {Unstable, []string{http.MethodGet, http.MethodPut}},
+	Policy:    {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Relays:    {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Info:      {Unstable, []string{http.MethodGet}},
 }
