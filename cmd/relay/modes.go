@@ -106,10 +106,22 @@ func (a *access) check(storeEntries, storeBytes int64) error {
 // policy makes the policy of the relay. Reload reads the list of servers again, nil if
 // there is no file.
 func (a *access) policy(name spec.ServerName, mail store.Store) (p policy.Policy, reload func() error, err error) {
+	mode, reload, err := a.modePolicy(name, mail)
+	if err != nil {
+		return nil, nil, err
+	}
+	owners, err := policy.NewOwners(policy.OwnersConfig{Store: mail, Mode: mode})
+	if err != nil {
+		return nil, nil, err
+	}
 	shares := policy.Shares{Requests: rateOf(a.requests, 5), Bytes: rateOf(a.traffic, 64), Stored: rateOf(a.stored, 256)}
 	limits := policy.NewLimits(policy.LimitsConfig{Address: shares, Name: shares})
+	return policy.All(limits, owners), reload, nil
+}
+
+// modePolicy makes the part of it that is the mode, nil in the mode anyone.
+func (a *access) modePolicy(name spec.ServerName, mail store.Store) (mode policy.Policy, reload func() error, err error) {
 	promise := a.promised()
-	var mode policy.Policy
 	switch a.mode {
 	case string(wire.Open):
 		mode, err = policy.NewOpen(policy.OpenConfig{Store: mail, Promise: promise})
@@ -122,13 +134,11 @@ func (a *access) policy(name spec.ServerName, mail store.Store) (p policy.Policy
 		closed := policy.NewClosed()
 		reload = func() error { return a.readList(closed) }
 		mode, err = closed, reload()
-	default:
-		return limits, nil, nil
 	}
 	if a.file == "" {
 		reload = nil
 	}
-	return policy.All(limits, mode), reload, err
+	return mode, reload, err
 }
 
 // rateOf is a rate, and after a rest that many times it.
