@@ -18,11 +18,17 @@ import (
 // answers. Online has it ask all of them at once. A relay that Peers gets is
 // asked at once, and one that Peers loses no more.
 func (r *Receiver) Run(ctx context.Context) error {
+	return followRelays(ctx, r.config.Peers, r.self, r.follow)
+}
+
+// followRelays runs follow for each relay of a server, for as long as it is one, until
+// ctx ends, and returns its error.
+func followRelays(ctx context.Context, peers *Peers, of spec.ServerName, follow func(context.Context, spec.ServerName)) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	changed := make(chan struct{}, 1)
-	defer r.config.Peers.watch(func(server spec.ServerName) {
-		if server != r.self {
+	defer peers.watch(func(server spec.ServerName) {
+		if server != of {
 			return
 		}
 		select {
@@ -32,7 +38,9 @@ func (r *Receiver) Run(ctx context.Context) error {
 	})()
 	following := make(map[spec.ServerName]context.CancelFunc)
 	for {
-		r.followOnly(ctx, r.config.Peers.Relays(r.self), following, &all)
+		followOnly(ctx, peers.Relays(of), following, func(ctx context.Context, relay spec.ServerName) {
+			all.Go(func() { follow(ctx, relay) })
+		})
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -44,15 +52,15 @@ func (r *Receiver) Run(ctx context.Context) error {
 	}
 }
 
-// followOnly begins to fetch from those relays, and ends it for others.
-func (r *Receiver) followOnly(ctx context.Context, relays []spec.ServerName, following map[spec.ServerName]context.CancelFunc, all *sync.WaitGroup) {
+// followOnly begins to follow those relays, and ends it for others.
+func followOnly(ctx context.Context, relays []spec.ServerName, following map[spec.ServerName]context.CancelFunc, begin func(context.Context, spec.ServerName)) {
 	wanted := make(map[spec.ServerName]bool)
 	for _, relay := range relays {
 		wanted[relay] = true
 		if following[relay] == nil {
 			own, cancel := context.WithCancel(ctx)
 			following[relay] = cancel
-			all.Go(func() { r.follow(own, relay) })
+			begin(own, relay)
 		}
 	}
 	for relay, cancel := range following {

@@ -63,6 +63,7 @@ type Node struct {
 	sender   *Sender
 	outbox   *Outbox
 	receiver *Receiver
+	policies *policies
 
 	stop   context.Context // ends with Close
 	cancel context.CancelFunc
@@ -134,6 +135,9 @@ func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (
 	}
 	n.caller.contacts = newContacts()
 	if n.peers, err = OpenPeers(ctx, notes); err != nil {
+		return err
+	}
+	if n.policies, err = openPolicies(ctx, n.caller, n.peers, notes, config.Logger); err != nil {
 		return err
 	}
 	if receiver.History == nil {

@@ -87,10 +87,11 @@ func (n *Node) work(ctx context.Context, again bool) (wait func()) {
 	if again {
 		n.outbox.anew()
 	}
-	var both sync.WaitGroup
-	both.Go(func() { n.outbox.run(ctx) })
-	both.Go(func() { _ = n.receiver.Run(ctx) }) // its error is the context's
-	return both.Wait
+	var all sync.WaitGroup
+	all.Go(func() { n.outbox.run(ctx) })
+	all.Go(func() { _ = n.receiver.Run(ctx) }) // its error is the context's
+	all.Go(func() { n.policies.run(ctx) })
+	return all.Wait
 }
 
 // Online says that there is a network, or another one: all relays are asked at
@@ -101,6 +102,7 @@ func (n *Node) Online() {
 	}
 	n.outbox.anew()
 	n.receiver.Online()
+	n.policies.wake()
 }
 
 // Offline says that there is no network, for a phone in a tunnel: no request

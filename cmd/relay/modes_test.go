@@ -47,6 +47,7 @@ func TestOpenIsTheDefault(t *testing.T) {
 	info := p.info()
 	require.Equal(t, wire.Open, info.Mode)
 	require.NotZero(t, info.Unclaimed.MaxBytes)
+	require.Contains(t, info.Extensions, wire.PolicyExtension)
 	requireDelivery(t, p.network())
 	a, stranger := relaytest.NewNode("a"), relaytest.NewNode("stranger")
 	large := a.Transaction(stranger.ServerName, "large", 20, 60_000)
@@ -54,6 +55,24 @@ func TestOpenIsTheDefault(t *testing.T) {
 	_, err := get(t, p.network(), stranger, 0)
 	require.NoError(t, err)
 	require.NoError(t, put(t, p.network(), a, large), "its mailbox is claimed now")
+}
+
+// requirePolicies checks that a server's policy is taken, which denies mail of another.
+func requirePolicies(t *testing.T, p *program, owner *relaytest.Node) {
+	t.Helper()
+	caller, err := client.NewCaller(client.CallerConfig{Identity: owner.SigningIdentity, Transport: p.network()})
+	require.NoError(t, err)
+	state, err := caller.Mailbox(t.Context(), relayName)
+	require.NoError(t, err)
+	enemy := relaytest.NewNode("enemy")
+	require.NoError(t, caller.SetMailboxPolicy(t.Context(), relayName, wire.MailboxPolicy{
+		Mailbox: state.Mailbox, Seq: 1, Deny: []spec.ServerName{enemy.ServerName},
+	}))
+	requireStatus(t, http.StatusForbidden, put(t, p.network(), enemy, enemy.Transaction(owner.ServerName, "t", 1, 300)))
+}
+
+func TestOwnersInTheModeAny(t *testing.T) {
+	requirePolicies(t, startAsUsersDo(t, "-db", inMemory, "-mode", anyone), relaytest.NewNode("b"))
 }
 
 func TestClosedByFile(t *testing.T) {
@@ -65,6 +84,7 @@ func TestClosedByFile(t *testing.T) {
 	list(b.ServerName)
 	p := startAsUsersDo(t, "--db", inMemory, "--for-file", file)
 	require.Equal(t, wire.Closed, p.info().Mode)
+	requirePolicies(t, p, b)
 	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t", 1, 300)))
 	requireStatus(t, http.StatusForbidden, put(t, p.network(), a, a.Transaction(c.ServerName, "t", 1, 300)))
 

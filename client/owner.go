@@ -1,0 +1,118 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A MailboxPolicy is what a server says about its mailboxes at relays: whose mail always
+// has room there. See wire.MailboxPolicy for the fields. The zero value makes all alike.
+type MailboxPolicy struct {
+	Allow     []spec.ServerName `json:"allow,omitempty"`
+	Deny      []spec.ServerName `json:"deny,omitempty"`
+	Strangers *wire.Strangers   `json:"strangers,omitempty"`
+}
+
+// sorted returns the policy with its lists in order, each name once.
+func (p MailboxPolicy) sorted() MailboxPolicy {
+	sort := func(list []spec.ServerName) []spec.ServerName {
+		return slices.Compact(slices.Sorted(slices.Values(list)))
+	}
+	sorted := MailboxPolicy{Allow: sort(p.Allow), Deny: sort(p.Deny)}
+	if p.Strangers != nil {
+		bounds := *p.Strangers
+		sorted.Strangers = &bounds
+	}
+	return sorted
+}
+
+// isThat reports whether a policy that holds at a relay says the same. Both are sorted.
+func (p MailboxPolicy) isThat(holds wire.MailboxPolicy) bool {
+	if (p.Strangers == nil) != (holds.Strangers == nil) || p.Strangers != nil && *p.Strangers != *holds.Strangers {
+		return false
+	}
+	return slices.Equal(p.Allow, holds.Allow) && slices.Equal(p.Deny, holds.Deny)
+}
+
+// Mailbox asks a relay how this server's mailbox is. A *wire.Error of 403 says that the
+// server has none there, 404 or 405 that the relay doesn't know the question.
+func (c *Caller) Mailbox(ctx context.Context, relay spec.ServerName) (state wire.MailboxState, err error) {
+	err = c.own(ctx, http.MethodGet, relay, wire.MailboxURI, nil, &state)
+	return state, err
+}
+
+// MailboxPolicy asks a relay for the policy that holds for this server's mailbox. Its
+// number is 0 if there is none.
+func (c *Caller) MailboxPolicy(ctx context.Context, relay spec.ServerName) (holds wire.MailboxPolicy, err error) {
+	err = c.own(ctx, http.MethodGet, relay, wire.PolicyURI, nil, &holds)
+	return holds, err
+}
+
+// SetMailboxPolicy sets the policy for this server's mailbox at a relay, whose name
+// Mailbox tells. It returns nil once it holds. A *wire.Error of 403 says that the mailbox
+// is another by now, 409 that a policy holds whose number is at least as great.
+func (c *Caller) SetMailboxPolicy(ctx context.Context, relay spec.ServerName, p wire.MailboxPolicy) error {
+	if err := p.Check(); err != nil {
+		return fmt.Errorf("client: policy: %w", err)
+	}
+	return c.own(ctx, http.MethodPut, relay, wire.PolicyURI, p, &struct{}{})
+}
+
+// own makes a request about this server's mailbox, and reads the answer.
+func (c *Caller) own(ctx context.Context, method string, relay spec.ServerName, uri string, content, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	defer cancel()
+	if !c.isWhole() {
+		return fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)
+	}
+	signed, err := c.sign(method, relay, uri, content)
+	if err != nil {
+		return fmt.Errorf("client: %s: %w", uri, err)
+	}
+	body, err := c.roundTrip(signed.WithContext(ctx), maxOwnerAnswer)
+	if err != nil {
+		return fmt.Errorf("client: %s at %s: %w", uri, relay, err)
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("client: %s at %s: the answer can't be read: %w", uri, relay, err)
+	}
+	return nil
+}
+
+// maxOwnerAnswer bounds an answer about a mailbox: it may escape what the policy didn't.
+const maxOwnerAnswer = 2 * wire.MaxPolicyBytes
+
+// agree has a relay have that policy for this server's mailbox, if it doesn't already.
+func (c *Caller) agree(ctx context.Context, relay spec.ServerName, want MailboxPolicy) error {
+	state, err := c.Mailbox(ctx, relay)
+	if err != nil {
+		return err
+	}
+	holds := wire.MailboxPolicy{}
+	if state.PolicySeq > 0 {
+		if holds, err = c.MailboxPolicy(ctx, relay); err != nil {
+			return err
+		}
+	}
+	if want.isThat(holds) {
+		return nil
+	}
+	return c.SetMailboxPolicy(ctx, relay, wire.MailboxPolicy{
+		Mailbox: state.Mailbox, Seq: max(state.PolicySeq, holds.Seq) + 1,
+		Allow: want.Allow, Deny: want.Deny, Strangers: want.Strangers,
+	})
+}
+
+// isUnknownThere reports whether an error says that a relay doesn't know a request.
+func isUnknownThere(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed)
+}
