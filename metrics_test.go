@@ -62,17 +62,24 @@ func TestMetricsOfFiles(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
 	_, err = s.Put(t.Context(), store.Mail{Destination: "b", Origin: "a", TransactionID: "1", Body: make([]byte, 10_000)}, store.Limits{})
 	require.NoError(t, err)
+	entries, err := s.Next(t.Context(), "b", 0, 1, 1)
+	require.NoError(t, err)
+	_, err = s.Ack(t.Context(), "b", entries[0].ID)
+	require.NoError(t, err)
 	sizes, err := s.Sizes(t.Context())
 	require.NoError(t, err)
 	require.Greater(t, sizes.Log, int64(10_000))
 	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(fmt.Sprintf(`
+# HELP relay_remembered_copies Transactions that are gone and remembered, so that copies of them are recognised.
+# TYPE relay_remembered_copies gauge
+relay_remembered_copies 1
 # HELP relay_store_file_bytes Size of the store's database file.
 # TYPE relay_store_file_bytes gauge
 relay_store_file_bytes %v
 # HELP relay_store_log_bytes Size of the store's log, which isn't in the database yet.
 # TYPE relay_store_log_bytes gauge
 relay_store_log_bytes %v
-`, float64(sizes.File), float64(sizes.Log))), "relay_store_file_bytes", "relay_store_log_bytes"))
+`, float64(sizes.File), float64(sizes.Log))), "relay_remembered_copies", "relay_store_file_bytes", "relay_store_log_bytes"))
 	commits, bytes := histogram(t, registry, "relay_store_commit_bytes")
 	require.Positive(t, commits)
 	require.GreaterOrEqual(t, bytes, 10_000.0) // and the notes of checkups

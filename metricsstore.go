@@ -52,11 +52,12 @@ func usageOf(s store.Store) prometheus.Collector {
 
 func sizesOf(s store.Measured) prometheus.Collector {
 	return &storeCollector{[]*prometheus.Desc{
+		gauge("relay_remembered_copies", "Transactions that are gone and remembered, so that copies of them are recognised."),
 		gauge("relay_store_file_bytes", "Size of the store's database file."),
 		gauge("relay_store_log_bytes", "Size of the store's log, which isn't in the database yet."),
 	}, func(ctx context.Context) ([]int64, error) {
 		sizes, err := s.Sizes(ctx)
-		return []int64{sizes.File, sizes.Log}, err
+		return []int64{sizes.Copies, sizes.File, sizes.Log}, err
 	}}
 }
 

@@ -34,22 +34,30 @@ func BenchmarkStores(b *testing.B) {
 func memoryPlace(testing.TB) storetest.Place {
 	return storetest.Place{
 		Volatile:  true,
-		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Managed: true},
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Measured: true, Managed: true},
 		Open: func(_ testing.TB, retention time.Duration) store.Store {
 			return memory.New(memory.Options{Retention: retention})
+		},
+		OpenFew: func(_ testing.TB, ofAll, ofOrigin int64) store.Store {
+			return memory.New(memory.Options{MaxCopies: ofAll, MaxCopiesOfOrigin: ofOrigin})
 		},
 	}
 }
 
 func sqlitePlace(tb testing.TB) storetest.Place {
 	path := filepath.Join(tb.TempDir(), "relay.db")
+	open := func(tb testing.TB, options sqlite.Options) store.Store {
+		options.SweepInterval, options.Logger = 20*time.Millisecond, slog.New(slog.DiscardHandler)
+		s, err := sqlite.Open(path, options)
+		require.NoError(tb, err)
+		return s
+	}
 	return storetest.Place{
 		Open: func(tb testing.TB, retention time.Duration) store.Store {
-			s, err := sqlite.Open(path, sqlite.Options{
-				Retention: retention, SweepInterval: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
-			})
-			require.NoError(tb, err)
-			return s
+			return open(tb, sqlite.Options{Retention: retention})
+		},
+		OpenFew: func(tb testing.TB, ofAll, ofOrigin int64) store.Store {
+			return open(tb, sqlite.Options{MaxCopies: ofAll, MaxCopiesOfOrigin: ofOrigin})
 		},
 		// A backup is the file alone: closed, it has no log.
 		Copy: func(tb testing.TB) func(testing.TB) {

@@ -3,14 +3,18 @@ package store
 import "context"
 
 // Measured is an ability that stores may have beside Store: to say how much
-// room their files take. Its method is safe for concurrent use.
+// room they take beside that of the mail. Its method is safe for concurrent use.
 type Measured interface {
 	// Sizes returns the sizes at this moment. It reads no mail.
 	Sizes(ctx context.Context) (Sizes, error)
 }
 
-// Sizes are the sizes of a store's files on the disk, in bytes.
+// Sizes are how much room a store takes: of its files on the disk in bytes, where it knows.
 type Sizes struct {
+	// Copies counts the transactions that aren't kept any more and are remembered, so
+	// that copies of them are recognised: see Store.Put.
+	Copies int64
+
 	// File is the database. It doesn't always shrink when mail is removed.
 	File int64
 

@@ -121,10 +121,16 @@ type Store interface {
 	//
 	// Put is idempotent by (Destination, Origin, TransactionID, Digest): a copy
 	// stores nothing and answers (false, nil), regardless of its Body, Proof and
-	// Lifetime, for as long as the entry is kept and at least for the store's
-	// retention (24 hours by default) after it was acknowledged or expired. A
+	// Lifetime, for as long as the entry is kept, and for the store's retention
+	// (24 hours by default) after it was acknowledged or expired. A
 	// copy is recognised before a limit is checked. Mail that was set aside (see
 	// Next) may count as kept.
+	//
+	// A store bounds how many it remembers that aren't kept any more, of one origin and
+	// of all. Beyond that it forgets some before their time, and refuses no mail for it:
+	// the oldest of an origin that has more than its part, and else the oldest of the
+	// origin that has most. What was remembered before the store was opened may count
+	// as that of one more origin.
 	//
 	// Mail whose Lifetime is over before Put returns is no error: it may be
 	// reported as stored or not, and has expired.

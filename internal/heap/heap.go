@@ -23,6 +23,9 @@ func (h *Heap[T]) Push(item T) { heap.Push((*items[T])(h), item) }
 // Remove takes out an item that is in this heap.
 func (h *Heap[T]) Remove(item T) { heap.Remove((*items[T])(h), *item.Index()) }
 
+// Fix puts an item in its place again, after it has changed.
+func (h *Heap[T]) Fix(item T) { heap.Fix((*items[T])(h), *item.Index()) }
+
 // items implement heap.Interface.
 type items[T Item[T]] []T
 

@@ -39,7 +39,7 @@ func TestNothingStaysBehind(t *testing.T) {
 			require.Empty(t, s.names)
 			require.Empty(t, s.expiring)
 			require.Empty(t, s.copies.known)
-			require.Empty(t, s.copies.leaving)
+			require.Zero(t, s.copies.leaving.Count())
 			require.Zero(t, s.held)
 		})
 	}

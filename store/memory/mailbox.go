@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/store"
@@ -87,47 +86,3 @@ func (it *item) Before(other *item) bool { return it.until < other.until }
 
 // Index is the place in the heap of an item that expires.
 func (it *item) Index() *int { return &it.at }
-
-// A key tells mails apart: copies have the same one.
-type key struct {
-	destination, origin spec.ServerName
-	transactionID       gomatrixserverlib.TransactionID
-	digest              store.Digest
-}
-
-func keyOf(mail *store.Mail) key {
-	return key{mail.Destination, mail.Origin, mail.TransactionID, mail.Digest}
-}
-
-// copies knows the mail that must not be stored again: mail that is kept, and mail
-// that left less than the retention ago.
-type copies struct {
-	known   map[key]struct{}
-	leaving []leaving // in the order of until
-}
-
-type leaving struct {
-	key   key
-	until time.Duration
-}
-
-func (c *copies) has(k key) bool {
-	_, known := c.known[k]
-	return known
-}
-
-func (c *copies) remember(k key) { c.known[k] = struct{}{} }
-
-// forgetAt says when a key may be forgotten: not before any that it was said
-// of earlier.
-func (c *copies) forgetAt(k key, until time.Duration) {
-	c.leaving = append(c.leaving, leaving{k, until})
-}
-
-func (c *copies) forget(now time.Duration) {
-	for len(c.leaving) > 0 && c.leaving[0].until <= now {
-		delete(c.known, c.leaving[0].key)
-		c.leaving[0] = leaving{}
-		c.leaving = c.leaving[1:]
-	}
-}

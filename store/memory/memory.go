@@ -30,6 +30,11 @@ type Options struct {
 	// Retention is how long a copy is recognised after the mail was
 	// acknowledged or has expired. Default 24 hours; negative: not at all.
 	Retention time.Duration
+
+	// MaxCopies is how many transactions are remembered for that, MaxCopiesOfOrigin how
+	// many of one origin. Beyond that they are forgotten earlier: see store.Store.
+	// Defaults 1,000,000 and a sixteenth of MaxCopies; negative: no limit.
+	MaxCopies, MaxCopiesOfOrigin int64
 }
 
 // longest is a lifetime that can be added to a time on the store's clock.
@@ -66,7 +71,7 @@ func New(options Options) *Store {
 		lastID:    store.FirstID(made),
 		retention: upkeep.Retention(options.Retention),
 		mailboxes: make(map[spec.ServerName]*mailbox),
-		copies:    copies{known: make(map[key]struct{})},
+		copies:    newCopies(options),
 		notes:     make(map[string][]byte),
 	}
 }

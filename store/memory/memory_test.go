@@ -18,6 +18,9 @@ func newPlace(testing.TB) storetest.Place {
 		Open: func(_ testing.TB, retention time.Duration) store.Store {
 			return memory.New(memory.Options{Retention: retention})
 		},
+		OpenFew: func(_ testing.TB, ofAll, ofOrigin int64) store.Store {
+			return memory.New(memory.Options{MaxCopies: ofAll, MaxCopiesOfOrigin: ofOrigin})
+		},
 		Volatile: true,
 	}
 }

@@ -66,6 +66,7 @@ func (s *Store) Sizes(ctx context.Context) (sum store.Sizes, err error) {
 		if err != nil {
 			return store.Sizes{}, err
 		}
+		sum.Copies += sizes.Copies
 		sum.File += sizes.File
 		sum.Log += sizes.Log
 	}

@@ -18,6 +18,7 @@ type batch struct {
 	now       int64 // on the store's clock
 	noRoom    bool  // the disk has none for more mail
 	written   int64 // about how many bytes this adds to the log
+	copies    remembered
 
 	last int64 // the greatest ID that an entry has
 
@@ -51,7 +52,7 @@ type mailbox struct {
 
 func newBatch(w *writer) *batch {
 	return &batch{
-		sql: w.sql, retention: w.options.Retention, now: w.clock.Now(), last: w.last,
+		sql: w.sql, retention: w.options.Retention, now: w.clock.Now(), last: w.last, copies: w.copies,
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		woken:     make(map[spec.ServerName]struct{}),
 	}
@@ -70,6 +71,9 @@ func (b *batch) run(jobs []*job) error {
 		if err := j.Work.run(b); err != nil {
 			return err
 		}
+	}
+	if err := b.forgetMore(); err != nil {
+		return err
 	}
 	return b.flush()
 }

@@ -203,5 +203,6 @@ func (s *Store) Sizes(ctx context.Context) (sizes store.Sizes, err error) {
 			return store.Sizes{}, fmt.Errorf("sqlite: size: %w", err)
 		}
 	}
+	sizes.Copies = s.writer.countedCopies.Load()
 	return sizes, nil
 }

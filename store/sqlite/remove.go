@@ -30,7 +30,7 @@ func (a *ackJob) run(b *batch) error {
 		return fmt.Errorf("owner: %w", err)
 	}
 	mine := func(r *entryRow) bool { return r.mailbox == m.id }
-	a.removed, a.more, err = b.each(func(id int64) error { return b.retire(id, mine) }, b.sql.upTo, m.id, a.id)
+	a.removed, a.more, err = b.each(sweepStep, func(id int64) error { return b.retire(id, mine) }, b.sql.upTo, m.id, a.id)
 	return err
 }
 
@@ -39,7 +39,7 @@ func (a *ackJob) run(b *batch) error {
 func (b *batch) expire() (more bool, err error) {
 	over := func(r *entryRow) bool { return r.until <= b.now }
 	for _, state := range []int{live, setAside} {
-		_, again, err := b.each(func(id int64) error { return b.retire(id, over) }, b.sql.expired, state, b.now)
+		_, again, err := b.each(sweepStep, func(id int64) error { return b.retire(id, over) }, b.sql.expired, state, b.now)
 		if err != nil {
 			return false, fmt.Errorf("expired: %w", err)
 		}
@@ -48,12 +48,12 @@ func (b *batch) expire() (more bool, err error) {
 	return more, nil
 }
 
-// each does something to a step of the entries whose IDs the statement lists,
+// each does something to the first few of the entries whose IDs the statement lists,
 // and returns to how many, and whether there are more. The list comes from an
 // index alone, which may be damaged: nothing is done to a row that doesn't say
 // the same.
-func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done int, more bool, err error) {
-	ids, err := listIDs(list, append(args, sweepStep)...)
+func (b *batch) each(few int, do func(id int64) error, list *sql.Stmt, args ...any) (done int, more bool, err error) {
+	ids, err := listIDs(list, append(args, few)...)
 	if err != nil {
 		return 0, false, err
 	}
@@ -65,7 +65,7 @@ func (b *batch) each(do func(id int64) error, list *sql.Stmt, args ...any) (done
 		}
 		b.written += rowCost
 	}
-	return len(ids), len(ids) == sweepStep, nil
+	return len(ids), len(ids) == few, nil
 }
 
 // retire takes the body of an entry that is live or set aside, and leaves the fields
@@ -89,6 +89,7 @@ func (b *batch) retire(id int64, may func(*entryRow) bool) error {
 	if _, err := b.sql.retire.Exec(until, r.sealAs(until, nil, nil), id); err != nil {
 		return err
 	}
+	b.copies.add(r.mail.Origin, id, until)
 	return b.count(r.mail.Destination, m, r.mail.Origin, -1, -r.size)
 }
 

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/matrixrelay/relay/store/internal/upkeep"
 )
@@ -15,7 +14,7 @@ const sweepStep = 256
 // sweep does all there is to do, step by step, with other writes in between.
 func (s *Store) sweep(ctx context.Context) error {
 	var errs []error
-	for _, step := range []func(*batch) (bool, error){(*batch).expire, (*batch).forget, (*batch).giveBack, (*batch).copyClock} {
+	for _, step := range []func(*batch) (bool, error){(*batch).expire, (*batch).forget, (*batch).hasTooMany, (*batch).giveBack, (*batch).copyClock} {
 		_, err := upkeep.Steps(func() (int, bool, error) {
 			var more bool
 			err := s.writer.do(ctx, func(b *batch) (err error) {
@@ -50,17 +49,8 @@ func (b *batch) copyClock() (more bool, err error) {
 
 // forget drops a step of the rows that recognise copies, when their retention is over.
 func (b *batch) forget() (more bool, err error) {
-	_, more, err = b.each(func(id int64) error {
-		r, err := b.sql.entry.byID(id)
-		if err != nil {
-			return err
-		}
-		if !r.isGoneRow() || r.until > b.now {
-			return fmt.Errorf("%w: %w", errDamaged, errChecksum)
-		}
-		_, err = b.sql.forget.Exec(id)
-		return err
-	}, b.sql.expired, gone, b.now)
+	b.copies.listed.Expire(b.now, func(int64) {})
+	_, more, err = b.each(sweepStep, func(id int64) error { return b.forgetCopy(id, b.now) }, b.sql.expired, gone, b.now)
 	return more, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	lib "modernc.org/sqlite/lib"
 
@@ -44,8 +45,11 @@ type writer struct {
 	queue *group.Queue[*task]
 
 	// Only the goroutine uses these fields.
-	last int64 // see batch
-	log  logState
+	last   int64 // see batch
+	log    logState
+	copies remembered
+
+	countedCopies atomic.Int64 // those of copies, for everybody
 }
 
 type job = group.Job[*task]
@@ -116,7 +120,7 @@ func (w *writer) start(ctx context.Context, first int64) error {
 		return fmt.Errorf("%w: the last ID can't be %d", errDamaged, last.Int64)
 	}
 	w.last = max(last.Int64, first)
-	return nil
+	return w.countCopies(ctx)
 }
 
 func (w *writer) release() error {
@@ -199,6 +203,7 @@ func (w *writer) transact(jobs []*job) error {
 	if err != nil {
 		w.check(err)
 		w.rollback()
+		w.copies.unlist()
 		return cmp.Or(w.trust.Failure(), wrap(doing, err))
 	}
 	if err := w.files.check(); err != nil { // the commit may have gone to files without a name
@@ -207,6 +212,7 @@ func (w *writer) transact(jobs []*job) error {
 	}
 	w.log.add(b.written + rowCost)
 	w.last = b.last
+	w.keepCopies(b.copies)
 	for destination := range b.woken {
 		w.waiting.Notify(destination)
 	}

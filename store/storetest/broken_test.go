@@ -47,6 +47,8 @@ var brokenStores = []broken{
 	{"stores copies after Ack", "copies/a_copy_after_Ack", newForgetful},
 	{"stores copies at once", "copies/copies_at_once", newForgetful},
 	{"stores copies after reopen", "reopen/copies", newForgetful},
+	{"stores copies at random", "few_copies,_random_steps/copies", newForgetful},
+	{"remembers without end", "few_copies/an_origin_loses_its_own_oldest", func(s store.Store) store.Store { return &endless{handle: s.(*handle)} }},
 	{"mixes up keys", "copies/the_parts_of_the_key_are_kept_apart", func(s store.Store) store.Store { return mixesUpKeys{s} }},
 	{"shows entries late", "concurrency/a_reader_that_follows_sees_everything_once", func(s store.Store) store.Store { return &late{Store: s} }},
 	{"loses what is late", "concurrency/a_reader_that_acknowledges_sees_everything_once", func(s store.Store) store.Store { return &late{Store: s} }},
@@ -116,6 +118,10 @@ func TestBrokenStore(t *testing.T) {
 		open := place.Open
 		place.Open = func(tb testing.TB, retention time.Duration) store.Store {
 			return brokenStores[i].wrap(open(tb, retention))
+		}
+		openFew := place.OpenFew
+		place.OpenFew = func(tb testing.TB, ofAll, ofOrigin int64) store.Store {
+			return brokenStores[i].wrap(openFew(tb, ofAll, ofOrigin))
 		}
 		return place
 	})

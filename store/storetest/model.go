@@ -58,6 +58,7 @@ type model struct {
 	refused []store.Mail
 	removed map[spec.ServerName]map[int64]bool // IDs of entries that were removed, and not acknowledged
 	gone    []int64                            // IDs that were acknowledged, or were there before it was set back
+	left    map[spec.ServerName][]mailKey      // mail that was acknowledged or removed, by origin
 	trail   []string
 	saved   *saved // nil: the place was not copied yet
 }
@@ -80,6 +81,7 @@ func testModel(r *rig, seed uint64) {
 		last:  make(map[spec.ServerName]int64),
 
 		removed: make(map[spec.ServerName]map[int64]bool),
+		left:    make(map[spec.ServerName][]mailKey),
 	}
 	for _, name := range modelDestinations {
 		if r.place.allows(name) {
@@ -241,6 +243,10 @@ func (m *model) putCopy() {
 	mail.Body = append([]byte("not "), mail.Body...)
 	limits := store.Limits{Entries: m.rand.Int64N(2), StoreBytes: m.rand.Int64N(2)}
 	m.note("put a copy of %q from %s for %s", mail.TransactionID, mail.Origin, mail.Destination)
+	if !m.isRemembered(&mail) {
+		m.putForgotten(mail)
+		return
+	}
 	stored, err := m.Put(m.Context(), mail, limits)
 	require.NoError(m, err)
 	require.False(m, stored, "a copy was stored")
@@ -300,6 +306,7 @@ func (m *model) acknowledge() {
 	}
 	require.Equal(m, want, got)
 	m.gone = append(m.gone, ids(box[:want])...)
+	m.leave(box[:want])
 	m.boxes[to] = box[want:]
 }
 

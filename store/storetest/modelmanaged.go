@@ -33,6 +33,7 @@ func (m *model) removeSome() {
 	for _, entry := range before {
 		if isOver(entry) {
 			m.gone, m.removed[to][entry.ID] = append(m.gone, entry.ID), true
+			m.leave([]store.Entry{entry})
 		}
 	}
 }

@@ -39,11 +39,12 @@ type rig struct {
 	place     Place
 	kind      string // of damage
 	retention time.Duration
+	few       few
 	newPlace  func(testing.TB) Place
 }
 
 func newRig(t *testing.T, newPlace func(testing.TB) Place, g group) *rig {
-	r := &rig{T: t, place: newPlace(t), newPlace: newPlace, retention: cmp.Or(g.retention, longRetention)}
+	r := &rig{T: t, place: newPlace(t), newPlace: newPlace, retention: cmp.Or(g.retention, longRetention), few: g.few}
 	r.kind = r.place.kinds()[0]
 	r.Store = r.open()
 	return r
@@ -51,14 +52,21 @@ func newRig(t *testing.T, newPlace func(testing.TB) Place, g group) *rig {
 
 // fresh runs a subtest in a place of its own.
 func (r *rig) fresh(name string, run func(*rig)) {
-	r.Run(name, func(t *testing.T) { run(newRig(t, r.newPlace, group{retention: r.retention})) })
+	r.Run(name, func(t *testing.T) { run(newRig(t, r.newPlace, group{retention: r.retention, few: r.few})) })
 }
 
 // open opens the place, which may be open already if it is a shared one.
 func (r *rig) open() store.Store {
-	s := r.place.Open(r.T, r.retention)
+	s := r.openPlace()
 	r.Cleanup(func() { assert.NoError(r.T, s.Close()) })
 	return s
+}
+
+func (r *rig) openPlace() store.Store {
+	if r.few == (few{}) {
+		return r.place.Open(r.T, r.retention)
+	}
+	return r.place.OpenFew(r.T, r.few.ofAll, r.few.ofOrigin)
 }
 
 func (r *rig) reopen() {

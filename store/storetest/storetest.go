@@ -52,6 +52,11 @@ type Place struct {
 	// mail, unless the place is Volatile. The suite closes each store that it opens.
 	Open func(tb testing.TB, retention time.Duration) store.Store
 
+	// OpenFew is Open with a retention longer than any test and limits of how many
+	// transactions are remembered that aren't kept any more: of all origins, and of each.
+	// The store must be a store.Measured then. Without it the tests of that are skipped.
+	OpenFew func(tb testing.TB, ofAll, ofOrigin int64) store.Store
+
 	// Volatile says that nothing survives Close.
 	Volatile bool
 
@@ -115,6 +120,7 @@ type group struct {
 	name      string
 	tests     []test
 	retention time.Duration    // default: longer than any test
+	few       few              // default: as many copies as the store remembers
 	needs     func(Place) bool // default: any place will do
 }
 
@@ -128,6 +134,8 @@ var groups = []group{
 	{name: "copies", tests: copyTests},
 	{name: "forgetting", tests: forgettingTests, retention: shortRetention},
 	{name: "forgetting at once", tests: forgettingTests, retention: noRetention},
+	{name: "few copies", tests: fewTests, needs: Place.opensFew, few: few{ofAll: 12, ofOrigin: 4}},
+	{name: "few copies, random steps", tests: fewModelTests, needs: Place.opensFew, few: few{ofAll: plenty, ofOrigin: 4}},
 	{name: "limits", tests: limitTests},
 	{name: "next", tests: nextTests},
 	{name: "ack", tests: ackTests},
@@ -156,6 +164,7 @@ var groups = []group{
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 
+func (p Place) opensFew() bool  { return p.OpenFew != nil }
 func (p Place) reopens() bool   { return !p.Volatile }
 func (p Place) damages() bool   { return !p.Volatile && len(p.Damage) > 0 }
 func (p Place) stalls() bool    { return p.Stall != nil }

@@ -36,14 +36,20 @@ func newShelf(testing.TB) Place {
 		damaged: make(map[int64]bool), aside: make(map[int64]store.Entry), lying: make(map[store.Digest]bool), stalled: make(chan struct{}),
 	}
 	close(s.stalled)
+	open := func(options memory.Options) store.Store {
+		if s.mail == nil {
+			s.mail = memory.New(options)
+		}
+		h := &handle{shelf: s}
+		h.open, h.close = context.WithCancelCause(context.Background())
+		return h
+	}
 	return Place{
 		Open: func(_ testing.TB, retention time.Duration) store.Store {
-			if s.mail == nil {
-				s.mail = memory.New(memory.Options{Retention: retention})
-			}
-			h := &handle{shelf: s}
-			h.open, h.close = context.WithCancelCause(context.Background())
-			return h
+			return open(memory.Options{Retention: retention})
+		},
+		OpenFew: func(_ testing.TB, ofAll, ofOrigin int64) store.Store {
+			return open(memory.Options{MaxCopies: ofAll, MaxCopiesOfOrigin: ofOrigin})
 		},
 		Shared:    true,
 		Abilities: Abilities{Timed: true, Managed: true},
@@ -169,6 +175,14 @@ func (h *handle) StoreTime(ctx context.Context) (time.Duration, error) {
 	}
 	defer h.calls.RUnlock()
 	return h.now().StoreTime(ctx)
+}
+
+func (h *handle) Sizes(ctx context.Context) (store.Sizes, error) {
+	if err := h.enter(); err != nil {
+		return store.Sizes{}, err
+	}
+	defer h.calls.RUnlock()
+	return h.now().Sizes(ctx)
 }
 
 func (h *handle) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
