@@ -3,6 +3,7 @@ module github.com/matrixrelay/relay/cmd/relay
 go 1.25.0
 
 require (
+	github.com/BurntSushi/toml v1.6.0
 	github.com/matrix-org/gomatrix v0.0.0-20220926102614-ceba4d9f7530
 	github.com/matrix-org/gomatrixserverlib v0.0.0-20240910190622-2c764912ce93
 	github.com/matrixrelay/relay v0.1.0

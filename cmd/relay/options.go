@@ -74,17 +74,26 @@ type options struct {
 }
 
 func newServe() *cobra.Command {
-	o := new(options)
+	o, print := new(options), false
 	c := &cobra.Command{
 		Use: "serve", Short: "Be a relay", Long: serveHelp, GroupID: groupRun, Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if print {
+				if err := newSettings().print(c); err != nil {
+					return err
+				}
+			}
 			if err := o.check(); err != nil {
 				return usageError{err}
+			}
+			if print {
+				return nil
 			}
 			return serveAndLog(c.Context(), o, c.ErrOrStderr())
 		},
 	}
 	o.flags(c.Flags())
+	c.Flags().BoolVar(&print, "print-config", false, "print all options, each with where it is from, and do nothing else")
 	return c
 }
 

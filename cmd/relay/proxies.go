@@ -9,12 +9,14 @@ import (
 type prefixList []netip.Prefix
 
 // String implements pflag.Value.
-func (l *prefixList) String() string {
-	var texts []string
+func (l *prefixList) String() string { return strings.Join(l.values(), ",") }
+
+// values implements several.
+func (l *prefixList) values() (texts []string) {
 	for _, p := range *l {
 		texts = append(texts, p.String())
 	}
-	return strings.Join(texts, ",")
+	return texts
 }
 
 // Set implements pflag.Value. Several lists add up.

@@ -18,7 +18,9 @@ const rootHelp = `A Matrix relay, and what its operator does with it. A relay ta
 for servers that can't be reached and keeps them until those servers fetch them.
 
 The exit status is 0 if all went well, 1 if something failed, and 2 if the command
-line is wrong.`
+line is wrong.
+
+` + settingsHelp
 
 // The groups of subcommands in the help.
 const (
@@ -38,9 +40,11 @@ func newRoot() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().Bool(jsonFlag, false, "print results as JSON, for programs")
+	root.PersistentFlags().String(configFlag, "", "take options from this TOML `FILE`, too (default RELAY_CONFIG)")
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "To run a relay:"})
+	root.PersistentPreRunE = newSettings().apply
 	root.AddCommand(newServe(), newInvite())
 	return root
 }

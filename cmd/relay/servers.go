@@ -20,12 +20,15 @@ const everyone = "all"
 type serverList map[spec.ServerName]struct{}
 
 // String implements pflag.Value.
-func (l serverList) String() string {
+func (l serverList) String() string { return strings.Join(l.values(), ",") }
+
+// values implements several.
+func (l serverList) values() []string {
 	names := make([]string, 0, len(l))
 	for _, name := range slices.Sorted(maps.Keys(l)) {
 		names = append(names, string(name))
 	}
-	return strings.Join(names, ",")
+	return names
 }
 
 // Set implements pflag.Value. Several lists add up; an empty one adds nothing.
@@ -61,11 +64,14 @@ func (d *destinations) has(server spec.ServerName) bool {
 }
 
 // String implements pflag.Value.
-func (d *destinations) String() string {
+func (d *destinations) String() string { return strings.Join(d.values(), ",") }
+
+// values implements several.
+func (d *destinations) values() []string {
 	if d.all {
-		return everyone
+		return []string{everyone}
 	}
-	return d.list.String()
+	return d.list.values()
 }
 
 // Set implements pflag.Value.
@@ -84,7 +90,17 @@ func (*destinations) Type() string { return "list" }
 type relayTable map[spec.ServerName][]spec.ServerName
 
 // String implements pflag.Value.
-func (relayTable) String() string { return "" }
+func (t relayTable) String() string { return strings.Join(t.values(), " ") }
+
+// values implements several.
+func (t relayTable) values() (texts []string) {
+	for _, server := range slices.Sorted(maps.Keys(t)) {
+		for _, relay := range t[server] {
+			texts = append(texts, string(server+"="+relay))
+		}
+	}
+	return texts
+}
 
 // Set implements pflag.Value. Several add up.
 func (t *relayTable) Set(s string) error {
@@ -111,13 +127,21 @@ func (t *relayTable) Set(s string) error {
 }
 
 // Type implements pflag.Value.
-func (relayTable) Type() string { return "table" }
+func (relayTable) Type() string { return table }
 
 // An addressTable is a pflag.Value: where servers are.
 type addressTable map[spec.ServerName]string
 
 // String implements pflag.Value.
-func (addressTable) String() string { return "" }
+func (t addressTable) String() string { return strings.Join(t.values(), " ") }
+
+// values implements several.
+func (t addressTable) values() (texts []string) {
+	for _, server := range slices.Sorted(maps.Keys(t)) {
+		texts = append(texts, string(server)+"="+t[server])
+	}
+	return texts
+}
 
 // Set implements pflag.Value.
 func (t *addressTable) Set(s string) error {
@@ -139,7 +163,7 @@ func (t *addressTable) Set(s string) error {
 }
 
 // Type implements pflag.Value.
-func (addressTable) Type() string { return "table" }
+func (addressTable) Type() string { return table }
 
 // cutServer cuts SERVER=... into two.
 func cutServer(s string) (spec.ServerName, string, error) {
