@@ -75,8 +75,15 @@ func (t *Tally) count(kind, address, name string) (isFirst bool) {
 	return false
 }
 
-// flush logs the counts.
+// flush logs the counts, while others may count: a log may be slow.
 func (t *Tally) flush() {
+	if args := t.take(); args != nil {
+		t.log.Warn(t.message, args...)
+	}
+}
+
+// take returns the counts for the log, nil if there are none, and begins anew.
+func (t *Tally) take() (args []any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.timer != nil {
@@ -84,15 +91,15 @@ func (t *Tally) flush() {
 		t.timer = nil
 	}
 	if len(t.kinds) == 0 {
-		return
+		return nil
 	}
-	var args []any
 	for _, kind := range slices.Sorted(maps.Keys(t.kinds)) {
 		args = append(args, slog.Int(kind, t.kinds[kind]))
 	}
-	t.log.Warn(t.message, append(args, "addresses", t.addresses.String(), "names", t.names.String())...)
+	args = append(args, "addresses", t.addresses.String(), "names", t.names.String())
 	clear(t.kinds)
 	t.addresses, t.names = top{}, top{}
+	return args
 }
 
 // Close logs the counts, and counts no more. It may be called more than once.

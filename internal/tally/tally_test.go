@@ -50,6 +50,31 @@ func TestFirstAndThenOneLineAMinute(t *testing.T) {
 	})
 }
 
+// A log that hangs while the counts are written holds up nobody who counts.
+func TestSlowLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines := make(hanging, 1)
+		lines <- struct{}{} // the first is written
+		counted := tally.New(slog.New(slog.NewTextHandler(lines, nil)), "refused")
+		for range 2 {
+			counted.Note("429", "", "", "the first")
+		}
+		time.Sleep(2 * time.Minute)
+		counted.Note("429", "", "", "the first") // else this hangs
+		close(lines)
+		synctest.Wait()
+		counted.Close()
+	})
+}
+
+// A hanging is an io.Writer that writes a line for each thing that is in it.
+type hanging chan struct{}
+
+func (h hanging) Write(p []byte) (int, error) {
+	<-h
+	return len(p), nil
+}
+
 func TestQuietIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counted, log := newTally()
