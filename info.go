@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 
@@ -18,11 +19,18 @@ func makeInfo(c *Config, records *records) ([]byte, error) {
 		MaxBodyBytes: c.MaxBodyBytes, MaxBatch: c.MaxBatch, MaxBatchBytes: c.MaxBatchBytes,
 		MaxWaitMS: max(c.MaxWait, 0).Milliseconds(), LifetimeMS: max(c.Lifetime, 0).Milliseconds(),
 	}
+	if c.MaxWait < 0 || c.MaxWaiting < 0 { // it holds no answer
+		info.Extensions = slices.DeleteFunc(slices.Clone(info.Extensions), func(e string) bool { return e == wire.Waiting })
+		info.MaxWaitMS = 0
+	}
 	if info.MaxBodyBytes == atMost(-1) {
 		info.MaxBodyBytes = 0
 	}
 	if records.areKept() {
 		info.Extensions = append(slices.Clone(info.Extensions), wire.RecordsExtension)
+	}
+	if info.MaxBatch == math.MaxInt32 {
+		info.MaxBatch = 0
 	}
 	if described, ok := c.Policy.(policy.Described); ok {
 		described.Describe(&info)

@@ -62,6 +62,23 @@ func TestInfoErrorsAreNotKept(t *testing.T) {
 	require.Equal(t, "no-store", header.Get("Cache-Control"))
 }
 
+// A relay that holds no answers doesn't say that it does, and no limit is none.
+func TestInfoOfRelayThatHoldsNothing(t *testing.T) {
+	for _, change := range []func(*relay.Config){
+		func(c *relay.Config) { c.MaxWait, c.MaxBatch = -1, -1 },
+		func(c *relay.Config) { c.MaxWaiting, c.MaxBatch = -1, -1 },
+	} {
+		_, _, body := newRig(t, change).info(http.MethodGet)
+		info, err := wire.ReadInfo([]byte(body))
+		require.NoError(t, err)
+		require.NotContains(t, info.Extensions, wire.Waiting)
+		require.Len(t, info.Extensions, len(wire.Extensions)-1)
+		require.Zero(t, info.MaxWaitMS)
+		require.Zero(t, info.MaxBatch)
+	}
+	require.Contains(t, wire.Extensions, wire.Waiting)
+}
+
 func (r *rig) info(method string) (status int, header http.Header, body string) {
 	r.Helper()
 	request, err := http.NewRequest(method, "matrix://"+relayName+wire.InfoURI, nil)

@@ -27,7 +27,10 @@ const (
 )
 
 // Extensions that a relay may have, by the names in docs/protocol.md.
-var Extensions = []string{"batches", "waiting", "transaction_ids", "relay_proof", "passing_on"}
+var Extensions = []string{"batches", Waiting, "transaction_ids", "relay_proof", "passing_on"}
+
+// Waiting is the extension of a relay that holds answers until there is mail.
+const Waiting = "waiting"
 
 // Names of more, which not all relays of this kind have.
 const (
