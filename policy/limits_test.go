@@ -174,6 +174,22 @@ func TestUnlimited(t *testing.T) {
 	}
 }
 
+// A cost of many bursts takes no longer to count than a small one.
+func TestCostOfManyBursts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := policy.NewLimits(policy.LimitsConfig{
+			Address: policy.Shares{Bytes: policy.Rate{PerSecond: 1 << 40, Burst: 1}}, Name: policy.Shares{Bytes: policy.Unlimited},
+		})
+		costly := get("192.0.2.1", "a")
+		costly.bytes = 60 << 40
+		require.NoError(t, costly.run(t, l))
+		wait := requireStatus(t, 429, get("192.0.2.1", "a").run(t, l))
+		require.InDelta(t, 60, wait.Seconds(), 1)
+		time.Sleep(wait)
+		require.NoError(t, get("192.0.2.1", "a").run(t, l))
+	})
+}
+
 // Bursts that are as good as no limit are none for many either.
 func TestLargestBurst(t *testing.T) {
 	most := policy.Rate{PerSecond: 1, Burst: math.MaxInt}

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/matrixrelay/relay/internal/defaults"
 )
 
@@ -69,37 +67,52 @@ func (p *party) use(now time.Time, used Used) {
 
 // A bucket is a token bucket that may go into debt: the cost of a request is known
 // when it is over. The zero value is without a limit.
-type bucket struct{ limiter *rate.Limiter }
+type bucket struct{ tokens *tokens }
+
+type tokens struct {
+	perSecond, burst float64
+
+	mu   sync.Mutex
+	left float64 // at that time, negative if it is in debt
+	at   time.Time
+}
 
 func newBucket(r Rate, times int) bucket {
 	if r.PerSecond < 0 {
 		return bucket{}
 	}
-	burst := min(max(r.Burst, 1), math.MaxInt/times) // on 32 bits that of bytes is more
-	return bucket{rate.NewLimiter(rate.Limit(max(r.PerSecond, tiny)*float64(times)), burst*times)}
+	burst := float64(max(r.Burst, 1)) * float64(times)
+	return bucket{&tokens{perSecond: max(r.PerSecond, tiny) * float64(times), burst: burst, left: burst, at: time.Now()}}
 }
 
 // wait is how long it takes until there is something in the bucket, 0 if there is.
 func (b bucket) wait(now time.Time) time.Duration {
-	if b.limiter == nil {
+	if b.tokens == nil {
 		return 0
 	}
-	lacking := 1 - b.limiter.TokensAt(now)
+	lacking := 1 - b.tokens.change(now, 0)
 	if lacking <= 0 {
 		return 0
 	}
-	seconds := min(lacking/float64(b.limiter.Limit()), (24 * time.Hour).Seconds()) // Inf if there is no rate
+	seconds := min(lacking/b.tokens.perSecond, (24 * time.Hour).Seconds())
 	return max(time.Duration(seconds*float64(time.Second)), 1)
 }
 
 // take takes out that much, also if there is less.
 func (b bucket) take(now time.Time, n int64) {
-	if b.limiter == nil {
-		return
+	if b.tokens != nil {
+		b.tokens.change(now, n)
 	}
-	for n > 0 {
-		part := int(min(n, int64(b.limiter.Burst())))
-		b.limiter.ReserveN(now, part)
-		n -= int64(part)
+}
+
+// change fills the bucket up to now, takes out some, and returns how much is left.
+func (t *tokens) change(now time.Time, n int64) float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if passed := now.Sub(t.at); passed > 0 {
+		t.left = min(t.burst, t.left+passed.Seconds()*t.perSecond)
+		t.at = now
 	}
+	t.left -= float64(n)
+	return t.left
 }
