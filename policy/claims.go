@@ -27,8 +27,9 @@ const (
 	// its place; by the store's clock.
 	claimLasts = 180 * 24 * time.Hour
 
-	// fullFor is how long it isn't counted again how many claims there are.
-	fullFor = time.Minute
+	// claimsCountedFor is how long it isn't counted again how many claims there are.
+	// Those that another relay makes on the same store are noticed then.
+	claimsCountedFor = time.Minute
 )
 
 // errBooked says that all room is promised.
@@ -43,9 +44,9 @@ type claims struct {
 	mu    sync.Mutex
 	known *table[spec.ServerName, time.Duration] // when the owner asked, as noted
 
-	writing sync.Mutex // claims are made one at a time
-	full    time.Time  // when the last one found no place
-	most    int        // and their bound then
+	writing turn      // claims are made one at a time
+	count   int       // of claims, as counted and made since
+	counted time.Time // when, the zero Time if never
 }
 
 // A claim is a note.
@@ -60,7 +61,7 @@ func newClaims(s store.Store, prefix string) (*claims, error) {
 	if !ok {
 		return nil, errors.New("policy: the store keeps no notes, so claims would be forgotten")
 	}
-	c := &claims{notes: notes, prefix: prefix, known: newTable[spec.ServerName, time.Duration](claimsKnown)}
+	c := &claims{notes: notes, prefix: prefix, writing: newTurn(), known: newTable[spec.ServerName, time.Duration](claimsKnown)}
 	c.clock = func(context.Context) (time.Duration, error) { return 0, nil }
 	if timed, ok := s.(store.Timed); ok {
 		c.clock = timed.StoreTime
@@ -113,8 +114,9 @@ func (c *claims) read(ctx context.Context, server spec.ServerName) (*claim, erro
 	return found, nil
 }
 
-// renew notes, about daily, that the owner of a claimed mailbox has asked. A store that
-// has to be reopened still hands mail out, so it is no error there that it can't.
+// renew notes, about daily, that the owner of a claimed mailbox has asked, unless a claim
+// is being written: then it is noted when the owner asks again. A store that has to be
+// reopened still hands mail out, so it is no error there that it can't.
 func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
 	now, err := c.now(ctx)
 	if err != nil {
@@ -124,8 +126,10 @@ func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
 	if since := now - asked; !ok || since >= 0 && since < askedEvery {
 		return nil
 	}
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	if !c.writing.tryTake() {
+		return nil
+	}
+	defer c.writing.give()
 	if err := c.write(ctx, server, now, nil); !errors.Is(err, store.ErrReopen) {
 		return err
 	}
@@ -161,8 +165,10 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 	if err != nil {
 		return err
 	}
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	if err := c.writing.take(ctx); err != nil {
+		return err
+	}
+	defer c.writing.give()
 	if found, err := c.has(ctx, server); err != nil || found {
 		return err
 	}
@@ -173,21 +179,29 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 	if err != nil {
 		return err
 	}
-	return c.write(ctx, server, now, notes)
-}
-
-// makeRoom counts the claims. If there is no room for one more, it takes away those
-// whose owners haven't asked for long, and what these have said about their mailboxes.
-func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) error {
-	if most <= c.most && time.Since(c.full) < fullFor {
-		return errBooked
-	}
-	count, old, err := c.count(ctx, now)
-	if err != nil || count < most {
+	if err := c.write(ctx, server, now, notes); err != nil {
 		return err
 	}
-	if count-len(old) >= most {
-		c.full, c.most = time.Now(), most
+	c.count++
+	return nil
+}
+
+// makeRoom finds out whether there is room for one more claim. If there is none, it takes
+// away those whose owners haven't asked for long, and what these have said about their
+// mailboxes.
+func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) error {
+	isFresh := !c.counted.IsZero() && time.Since(c.counted) < claimsCountedFor
+	if isFresh && c.count < most {
+		return nil
+	}
+	if isFresh {
+		return errBooked
+	}
+	old, err := c.countAll(ctx, now)
+	if err != nil || c.count < most {
+		return err
+	}
+	if c.count-len(old) >= most {
 		return errBooked
 	}
 	changes := slices.Clone(old)
@@ -197,14 +211,16 @@ func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) erro
 	if err := c.notes.SetNotes(ctx, changes); err != nil {
 		return fmt.Errorf("policy: removing old claims: %w", err)
 	}
+	c.count -= len(old)
 	for _, note := range old {
 		c.forget(spec.ServerName(strings.TrimPrefix(note.Key, c.prefix)))
 	}
 	return nil
 }
 
-// count counts all claims and returns the changes that remove the old ones of them.
-func (c *claims) count(ctx context.Context, now time.Duration) (count int, old []store.Note, err error) {
+// countAll counts all claims and returns the changes that remove the old ones of them.
+func (c *claims) countAll(ctx context.Context, now time.Duration) (old []store.Note, err error) {
+	count := 0
 	err = notebook.Each(ctx, c.notes, c.prefix, func(note store.Note) error {
 		count++
 		var found claim
@@ -214,7 +230,8 @@ func (c *claims) count(ctx context.Context, now time.Duration) (count int, old [
 		return nil
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("policy: counting claims: %w", err)
+		return nil, fmt.Errorf("policy: counting claims: %w", err)
 	}
-	return count, old, nil
+	c.count, c.counted = count, time.Now()
+	return old, nil
 }

@@ -121,7 +121,7 @@ func NewOpen(config OpenConfig) (*Open, error) {
 		return &comer{newBucket(config.Claims, times), newBucket(config.NewBoxes, times), newBucket(config.UnclaimedBytes, times)}
 	}
 	return &Open{
-		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c},
+		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c, counting: newTurn()},
 		comers:   newAddresses(DefaultParties, config.Wide, newComer),
 		newComer: newComer,
 		known:    newTable[spec.ServerName, *comer](DefaultParties),

@@ -121,7 +121,7 @@ func (o *Owners) own(ctx context.Context, r *Request) (*box, error) {
 func (o *Owners) makeRoom(ctx context.Context) error {
 	o.counting.Lock()
 	defer o.counting.Unlock()
-	if o.counted.IsZero() || o.count >= o.config.Most && time.Since(o.counted) >= fullFor {
+	if o.counted.IsZero() || o.count >= o.config.Most && time.Since(o.counted) >= claimsCountedFor {
 		count := 0
 		err := notebook.Each(ctx, o.notes, ownedPrefix, func(store.Note) error { count++; return nil })
 		if err != nil {

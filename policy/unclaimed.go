@@ -22,7 +22,7 @@ type unclaimed struct {
 	store  store.Store
 	claims *claims
 
-	counting sync.Mutex // they are counted by one request at a time
+	counting turn // they are counted by one request at a time
 
 	mu       sync.Mutex
 	held     holding // as counted, and mail stored since
@@ -110,8 +110,10 @@ func (u *unclaimed) countAgain() {
 
 // count counts the mail of unclaimed mailboxes, unless that was done a moment ago.
 func (u *unclaimed) count(ctx context.Context) error {
-	u.counting.Lock()
-	defer u.counting.Unlock()
+	if err := u.counting.take(ctx); err != nil {
+		return err
+	}
+	defer u.counting.give()
 	u.mu.Lock()
 	fresh := !u.counted.IsZero() && time.Since(u.counted) < countEvery
 	u.during = holding{}
