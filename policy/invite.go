@@ -234,7 +234,7 @@ func (i *Invite) use(ctx context.Context, server spec.ServerName, invite string,
 }
 
 // NewInviteText makes an invite, which lets that many servers claim their mailboxes
-// until the end of a day (UTC). It is written down nowhere. Everybody that has it can
+// until the end of a day (UTC), which mustn't be over. It is written down nowhere. Everybody that has it can
 // use it: give it over a way that others can't read.
 func NewInviteText(key []byte, uses int, until time.Time) (string, error) {
 	if len(key) < MinInviteKey {
@@ -242,6 +242,9 @@ func NewInviteText(key []byte, uses int, until time.Time) (string, error) {
 	}
 	if uses < 1 || uses > MaxInviteUses {
 		return "", fmt.Errorf("policy: an invite is for 1 to %d servers", MaxInviteUses)
+	}
+	if day := until.UTC().Truncate(24 * time.Hour); !time.Now().Before(day.AddDate(0, 0, 1)) {
+		return "", fmt.Errorf("policy: an invite until %s would be good for nobody: that day is over", day.Format(time.DateOnly))
 	}
 	id := fmt.Sprintf("%d-%s-%s", uses, until.UTC().Format(inviteDay), strings.ToLower(rand.Text()[:12]))
 	return id + "." + secretOf(key, id), nil

@@ -136,6 +136,16 @@ func TestInviteEnds(t *testing.T) {
 	})
 }
 
+// An invite that nobody could use isn't made.
+func TestInviteUntilAPastDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // on the 1st of January 2000
+		for days, wantErr := range map[int]bool{-400: true, -1: true, 0: false, 1: false} {
+			_, err := policy.NewInviteText([]byte(inviteKey), 1, time.Now().AddDate(0, 0, days))
+			require.Equal(t, wantErr, err != nil, days)
+		}
+	})
+}
+
 // Promised room is booked: when all is, nobody else gets in, and the invite isn't used
 // up.
 func TestInviteBooked(t *testing.T) {
