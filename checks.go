@@ -75,7 +75,8 @@ func (c *checks) formed(ctx context.Context, s *share, body *wire.Body, check fu
 }
 
 // slow leaves the check to fclient. It is paid afterwards: it may take long because
-// somebody else's keys do.
+// somebody else's keys do. If the client goes away meanwhile, only a body costs that had
+// to be brought into another form before.
 func (c *checks) slow(ctx context.Context, s *share, body *wire.Body, check func(context.Context) error) error {
 	if !s.reserve(body, slowFactor) {
 		return errNoMemory
@@ -84,7 +85,7 @@ func (c *checks) slow(ctx context.Context, s *share, body *wire.Body, check func
 		defer s.set(int64(len(body.JSON())), false)
 	}
 	err := check(ctx)
-	if err != nil {
+	if err != nil && (ctx.Err() == nil || !body.IsCanonical()) {
 		c.debts.add(s.by.from, time.Duration(len(body.JSON()))*slowCost)
 	}
 	return err

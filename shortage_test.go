@@ -208,6 +208,34 @@ func TestSlowCheckIsPaid(t *testing.T) {
 	})
 }
 
+// hangingKeys never come.
+type hangingKeys struct{}
+
+func (hangingKeys) VerifyJSONs(ctx context.Context, _ []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A client that goes away while keys are looked up owes nothing, unless its body took
+// long to check before that.
+func TestClientThatGoesAwayOwesNothing(t *testing.T) {
+	for first, owes := range map[string]bool{"": false, " ": true} {
+		quietly(t, func(c *relay.Config) { c.Keys = wire.HexKeys{Others: hangingKeys{}} }, func(q *quiet) {
+			body := append([]byte(first), largeContent(200_000)...)
+			began := time.Now()
+			for range 4 {
+				ctx, leave := context.WithTimeout(q.Context(), time.Millisecond)
+				q.server.ServeHTTP(httptest.NewRecorder(), q.forged("slow.example", phoneAddress, body).WithContext(ctx))
+				leave()
+			}
+			answer := httptest.NewRecorder()
+			q.server.ServeHTTP(answer, uncanonical(t, q.putRequest(q.a, phoneAddress, "1", 1000)))
+			require.Equal(t, http.StatusOK, answer.Code)
+			require.Equal(t, owes, time.Since(began) > 5*time.Millisecond)
+		})
+	}
+}
+
 // A body of a known key whose form isn't certain is left to fclient, too, and costs as
 // much, but only if its signature is wrong.
 func TestUncertainFormIsPaid(t *testing.T) {
