@@ -20,7 +20,7 @@ import (
 type answer struct {
 	pieces       [][]byte
 	transactions int
-	share        *share // the memory that it holds already, or nil
+	share        *share // the memory that it holds already, as much as its size, or nil
 }
 
 func (a *answer) size() (size int) {
@@ -50,13 +50,12 @@ func newAnswers(m memory, logger *slog.Logger) answers {
 // send sends a 200. It fails, and nothing was sent, if too many large answers are
 // on their way. It doesn't wait for them: the answer is in memory already.
 func (s *answers) send(q *request, a answer) error {
-	w, share := q.w, a.share
+	w, share, size := q.w, a.share, a.size()
 	if share == nil {
 		share = s.memory.handOut(w, q.holder())
 	}
 	defer share.release()
-	size := a.size()
-	if (size > firstRead || a.share != nil) && !share.set(int64(size), false) {
+	if a.share == nil && size > firstRead && !share.set(int64(size), false) {
 		return errNoMemory
 	}
 	q.admission.used.Sent = int64(size)

@@ -59,3 +59,10 @@ func StatusReasons() map[string]string {
 	}
 	return all
 }
+
+// HoldAnswers takes memory for answers, until release is called.
+func (s *Server) HoldAnswers(bytes int64) (release func()) {
+	held := s.memory.out.share(holder{}, nil)
+	held.set(bytes, false)
+	return held.release
+}

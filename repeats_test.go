@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -147,6 +148,24 @@ func TestHonestRepeats(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// An answer for which there was no memory wasn't fetched, and costs nothing.
+func TestRefusedAnswersCostNothing(t *testing.T) {
+	quietly(t, nil, func(q *quiet) {
+		mail := store.Mail{Destination: q.b.ServerName, Origin: q.a.ServerName, Body: largeContent(1 << 20)}
+		_, err := q.store.Put(q.Context(), mail, store.Limits{})
+		require.NoError(t, err)
+		release := q.server.HoldAnswers(relay.DefaultMaxInFlightBytes)
+		for range 200 {
+			status, _, _ := q.fetch(phoneAddress, q.b, 0, "")
+			require.Equal(t, http.StatusTooManyRequests, status)
+		}
+		release()
+		status, count, _ := q.fetch(phoneAddress, q.b, 0, "")
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, 1, count)
 	})
 }
 

@@ -84,8 +84,13 @@ func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
 		share.release()
 		return answer{}, err
 	}
+	found := answer{pieces: wire.MakeAnswer(itemsOf(entries), query.Limit > 0), transactions: len(entries), share: share}
+	if !share.set(int64(found.size()), false) {
+		share.release()
+		return answer{}, errNoMemory // which costs the receiver nothing
+	}
 	r.repeats.charge(by, entries)
-	return answer{pieces: wire.MakeAnswer(itemsOf(entries), query.Limit > 0), transactions: len(entries), share: share}, nil
+	return found, nil
 }
 
 // await returns the answer with mail that arrives before the query's time is over, and
