@@ -133,6 +133,20 @@ func TestProofIsShort(t *testing.T) {
 	require.LessOrEqual(t, size, 500)
 }
 
+// The size of a plain proof is that of its JSON, which isn't made to know it.
+func TestProofSize(t *testing.T) {
+	var plain strings.Builder
+	for c := byte(0); c < 0x80; c++ {
+		if isPlain(string(c)) {
+			plain.WriteByte(c)
+		}
+	}
+	for _, origin := range []string{"", "a.example", plain.String()} {
+		p := Proof{Relay: "r.example", URI: plain.String(), Key: "ed25519:" + gomatrixserverlib.KeyID(plain.String()), Signature: "sig", Origin: spec.ServerName(origin)}
+		require.Len(t, p.JSON(), p.size())
+	}
+}
+
 func TestNoProof(t *testing.T) {
 	uri := proofURI("1", proofTo)
 	good := signedByFclient(t, uri, []byte(`{"pdus":[]}`))
