@@ -118,6 +118,10 @@ func questions(first int64) []question {
 		keys[i] = fmt.Appendf(nil, "a new key %06d", i)
 	}
 	deep, shallow, middle := names[0], names[1], first+50_000
+	middleIDs := make([]int64, 256)
+	for i := range middleIDs {
+		middleIDs[i] = middle + int64(i)
+	}
 	return []question{
 		{256, "new mailboxes", newMailboxesSQL, []any{names}},
 		{1, "lock one mailbox", lockMailboxesSQL, []any{[][]byte{deep}}},
@@ -144,6 +148,10 @@ func questions(first int64) []question {
 		{0, "next of nobody", nextSQL, []any{[]byte("nobody"), 0, now, page, math.MaxInt64}},
 		{1, "one entry", entrySQL, []any{deep, middle}},
 		{1, "live", liveSQL, []any{deep, 0, now, 1}},
+		{100, "list", listSQL, []any{deep, middle, now, 100}},
+		{10, "senders", sendersOfSQL, []any{deep, 100}},
+		{100, "recipients", recipientsSQL, []any{[]byte("d1"), 100, origins[1]}},
+		{256, "remove", removeSQL, []any{now, deep, middleIDs}},
 		{100, "destinations", destinationsSQL, []any{[]byte("d1"), 100}},
 		{1, "usage", usageSQL, []any{deep}},
 		{2, "lock shards", lockSomeShardsSQL, []any{[]int{3, shards + 3}}},

@@ -10,10 +10,18 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// destinations stays in the half of after. The private half is a span of names
-// amid those of servers.
 func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
-	names, err := r.destinationsFrom(ctx, after+"\x00", limit)
+	return inHalf(after, limit, func(first spec.ServerName, limit int) ([]spec.ServerName, error) {
+		return r.names(ctx, "destinations", destinationsSQL, []byte(first), limit)
+	})
+}
+
+// inHalf stays in the half of after. The private half is a span of names amid those of
+// servers.
+func inHalf(
+	after spec.ServerName, limit int, from func(first spec.ServerName, limit int) ([]spec.ServerName, error),
+) ([]spec.ServerName, error) {
+	names, err := from(after+"\x00", limit)
 	other := slices.IndexFunc(names, func(name spec.ServerName) bool { return store.IsPrivate(name) != store.IsPrivate(after) })
 	if err != nil || other < 0 {
 		return names, err
@@ -22,16 +30,12 @@ func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit 
 	if store.IsPrivate(after) || len(names) == limit {
 		return names, nil
 	}
-	rest, err := r.destinationsFrom(ctx, afterPrivate, limit-len(names))
+	rest, err := from(afterPrivate, limit-len(names))
 	return append(names, rest...), err
 }
 
 // afterPrivate is the first name behind the private ones.
 const afterPrivate spec.ServerName = "\x7f"
-
-func (r *reader) destinationsFrom(ctx context.Context, first spec.ServerName, limit int) ([]spec.ServerName, error) {
-	return r.names(ctx, "destinations", destinationsSQL, []byte(first), limit)
-}
 
 // expired returns destinations that have mail that has expired, those of the
 // oldest such mail.

@@ -71,7 +71,7 @@ func placeAt(options Options) storetest.Place {
 			return open(tb, options)
 		},
 		Copy:      func(tb testing.TB) func(testing.TB) { return backup(tb, options) },
-		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Committing: true},
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Committing: true, Managed: true},
 		Damage: map[string]func(testing.TB, spec.ServerName, int64){
 			"body":   change(options, `body = '\x7b00'`),
 			"proof":  change(options, `proof = proof || '\x00'`),

@@ -105,7 +105,12 @@ func (s *Store) ackPlaces(ctx context.Context, destination spec.ServerName, id i
 		return 0, err
 	}
 	last := slices.IndexFunc(found, func(p spot) bool { return p.id == id })
-	for part := range slices.Chunk(found[:last+1], step) {
+	return s.buryPlaces(ctx, destination, found[:last+1])
+}
+
+// buryPlaces removes the entries at these places, step by step.
+func (s *Store) buryPlaces(ctx context.Context, destination spec.ServerName, places []spot) (removed int, err error) {
+	for part := range slices.Chunk(places, step) {
 		a := &ackAt{destination: destination, places: part}
 		if err := s.writer.queue.Do(ctx, a, 0); err != nil {
 			return removed, err
