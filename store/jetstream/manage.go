@@ -1,0 +1,173 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"math"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
+	"github.com/matrixrelay/relay/store/internal/upkeep"
+)
+
+var _ store.Managed = (*Store)(nil)
+
+// List implements store.Managed. A mailbox doesn't say where mail is from, so the first
+// message of each mail is read.
+func (s *Store) List(ctx context.Context, destination spec.ServerName, after int64, limit int) (page []store.Listed, err error) {
+	err = s.read(ctx, func(ctx context.Context) error {
+		items, err := s.list(ctx, query{destination: destination, after: max(after, 0), entries: max(limit, 1), bytes: math.MaxInt64})
+		if err != nil {
+			return err
+		}
+		page = make([]store.Listed, len(items))
+		keys, now := make([]seal.Key, len(items)), s.cache.clock.Now()
+		for i, it := range items {
+			keys[i] = it.key
+			page[i] = store.Listed{ID: it.id, Size: it.size, Lifetime: lifetimeLeft(now, it.expires)}
+		}
+		heads, err := s.heads(ctx, keys)
+		for i, h := range heads {
+			l := &page[i]
+			l.Origin, l.TransactionID, l.Digest, l.Proven = h.mail.Origin, h.mail.TransactionID, h.mail.Digest, h.proofBytes > 0
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page, nil
+}
+
+// heads reads the heads of mails; one that can't be read is zero.
+func (s *Store) heads(ctx context.Context, keys []seal.Key) ([]head, error) {
+	names, heads := make([]string, len(keys)), make([]head, len(keys))
+	for i, key := range keys {
+		names[i] = s.cache.subjects.mail(key)
+	}
+	messages, err := s.engine.lastEach(ctx, names, s.engine.find)
+	for i, m := range messages {
+		h := head{}
+		if _, err := decodeSome(m.data, &h); err == nil && seal.KeyOf(&h.mail) == keys[i] {
+			heads[i] = h
+		}
+	}
+	return heads, err
+}
+
+// Recipients implements store.Managed. It asks the leader for the origin's share of each
+// mailbox that this process knows of.
+func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	names, hash := []spec.ServerName{}, hashOrigin(origin)
+	err := s.read(ctx, func(ctx context.Context) error {
+		for {
+			boxes := s.cache.destinations(after, maxReads)
+			if len(boxes) == 0 {
+				return nil
+			}
+			after = boxes[len(boxes)-1]
+			subjects := make([]string, len(boxes))
+			for i, name := range boxes {
+				subjects[i] = s.cache.subjects.share(name, hash)
+			}
+			shares, err := s.engine.lastEach(ctx, subjects, s.engine.last)
+			if err != nil {
+				return err
+			}
+			for i, m := range shares {
+				share := counts{}
+				if len(m.data) > 0 && decode(m.data, &share) == nil && share.entries > 0 {
+					names = append(names, boxes[i])
+				}
+				if len(names) == max(limit, 1) {
+					return nil
+				}
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return names, nil
+}
+
+// Remove implements store.Managed, in steps with other writes in between.
+func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []int64) (removed int, err error) {
+	return upkeep.Steps(func() (int, bool, error) {
+		step := removeJob{destination: destination, ids: ids[:min(len(ids), removeStep)]}
+		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, step.run, 0) })
+		if err != nil { // it may run yet
+			return 0, false, err
+		}
+		ids = ids[step.done:]
+		return step.removed, len(ids) > 0, nil
+	})
+}
+
+// A removeJob removes entries wherever they are in a mailbox: the first of these IDs, as
+// many as one batch has room for.
+type removeJob struct {
+	destination   spec.ServerName
+	ids           []int64
+	done, removed int
+}
+
+func (j *removeJob) run(b *batch) error {
+	j.done, j.removed = 0, 0 // it may run again
+	x, err := b.box(j.destination)
+	if err != nil {
+		return err
+	}
+	var missing error
+	last := x.value.mark
+	for before := b.size(); j.done < len(j.ids) && b.size()-before < b.maxMessages/3; j.done++ {
+		place, err := j.removeOne(b, x, j.ids[j.done])
+		switch {
+		case errors.Is(err, errMissing): // and more may be
+			missing = err
+		case err != nil:
+			return err
+		}
+		last = max(last, place)
+	}
+	if missing != nil {
+		return missing
+	}
+	if j.removed == 0 {
+		return b.sure(j.destination, x)
+	}
+	return b.forgetGone(j.destination, x, last)
+}
+
+// removeOne removes an entry, and returns its place; zero if there is none.
+func (j *removeJob) removeOne(b *batch, x *record[box], id int64) (place int64, err error) {
+	place = x.value.placeOf(id)
+	m, changed, err := b.meta(j.destination, x, place)
+	if err != nil || m == nil || m.state != live || x.value.idAt(place) != id {
+		return 0, err
+	}
+	j.removed++
+	return place, b.removeEntry(j.destination, x, m, changed)
+}
+
+// forgetGone forgets the entries at the beginning of a mailbox that are gone, of those up
+// to a place: Next would have to pass over them each time.
+func (b *batch) forgetGone(of spec.ServerName, x *record[box], to int64) error {
+	mark := x.value.mark
+	to = min(to, mark+dropStep*pageSize)
+	if err := b.needMetas(of, x, mark+1, to); err != nil {
+		return err
+	}
+	for ; mark < to; mark++ {
+		m, _, err := b.meta(of, x, mark+1)
+		if err != nil {
+			return err
+		}
+		if m.state != gone {
+			break
+		}
+	}
+	return b.forget(of, x, mark)
+}

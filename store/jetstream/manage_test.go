@@ -1,0 +1,90 @@
+package jetstream
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+// Entries at the beginning of a mailbox that were removed must not be passed over with
+// each Next.
+func TestRemovedAreForgotten(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	var mails []store.Mail
+	for i := range 3 * pageSize {
+		mails = append(mails, testMail(fmt.Sprint(i)))
+	}
+	require.NoError(t, s.PutAll(t.Context(), mails))
+	entries := next(t, s, "b.example")
+	ids := make([]int64, len(entries))
+	for i, e := range entries {
+		ids[i] = e.ID
+	}
+	gone := func() (n int64) {
+		require.NoError(t, s.view(t.Context(), "b.example", func(_ *batch, x *record[box]) error {
+			n = x.value.mark + 1 - x.value.start
+			return nil
+		}))
+		return n
+	}
+	const n = 2*pageSize + 5
+	removed, err := s.Remove(t.Context(), "b.example", ids[2:n])
+	require.NoError(t, err)
+	require.Equal(t, n-2, removed)
+	require.EqualValues(t, 0, gone(), "two entries are before them")
+	removed, err = s.Remove(t.Context(), "b.example", []int64{ids[n], ids[0], ids[1]})
+	require.NoError(t, err)
+	require.Equal(t, 3, removed)
+	require.EqualValues(t, n+1, gone())
+	require.Len(t, next(t, s, "b.example"), 3*pageSize-n-1)
+}
+
+// An entry that can't be read is listed, and neither set aside nor counted to nobody.
+func TestListDamaged(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	put(t, s, testMail("1"))
+	put(t, s, testMail("2"))
+	entries := next(t, s, "b.example")
+	overwriteEntry(t, s, "b.example", entries[0].ID)
+	listed, err := s.List(t.Context(), "b.example", 0, 10)
+	require.NoError(t, err)
+	require.Len(t, listed, 2)
+	require.Equal(t, entries[0].ID, listed[0].ID)
+	require.Empty(t, listed[0].Origin)
+	require.Equal(t, entries[1].Origin, listed[1].Origin)
+	usage, err := s.Usage(t.Context(), "b.example")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, usage.Entries)
+	senders, err := s.Senders(t.Context(), "", 10)
+	require.NoError(t, err)
+	require.Len(t, senders, 1)
+	require.EqualValues(t, 2, senders[0].Entries)
+}
+
+// Mail of many messages is removed with all of them.
+func TestRemoveLarge(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, func(o *server.Options) { o.MaxPayload = 32 << 10 })
+	s := open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	for i := range 4 {
+		large := testMail(fmt.Sprint(i))
+		large.Body = make([]byte, 5<<20)
+		put(t, s, large)
+	}
+	listed, err := s.List(t.Context(), "b.example", 0, 10)
+	require.NoError(t, err)
+	removed, err := s.Remove(t.Context(), "b.example", []int64{listed[3].ID, listed[1].ID, listed[0].ID})
+	require.NoError(t, err)
+	require.Equal(t, 3, removed)
+	left, err := s.List(t.Context(), "b.example", 0, 10)
+	require.NoError(t, err)
+	require.Equal(t, listed[2:3], left)
+	require.Len(t, next(t, s, "b.example"), 1)
+}
