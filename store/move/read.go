@@ -10,18 +10,24 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// Next implements store.Store. It has mail moved when the new store hasn't
-// enough for the page.
+// Next implements store.Store.
 func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int64, maxEntries int, maxBytes int64) ([]store.Entry, error) {
-	next := func() ([]store.Entry, error) { return s.to.Next(ctx, destination, after, maxEntries, maxBytes) }
+	return readOn(ctx, s, destination, maxEntries, func() ([]store.Entry, error) {
+		return s.to.Next(ctx, destination, after, maxEntries, maxBytes)
+	})
+}
+
+// readOn reads a page of the mail of a destination in the new store. It has mail moved
+// when that hasn't enough for the page.
+func readOn[T any](ctx context.Context, s *Store, destination spec.ServerName, most int, read func() ([]T, error)) ([]T, error) {
 	for had := 0; !s.detours.over.Load(); {
 		// The old store is asked first, so that nothing passes by unseen.
 		waiting, failed := s.isWaiting(ctx, destination)
-		page, err := next()
+		page, err := read()
 		switch {
 		case err != nil && !errors.Is(err, store.ErrEmpty):
 			return nil, err
-		case len(page) >= max(maxEntries, 1), len(page) > 0 && (failed != nil || len(page) == had): // or it has enough bytes
+		case len(page) >= max(most, 1), len(page) > 0 && (failed != nil || len(page) == had): // or it has enough bytes
 			return page, nil
 		case failed != nil:
 			return nil, failed
@@ -32,14 +38,14 @@ func (s *Store) Next(ctx context.Context, destination spec.ServerName, after int
 		_, failed = s.moveChunk(ctx, destination)
 		switch {
 		case errors.Is(failed, store.ErrEmpty): // the mail that was counted had expired
-			return next()
+			return read()
 		case failed != nil && had > 0:
 			return page, nil
 		case failed != nil:
 			return nil, failed
 		}
 	}
-	return next()
+	return read()
 }
 
 // Ack implements store.Store.
@@ -76,15 +82,20 @@ func (s *Store) Wait(ctx context.Context, destination spec.ServerName, after int
 
 // Destinations implements store.Store.
 func (s *Store) Destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
+	return s.ofBoth(limit, func(one store.Store) ([]spec.ServerName, error) { return one.Destinations(ctx, after, limit) })
+}
+
+// ofBoth is a page of the names that either store lists.
+func (s *Store) ofBoth(limit int, list func(store.Store) ([]spec.ServerName, error)) ([]spec.ServerName, error) {
 	if s.detours.over.Load() {
-		return s.to.Destinations(ctx, after, limit)
+		return list(s.to)
 	}
 	// The old store first: mail that leaves it in between is in the new one.
-	names, err := s.from.Destinations(ctx, after, limit)
+	names, err := list(s.from)
 	if err != nil {
 		return nil, err
 	}
-	others, err := s.to.Destinations(ctx, after, limit)
+	others, err := list(s.to)
 	if err != nil {
 		return nil, err
 	}
