@@ -19,6 +19,9 @@ const (
 
 	// listPage is how many entries are looked at at a time.
 	listPage = 512
+
+	// namesPage is how many mailboxes are found at a time.
+	namesPage = 64
 )
 
 // PurgeAll does all steps of a purge, and returns the sum. It calls each, if that isn't
@@ -67,12 +70,13 @@ type look func(ctx context.Context, at Position) (last int64, cost int, err erro
 // the end, and returns where to go on. They are the mailbox only, if that is named, or
 // those of servers that have mail from an origin, if that is named.
 func (d *Desk) walk(ctx context.Context, only, origin spec.ServerName, at Position, look look) (next *Position, err error) {
-	for left := stepLooks; left > 0; left-- {
-		if at.Mailbox == "" {
-			if at.Mailbox, err = d.following(ctx, only, origin, ""); err != nil || at.Mailbox == "" {
-				return nil, err
-			}
+	names := &names{desk: d, only: only, origin: origin}
+	if at.Mailbox == "" {
+		if at.Mailbox, err = names.after(ctx, ""); err != nil || at.Mailbox == "" {
+			return nil, err
 		}
+	}
+	for left := stepLooks; left > 0; left-- {
 		last, cost, err := look(ctx, at)
 		if err != nil {
 			return nil, err
@@ -81,7 +85,7 @@ func (d *Desk) walk(ctx context.Context, only, origin spec.ServerName, at Positi
 			at.After = last
 			continue
 		}
-		name, err := d.following(ctx, only, origin, at.Mailbox)
+		name, err := names.after(ctx, at.Mailbox)
 		if err != nil || name == "" {
 			return nil, err
 		}
@@ -90,19 +94,31 @@ func (d *Desk) walk(ctx context.Context, only, origin spec.ServerName, at Positi
 	return &at, nil
 }
 
-// following returns the next mailbox of a walk; it is empty if there is none.
-func (d *Desk) following(ctx context.Context, only, origin, after spec.ServerName) (spec.ServerName, error) {
-	if only != "" {
-		if after == "" {
-			return only, nil
+// names are those of the mailboxes of a walk. A page costs a store hardly more than one
+// name.
+type names struct {
+	desk         *Desk
+	only, origin spec.ServerName
+	page         []spec.ServerName
+}
+
+// after returns the next name; it is empty if there is none.
+func (n *names) after(ctx context.Context, last spec.ServerName) (spec.ServerName, error) {
+	if n.only != "" {
+		if last == "" {
+			return n.only, nil
 		}
 		return "", nil
 	}
-	names, err := d.names(ctx, origin, after, 1)
-	if err != nil || len(names) == 0 {
-		return "", err
+	if len(n.page) == 0 {
+		var err error
+		if n.page, err = n.desk.names(ctx, n.origin, last, namesPage); err != nil || len(n.page) == 0 {
+			return "", err
+		}
 	}
-	return names[0], nil
+	name := n.page[0]
+	n.page = n.page[1:]
+	return name, nil
 }
 
 // Purge implements Operator. A crash or an error leaves some of the step's mail removed,
