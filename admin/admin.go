@@ -3,7 +3,7 @@
 // addresses, making invites, and reading everything to find damage.
 //
 // A Desk does all that beside the store of a running relay. Its Handler serves it as
-// JSON, and a Client speaks with that; both are an Operator, so a program works alike
+// JSON and as pages for a browser, and a Client speaks with it; both are an Operator, so a program works alike
 // with a running relay and with a store that isn't in use.
 //
 //	desk, err := admin.New(admin.Config{Store: s, ServerName: "example.org"})
@@ -98,6 +98,11 @@ type Status struct {
 	// queues do.
 	Servers Held `json:"servers"`
 	Private Held `json:"private"`
+
+	// MaxEntries and MaxBytes are how much the mailboxes of servers may hold together; 0
+	// is no limit, or not known.
+	MaxEntries int64 `json:"max_entries,omitempty"`
+	MaxBytes   int64 `json:"max_bytes,omitempty"`
 
 	// Files are the sizes of the store's files, nil if it doesn't say.
 	Files *Files `json:"files,omitempty"`

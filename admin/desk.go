@@ -28,6 +28,10 @@ type Config struct {
 	ServerName spec.ServerName
 	Version    string
 
+	// MaxEntries and MaxBytes are shown in Status: relay.Config.MaxStoreEntries and
+	// MaxStoreBytes. Zero or less: no limit.
+	MaxEntries, MaxBytes int64
+
 	// Blocklist is the one that the relay's policy has in it. Nil: nothing can be
 	// blocked.
 	Blocklist *policy.Blocklist
@@ -68,6 +72,7 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 	status := &Status{
 		ServerName: d.config.ServerName, Version: d.config.Version, Problems: []string{},
 		Now: time.Now().UTC().Truncate(time.Second), Started: d.started,
+		MaxEntries: max(d.config.MaxEntries, 0), MaxBytes: max(d.config.MaxBytes, 0),
 		Blocks: d.config.Blocklist != nil, Invites: len(d.config.InviteKey) > 0,
 	}
 	for half, into := range map[spec.ServerName]*Held{"": &status.Servers, store.PrivateHalf: &status.Private} {
@@ -241,18 +246,15 @@ func (d *Desk) Senders(ctx context.Context, mailbox spec.ServerName, limit int) 
 	return page, nil
 }
 
-// recent is the last list of all senders. A large store takes long to make one, so it is
-// made by one call at a time, and lasts for a time that grows with that.
+// recent is the last list of all senders. A large store takes seconds to make one, so it
+// is made by one call at a time, and lasts for ten times as long as that took.
 type recent struct {
 	mu      sync.Mutex
 	senders []store.Sender
 	until   time.Time
 }
 
-const (
-	recentFor   = time.Second // at least
-	recentTimes = 10          // as long as it took to make it
-)
+const recentTimes = 10
 
 func (r *recent) get(list func() ([]store.Sender, error)) ([]store.Sender, error) {
 	r.mu.Lock()
@@ -265,7 +267,7 @@ func (r *recent) get(list func() ([]store.Sender, error)) ([]store.Sender, error
 	if err != nil {
 		return nil, err
 	}
-	r.senders, r.until = senders, time.Now().Add(max(recentFor, recentTimes*time.Since(begin)))
+	r.senders, r.until = senders, time.Now().Add(recentTimes*time.Since(begin))
 	return senders, nil
 }
 

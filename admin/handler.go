@@ -53,8 +53,10 @@ type (
 	}
 )
 
-// Handler serves a Desk as JSON, with Matrix error bodies. Its paths begin with /v1/;
-// mounted on a prefix it needs http.StripPrefix.
+// Handler serves a Desk as JSON, with Matrix error bodies, on paths that begin with /v1/,
+// and pages for a browser on others. Mounted on a prefix, which ends with a slash, it
+// needs http.StripPrefix without that slash. It refuses requests that change something
+// and that a browser makes for another site.
 func (d *Desk) Handler() http.Handler {
 	mux := http.NewServeMux()
 	get := func(path string, call func(ctx context.Context, p *params) (any, error)) {
@@ -92,8 +94,13 @@ func (d *Desk) Handler() http.Handler {
 		text, err := d.Invite(ctx, r.Uses, r.Until)
 		return inviteAnswer{text}, err
 	})
+	d.mountPages(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { wire.Unrecognized().Write(w) })
-	return mux
+	guard := http.NewCrossOriginProtection()
+	guard.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		wire.Forbidden("a browser made this request for another site").Write(w)
+	}))
+	return secureHeaders(guard.Handler(mux))
 }
 
 // post serves a call whose argument is the body. A field that isn't known is refused: a

@@ -24,7 +24,7 @@ func TestWrongRequests(t *testing.T) {
 		method, target, body string
 		status               int
 	}{
-		{"GET", "/", "", 404},
+		{"GET", "/other", "", 404},
 		{"GET", "/v1/other", "", 404},
 		{"GET", "/v1/mailboxes?limit=x", "", 400},
 		{"GET", "/v1/mailboxes?limit=-1", "", 400},
@@ -80,6 +80,16 @@ func TestToken(t *testing.T) {
 	for _, wrong := range []string{"", token[1:], token + "0", strings.ToUpper(token), " " + token} {
 		_, err = newClient(t, server.URL, wrong).Status(t.Context())
 		requireStatus(t, 401, err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
+	require.NoError(t, err)
+	for password, status := range map[string]int{token: 200, "": 401, token + "0": 401} {
+		request.SetBasicAuth("anybody", password)
+		answer, err := server.Client().Do(request)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, status, answer.StatusCode, "as a browser sends it")
+		require.Equal(t, status == 401, strings.HasPrefix(answer.Header.Get("WWW-Authenticate"), "Basic "))
 	}
 	_, err = admin.RequireToken(token[1:], r.desk.Handler())
 	require.ErrorContains(t, err, "less than 16 bytes")

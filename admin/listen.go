@@ -21,25 +21,35 @@ import (
 // MinToken is the least that a token has, in bytes.
 const MinToken = 16
 
-// RequireToken serves requests that have the header "Authorization: Bearer TOKEN", and
-// refuses others with 401. How long that takes doesn't tell how much of a token was
-// right. A token has at least MinToken bytes; it is a secret, so serve it over TLS, or
-// on the loopback address.
+// RequireToken serves requests that have the header "Authorization: Bearer TOKEN", or the
+// token as the password of any user, for which browsers ask, and refuses others with
+// 401. How long that takes doesn't tell how much of a token was right. A token has at
+// least MinToken bytes; it is a secret, so serve it over TLS, or on the loopback address.
 func RequireToken(token string, next http.Handler) (http.Handler, error) {
 	if len(token) < MinToken {
 		return nil, fmt.Errorf("admin: the token has less than %d bytes", MinToken)
 	}
 	want := sha256.Sum256([]byte(token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		kind, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		got := sha256.Sum256([]byte(given))
-		if !strings.EqualFold(kind, "Bearer") || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", "Bearer")
+		got := sha256.Sum256([]byte(tokenOf(r)))
+		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="relay", charset="UTF-8"`)
 			(&wire.Error{Status: http.StatusUnauthorized, Code: spec.ErrorUnknownToken, Message: "the operator's token is missing or wrong"}).Write(w)
 			return
 		}
 		next.ServeHTTP(w, r)
 	}), nil
+}
+
+// tokenOf returns the token of a request; it is empty if there is none.
+func tokenOf(r *http.Request) string {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	if kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(kind, "Bearer") {
+		return token
+	}
+	return ""
 }
 
 // ErrInUse says that another program listens on a Unix socket.
