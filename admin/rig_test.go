@@ -1,6 +1,8 @@
 package admin_test
 
 import (
+	"crypto/ed25519"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net"
@@ -29,16 +31,19 @@ type rig struct {
 	store  store.Store
 	desk   *admin.Desk
 	client *admin.Client
+
+	blocklist *policy.Blocklist
 }
 
 func newRig(t *testing.T, s store.Store) *rig {
 	t.Helper()
 	r := &rig{T: t, store: s}
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
-	blocklist, err := policy.NewBlocklist(t.Context(), s)
+	var err error
+	r.blocklist, err = policy.NewBlocklist(t.Context(), s)
 	require.NoError(t, err)
 	r.desk, err = admin.New(admin.Config{
-		Store: s, ServerName: "relay.example", Version: "v1", Blocklist: blocklist, InviteKey: []byte(inviteKey), Logger: quiet,
+		Store: s, ServerName: "relay.example", Version: "v1", Blocklist: r.blocklist, InviteKey: []byte(inviteKey), Logger: quiet,
 	})
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "s")
@@ -120,4 +125,23 @@ func (r *rig) left(o admin.Operator, mailbox spec.ServerName) (ids []gomatrixser
 			ids, after = append(ids, entry.TransactionID), entry.ID
 		}
 	}
+}
+
+// entries is how many a mailbox has.
+func (r *rig) entries(mailbox spec.ServerName) int64 {
+	r.Helper()
+	usage, err := r.store.Usage(r.Context(), mailbox)
+	require.NoError(r, err)
+	return usage.Entries
+}
+
+// keys returns names of servers whose name is a key, the longest that are usual.
+func (r *rig) keys(n int) (names []spec.ServerName) {
+	r.Helper()
+	for range n {
+		public, _, err := ed25519.GenerateKey(nil)
+		require.NoError(r, err)
+		names = append(names, spec.ServerName(hex.EncodeToString(public)))
+	}
+	return names
 }
