@@ -5,7 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -65,6 +68,12 @@ func TestStatusOfTrouble(t *testing.T) {
 	require.Contains(t, status.Problems[2], "4")
 	require.False(t, status.Blocks)
 	require.False(t, status.Invites)
+
+	desk, err = admin.New(admin.Config{Store: s, Logger: quiet, Ready: func(context.Context) error { return s.Failure() }})
+	require.NoError(t, err)
+	status, err = desk.Status(t.Context())
+	require.NoError(t, err)
+	require.Len(t, status.Problems, 2, "the same isn't said twice")
 }
 
 func TestMailboxes(t *testing.T) {
@@ -228,4 +237,49 @@ func TestNotConfigured(t *testing.T) {
 
 	_, err = admin.New(admin.Config{Store: struct{ store.Store }{memory.New(memory.Options{})}})
 	require.ErrorContains(t, err, "store.Managed")
+}
+
+// slow lists senders for long, and counts how often.
+type slow struct {
+	*memory.Store
+	asked atomic.Int64
+	takes time.Duration
+}
+
+func (s *slow) Senders(ctx context.Context, name spec.ServerName, limit int) ([]store.Sender, error) {
+	s.asked.Add(1)
+	time.Sleep(s.takes)
+	return s.Store.Senders(ctx, name, limit)
+}
+
+// However often it is asked for, making the list of all senders takes a tenth of the time
+// at most, and a call that waits for it ends with its context.
+func TestSendersOfSlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: memory.New(memory.Options{}), takes: 2 * time.Second}
+		desk, err := admin.New(admin.Config{Store: s, Logger: quiet})
+		require.NoError(t, err)
+		var asking sync.WaitGroup
+		for range 10 {
+			asking.Go(func() {
+				_, err := desk.Senders(t.Context(), "", 1)
+				require.NoError(t, err)
+			})
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = desk.Senders(ctx, "", 1)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		asking.Wait()
+		require.EqualValues(t, 1, s.asked.Load())
+		time.Sleep(19 * time.Second)
+		_, err = desk.Senders(t.Context(), "", 1)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, s.asked.Load())
+		time.Sleep(2 * time.Second)
+		_, err = desk.Senders(t.Context(), "", 1)
+		require.NoError(t, err)
+		require.EqualValues(t, 2, s.asked.Load())
+	})
 }

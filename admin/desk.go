@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -39,8 +38,8 @@ type Config struct {
 	// InviteKey is policy.InviteConfig.Key. Nil: no invites can be made.
 	InviteKey []byte
 
-	// Ready returns an error that says why the relay can't work, if it can't. Nil: only
-	// the store is asked.
+	// Ready returns an error that says why the relay can't work, if it can't:
+	// relay.Server.Health is one. Nil: only the store is asked.
 	Ready func(context.Context) error
 
 	// Logger is told of failures and of all that is changed. Default: slog.Default().
@@ -64,7 +63,10 @@ func New(config Config) (*Desk, error) {
 		return nil, errors.New("admin: the store isn't a store.Managed, so an operator can do nothing with it")
 	}
 	defaults.Set(&config.Logger, slog.Default())
-	return &Desk{config: config, managed: managed, started: time.Now().UTC().Truncate(time.Second)}, nil
+	return &Desk{
+		config: config, managed: managed, started: time.Now().UTC().Truncate(time.Second),
+		senders: recent{turn: make(chan struct{}, 1)},
+	}, nil
 }
 
 // Status implements Operator.
@@ -95,15 +97,18 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 
 // problems says in words what isn't well.
 func (d *Desk) problems(ctx context.Context, status *Status) (all []string) {
+	var failure, unready error
 	if failing, ok := d.config.Store.(store.Failing); ok {
-		if err := failing.Failure(); err != nil {
-			all = append(all, "The store takes no more mail until the relay is started again: "+err.Error())
-		}
+		failure = failing.Failure()
 	}
 	if d.config.Ready != nil {
-		if err := d.config.Ready(ctx); err != nil {
-			all = append(all, "The relay isn't ready: "+err.Error())
-		}
+		unready = d.config.Ready(ctx)
+	}
+	if failure != nil {
+		all = append(all, "The store takes no more mail until the relay is started again: "+failure.Error())
+	}
+	if unready != nil && (failure == nil || !errors.Is(unready, store.ErrReopen)) { // else it says the same
+		all = append(all, "The relay isn't ready: "+unready.Error())
 	}
 	if n := status.Servers.SetAside + status.Private.SetAside; n > 0 {
 		all = append(all, fmt.Sprintf("Entries that can't be read, and were set aside: %d.", n))
@@ -232,7 +237,7 @@ func (d *Desk) Senders(ctx context.Context, mailbox spec.ServerName, limit int) 
 	var senders []store.Sender
 	var err error
 	if mailbox == "" {
-		senders, err = d.senders.get(list)
+		senders, err = d.senders.get(ctx, list)
 	} else {
 		senders, err = list()
 	}
@@ -249,16 +254,20 @@ func (d *Desk) Senders(ctx context.Context, mailbox spec.ServerName, limit int) 
 // recent is the last list of all senders. A large store takes seconds to make one, so it
 // is made by one call at a time, and lasts for ten times as long as that took.
 type recent struct {
-	mu      sync.Mutex
+	turn    chan struct{} // full while a call has it
 	senders []store.Sender
 	until   time.Time
 }
 
 const recentTimes = 10
 
-func (r *recent) get(list func() ([]store.Sender, error)) ([]store.Sender, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *recent) get(ctx context.Context, list func() ([]store.Sender, error)) ([]store.Sender, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	begin := time.Now()
 	if begin.Before(r.until) {
 		return r.senders, nil
@@ -272,10 +281,13 @@ func (r *recent) get(list func() ([]store.Sender, error)) ([]store.Sender, error
 }
 
 // forget has the next call make a new list.
-func (r *recent) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.until = time.Time{}
+func (r *recent) forget(ctx context.Context) {
+	select {
+	case r.turn <- struct{}{}:
+		r.until = time.Time{}
+		<-r.turn
+	case <-ctx.Done(): // the list is a little old then
+	}
 }
 
 // Blocked implements Operator.

@@ -135,7 +135,7 @@ func (d *Desk) Purge(ctx context.Context, p Purge) (*Purged, error) {
 		return nil, err
 	}
 	if purged.Next = next; !p.DryRun {
-		d.senders.forget()
+		d.senders.forget(ctx)
 		d.config.Logger.Info("admin: purged", "mailbox", p.Mailbox, "origin", p.Origin, "expires_within_ms", p.ExpiresMS,
 			"entries", purged.Entries, "bytes", purged.Bytes, "done", next == nil)
 	}
