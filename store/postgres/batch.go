@@ -42,6 +42,7 @@ type batch struct {
 	change    halves
 
 	entries columns
+	buried  []burial
 	notes   map[string][]byte
 	woken   map[spec.ServerName]struct{}
 
@@ -57,6 +58,7 @@ type batchOptions struct {
 	pickShard    func() int // where the next batch is counted
 	clock        *steady.Clock
 	retention    time.Duration
+	copies       *remembering
 	allowNoFsync bool
 }
 
@@ -107,7 +109,10 @@ func (b *batch) run(ctx context.Context, conn *pgx.Conn, works []work) (committe
 	if b.tight && !b.exact {
 		return false, errTight
 	}
-	return b.finish(ctx, conn)
+	if committed, err = b.finish(ctx, conn); !committed {
+		b.copies.unlist()
+	}
+	return committed, err
 }
 
 func (b *batch) begin(ctx context.Context, conn *pgx.Conn, works []work) error {
@@ -183,6 +188,7 @@ func (b *batch) finish(ctx context.Context, conn *pgx.Conn) (committed bool, err
 	b.entries.queue(b.schema, q)
 	b.queueCounts(q)
 	b.queueNotes(q)
+	b.queueForgetting(q)
 	q.Queue(commitSQL).Exec(func(tag pgconn.CommandTag) error {
 		if tag.String() != "COMMIT" {
 			return fmt.Errorf("the server answers %s to a commit", tag)

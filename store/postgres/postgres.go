@@ -72,6 +72,10 @@
 // have written. No machine's time counts, also not the server's: of several
 // relays, one whose clock is wrong removes nothing of the others' mail.
 //
+// Copies are remembered in the database, whichever process has removed the mail. That
+// there aren't too many of one origin is the part of each process, so several may
+// together remember as many times MaxCopiesOfOrigin.
+//
 // # Other transactions
 //
 // Counts are rows that every Put and Ack changes. PostgreSQL can't clean up
@@ -147,6 +151,14 @@ type Options struct {
 	// negative: not at all.
 	Retention time.Duration
 
+	// MaxCopies is how many transactions are remembered for that, MaxCopiesOfOrigin how
+	// many of one origin. Beyond that they are forgotten earlier: see store.Store. Each
+	// process keeps both limits for those that it has removed since the store was opened,
+	// or since a commit that failed, with 24 bytes of memory for each; all processes
+	// together keep MaxCopies at each sweep. Defaults 1,000,000 and a sixteenth of
+	// MaxCopies; negative: no limit.
+	MaxCopies, MaxCopiesOfOrigin int64
+
 	// SweepInterval is how often expired mail is removed from the disk. It is
 	// never handed out, at any interval. Default one minute; negative: never,
 	// unless a Put needs the room.
@@ -179,6 +191,7 @@ type Store struct {
 	listener *listener
 	waiting  wake.Hub
 	trust    *trust.Trust
+	copies   *remembering
 
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -231,9 +244,10 @@ func (s *Store) open(ctx context.Context) (err error) {
 	s.reader = newReader(s, int(s.pool.Config().MaxConns)-1) // one is for the writer
 	m.report(s.options.Logger)
 	s.trust = trust.New("postgres", s.options.Logger)
+	s.copies = newRemembering(s.options)
 	s.writer = newWriter(s, m.server, batchOptions{
 		schema: s.schema(), id: id, pickShard: func() int { return mathrand.IntN(shards) },
-		clock: s.clock, retention: s.options.Retention, allowNoFsync: s.options.AllowNoFsync,
+		clock: s.clock, retention: s.options.Retention, copies: s.copies, allowNoFsync: s.options.AllowNoFsync,
 	})
 	s.past = aside.Reader{
 		Name: "postgres",

@@ -70,8 +70,13 @@ func placeAt(options Options) storetest.Place {
 			options.Retention, options.SweepInterval = retention, 20*time.Millisecond
 			return open(tb, options)
 		},
+		OpenFew: func(tb testing.TB, ofAll, ofOrigin int64) store.Store {
+			options := options
+			options.MaxCopies, options.MaxCopiesOfOrigin, options.SweepInterval = ofAll, ofOrigin, 20*time.Millisecond
+			return open(tb, options)
+		},
 		Copy:      func(tb testing.TB) func(testing.TB) { return backup(tb, options) },
-		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Committing: true, Managed: true},
+		Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true, Committing: true, Managed: true},
 		Damage: map[string]func(testing.TB, spec.ServerName, int64){
 			"body":   change(options, `body = '\x7b00'`),
 			"proof":  change(options, `proof = proof || '\x00'`),

@@ -64,7 +64,8 @@ func (b *batch) bury(rows pgx.Rows) (dead int, last int64, err error) {
 		var mailboxID, entries, bytes, id int64
 		var state int16
 		var origin []byte
-		if err := rows.Scan(&mailboxID, &origin, &state, &entries, &bytes, &id); err != nil {
+		var keys [][]byte
+		if err := rows.Scan(&mailboxID, &origin, &state, &entries, &bytes, &id, &keys); err != nil {
 			return 0, 0, err
 		}
 		dead, last = dead+int(entries), max(last, id)
@@ -77,6 +78,7 @@ func (b *batch) bury(rows pgx.Rows) (dead int, last int64, err error) {
 			change = counts{setAside: -entries}
 		}
 		b.count(m, spec.ServerName(origin), change)
+		b.buried = append(b.buried, burial{spec.ServerName(origin), keys})
 	}
 	return dead, last, rows.Err()
 }

@@ -169,7 +169,8 @@ const (
 	remembered = ` RETURNING mailbox, id, copy_key, origin, state, size),
 		remembered AS (INSERT INTO {s}.gone (copy_key, id, until) SELECT copy_key, id, $1::bigint FROM dead
 			ON CONFLICT (copy_key) DO UPDATE SET id = excluded.id, until = excluded.until)
-		SELECT mailbox, origin, state, count(*), sum(size)::bigint, max(id) FROM dead GROUP BY mailbox, origin, state`
+		SELECT mailbox, origin, state, count(*), sum(size)::bigint, max(id), array_agg(copy_key ORDER BY id)
+			FROM dead GROUP BY mailbox, origin, state`
 	expiredSQL = `SELECT (SELECT destination FROM {s}.mailbox WHERE id = e.mailbox) FROM (SELECT DISTINCT mailbox
 		FROM (SELECT mailbox FROM {s}.entry WHERE until <= $1 ORDER BY until LIMIT $2) oldest) e`
 	setAsideSQL = `UPDATE {s}.entry SET state = 1 WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.entry
@@ -178,6 +179,9 @@ const (
 		RETURNING mailbox, origin, size`
 	forgetSQL = `DELETE FROM {s}.gone WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.gone
 		WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED))`
+	forgetKeysSQL = `DELETE FROM {s}.gone WHERE ctid = ANY(ARRAY(SELECT ctid FROM {s}.gone
+		WHERE copy_key = ANY($1::bytea[]) FOR UPDATE SKIP LOCKED))`
+	countGoneSQL = `SELECT count(*) FROM {s}.gone`
 )
 
 // Reading entries: of the destination $1, behind the ID $2, not expired at $3,
@@ -199,6 +203,9 @@ const (
 	entryAtSQL   = `SELECT ` + entryColumns + ` FROM {s}.entry WHERE ctid = $1::text::tid AND mailbox + 0 = $2 AND id + 0 = $3`
 	entryColumns = `id, copy_key, origin, txn, digest, until, checksum, size, proof, body`
 )
+
+// The room that the tables and their indexes take.
+const sizesSQL = `SELECT coalesce(sum(pg_total_relation_size(to_regclass('{'s}.' || r))), 0)::bigint FROM unnest($1::text[]) r`
 
 // Notes.
 const (

@@ -11,7 +11,7 @@ import (
 // way: they wait for the mailboxes in the same order, and pass over other rows
 // that are locked.
 func (s *Store) sweepAll(ctx context.Context) error {
-	return errors.Join(s.tick(ctx), s.sweepExpired(ctx), s.sweepGone(ctx), s.sweepMailboxes(ctx))
+	return errors.Join(s.tick(ctx), s.sweepExpired(ctx), s.sweepGone(ctx), s.sweepCopies(ctx), s.sweepMailboxes(ctx))
 }
 
 // tick writes where the store's clock stands, and brings it to where it stands
