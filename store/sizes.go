@@ -12,7 +12,8 @@ type Measured interface {
 // Sizes are how much room a store takes: of its files on the disk in bytes, where it knows.
 type Sizes struct {
 	// Copies counts the transactions that aren't kept any more and are remembered, so
-	// that copies of them are recognised: see Store.Put.
+	// that copies of them are recognised: see Store.Put. It may be some seconds old, and
+	// may leave out those of other processes.
 	Copies int64
 
 	// File is the database. It doesn't always shrink when mail is removed.

@@ -212,8 +212,11 @@ func (b *batch) send(o outgoing) { b.out = append(b.out, o) }
 // vanish removes the message of a subject: it's replaced by an empty one, which is
 // itself removed after that time.
 func (b *batch) vanish(subject string, after time.Duration) {
-	b.send(outgoing{subject: subject, ttl: max(after, time.Second)})
+	b.send(outgoing{subject: subject, ttl: lastsFor(after)})
 }
+
+// lastsFor is how long a message lasts: a server knows no less than a second.
+func lastsFor(after time.Duration) time.Duration { return max(after, time.Second) }
 
 // size is about how many messages the batch has.
 func (b *batch) size() int { return len(b.out) + len(b.records) }

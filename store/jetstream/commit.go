@@ -167,6 +167,7 @@ func (w *writer) publish(b *batch, asking bool) error {
 		return err
 	}
 	w.room.filled(messages)
+	w.copies.add(messages, first, b.now+w.options.Retention.Milliseconds(), b.now)
 	if first <= before { // these have sequences that others had: the stream has lost its end
 		select {
 		case w.shrunk <- struct{}{}:

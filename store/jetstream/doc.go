@@ -61,7 +61,9 @@
 // # Copies
 //
 // When an entry is removed, its mail is replaced by an empty message that the
-// server drops after the retention; until then the subject isn't free. The
+// server drops after the retention; until then the subject isn't free. Each process
+// lists the ones that it has stored, and has those end in a second that are too many
+// (Options.MaxCopies), unless their subjects have other messages since. The
 // duplicate window of the stream isn't used: after a restart it knows only
 // messages that are still there.
 //

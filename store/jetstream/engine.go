@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
@@ -276,6 +277,7 @@ type outgoing struct {
 	checked bool          // the subject must have seq, or nothing if that is 0
 	checks  string        // the subject for which that holds, if not this one
 	seq     uint64
+	copyOf  spec.ServerName // the hash of its origin, if this recognises copies
 }
 
 // publish stores all messages or none, and returns the sequence of the first.

@@ -54,6 +54,7 @@ func Open(ctx context.Context, options Options) (*Store, error) {
 	})
 	s.sweeper.Go(func() { s.refollowLoop(sweeping) })
 	s.sweeper.Go(func() { s.tickLoop(sweeping) })
+	s.sweeper.Go(func() { s.forgetLoop(sweeping) })
 	return s, nil
 }
 

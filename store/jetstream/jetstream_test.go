@@ -126,11 +126,16 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 		return storetest.Place{
 			Shared: true,
 			Open:   func(tb testing.TB, retention time.Duration) store.Store { return openIt(tb, retention) },
+			OpenFew: func(tb testing.TB, ofAll, ofOrigin int64) store.Store {
+				o := testOptions(servers[int(opened.Add(1))%len(servers)])
+				o.Stream, o.MaxCopies, o.MaxCopiesOfOrigin = stream, ofAll, ofOrigin
+				return open(tb, o)
+			},
 			Copy: func(tb testing.TB) func(testing.TB) {
 				b := backUp(tb, admin, stream)
 				return func(tb testing.TB) { b.restore(tb, admin, stream) }
 			},
-			Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Committing: true, Managed: true},
+			Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Measured: true, Committing: true, Managed: true},
 			Damage: map[string]func(testing.TB, spec.ServerName, int64){
 				"message gone":    damaging(openIt, purgeEntry),
 				"another message": damaging(openIt, overwriteEntry),

@@ -48,6 +48,13 @@ type Options struct {
 	// Default 24 hours; negative: not at all, but for about a second.
 	Retention time.Duration
 
+	// MaxCopies is how many transactions are remembered for that, MaxCopiesOfOrigin how
+	// many of one origin. Beyond that they are forgotten earlier: see store.Store. Each
+	// process keeps both limits for those that it has removed since the store was opened,
+	// with about 100 bytes of memory for each; others are forgotten by time alone. Defaults
+	// 1,000,000 and a sixteenth of MaxCopies; negative: no limit.
+	MaxCopies, MaxCopiesOfOrigin int64
+
 	// SweepInterval is about how often expired mail is removed from the stream.
 	// Expired mail is never handed out, at any interval. Default one minute;
 	// negative: never, unless a Put needs the room.

@@ -121,7 +121,7 @@ func (b *batch) removeEntry(of spec.ServerName, x *record[box], m *meta, changed
 	}
 	b.count(of, x, share, -1, -m.size)
 	b.keys[m.key] = struct{}{}
-	b.vanish(b.subjects.mail(m.key), b.options.Retention)
+	b.bury(m)
 	for part := range m.parts {
 		b.vanish(b.subjects.part(m.key, part+1), 0)
 	}

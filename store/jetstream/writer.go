@@ -22,6 +22,7 @@ type writer struct {
 	queue    *group.Queue[*work]
 	shrunk   chan struct{} // has something in it when the stream was found to have lost its end
 	first    atomic.Int64  // no entry gets a smaller ID: see store.FirstID
+	copies   *remembered
 
 	// Only the goroutine uses these fields.
 	maxMessages int           // of a batch
@@ -43,7 +44,7 @@ type job = group.Job[*work]
 func newWriter(options Options, e *engine, c *cache) *writer {
 	w := &writer{
 		options: options, engine: e, subjects: c.subjects, cache: c,
-		shrunk: make(chan struct{}, 1), maxMessages: maxBatchMessages,
+		shrunk: make(chan struct{}, 1), maxMessages: maxBatchMessages, copies: newRemembered(options),
 	}
 	w.first.Store(store.FirstID(options.wall()))
 	w.queue = group.New(w.commitAll, w.gather)
