@@ -198,6 +198,7 @@ func TestBoundsOnThePage(t *testing.T) {
 		"others either. It has at most 4 KiB":              wire.MaxRecordBytes == 4<<10,
 		"<= now + 91 days":                                 wire.RecordAge.Hours() == 91*24,
 		"at most 1,000 names, and the body at most 80 KiB": wire.MaxPolicyNames == 1000 && wire.MaxPolicyBytes == 80<<10,
+		"the bodies have at most 4 KiB":                    wire.MaxClaimBytes == 4<<10,
 		"(here: 30 days)":                                  relay.DefaultLifetime.Hours() == 30*24,
 	} {
 		require.Contains(t, page, text)

@@ -12,37 +12,56 @@ import (
 
 // own is the fourth stage of requests about the signer's mailbox, but for its mail.
 func own(ctx context.Context, q *request) (answer, error) {
-	if q.route.Endpoint == wire.Mailbox && q.Method == http.MethodPut {
-		return claim(ctx, q)
+	owning, _ := q.admission.policy.(policy.Owning)
+	var owners *policy.Owners
+	if owning != nil {
+		owners = owning.Owners()
 	}
-	owning, ok := q.admission.policy.(policy.Owning)
-	if !ok || owning.Owners() == nil {
+	isPut := q.Method == http.MethodPut
+	if q.route.Endpoint == wire.Mailbox && isPut {
+		return open(ctx, q, owners)
+	}
+	if owners == nil {
 		return answer{}, wire.Unrecognized()
 	}
-	owners, asked := owning.Owners(), &q.admission.asked
+	asked := &q.admission.asked
 	switch {
 	case q.route.Endpoint == wire.Mailbox:
 		return answerWith(owners.Mailbox(ctx, asked))
-	case q.Method == http.MethodGet:
-		return answerWith(owners.Policy(ctx, asked))
+	case q.route.Endpoint == wire.Leave:
+		return leave(ctx, q, owners)
+	case isPut:
+		return setPolicy(ctx, q, owners)
 	}
-	return setPolicy(ctx, q, owners)
+	return answerWith(owners.Policy(ctx, asked))
 }
 
-// claim has the signer claim its mailbox with an invite.
-func claim(ctx context.Context, q *request) (answer, error) {
+// open has the signer claim its mailbox with an invite, or come back to it.
+func open(ctx context.Context, q *request, owners *policy.Owners) (answer, error) {
+	back, ok, err := wire.ReadReturn(q.Content)
+	if err != nil {
+		return answer{}, err
+	}
+	if ok && owners != nil {
+		return done(wire.ClaimedAnswer, owners.Return(ctx, &q.admission.asked, back))
+	}
 	inviting, ok := q.admission.policy.(policy.Inviting)
 	if !ok {
 		return answer{}, wire.Unrecognized()
 	}
-	read, err := wire.ReadClaim(q.Content)
+	claim, err := wire.ReadClaim(q.Content)
 	if err != nil {
 		return answer{}, err
 	}
-	if err := inviting.Claim(ctx, &q.admission.asked, read); err != nil {
+	return done(wire.ClaimedAnswer, inviting.Claim(ctx, &q.admission.asked, claim))
+}
+
+func leave(ctx context.Context, q *request, owners *policy.Owners) (answer, error) {
+	leaving, err := wire.ReadLeaving(q.Content)
+	if err != nil {
 		return answer{}, err
 	}
-	return answer{pieces: [][]byte{[]byte(wire.ClaimedAnswer)}}, nil
+	return done(wire.LeftAnswer, owners.Leave(ctx, &q.admission.asked, leaving))
 }
 
 func setPolicy(ctx context.Context, q *request, owners *policy.Owners) (answer, error) {
@@ -50,10 +69,15 @@ func setPolicy(ctx context.Context, q *request, owners *policy.Owners) (answer, 
 	if err != nil {
 		return answer{}, err
 	}
-	if err := owners.SetPolicy(ctx, &q.admission.asked, read); err != nil {
+	return done(wire.PolicySetAnswer, owners.SetPolicy(ctx, &q.admission.asked, read))
+}
+
+// done is the answer to a request that has changed something, unless it failed.
+func done(body string, err error) (answer, error) {
+	if err != nil {
 		return answer{}, err
 	}
-	return answer{pieces: [][]byte{[]byte(wire.PolicySetAnswer)}}, nil
+	return answer{pieces: [][]byte{[]byte(body)}}, nil
 }
 
 // answerWith is the answer that has a value as JSON.

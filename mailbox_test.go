@@ -165,3 +165,81 @@ func TestPoliciesThatAreNone(t *testing.T) {
 	status, body := r.own(r.b, http.MethodPut, wire.PolicyURI, json.RawMessage(large))
 	requireError(t, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", status, body)
 }
+
+func TestLeaveRequests(t *testing.T) {
+	r := newOwnersRig(t, nil)
+	var state wire.MailboxState
+	r.ownWhole(r.b, wire.MailboxURI, &state)
+	status, body := r.put(r.a, "1", r.b.ServerName, `{"pdus":[]}`)
+	require.Equal(t, http.StatusOK, status, body)
+	leaving := wire.Leaving{Mailbox: state.Mailbox}
+	status, body = r.own(r.a, http.MethodPut, wire.LeaveURI, leaving)
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	status, body = r.own(r.b, http.MethodPut, wire.LeaveURI, leaving)
+	require.Equal(t, http.StatusOK, status, body)
+	require.JSONEq(t, `{"state":"left"}`, body)
+	status, body = r.put(r.a, "2", r.b.ServerName, `{"pdus":[]}`)
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	require.Len(t, r.fetch(r.b), 1)
+	r.ownWhole(r.b, wire.MailboxURI, &state)
+	require.Equal(t, wire.MailboxState{Mailbox: leaving.Mailbox, State: wire.StateLeft}, state)
+
+	status, body = r.own(r.b, http.MethodPut, wire.MailboxURI, wire.Return{After: leaving.Mailbox})
+	require.Equal(t, http.StatusOK, status, body)
+	require.JSONEq(t, `{"state":"open"}`, body)
+	status, body = r.own(r.b, http.MethodPut, wire.MailboxURI, wire.Return{After: leaving.Mailbox})
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	status, body = r.put(r.a, "2", r.b.ServerName, `{"pdus":[]}`)
+	require.Equal(t, http.StatusOK, status, body)
+
+	long := strings.Repeat("x", 65)
+	for uri, contents := range map[string][]string{
+		wire.LeaveURI:   {`[]`, `{}`, `{"mailbox":""}`, `{"mailbox":"` + long + `"}`, `{"mailbox":"x","discard":1}`},
+		wire.MailboxURI: {`{"after":"` + long + `"}`},
+	} {
+		for _, wrong := range contents {
+			status, body = r.own(r.b, http.MethodPut, uri, json.RawMessage(wrong))
+			require.Equal(t, http.StatusBadRequest, status, body)
+		}
+	}
+	status, body = r.own(r.b, http.MethodPut, wire.LeaveURI, json.RawMessage(`{"mailbox":"`+strings.Repeat("x", 5000)+`"}`))
+	requireError(t, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", status, body)
+	status, body = r.own(r.b, http.MethodGet, wire.LeaveURI, nil)
+	requireError(t, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", status, body)
+}
+
+// What was recorded of an owner's requests is of no use later: the mailbox and its mail
+// stay as they are. To fetch is the owner's own, and acknowledges nothing twice.
+func TestReplayedOwnersRequests(t *testing.T) {
+	r := newOwnersRig(t, nil)
+	var recorded []func() (int, string)
+	record := func(method, uri string, content any) {
+		ask := func() (int, string) { return r.own(r.b, method, uri, content) }
+		status, body := ask()
+		require.Equal(t, http.StatusOK, status, body)
+		recorded = append(recorded, ask)
+	}
+	var state wire.MailboxState
+	r.ownWhole(r.b, wire.MailboxURI, &state)
+	leave := func(id string) {
+		status, body := r.put(r.a, id, r.b.ServerName, `{"pdus":[]}`)
+		require.Equal(t, http.StatusOK, status, body)
+	}
+	leave("1")
+	entry := r.peek(r.b, 0).EntryID
+	record(http.MethodPut, wire.PolicyURI, wire.MailboxPolicy{Mailbox: state.Mailbox, Seq: 1, Deny: []spec.ServerName{r.a.ServerName}})
+	record(http.MethodPut, wire.PolicyURI, wire.MailboxPolicy{Mailbox: state.Mailbox, Seq: 2})
+	record(http.MethodPut, wire.LeaveURI, wire.Leaving{Mailbox: state.Mailbox, Discard: true})
+	record(http.MethodPut, wire.MailboxURI, wire.Return{After: state.Mailbox})
+	leave("2")
+	for _, again := range recorded {
+		status, _ := again()
+		require.Contains(t, []int{http.StatusForbidden, http.StatusConflict}, status)
+	}
+	require.True(t, r.peek(r.b, entry).EntriesQueued, "an old acknowledgement takes nothing")
+	before := state.Mailbox
+	r.ownWhole(r.b, wire.MailboxURI, &state)
+	require.NotEqual(t, before, state.Mailbox)
+	require.Equal(t, wire.MailboxState{Mailbox: state.Mailbox, State: wire.StateOpen, PolicySeq: 2, Entries: 1, Bytes: state.Bytes}, state)
+	require.Len(t, r.fetch(r.b), 1)
+}

@@ -198,7 +198,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 	switch q.route.Endpoint {
 	case wire.SendRelay:
 		return s.forwarder.put(r.Context(), q)
-	case wire.Mailbox, wire.Policy:
+	case wire.Mailbox, wire.Policy, wire.Leave:
 		return own(r.Context(), q)
 	case wire.Relays:
 		return s.records.serve(r.Context(), q)

@@ -18,7 +18,7 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 	switch q.route.Endpoint {
 	case wire.RelayTxn:
 		limit, most = wire.MaxEntryRequestBytes, wire.MaxEntryRequestBytes
-	case wire.Mailbox:
+	case wire.Mailbox, wire.Leave:
 		limit, most = wire.MaxClaimBytes, wire.MaxClaimBytes
 	case wire.Relays:
 		limit, most = wire.MaxRecordBytes, wire.MaxRecordBytes

@@ -21,6 +21,9 @@ const (
 	// boxFresh is how long it isn't read again: another relay may change it.
 	boxFresh = 10 * time.Second
 
+	// leftLasts is for how long a mailbox stays left, unless its owner comes back.
+	leftLasts = 120 * 24 * time.Hour
+
 	// boxesKnown and boxesBytes bound the mailboxes that are remembered, and roughly
 	// their memory.
 	boxesKnown = 20_000
@@ -31,6 +34,9 @@ const (
 type box struct {
 	// Mailbox is the mailbox's name, empty if nothing was written down.
 	Mailbox string `json:"mailbox"`
+
+	// Left is when its owner left it, in seconds of the store's clock. Nil: it takes mail.
+	Left *int64 `json:"left,omitempty"`
 
 	// Policy has sorted lists.
 	Policy *wire.MailboxPolicy `json:"policy,omitempty"`
@@ -47,8 +53,8 @@ func (o *Owners) box(ctx context.Context, server spec.ServerName) (*box, error) 
 	return o.read(ctx, server)
 }
 
-// read returns a mailbox as it is. One whose note can't be read counts as none, since
-// else nobody could ever set it right.
+// read returns a mailbox as it is. One that was left long ago counts as none, and so
+// does one whose note can't be read: else nobody could ever set it right.
 func (o *Owners) read(ctx context.Context, server spec.ServerName) (*box, error) {
 	found := &box{read: time.Now()}
 	value, err := notebook.Read(ctx, o.notes, ownedPrefix+string(server))
@@ -58,9 +64,23 @@ func (o *Owners) read(ctx context.Context, server spec.ServerName) (*box, error)
 	if value != nil && json.Unmarshal(value, found) != nil {
 		found = &box{read: found.read}
 	}
+	if found.Left != nil {
+		now, err := o.clock(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("policy: the store's clock: %w", err)
+		}
+		if found.isOver(now) {
+			found = &box{read: found.read}
+		}
+	}
 	found.size = len(value)
 	o.known.set(server, found)
 	return found, nil
+}
+
+// isOver reports whether a mailbox was left so long ago that it is as if it never was.
+func (b *box) isOver(now time.Duration) bool {
+	return b.Left != nil && now-time.Duration(*b.Left)*time.Second > leftLasts
 }
 
 // write writes a mailbox down.

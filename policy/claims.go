@@ -62,11 +62,16 @@ func newClaims(s store.Store, prefix string) (*claims, error) {
 		return nil, errors.New("policy: the store keeps no notes, so claims would be forgotten")
 	}
 	c := &claims{notes: notes, prefix: prefix, writing: newTurn(), known: newTable[spec.ServerName, time.Duration](claimsKnown)}
-	c.clock = func(context.Context) (time.Duration, error) { return 0, nil }
-	if timed, ok := s.(store.Timed); ok {
-		c.clock = timed.StoreTime
-	}
+	c.clock = clockOf(s)
 	return c, nil
+}
+
+// clockOf returns the clock of a store, or one that stands still.
+func clockOf(s store.Store) func(context.Context) (time.Duration, error) {
+	if timed, ok := s.(store.Timed); ok {
+		return timed.StoreTime
+	}
+	return func(context.Context) (time.Duration, error) { return 0, nil }
 }
 
 // has reports whether a server's mailbox is claimed.
@@ -183,6 +188,20 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 		return err
 	}
 	c.count++
+	return nil
+}
+
+// remove gives up a claim, if there is one.
+func (c *claims) remove(ctx context.Context, server spec.ServerName) error {
+	if err := c.writing.take(ctx); err != nil {
+		return err
+	}
+	defer c.writing.give()
+	c.forget(server)
+	if err := c.notes.SetNotes(ctx, []store.Note{{Key: c.prefix + string(server)}}); err != nil {
+		return fmt.Errorf("policy: removing a claim: %w", err)
+	}
+	c.counted = time.Time{} // there is room for another
 	return nil
 }
 

@@ -123,7 +123,7 @@ func (i *Invite) Admit(ctx context.Context, r *Request) (err error) {
 		return nil
 	case r.Endpoint == wire.RelayTxn && r.Origin == r.Destination:
 		return i.fetch(ctx, r)
-	case r.Endpoint == wire.Mailbox, r.Endpoint == wire.Policy:
+	case r.Endpoint == wire.Mailbox, r.Endpoint == wire.Policy, r.Endpoint == wire.Leave:
 		r.Member, err = i.claims.has(ctx, r.Origin)
 		return err
 	case r.Endpoint == wire.SendRelay:
@@ -143,6 +143,9 @@ func (i *Invite) fetch(ctx context.Context, r *Request) (err error) {
 	if r.Member {
 		return i.claims.renew(ctx, r.Origin)
 	}
+	if r.left {
+		return nil // it can read what is there
+	}
 	usage, err := i.config.Store.Usage(ctx, r.Origin)
 	if err != nil {
 		return fmt.Errorf("policy: usage of a mailbox: %w", err)
@@ -161,18 +164,46 @@ func (i *Invite) Claim(ctx context.Context, r *Request, claim wire.Claim) error 
 	if err != nil {
 		return err // which costs no attempt: others at the address may have a right one
 	}
+	use := func() ([]store.Note, error) { return i.use(ctx, r, claim.Invite, uses) }
+	if r.left { // it may be claimed still, but the invite must be a new one
+		if _, err := use(); err != nil {
+			return err
+		}
+		if err := i.claims.remove(ctx, r.Origin); err != nil {
+			return err
+		}
+	}
+	return i.add(ctx, r, use)
+}
+
+// add claims a mailbox, if the address has an attempt left and there is room.
+func (i *Invite) add(ctx context.Context, r *Request, also func() ([]store.Note, error)) error {
 	if err := i.try(r.Address); err != nil {
 		return err
 	}
-	most := i.division.of(r.Room.Limits).claims
-	err = i.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return i.use(ctx, r.Origin, claim.Invite, uses) })
+	err := i.claims.add(ctx, r.Origin, i.division.of(r.Room.Limits).claims, also)
 	if errors.Is(err, errBooked) {
-		return &wire.Error{
-			Status: http.StatusInsufficientStorage, Code: wire.ErrorResourceLimitExceeded,
-			Message: "all room of this relay is promised to others",
-		}
+		return allBooked()
 	}
 	return err
+}
+
+// allBooked is the answer to a claim where all room is promised.
+func allBooked() error {
+	return &wire.Error{
+		Status: http.StatusInsufficientStorage, Code: wire.ErrorResourceLimitExceeded,
+		Message: "all room of this relay is promised to others",
+	}
+}
+
+// leave implements claiming.
+func (i *Invite) leave(ctx context.Context, server spec.ServerName) error {
+	return i.claims.remove(ctx, server)
+}
+
+// comeBack implements claiming. It takes no invite.
+func (i *Invite) comeBack(ctx context.Context, r *Request) error {
+	return i.add(ctx, r, func() ([]store.Note, error) { return nil, nil })
 }
 
 // try counts an attempt with a right invite.
@@ -207,9 +238,10 @@ func (i *Invite) check(server spec.ServerName, claim wire.Claim) (uses int, err 
 	return uses, nil
 }
 
-// use returns the note that says which servers have used an invite.
-func (i *Invite) use(ctx context.Context, server spec.ServerName, invite string, uses int) ([]store.Note, error) {
-	key := "relay/invite/" + invite
+// use returns the note that says which servers have used an invite. A server that has
+// left its mailbox needs a new one: anybody may have recorded how it used the old.
+func (i *Invite) use(ctx context.Context, r *Request, invite string, uses int) ([]store.Note, error) {
+	key, server := "relay/invite/"+invite, r.Origin
 	value, err := notebook.Read(ctx, i.claims.notes, key)
 	if err != nil {
 		return nil, fmt.Errorf("policy: reading who used an invite: %w", err)
@@ -221,6 +253,9 @@ func (i *Invite) use(ctx context.Context, server spec.ServerName, invite string,
 		}
 	}
 	if slices.Contains(used, server) {
+		if r.left {
+			return nil, wire.Forbidden("this server has used the invite already, and left its mailbox")
+		}
 		return nil, nil
 	}
 	if len(used) >= uses {

@@ -151,13 +151,13 @@ func (o *Open) Admit(ctx context.Context, r *Request) (err error) {
 	switch r.Endpoint {
 	case wire.RelayTxn:
 		return o.fetch(ctx, r)
-	case wire.Mailbox, wire.Policy:
+	case wire.Mailbox, wire.Policy, wire.Leave:
 		r.Member, err = o.claims.has(ctx, r.Origin)
 		return err
 	case wire.SendRelay:
 		_, r.Member = o.claims.asked(r.Origin)
 		if !r.Local {
-			return o.leave(ctx, r)
+			return o.admitMail(ctx, r)
 		}
 	}
 	return nil
@@ -174,12 +174,10 @@ func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
 	if r.Member {
 		return o.claims.renew(ctx, r.Origin)
 	}
-	comers := o.comers.of(r.Address)
-	if claimsLeft(comers) != nil {
-		return nil // without waiting for the claims of others
+	if r.left {
+		return nil // it can read what is there
 	}
-	most := o.division.of(r.Room.Limits).claims
-	err = o.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return nil, takeClaim(comers) })
+	err = o.claim(ctx, r)
 	if errors.Is(err, errBooked) || errors.Is(err, errClaimed) || errors.Is(err, store.ErrReopen) {
 		return nil // it can be read, also by those that can't claim it
 	}
@@ -187,8 +185,38 @@ func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
 		return err
 	}
 	r.Member = true
-	o.unclaimed.countAgain()
 	return nil
+}
+
+// claim claims the mailbox of an owner that asks.
+func (o *Open) claim(ctx context.Context, r *Request) error {
+	comers := o.comers.of(r.Address)
+	if err := claimsLeft(comers); err != nil {
+		return err // without waiting for the claims of others
+	}
+	most := o.division.of(r.Room.Limits).claims
+	err := o.claims.add(ctx, r.Origin, most, func() ([]store.Note, error) { return nil, takeClaim(comers) })
+	if err == nil {
+		o.unclaimed.countAgain()
+	}
+	return err
+}
+
+// leave implements claiming.
+func (o *Open) leave(ctx context.Context, server spec.ServerName) error {
+	return o.claims.remove(ctx, server)
+}
+
+// comeBack implements claiming.
+func (o *Open) comeBack(ctx context.Context, r *Request) error {
+	err := o.claim(ctx, r)
+	if errors.Is(err, errBooked) {
+		return allBooked()
+	}
+	if errors.Is(err, errClaimed) {
+		return overShare(errClaimed.Error(), 0)
+	}
+	return err
 }
 
 // errClaimed says that an address has claimed its share.
@@ -216,8 +244,8 @@ func takeClaim(comers []*comer) error {
 	return nil
 }
 
-// leave says how much room there is for mail.
-func (o *Open) leave(ctx context.Context, r *Request) error {
+// admitMail says how much room there is for mail.
+func (o *Open) admitMail(ctx context.Context, r *Request) error {
 	claimed, err := o.claims.has(ctx, r.Destination)
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type OwnersConfig struct {
 type Owners struct {
 	config OwnersConfig
 	notes  store.Notes
+	clock  func(context.Context) (time.Duration, error)
 	known  *boxes
 
 	// The changes of a mailbox are made one after the other, those of different ones
@@ -71,7 +72,7 @@ func NewOwners(config OwnersConfig) (*Owners, error) {
 		return nil, errors.New("policy: the store keeps no notes, so owners' policies would be forgotten")
 	}
 	defaults.Set(&config.Most, DefaultOwned)
-	return &Owners{config: config, notes: notes, known: newBoxes(), seed: maphash.MakeSeed()}, nil
+	return &Owners{config: config, notes: notes, clock: clockOf(config.Store), known: newBoxes(), seed: maphash.MakeSeed()}, nil
 }
 
 // Owners implements Owning.
@@ -85,16 +86,15 @@ func (o *Owners) Describe(info *wire.RelayInfo) {
 	info.Extensions = append(slices.Clone(info.Extensions), wire.PolicyExtension)
 }
 
-// Claim implements Inviting, if the mode does.
-func (o *Owners) Claim(ctx context.Context, r *Request, claim wire.Claim) error {
-	if inviting, ok := o.config.Mode.(Inviting); ok {
-		return inviting.Claim(ctx, r, claim)
-	}
-	return wire.Unrecognized()
-}
-
 // Admit implements Policy.
 func (o *Owners) Admit(ctx context.Context, r *Request) error {
+	if r.Stage == Signed && r.Endpoint != wire.SendRelay {
+		found, err := o.box(ctx, r.Origin)
+		if err != nil {
+			return err
+		}
+		r.left = found.Left != nil
+	}
 	if o.config.Mode != nil {
 		if err := o.config.Mode.Admit(ctx, r); err != nil {
 			return err
@@ -118,6 +118,8 @@ func (o *Owners) Admit(ctx context.Context, r *Request) error {
 func (b *box) admit(r *Request) error {
 	p := b.Policy
 	switch {
+	case b.Left != nil:
+		return wire.Forbidden(string(r.Destination) + " has left this relay")
 	case p == nil:
 		return nil
 	case has(p.Deny, r.Origin):

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"hash/maphash"
 	"net/http"
@@ -36,7 +37,7 @@ func (o *Owners) Mailbox(ctx context.Context, r *Request) (wire.MailboxState, er
 		return wire.MailboxState{}, fmt.Errorf("policy: usage of a mailbox: %w", err)
 	}
 	return wire.MailboxState{
-		Mailbox: b.Mailbox, State: wire.StateOpen, PolicySeq: b.policy().Seq, Entries: usage.Entries, Bytes: usage.Bytes,
+		Mailbox: b.Mailbox, State: b.state(), PolicySeq: b.policy().Seq, Entries: usage.Entries, Bytes: usage.Bytes,
 	}, nil
 }
 
@@ -117,17 +118,15 @@ func (o *Owners) own(ctx context.Context, r *Request) (*box, error) {
 	return o.read(ctx, r.Origin)
 }
 
-// makeRoom counts one more mailbox that is looked after, unless there are too many.
+// makeRoom counts one more mailbox that is looked after, unless there are too many. Those
+// that were left long ago make room.
 func (o *Owners) makeRoom(ctx context.Context) error {
 	o.counting.Lock()
 	defer o.counting.Unlock()
 	if o.counted.IsZero() || o.count >= o.config.Most && time.Since(o.counted) >= claimsCountedFor {
-		count := 0
-		err := notebook.Each(ctx, o.notes, ownedPrefix, func(store.Note) error { count++; return nil })
-		if err != nil {
-			return fmt.Errorf("policy: counting owners: %w", err)
+		if err := o.countAgain(ctx); err != nil {
+			return err
 		}
-		o.count, o.counted = count, time.Now()
 	}
 	if o.count >= o.config.Most {
 		return &wire.Error{
@@ -136,5 +135,30 @@ func (o *Owners) makeRoom(ctx context.Context) error {
 		}
 	}
 	o.count++
+	return nil
+}
+
+func (o *Owners) countAgain(ctx context.Context) error {
+	now, err := o.clock(ctx)
+	if err != nil {
+		return fmt.Errorf("policy: the store's clock: %w", err)
+	}
+	count, over := 0, []store.Note(nil)
+	err = notebook.Each(ctx, o.notes, ownedPrefix, func(note store.Note) error {
+		var b box
+		if json.Unmarshal(note.Value, &b) == nil && b.isOver(now) {
+			over = append(over, store.Note{Key: note.Key})
+		} else {
+			count++
+		}
+		return nil
+	})
+	if err == nil && len(over) > 0 {
+		err = o.notes.SetNotes(ctx, over)
+	}
+	if err != nil {
+		return fmt.Errorf("policy: counting owners: %w", err)
+	}
+	o.count, o.counted = count, time.Now()
 	return nil
 }

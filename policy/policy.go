@@ -93,6 +93,7 @@ type Request struct {
 	whenDone []func(Used)
 	counted  *counted // by Limits
 	whole    Room     // by Owners: what it was before the owner's policy
+	left     bool     // by Owners: Origin has left its mailbox
 }
 
 // Used is how many bytes a request has used when it is over.

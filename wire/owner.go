@@ -9,8 +9,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// PolicyURI is the URI of a Policy request.
-const PolicyURI = Unstable + string(Policy)
+// The URIs of Policy and Leave requests.
+const (
+	PolicyURI = Unstable + string(Policy)
+	LeaveURI  = Unstable + string(Leave)
+)
 
 // Bounds of a MailboxPolicy: its JSON, the names in both lists together, and numbers,
 // which all JSON decoders must read alike.
@@ -29,7 +32,7 @@ type MailboxState struct {
 	// mailbox name it, so that they are of no use once the mailbox is another.
 	Mailbox string `json:"mailbox"`
 
-	// State is StateOpen.
+	// State is StateOpen or StateLeft.
 	State string `json:"state"`
 
 	// PolicySeq is the number of the policy that holds, 0 if there is none.
@@ -40,8 +43,61 @@ type MailboxState struct {
 	Bytes   int64 `json:"bytes"`
 }
 
-// StateOpen is the state of a mailbox that takes mail.
-const StateOpen = "open"
+// States of a mailbox: it takes mail, or its owner has left it.
+const (
+	StateOpen = "open"
+	StateLeft = "left"
+)
+
+// A Leaving is the body of a Leave request: the mailbox takes no more mail.
+type Leaving struct {
+	// Mailbox is its name: see MailboxState.
+	Mailbox string `json:"mailbox"`
+
+	// Discard drops the mail that is there. Otherwise it can be fetched.
+	Discard bool `json:"discard,omitempty"`
+}
+
+// A Return is the body of a PUT of Mailbox by an owner that has left: its mailbox takes
+// mail again, under another name.
+type Return struct {
+	// After is the name of the mailbox that was left.
+	After string `json:"after"`
+}
+
+// LeftAnswer is the answer to an owner that has left its mailbox.
+const LeftAnswer = `{"state":"left"}`
+
+// ReadLeaving reads the body of a Leave request. The error is an *Error: 400.
+func ReadLeaving(body []byte) (l Leaving, err error) {
+	err = readNamed(body, &l, &l.Mailbox, "mailbox")
+	return l, err
+}
+
+// ReadReturn reads the body of a PUT of Mailbox. If it is none, but may be a Claim, ok is
+// false. The error is an *Error: 400.
+func ReadReturn(body []byte) (r Return, ok bool, err error) {
+	var either struct {
+		Return
+		Claim
+	}
+	if json.Unmarshal(body, &either) != nil || either.After == "" || either.Invite != "" {
+		return Return{}, false, nil
+	}
+	err = readNamed(body, &r, &r.After, "after")
+	return r, true, err
+}
+
+// readNamed reads a body in which a field must be the name of a mailbox.
+func readNamed(body []byte, into any, field *string, called string) error {
+	if err := json.Unmarshal(body, into); err != nil {
+		return BadRequest(spec.ErrorNotJSON, "the body can't be read as JSON")
+	}
+	if *field == "" || len(*field) > maxMailboxName {
+		return BadRequest(spec.ErrorBadJSON, called+" must be the name of a mailbox")
+	}
+	return nil
+}
 
 // A MailboxPolicy says whose mail has room in a mailbox. Its owner sets it.
 type MailboxPolicy struct {

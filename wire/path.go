@@ -27,6 +27,7 @@ const (
 	Mailbox   Endpoint = "mailbox"
 	Relays    Endpoint = "relays"
 	Policy    Endpoint = "policy"
+	Leave     Endpoint = "leave"
 	Info      Endpoint = "info"
 )
 
@@ -42,6 +43,7 @@ var endpoints = map[Endpoint]endpoint{
 	Mailbox:   {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Policy:    {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Relays:    {Unstable, []string{http.MethodGet, http.MethodPut}},
+	Leave:     {Unstable, []string{http.MethodPut}},
 	Info:      {Unstable, []string{http.MethodGet}},
 }
 
