@@ -116,3 +116,17 @@ func isUnknownThere(err error) bool {
 	var e *wire.Error
 	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed)
 }
+
+// Leave has this server's mailbox at a relay take no more mail: see wire.Leaving. It
+// returns nil once that is so. A *wire.Error of 403 says that the mailbox is another by
+// now.
+func (c *Caller) Leave(ctx context.Context, relay spec.ServerName, leaving wire.Leaving) error {
+	return c.own(ctx, http.MethodPut, relay, wire.LeaveURI, leaving, &struct{}{})
+}
+
+// Return has this server's mailbox at a relay, which it has left, take mail again, under
+// another name. A *wire.Error of 403 says that it wasn't left under that name, of 507 that
+// there is no room for it any more.
+func (c *Caller) Return(ctx context.Context, relay spec.ServerName, back wire.Return) error {
+	return c.own(ctx, http.MethodPut, relay, wire.MailboxURI, back, &struct{}{})
+}

@@ -86,6 +86,32 @@ func (n *Node) Policy() (policy MailboxPolicy, ok bool) {
 	return want.sorted(), true
 }
 
+// Mailbox asks a relay how this server's mailbox is: see Caller.Mailbox.
+func (n *Node) Mailbox(ctx context.Context, relay spec.ServerName) (wire.MailboxState, error) {
+	return n.caller.Mailbox(ctx, relay)
+}
+
+// Leave has this server's mailbox at a relay take no more mail, and drops the mail that is
+// there if it is to be discarded. It changes nothing about from where the Node fetches:
+// see SetRelays. A *wire.Error of 403 says that the server has no mailbox there.
+func (n *Node) Leave(ctx context.Context, relay spec.ServerName, discard bool) error {
+	state, err := n.caller.Mailbox(ctx, relay)
+	if err != nil {
+		return err
+	}
+	return n.caller.Leave(ctx, relay, wire.Leaving{Mailbox: state.Mailbox, Discard: discard})
+}
+
+// Return has a mailbox that this server has left take mail again. It does nothing if the
+// mailbox takes mail. A *wire.Error of 507 says that there is no room for it any more.
+func (n *Node) Return(ctx context.Context, relay spec.ServerName) error {
+	state, err := n.caller.Mailbox(ctx, relay)
+	if err != nil || state.State != wire.StateLeft {
+		return err
+	}
+	return n.caller.Return(ctx, relay, wire.Return{After: state.Mailbox})
+}
+
 func (p *policies) set(ctx context.Context, want MailboxPolicy) error {
 	if !p.caller.isWhole() {
 		return fmt.Errorf("client: policy: %w", errNeedsTransport)

@@ -246,3 +246,39 @@ func TestPolicyOfALyingRelay(t *testing.T) {
 		require.Equal(t, []spec.ServerName{"b"}, w.holds(r2).Allow)
 	})
 }
+
+// A Node leaves a relay, fetches what is there, and comes back.
+func TestNodeLeaves(t *testing.T) {
+	inNodeWorld(t, nil, func(w *nodeWorld) {
+		box := w.ownersRelay(r1, nil)
+		w.setRelays(a.ServerName, r1)
+		w.setPolicy("b")
+		time.Sleep(time.Minute)
+		w.goOffline()
+		w.offline.Store(false)
+		w.leave(r1, "1")
+		for range 2 {
+			require.NoError(t, w.node.Leave(w.Context(), r1, false))
+		}
+		requireStatus(t, http.StatusForbidden, w.enemy(r1))
+		require.NoError(t, box.Close())
+		w.ownersRelay(r1, box.Store)
+		w.goOnline()
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"1"}, w.fetched())
+		state, err := w.node.Mailbox(w.Context(), r1)
+		require.NoError(t, err)
+		require.Equal(t, wire.StateLeft, state.State)
+
+		for range 2 {
+			require.NoError(t, w.node.Return(w.Context(), r1))
+		}
+		w.leave(r1, "2")
+		require.NoError(t, w.node.Leave(w.Context(), r1, true))
+		usage, err := box.Store.Usage(w.Context(), a.ServerName)
+		require.NoError(t, err)
+		require.Zero(t, usage.Entries)
+		w.relay(r2)
+		requireStatus(t, http.StatusNotFound, w.node.Leave(w.Context(), r2, true))
+	})
+}
