@@ -94,7 +94,7 @@ func (w *writer) warnOfLog(c checkpointed) {
 		return
 	}
 	w.log.warned = time.Now()
-	w.options.Logger.Warn("sqlite: the log can't shrink since another program reads or locks the database",
+	w.options.Logger.Warn("sqlite: the log can't shrink since another program, or a backup, reads the database",
 		"bytes", logHeader+c.frames*frameSize)
 }
 

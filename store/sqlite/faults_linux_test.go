@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 // serveCommands answers each line with one line: "put N", "remove", "reopen",
-// "failure" and "noop".
+// "backup PATH", "failure" and "noop".
 func serveCommands(path string, in io.Reader, out io.Writer) error {
 	s, err := Open(path, Options{})
 	if err != nil {
@@ -58,6 +58,8 @@ func serveCommands(path string, in io.Reader, out io.Writer) error {
 			answer(out, err)
 		case "remove":
 			answer(out, removeOdd(s))
+		case "backup":
+			answer(out, s.Backup(context.Background(), argument))
 		case "noop":
 			answer(out, nil)
 		case "failure":

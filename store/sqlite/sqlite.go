@@ -29,7 +29,7 @@
 //
 // Open never begins a new database where there was one: if the file is missing,
 // empty, cut or something else, it says so and what to do. To restore a backup,
-// put a copy of the database in its place while no process has it open, and
+// put a copy that Backup made in its place while no process has it open, and
 // remove PATH-wal and PATH-shm.
 //
 // When one of the files is removed, renamed, replaced or cut while the store is
@@ -143,7 +143,9 @@ type Store struct {
 	waiting wake.Hub
 
 	background sync.WaitGroup
+	closing    context.Context // ends with Close
 	stop       context.CancelFunc
+	backups    chan struct{} // has the one place for a Backup
 
 	closeOnce sync.Once
 	closeErr  error
@@ -159,13 +161,13 @@ var errInUse = errors.New("in use by another relay, or by this process already")
 // Open opens the file at path, and makes it (readable for its owner only) if
 // there is none. The directory must exist.
 func Open(path string, options Options) (*Store, error) {
-	s := &Store{options: options.withDefaults()}
+	s := &Store{options: options.withDefaults(), backups: make(chan struct{}, 1)}
 	s.trust = trust.New("sqlite", s.options.Logger)
 	if err := s.open(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), s.release())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s.stop = cancel
+	s.closing, s.stop = ctx, cancel
 	s.background.Go(func() { upkeep.Loop(ctx, s.options.SweepInterval, s.options.Logger, "sqlite", s.sweep) })
 	s.background.Go(func() { s.watchLoop(ctx) })
 	return s, nil
@@ -351,6 +353,7 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.stop()
 		s.background.Wait()
+		s.backups <- struct{}{} // for good
 		s.closeErr = s.release()
 	})
 	return s.closeErr

@@ -1,0 +1,173 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	driver "modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/matrixrelay/relay/store"
+)
+
+const (
+	// backupStep is how many pages are copied at once, and backupRest how long, in times
+	// of a step, is waited then, so that most of the disk and the processor is for writers.
+	backupStep = 64
+	backupRest = 2
+
+	// backupSync is after how many steps the copy is synced: a disk that gets all of it
+	// at once would hold writers up.
+	backupSync = 64
+
+	// partSuffix is that of a copy that isn't whole.
+	partSuffix = "-part"
+)
+
+// Backup writes a copy of the store to path, at which there must be no file yet. It has
+// everything that was stored before the call, and is as of one moment; when Backup returns
+// nil it is durable. Calls of the store go on meanwhile: it works a third of the time, and
+// the log grows until it is done. One runs at a time, others wait. A crash leaves at most
+// PATH-part, which the next Backup to the same path removes.
+//
+// Pages are copied as they are, without a look at what is on them. A store that must be
+// reopened refuses. To restore, put the copy in the place of the database: see the
+// comment of the package.
+func (s *Store) Backup(ctx context.Context, path string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.closing, cancel)()
+	select {
+	case s.backups <- struct{}{}:
+		defer func() { <-s.backups }()
+	case <-ctx.Done():
+		return s.endedOr(ctx.Err())
+	}
+	if err := cmp.Or(s.trust.Failure(), ctx.Err()); err != nil {
+		return s.endedOr(err)
+	}
+	if err := s.backup(ctx, path); err != nil {
+		return s.endedOr(fmt.Errorf("sqlite: backup to %s: %w", path, err))
+	}
+	return nil
+}
+
+// endedOr makes a backup that Close has ended say so.
+func (s *Store) endedOr(err error) error {
+	if s.closing.Err() != nil {
+		return store.ErrClosed
+	}
+	return err
+}
+
+func (s *Store) backup(ctx context.Context, path string) (err error) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return cmp.Or(err, fs.ErrExist)
+	}
+	part := path + partSuffix
+	if err := removeAll(part); err != nil { // what a crash has left
+		return err
+	}
+	if err := makeFile(part); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, removeAll(part)) }()
+	if err := s.copyTo(ctx, part); err != nil {
+		return noRoomOr(err)
+	}
+	if err := cmp.Or(s.trust.Failure(), checkHeader(part, false)); err != nil {
+		return err
+	}
+	if err := os.Rename(part, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// noRoomOr says that the disk is full if that is so.
+func noRoomOr(err error) error {
+	if isNoSpace(err) || primaryCode(err) == lib.SQLITE_FULL {
+		return fmt.Errorf("%w: %w", store.ErrFull, err)
+	}
+	return err
+}
+
+// copyTo copies the database to a file and syncs that.
+func (s *Store) copyTo(ctx context.Context, path string) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := prepareConn(ctx, conn); err != nil {
+		return err
+	}
+	err = pinned(conn, func() error {
+		return conn.Raw(func(raw any) error { return copyPages(ctx, raw, f) })
+	})
+	return cmp.Or(err, f.Sync())
+}
+
+// pinned does something while the connection reads the database as it is now: else each
+// commit would have the copy begin anew.
+func pinned(conn *sql.Conn, do func() error) (err error) {
+	ctx := context.Background() // the driver would give the connection up
+	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
+		return err
+	}
+	defer func() {
+		_, endErr := conn.ExecContext(ctx, "ROLLBACK")
+		err = errors.Join(err, endErr)
+	}()
+	if _, err := pragma[int](ctx, conn, "user_version"); err != nil { // here it begins to read
+		return err
+	}
+	return do()
+}
+
+// copyPages copies a database page by page, with rests for others.
+func copyPages(ctx context.Context, raw any, f *os.File) (err error) {
+	from, ok := raw.(interface {
+		NewBackup(to string) (*driver.Backup, error)
+	})
+	if !ok {
+		return fmt.Errorf("the driver's %T makes no backups", raw)
+	}
+	// It counts for nothing before it is whole.
+	to := url.URL{Scheme: "file", OmitHost: true, Path: f.Name(), RawQuery: "_pragma=journal_mode(off)&_pragma=synchronous(off)"}
+	b, err := from.NewBackup(to.String())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Finish()) }()
+	for step := 1; ; step++ {
+		began := time.Now()
+		more, err := b.Step(backupStep)
+		if err != nil || !more {
+			return err
+		}
+		if step%backupSync == 0 {
+			if err := f.Sync(); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-time.After(backupRest * time.Since(began)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
