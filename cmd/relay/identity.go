@@ -33,31 +33,42 @@ const (
 var validKeyID = regexp.MustCompile(`^ed25519:[\w-]+$`)
 
 // identify returns the name and the key of this relay; without --signing-key it
-// has no key. A relay without a name gets its key for one.
+// has no key. A key that isn't there yet is made.
 func (o *options) identify() (id fclient.SigningIdentity, err error) {
-	id.ServerName = spec.ServerName(o.name)
+	name := spec.ServerName(o.name)
 	if o.signingKey == "" {
-		return id, nil
+		return fclient.SigningIdentity{ServerName: name}, nil
 	}
-	id.KeyID, id.PrivateKey, err = readKey(o.signingKey)
-	if errors.Is(err, fs.ErrNotExist) {
-		if isKeyName(id.ServerName) {
+	if _, err := os.Stat(o.signingKey); errors.Is(err, fs.ErrNotExist) {
+		if isKeyName(name) {
 			return id, fmt.Errorf("--signing-key: %w; to have one made, leave --name out", err)
 		}
-		id.KeyID, id.PrivateKey, err = makeKey(o.signingKey)
+		if _, _, err := makeKey(o.signingKey); err != nil {
+			return id, fmt.Errorf("--signing-key: %w", err)
+		}
 	}
-	if err != nil {
+	return identity(name, o.signingKey)
+}
+
+// identity returns a server with the key in a file. One without a name gets its key for
+// one.
+func identity(name spec.ServerName, file string) (id fclient.SigningIdentity, err error) {
+	id.ServerName = name
+	if id.KeyID, id.PrivateKey, err = readKey(file); err != nil {
 		return id, fmt.Errorf("--signing-key: %w", err)
 	}
 	public := id.PrivateKey.Public().(ed25519.PublicKey)
 	if id.ServerName == "" {
-		id.ServerName = spec.ServerName(hex.EncodeToString(public))
+		id.ServerName = keyName(public)
 	}
 	if key, ok := (wire.HexKeys{}).KnownKey(id.ServerName, id.KeyID); ok && !bytes.Equal(key, public) {
-		return id, fmt.Errorf("--name is another key than that in %s, whose name is %x", o.signingKey, []byte(public))
+		return id, fmt.Errorf("--name is another key than that in %s, whose name is %s", file, keyName(public))
 	}
 	return id, nil
 }
+
+// keyName is the name of a server whose name is its key.
+func keyName(key ed25519.PublicKey) spec.ServerName { return spec.ServerName(hex.EncodeToString(key)) }
 
 // isKeyName reports whether a server's name is its key.
 func isKeyName(name spec.ServerName) bool {

@@ -41,23 +41,34 @@ func (m *moving) open(ctx context.Context, db string, servers natsFlags, log *sl
 	if m.from == "" {
 		return openStore(ctx, db, servers, log)
 	}
-	// A new file would be made where there is none.
-	if !strings.Contains(m.from, "://") {
-		if _, err := os.Stat(m.from); err != nil {
-			return nil, fmt.Errorf("--move-from: %w", err)
-		}
-	}
-	from, err := openStore(ctx, m.from, servers, log)
+	from, to, err := m.openBoth(ctx, db, servers, log)
 	if err != nil {
-		return nil, fmt.Errorf("--move-from: %w", err)
-	}
-	to, err := openStore(ctx, db, servers, log)
-	if err != nil {
-		return nil, errors.Join(err, from.Close())
+		return nil, err
 	}
 	both, err := move.Open(ctx, from, to, move.Options{Logger: log})
 	if err != nil {
 		return nil, errors.Join(err, from.Close(), to.Close())
 	}
 	return both, nil
+}
+
+// openBoth opens the old database and the new one.
+func (m *moving) openBoth(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (from, to store.Store, err error) {
+	if from, err = openExisting(ctx, m.from, servers, log); err != nil {
+		return nil, nil, fmt.Errorf("--move-from: %w", err)
+	}
+	if to, err = openStore(ctx, db, servers, log); err != nil {
+		return nil, nil, errors.Join(err, from.Close())
+	}
+	return from, to, nil
+}
+
+// openExisting opens a database. It makes no new file where there is none.
+func openExisting(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
+	if !strings.Contains(db, "://") {
+		if _, err := os.Stat(db); err != nil {
+			return nil, err
+		}
+	}
+	return openStore(ctx, db, servers, log)
 }

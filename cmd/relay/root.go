@@ -3,28 +3,35 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/matrixrelay/relay/wire"
 )
 
 // The exit statuses of the program, which its help lists.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 3
+	exitLater   = 4
 )
 
 const rootHelp = `A Matrix relay, and what its operator does with it. A relay takes in transactions
 for servers that can't be reached and keeps them until those servers fetch them.
 
-The exit status is 0 if all went well, 1 if something failed, and 2 if the command
-line is wrong.
+The exit status is 0 if all went well, 1 if something failed, 2 if the command line
+is wrong, 3 if another server refused it, and 4 if that can't be reached or said that
+it may go later.
 
 ` + settingsHelp
 
 // The groups of subcommands in the help.
 const (
-	groupRun = "run"
+	groupRun  = "run"
+	groupNode = "node"
 )
 
 func newRoot() *cobra.Command {
@@ -41,11 +48,11 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().Bool(jsonFlag, false, "print results as JSON, for programs")
 	root.PersistentFlags().String(configFlag, "", "take options from this TOML `FILE`, too (default RELAY_CONFIG)")
-	root.SuggestionsMinimumDistance = 2
+	root.SuggestionsMinimumDistance = 1
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddGroup(&cobra.Group{ID: groupRun, Title: "To run a relay:"})
+	root.AddGroup(&cobra.Group{ID: groupRun, Title: "To run a relay:"}, &cobra.Group{ID: groupNode, Title: "To try a relay out:"})
 	root.PersistentPreRunE = newSettings().apply
-	root.AddCommand(newServe(), newInvite())
+	root.AddCommand(newServe(), newInvite(), newKeygen(), newMove(), newSend(), newFetch(), newBench(), newVersion())
 	return root
 }
 
@@ -87,5 +94,25 @@ func report(c *cobra.Command, err error) int {
 		c.PrintErrf("%s --help explains the options\n", c.CommandPath())
 		return exitUsage
 	}
-	return exitFailed
+	return statusOf(err)
 }
+
+// statusOf is the exit status for an error.
+func statusOf(err error) int {
+	var answer *wire.Error
+	switch {
+	case errors.As(err, new(unreachable)):
+		return exitLater
+	case !errors.As(err, &answer):
+		return exitFailed
+	case answer.Status == http.StatusTooManyRequests, answer.Status >= http.StatusInternalServerError:
+		return exitLater
+	}
+	return exitRefused
+}
+
+// unreachable says that another server didn't answer, or not as such servers do.
+type unreachable struct{ error }
+
+// Unwrap is for errors.As.
+func (e unreachable) Unwrap() error { return e.error }

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// A progress is a line about something that takes long, which is written over. It is
+// there for people only: on a terminal.
+type progress struct {
+	out   io.Writer
+	shown bool
+}
+
+// newProgress makes one on out, which is usually stderr.
+func newProgress(out io.Writer) *progress {
+	file, ok := out.(*os.File)
+	if !ok {
+		return &progress{}
+	}
+	info, err := file.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return &progress{}
+	}
+	return &progress{out: file}
+}
+
+// show shows how much of all is done. The line says it in words, too.
+func (p *progress) show(done, all int64, words string) {
+	if p.out == nil {
+		return
+	}
+	const width = 30
+	full := width
+	if all > 0 {
+		full = int(min(done, all) * width / all)
+	}
+	_, _ = fmt.Fprintf(p.out, "\r[%s%s] %s\x1b[K", strings.Repeat("#", full), strings.Repeat(" ", width-full), words) // it is only a show
+	p.shown = true
+}
+
+// end leaves the line as it is.
+func (p *progress) end() {
+	if p.shown {
+		_, _ = fmt.Fprintln(p.out)
+	}
+}
