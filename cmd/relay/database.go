@@ -60,11 +60,16 @@ type natsFlags struct {
 
 func (n *natsFlags) flags(f *pflag.FlagSet) {
 	n.max = -1
-	f.StringVar(&n.credentials, "nats-creds", "", "the credentials for nats://, a `FILE` with a JWT and a key")
+	n.clientFlags(f)
 	f.StringVar(&n.server, "nats-server", "", "run a NATS server with this configuration `FILE`, too, for nats://;\n"+
 		"it has every message on the disk before it acknowledges it, unless\nthe file has a sync_interval")
 	f.Var(&n.max, "nats-max", "make the stream at nats:// for at most this `SIZE`, which each server\n"+
 		"sets aside; then mail can be fetched when it is full, too")
+}
+
+// clientFlags are those of commands that only use servers.
+func (n *natsFlags) clientFlags(f *pflag.FlagSet) {
+	f.StringVar(&n.credentials, "nats-creds", "", "the credentials for nats://, a `FILE` with a JWT and a key")
 }
 
 func (n *natsFlags) check(databases ...string) error {

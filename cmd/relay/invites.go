@@ -27,19 +27,34 @@ func (k *inviteKey) flags(f *pflag.FlagSet) {
 
 // key reads the key, and makes it if there is none.
 func (k inviteKey) key() ([]byte, error) {
-	text, err := os.ReadFile(string(k))
-	if errors.Is(err, fs.ErrNotExist) {
-		text = []byte(rand.Text() + "\n")
-		err = writeNew(string(k), text)
-	}
+	key, err := readOrMakeSecret(string(k), policy.MinInviteKey)
 	if err != nil {
 		return nil, fmt.Errorf("--invite-key: %w", err)
 	}
-	key := bytes.TrimSpace(text)
-	if len(key) < policy.MinInviteKey {
-		return nil, fmt.Errorf("--invite-key: there are less than %d bytes in %s", policy.MinInviteKey, k)
-	}
 	return key, nil
+}
+
+// readOrMakeSecret reads a secret of that many bytes at least, and makes it if there is
+// no file.
+func readOrMakeSecret(file string, least int) ([]byte, error) {
+	secret, err := readSecret(file, least)
+	if errors.Is(err, fs.ErrNotExist) {
+		secret = []byte(rand.Text())
+		err = writeNew(file, append(secret[:len(secret):len(secret)], '\n'))
+	}
+	return secret, err
+}
+
+func readSecret(file string, least int) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	secret := bytes.TrimSpace(text)
+	if len(secret) < least {
+		return nil, fmt.Errorf("there are less than %d bytes in %s", least, file)
+	}
+	return secret, nil
 }
 
 // An invite is one to be made.

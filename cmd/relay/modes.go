@@ -105,7 +105,7 @@ func (a *access) check(storeEntries, storeBytes int64) error {
 
 // policy makes the policy of the relay. Reload reads the list of servers again, nil if
 // there is no file.
-func (a *access) policy(name spec.ServerName, mail store.Store) (p policy.Policy, reload func() error, err error) {
+func (a *access) policy(name spec.ServerName, mail store.Store, blocks *policy.Blocklist) (p policy.Policy, reload func() error, err error) {
 	mode, reload, err := a.modePolicy(name, mail)
 	if err != nil {
 		return nil, nil, err
@@ -116,7 +116,7 @@ func (a *access) policy(name spec.ServerName, mail store.Store) (p policy.Policy
 	}
 	shares := policy.Shares{Requests: rateOf(a.requests, 5), Bytes: rateOf(a.traffic, 64), Stored: rateOf(a.stored, 256)}
 	limits := policy.NewLimits(policy.LimitsConfig{Address: shares, Name: shares})
-	return policy.All(limits, owners), reload, nil
+	return policy.All(blocks, limits, owners), reload, nil
 }
 
 // modePolicy makes the part of it that is the mode, nil in the mode anyone.

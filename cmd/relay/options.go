@@ -65,6 +65,7 @@ type options struct {
 	pass       passing
 
 	access      access
+	admin       adminFlags
 	proxies     prefixList
 	proxyHeader string
 	config      relay.Config // the limits in it
@@ -128,6 +129,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.keys, "keys", keysPublic, "`WHERE` to look up the keys of servers whose name isn't their key:\n"+
 		keysNone+" (such servers are refused), "+keysPublic+" (at public addresses only) or\n"+keysAny+" (at private ones too)")
 	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics at http://`ADDRESS`/metrics, and for\nsupervisors /healthz (alive) and /readyz (can store and read) there\n(default nowhere)")
+	o.admin.flags(f)
 	f.StringVar(&o.signingKey, "signing-key", "", "sign requests with the key in this `FILE`, in the form of Dendrite's\n"+
 		"matrix_key.pem; it is made if there is none. A name that isn't the\nkey itself gets it published at "+keyPath)
 	o.pass.flags(f)
@@ -178,7 +180,7 @@ func (o *options) check() error {
 	case c.MaxInFlightBytes > 0 && c.MaxInFlightBytes < c.MaxBodyBytes:
 		return errors.New("--max-in-flight is less than --max-body")
 	}
-	return errors.Join(o.access.check(c.MaxStoreEntries, c.MaxStoreBytes), checkDB("--db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.pass.check(o.signingKey))
+	return errors.Join(o.access.check(c.MaxStoreEntries, c.MaxStoreBytes), checkDB("--db", o.db), o.moving.check(o.db), o.nats.check(o.db, o.moving.from), o.admin.check(), o.pass.check(o.signingKey))
 }
 
 // certificate returns the TLS configuration, nil if there is to be none.

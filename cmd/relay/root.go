@@ -17,21 +17,23 @@ const (
 	exitUsage   = 2
 	exitRefused = 3
 	exitLater   = 4
+	exitProblem = 5
 )
 
 const rootHelp = `A Matrix relay, and what its operator does with it. A relay takes in transactions
 for servers that can't be reached and keeps them until those servers fetch them.
 
 The exit status is 0 if all went well, 1 if something failed, 2 if the command line
-is wrong, 3 if another server refused it, and 4 if that can't be reached or said that
-it may go later.
+is wrong, 3 if another server refused it, 4 if that can't be reached or said that it
+may go later, and 5 if a relay has a problem or a database is damaged.
 
 ` + settingsHelp
 
 // The groups of subcommands in the help.
 const (
-	groupRun  = "run"
-	groupNode = "node"
+	groupRun     = "run"
+	groupOperate = "operate"
+	groupNode    = "node"
 )
 
 func newRoot() *cobra.Command {
@@ -50,9 +52,11 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().String(configFlag, "", "take options from this TOML `FILE`, too (default RELAY_CONFIG)")
 	root.SuggestionsMinimumDistance = 1
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddGroup(&cobra.Group{ID: groupRun, Title: "To run a relay:"}, &cobra.Group{ID: groupNode, Title: "To try a relay out:"})
+	root.AddGroup(&cobra.Group{ID: groupRun, Title: "To run a relay:"},
+		&cobra.Group{ID: groupOperate, Title: "To look after one:"}, &cobra.Group{ID: groupNode, Title: "To try a relay out:"})
 	root.PersistentPreRunE = newSettings().apply
 	root.AddCommand(newServe(), newInvite(), newKeygen(), newMove(), newSend(), newFetch(), newBench(), newVersion())
+	root.AddCommand(newStatus(), newMailboxes(), newMailbox(), newSenders(), newPurge(), newBlock(), newUnblock(), newBlocked(), newVerify())
 	return root
 }
 
@@ -81,6 +85,9 @@ func (e usageError) Unwrap() error { return e.error }
 // errLogged says that a command failed and that its log says why.
 var errLogged = errors.New("failed")
 
+// errProblems says that a command has shown what is wrong with a relay.
+var errProblems = errors.New("there are problems")
+
 // report tells how a command ended, and returns the exit status for that.
 func report(c *cobra.Command, err error) int {
 	switch {
@@ -88,6 +95,8 @@ func report(c *cobra.Command, err error) int {
 		return 0
 	case errors.Is(err, errLogged):
 		return exitFailed
+	case errors.Is(err, errProblems):
+		return exitProblem
 	}
 	c.PrintErrf("relay: %v\n", err)
 	if errors.As(err, new(usageError)) {

@@ -16,9 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/admin"
 	"github.com/matrixrelay/relay/bounded"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
-	"github.com/matrixrelay/relay/wire"
 )
 
 // Limits of connections. None of them bounds a body that keeps moving: see
@@ -53,8 +54,12 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	ctx, unwatch := endWhenFailed(ctx, mail)
 	defer func() { err = errors.Join(unwatch(), err) }()
 	config, strangers := o.relayConfig(id.ServerName, mail, log), newStrangers()
+	blocks, err := policy.NewBlocklist(ctx, mail)
+	if err != nil {
+		return err
+	}
 	var reload func() error
-	if config.Policy, reload, err = o.access.policy(id.ServerName, mail); err != nil {
+	if config.Policy, reload, err = o.access.policy(id.ServerName, mail, blocks); err != nil {
 		return err
 	}
 	defer reloadOnHangUp(reload, log)()
@@ -83,7 +88,8 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }() // before the others
 
-	return serveWeb(ctx, o, id, server, registry, log)
+	desk := admin.Config{Store: mail, ServerName: id.ServerName, Version: thisBuild().Version, Blocklist: blocks, Ready: server.Health, Logger: log}
+	return serveWeb(ctx, o, id, server, desk, registry, log)
 }
 
 // endWhenFailed returns a context that ends when the store has to be reopened, so
@@ -114,7 +120,18 @@ func endWhenFailed(ctx context.Context, mail store.Store) (watched context.Conte
 }
 
 // serveWeb has a relay answer requests until ctx ends.
-func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, server *relay.Server, registry *prometheus.Registry, log *slog.Logger) error {
+func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, server *relay.Server, desk admin.Config, registry *prometheus.Registry, log *slog.Logger) (err error) {
+	var all webServers
+	defer func() { err = errors.Join(err, all.close()) }()
+	if err := o.listenAll(&all, id, server, desk, registry, log); err != nil {
+		return err
+	}
+	log.Info("listening", append(all.shown, "name", id.ServerName, "db", shownDB(o.db), "tls", o.cert != "")...)
+	return all.serve(ctx)
+}
+
+// listenAll listens at all addresses.
+func (o *options) listenAll(all *webServers, id fclient.SigningIdentity, server *relay.Server, desk admin.Config, registry *prometheus.Registry, log *slog.Logger) error {
 	var handler http.Handler = server
 	if id.PrivateKey != nil && !isKeyName(id.ServerName) {
 		handler = keyPublisher{id, server}
@@ -124,27 +141,16 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 		return err
 	}
 	web.RegisterOnShutdown(server.EndWaits) // requests that wait for mail would hold it up
-	listening := []any{"address", web.address(), "name", id.ServerName, "db", shownDB(o.db), "tls", web.TLSConfig != nil}
-	if o.metrics == "" {
-		log.Info("listening", listening...)
-		return web.serve(ctx)
+	all.add(web, "address", web.address())
+	if o.metrics != "" {
+		metrics, err := listenMetrics(o, registry, server.HealthHandler(), log)
+		if err != nil {
+			return err
+		}
+		all.add(metrics, "metrics", metrics.address())
 	}
-	metrics, err := listenMetrics(o, registry, server.HealthHandler(), log)
-	if err != nil {
-		return errors.Join(err, web.listener.Close())
-	}
-	log.Info("listening", append(listening, "metrics", metrics.address())...)
-	return serveBoth(ctx, web, metrics)
+	return o.listenOperator(all, desk, log)
 }
-
-// A webServer is an http.Server and the listener that it has.
-type webServer struct {
-	*http.Server
-	listener net.Listener
-	failures *errorLog
-}
-
-func (s *webServer) address() string { return s.listener.Addr().String() }
 
 // listen makes the server of the relay. Its connections are bounded, so that files are
 // left for the store, the metrics and the operator.
@@ -173,14 +179,6 @@ func listen(o *options, handler http.Handler, registry *prometheus.Registry, log
 	}}, nil
 }
 
-// uncached keeps proxies on the way from keeping any answer.
-func uncached(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		wire.NoStore(w.Header())
-		next.ServeHTTP(w, r)
-	})
-}
-
 // listenMetrics makes the server of the pages for the operator.
 func listenMetrics(o *options, registry *prometheus.Registry, health http.Handler, log *slog.Logger) (*webServer, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -192,50 +190,5 @@ func listenMetrics(o *options, registry *prometheus.Registry, health http.Handle
 	if err != nil {
 		return nil, fmt.Errorf("--metrics: %w", err)
 	}
-	failures := newErrorLog(log)
-	return &webServer{listener: listener, failures: failures, Server: &http.Server{
-		Handler:     uncached(mux),
-		ReadTimeout: headerTimeout, WriteTimeout: time.Minute, IdleTimeout: idleTimeout,
-		ErrorLog: failures.logger(),
-	}}, nil
-}
-
-// serveBoth serves the relay until ctx ends or either fails, and metrics for
-// as long.
-func serveBoth(ctx context.Context, web, metrics *webServer) error {
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- metrics.serve(ctx)
-		cancel()
-	}()
-	err := web.serve(ctx)
-	cancel()
-	return errors.Join(err, <-ended)
-}
-
-// serve answers requests until ctx ends, then those that are under way.
-func (s *webServer) serve(ctx context.Context) error {
-	defer s.failures.close()
-	failed := make(chan error, 1)
-	go func() {
-		if s.TLSConfig != nil {
-			failed <- s.ServeTLS(s.listener, "", "")
-			return
-		}
-		failed <- s.Serve(s.listener)
-	}()
-	select {
-	case err := <-failed:
-		return errors.Join(err, s.Close())
-	case <-ctx.Done():
-	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	if err := s.Shutdown(drain); !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	// A request that is cut off got no answer, so its sender still has it.
-	s.ErrorLog.Printf("cutting off requests that are still under way after %v", drainTimeout)
-	return s.Close()
+	return newOperatorServer(listener, mux, log), nil
 }

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/spf13/cobra"
+
+	"github.com/matrixrelay/relay/admin"
+)
+
+func newStatus() *cobra.Command {
+	return new(operating).command(&cobra.Command{
+		Use: "status", Short: "Show how a relay is", Args: noArgs,
+		Long: "Show how a relay is: how full, for how long it runs, and what is wrong with it. The exit\nstatus is 5 if something is.",
+	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
+		s, err := operator.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := show(c, statusText(s), s); err != nil {
+			return err
+		}
+		if len(s.Problems) > 0 {
+			return errProblems
+		}
+		return nil
+	})
+}
+
+func statusText(s *admin.Status) string {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { _, _ = fmt.Fprintf(w, "%s\t%s\n", name, value) } // into memory
+	if s.ServerName != "" {
+		row("relay", fmt.Sprintf("%s, version %s, up for %v", s.ServerName, s.Version, s.Now.Sub(s.Started).Round(time.Second)))
+	}
+	row("mail", heldText(s.Servers))
+	if s.Private.Entries > 0 {
+		row("own queues", heldText(s.Private))
+	}
+	if s.Files != nil {
+		row("files", fmt.Sprintf("%s, and a log of %s", bytesText(s.Files.Database), bytesText(s.Files.Log)))
+	}
+	for _, problem := range s.Problems {
+		row("PROBLEM", problem)
+	}
+	if len(s.Problems) == 0 {
+		row("problems", "none")
+	}
+	_ = w.Flush() // likewise
+	return strings.TrimSuffix(text.String(), "\n")
+}
+
+func heldText(h admin.Held) string {
+	text := fmt.Sprintf("%d transactions, %s", h.Entries, bytesText(h.Bytes))
+	if h.SetAside > 0 {
+		text += fmt.Sprintf(", and %d that can't be read", h.SetAside)
+	}
+	return text
+}
+
+// bytesText is a number of bytes for people.
+func bytesText(n int64) string {
+	for _, unit := range []struct {
+		size float64
+		name string
+	}{{1e12, "TB"}, {1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}} {
+		if float64(n) >= unit.size {
+			return fmt.Sprintf("%.1f %s", float64(n)/unit.size, unit.name)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// A paging has the options of commands that show a page.
+type paging struct {
+	after string
+	limit int
+}
+
+func (p *paging) flags(c *cobra.Command, after string) {
+	c.Flags().StringVar(&p.after, "after", "", after)
+	c.Flags().IntVar(&p.limit, "limit", admin.DefaultPage, fmt.Sprintf("show at most this `NUMBER`, up to %d", admin.MaxPage))
+}
+
+// more says how to get the next page, if this one is full. It's for people only.
+func (p *paging) more(c *cobra.Command, shown int, last any) {
+	if shown > 0 && shown >= min(p.limit, admin.MaxPage) {
+		c.PrintErrf("there may be more: --after %v\n", last)
+	}
+}
+
+func newMailboxes() *cobra.Command {
+	var o operating
+	var p paging
+	var origin string
+	var private bool
+	c := o.command(&cobra.Command{
+		Use: "mailboxes", Short: "List the mailboxes that have mail", Args: noArgs,
+		Long: "List the mailboxes that have mail, in the order of their names. relay mailbox shows one.",
+	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
+		page, err := operator.Mailboxes(ctx, admin.MailboxQuery{
+			After: spec.ServerName(p.after), Limit: p.limit, Origin: spec.ServerName(origin), Private: private,
+		})
+		if err != nil {
+			return err
+		}
+		if len(page) > 0 {
+			defer p.more(c, len(page), page[len(page)-1].Name)
+		}
+		return showTable(c, page, "MAILBOX\tTRANSACTIONS\tBYTES\tUNREADABLE", func(m admin.Mailbox) string {
+			return fmt.Sprintf("%s\t%d\t%d\t%d", m.Name, m.Entries, m.Bytes, m.SetAside)
+		})
+	})
+	p.flags(c, "begin behind this `NAME`")
+	c.Flags().StringVar(&origin, "origin", "", "only those that have mail from this `SERVERNAME`")
+	c.Flags().BoolVar(&private, "private", false, "the queues of the program that the relay is in")
+	return c
+}
+
+func newMailbox() *cobra.Command {
+	var o operating
+	var q admin.EntryQuery
+	c := o.command(&cobra.Command{
+		Use: "mailbox NAME", Short: "Show the mail in a mailbox", Args: oneArg("the NAME of the mailbox"),
+		Long: "Show the mail that waits in a mailbox, oldest first: where it is from, how large, for how\nlong it is kept, and whether it has a proof of its origin.",
+	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, args []string) error {
+		var err error
+		if q.Mailbox, err = nameOf(args[0]); err != nil {
+			return err
+		}
+		page, err := operator.Entries(ctx, q)
+		if err != nil {
+			return err
+		}
+		if len(page) > 0 {
+			p := paging{limit: q.Limit}
+			defer p.more(c, len(page), page[len(page)-1].ID)
+		}
+		return showTable(c, page, "ID\tFROM\tTRANSACTION ID\tBYTES\tPROOF\tKEPT FOR", entryText)
+	})
+	c.Flags().Int64Var(&q.After, "after", 0, "begin behind the transaction with this `ID`")
+	c.Flags().IntVar(&q.Limit, "limit", admin.DefaultPage, fmt.Sprintf("show at most this `NUMBER`, up to %d", admin.MaxPage))
+	c.Flags().BoolVar(&q.Bodies, "bodies", false, "show the transactions, too")
+	return c
+}
+
+func entryText(e admin.Entry) string {
+	proof, kept := "no", "ever"
+	if e.Proven {
+		proof = "yes"
+	}
+	if e.ExpiresMS > 0 {
+		kept = (time.Duration(e.ExpiresMS) * time.Millisecond).Round(time.Minute).String()
+	}
+	text := fmt.Sprintf("%d\t%s\t%q\t%d\t%s\t%s", e.ID, e.Origin, e.TransactionID, e.Bytes, proof, kept)
+	if len(e.Body) > 0 {
+		text += "\n" + string(e.Body)
+	}
+	return text
+}
+
+func newSenders() *cobra.Command {
+	var o operating
+	var mailbox string
+	var limit int
+	c := o.command(&cobra.Command{
+		Use: "senders", Short: "List the servers that have left most mail", Args: noArgs,
+		Long: "List the servers whose mail takes most room, largest first. relay purge removes mail of\none, relay block refuses more of it.",
+	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
+		page, err := operator.Senders(ctx, spec.ServerName(mailbox), limit)
+		if err != nil {
+			return err
+		}
+		return showTable(c, page, "FROM\tTRANSACTIONS\tBYTES\tMAILBOXES", func(s admin.Sender) string {
+			return fmt.Sprintf("%s\t%d\t%d\t%d", s.Origin, s.Entries, s.Bytes, s.Mailboxes)
+		})
+	})
+	c.Flags().StringVar(&mailbox, "mailbox", "", "only what is in the mailbox with this `NAME`")
+	c.Flags().IntVar(&limit, "limit", admin.DefaultPage, fmt.Sprintf("show at most this `NUMBER`, up to %d", admin.MaxPage))
+	return c
+}
+
+// showTable shows a list: a table for people, or JSON.
+func showTable[T any](c *cobra.Command, list []T, head string, row func(T) string) error {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	_, _ = io.WriteString(w, head+"\n") // into memory
+	for _, one := range list {
+		_, _ = io.WriteString(w, row(one)+"\n")
+	}
+	_ = w.Flush()
+	return show(c, strings.TrimSuffix(text.String(), "\n"), append([]T{}, list...))
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/admin"
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/relaytest"
+)
+
+// toolJSON runs a subcommand that must succeed, and reads the JSON that it prints.
+func toolJSON[T any](t *testing.T, args ...string) (result T) {
+	t.Helper()
+	printed := tool(t, append([]string{"--json"}, args...)...)
+	require.NoError(t, json.Unmarshal([]byte(printed), &result), printed)
+	return result
+}
+
+// An operator finds the server that fills a relay, removes its mail and blocks it, while
+// the relay runs and, with --offline, when it doesn't.
+func TestOperate(t *testing.T) {
+	db := database(t)
+	a, b, c := relaytest.NewNode("a"), relaytest.NewNode("b"), relaytest.NewNode("c")
+	nameA, nameB := string(a.ServerName), string(b.ServerName)
+	p := start(t, "--db", db)
+	for _, id := range []string{"t1", "t2"} {
+		require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, id, 1, 500)))
+	}
+	require.NoError(t, put(t, p.network(), c, c.Transaction(b.ServerName, "t3", 1, 300)))
+	info, err := os.Stat(db + "-admin")
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	status := toolJSON[admin.Status](t, "status", "--db", db)
+	require.EqualValues(t, 3, status.Servers.Entries)
+	require.Equal(t, relayName, status.ServerName)
+	require.Contains(t, tool(t, "status", "--db", db), "3 transactions")
+	boxes := toolJSON[[]admin.Mailbox](t, "mailboxes", "--db", db)
+	require.Len(t, boxes, 1)
+	require.EqualValues(t, 3, boxes[0].Entries)
+	require.Contains(t, tool(t, "mailboxes", "--db", db), nameB)
+	senders := toolJSON[[]admin.Sender](t, "senders", "--db", db)
+	require.Equal(t, a.ServerName, senders[0].Origin)
+	require.Less(t, strings.Index(tool(t, "senders", "--db", db), nameA), strings.Index(tool(t, "senders", "--db", db), string(c.ServerName)))
+
+	entries := toolJSON[[]admin.Entry](t, "mailbox", nameB, "--db", db)
+	require.Len(t, entries, 3)
+	require.True(t, entries[0].Proven)
+	require.Empty(t, entries[0].Body)
+	text := tool(t, "mailbox", nameB, "--db", db, "--bodies", "--limit", "1")
+	require.Contains(t, text, `"t1"`)
+	require.Contains(t, text, "m.room.message")
+	require.NotContains(t, text, `"t2"`)
+
+	found := toolJSON[admin.Purged](t, "purge", "--db", db, "--origin", nameA, "--dry-run")
+	require.EqualValues(t, 2, found.Entries)
+	require.EqualValues(t, 2, toolJSON[admin.Purged](t, "purge", "--db", db, "--origin", nameA, "--yes").Entries)
+	require.Len(t, toolJSON[[]admin.Entry](t, "mailbox", nameB, "--db", db), 1)
+
+	tool(t, "block", nameA, "--db", db, "--reason", "spam")
+	requireStatus(t, http.StatusForbidden, put(t, p.network(), a, a.Transaction(b.ServerName, "t4", 1, 300)))
+	p.stop()
+	_, err = os.Stat(db + "-admin")
+	require.ErrorIs(t, err, os.ErrNotExist)
+
+	blocked := toolJSON[[]policy.Block](t, "blocked", "--offline", "--db", db)
+	require.Len(t, blocked, 1)
+	require.Equal(t, "spam", blocked[0].Reason)
+	tool(t, "unblock", nameA, "--offline", "--db", db)
+	require.EqualValues(t, 1, toolJSON[admin.Verified](t, "verify", "--offline", "--db", db).Entries)
+	p = start(t, "--db", db)
+	require.NoError(t, put(t, p.network(), a, a.Transaction(b.ServerName, "t4", 1, 300)))
+
+	for _, test := range []struct {
+		want string
+		args []string
+		code int
+	}{
+		{"in use", []string{"status", "--offline", "--db", db}, exitFailed},
+		{"no relay answers", []string{"status", "--db", "nosuch.db"}, exitLater},
+		{"no such file", []string{"status", "--offline", "--db", "nosuch.db"}, exitFailed},
+		{"--admin is required", []string{"status", "--db", inMemory}, exitUsage},
+		{"isn't blocked", []string{"unblock", nameA, "--db", db}, exitFailed},
+		{"at least one of", []string{"purge", "--db", db}, exitUsage},
+		{"not a server name", []string{"mailbox", "in_valid", "--db", db}, exitUsage},
+		{"M_INVALID_PARAM", []string{"block", "in_valid", "--db", db}, exitRefused},
+	} {
+		status, _, stderr := runTool(t, test.args...)
+		require.Equal(t, test.code, status, "%s: %s", test.args, stderr)
+		require.Contains(t, stderr, test.want)
+	}
+}
+
+// With a token the interface is at an address, too.
+func TestOperateWithToken(t *testing.T) {
+	token, address := filepath.Join(t.TempDir(), "token"), freeAddress(t)
+	start(t, "--db", inMemory, "--admin", address, "--admin-token", token)
+	require.Equal(t, relayName, toolJSON[admin.Status](t, "status", "--admin", address, "--admin-token", token).ServerName)
+	require.NoError(t, os.WriteFile(token, []byte(strings.Repeat("x", admin.MinToken)), 0o600))
+	status, _, stderr := runTool(t, "status", "--admin", address, "--admin-token", token)
+	require.Equal(t, exitRefused, status, stderr)
+
+	for args, want := range map[string]string{
+		"--admin " + address:                      "needs --admin-token",
+		"--admin unix:":                           "needs the path",
+		"--admin nonsense --admin-token " + token: "neither unix:PATH nor HOST:PORT",
+	} {
+		status, _, stderr := runToEnd(t, append([]string{"--name", "relay"}, strings.Fields(args)...)...)
+		require.Equal(t, exitUsage, status)
+		require.Contains(t, stderr, want)
+	}
+}
+
+// Problems have an exit status of their own.
+func TestProblems(t *testing.T) {
+	relay := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any = admin.Status{Problems: []string{"The disk is full."}}
+		if strings.Contains(r.URL.Path, "verify") {
+			answer = admin.Verified{Entries: 7, Damaged: []admin.Damaged{{Mailbox: "b.example", SetAside: 2}}}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	defer relay.Close()
+	for command, want := range map[string]string{"status": "The disk is full.", "verify": "DAMAGED: b.example: 2 transactions"} {
+		status, stdout, _ := runTool(t, command, "--admin", relay.URL)
+		require.Equal(t, exitProblem, status)
+		require.Contains(t, stdout, want)
+	}
+}
+
+// Only a yes is one.
+func TestConfirm(t *testing.T) {
+	for answer, yes := range map[string]bool{"y\n": true, " YES\n": true, "n\n": false, "\n": false, "": false, "yesterday\n": false} {
+		c := new(cobra.Command)
+		var asked strings.Builder
+		c.SetIn(strings.NewReader(answer))
+		c.SetErr(&asked)
+		err := confirm(c, "Really?")
+		require.Equal(t, yes, err == nil, "%q", answer)
+		require.Contains(t, asked.String(), "Really?")
+	}
+}
