@@ -116,7 +116,7 @@ func serveAndLog(ctx context.Context, o *options, stderr io.Writer) error {
 func (o *options) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVar(&o.name, "name", "", "the `SERVERNAME` of this relay, which requests to it are signed for\n(required, unless with --signing-key the key is to be its name)")
-	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:9001", "serve at this `ADDRESS`; port 0 takes one that is free. A socket that\nsystemd hands over takes its place")
 	f.StringVar(&o.db, "db", relay.DefaultDatabasePath,
 		"keep mail in this SQLite `FILE`, which one relay can use at a time,\nor in "+inMemory+", where it ends with the process, or in a database that\nseveral relays can share: PostgreSQL at a postgres:// URL, or NATS\nservers at nats:// or tls:// URLs with commas between them")
 	o.nats.flags(f)

@@ -121,12 +121,18 @@ func endWhenFailed(ctx context.Context, mail store.Store) (watched context.Conte
 
 // serveWeb has a relay answer requests until ctx ends.
 func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, server *relay.Server, desk admin.Config, registry *prometheus.Registry, log *slog.Logger) (err error) {
+	systemd, err := findSupervisor(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, systemd.close()) }()
 	var all webServers
 	defer func() { err = errors.Join(err, all.close()) }()
 	if err := o.listenAll(&all, id, server, desk, registry, log); err != nil {
 		return err
 	}
 	log.Info("listening", append(all.shown, "name", id.ServerName, "db", shownDB(o.db), "tls", o.cert != "")...)
+	systemd.ready(ctx)
 	return all.serve(ctx)
 }
 
@@ -159,9 +165,14 @@ func listen(o *options, handler http.Handler, registry *prometheus.Registry, log
 	if err != nil {
 		return nil, err
 	}
-	all, err := net.Listen("tcp", o.listen)
+	all, given, err := inherited()
+	if err == nil && !given {
+		if all, err = net.Listen("tcp", o.listen); err != nil {
+			err = fmt.Errorf("--listen: %w", err)
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, err
 	}
 	failures := newErrorLog(log)
 	most, _ := o.connections.fit(o.maxWaiting)
