@@ -56,7 +56,8 @@ func newRoot() *cobra.Command {
 		&cobra.Group{ID: groupOperate, Title: "To look after one:"}, &cobra.Group{ID: groupNode, Title: "To try a relay out:"})
 	root.PersistentPreRunE = newSettings().apply
 	root.AddCommand(newServe(), newInvite(), newKeygen(), newMove(), newSend(), newFetch(), newBench(), newVersion())
-	root.AddCommand(newStatus(), newMailboxes(), newMailbox(), newSenders(), newPurge(), newBlock(), newUnblock(), newBlocked(), newVerify())
+	root.AddCommand(newStatus(), newMailboxes(), newMailbox(), newSenders(), newPurge(), newBlock(), newUnblock(), newBlocked(), newVerify(),
+		newExport(), newImport())
 	return root
 }
 

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/store/sqlite"
+)
+
+// piped runs a command in this process, with an input.
+func piped(t *testing.T, c *cobra.Command, input string, args ...string) (output string, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	c.SetIn(strings.NewReader(input))
+	c.SetOut(&out)
+	c.SetErr(t.Output())
+	c.SetArgs(args)
+	c.SilenceErrors, c.SilenceUsage = true, true
+	err = c.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+// mailOf makes mail with names of odd bytes, in both halves.
+func mailOf() (all []store.Mail) {
+	for i := range 300 {
+		m := store.Mail{
+			Destination: spec.ServerName(fmt.Sprint("d", i%3)), Origin: "a.example", TransactionID: gomatrixserverlib.TransactionID(fmt.Sprint("t<", i)),
+			Digest: sha256.Sum256(fmt.Append(nil, i)), Body: fmt.Appendf(nil, `{"pdus": [], "n": %d}`, i), Lifetime: time.Hour,
+		}
+		switch i % 10 {
+		case 0:
+			m.TransactionID, m.Proof, m.Lifetime = gomatrixserverlib.TransactionID(fmt.Sprint("\xff\x00", i)), []byte(`{"x":1}`), 0
+		case 1:
+			m.Destination = store.Private("outbox", m.Destination)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// contents are all mailboxes of a store, without IDs and lifetimes.
+func contents(t *testing.T, s store.Store) map[spec.ServerName][]store.Mail {
+	t.Helper()
+	all := make(map[spec.ServerName][]store.Mail)
+	for _, half := range []spec.ServerName{"", store.PrivateHalf} {
+		names, err := s.Destinations(t.Context(), half, 100)
+		require.NoError(t, err)
+		for _, name := range names {
+			entries, err := s.Next(t.Context(), name, 0, 1000, 1<<30)
+			require.NoError(t, err)
+			for _, e := range entries {
+				require.Equal(t, strings.HasPrefix(string(e.TransactionID), "\xff"), e.Lifetime == 0)
+				e.Lifetime = 0
+				if len(e.Proof) == 0 {
+					e.Proof = nil
+				}
+				all[name] = append(all[name], e.Mail)
+			}
+		}
+	}
+	return all
+}
+
+// What is exported and imported is the same mail in the same order, also if an import
+// was cut off before, and is done once more.
+func TestExportAndImport(t *testing.T) {
+	from, to, want := database(t), database(t), memory.New(memory.Options{})
+	defer func() { require.NoError(t, want.Close()) }()
+	fill, err := sqlite.Open(from, sqlite.Options{})
+	require.NoError(t, err)
+	for _, m := range mailOf() {
+		for _, s := range []store.Store{fill, want} {
+			_, err := s.Put(context.Background(), m, store.Limits{})
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, fill.Close())
+	lines, err := piped(t, newExport(), "", "--db", from)
+	require.NoError(t, err)
+	require.Equal(t, 300, strings.Count(lines, "\n"))
+
+	_, err = piped(t, newImport(), lines[:len(lines)/2], "--db", to) // in the middle of a line
+	require.ErrorContains(t, err, "line 1")
+	for range 2 {
+		text, err := piped(t, newImport(), lines, "--db", to)
+		require.NoError(t, err)
+		require.Contains(t, text, "300 transactions were read; the database holds 300 now")
+	}
+	got, err := sqlite.Open(to, sqlite.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, got.Close()) }()
+	require.Equal(t, contents(t, want), contents(t, got))
+}
+
+// What is no mail is refused, with its line.
+func TestImportOfNonsense(t *testing.T) {
+	for text, want := range map[string]string{
+		"nonsense":            "line 1",
+		`{"destination":"b"}`: "line 1: the digest hasn't 32 bytes",
+		`{"destination":17}`:  "line 1",
+		`{"digest":"` + strings.Repeat("A", 43) + `="}`: "line 1: store: invalid name",
+	} {
+		_, err := piped(t, newImport(), text+"\n", "--db", database(t))
+		require.ErrorContains(t, err, want)
+	}
+	_, err := piped(t, newExport(), "", "--db", "nosuch.db")
+	require.ErrorContains(t, err, "no such file")
+	_, err = piped(t, newImport(), "", "--db", inMemory)
+	require.ErrorContains(t, err, "--db is required")
+}
