@@ -116,6 +116,9 @@ type Caller struct {
 
 	// contacts, if it isn't nil, remembers how requests to relays went.
 	contacts *contacts
+
+	// book, if it isn't nil, is told of records that relays have.
+	book *book
 }
 
 // NewCaller makes a Caller.
@@ -202,6 +205,9 @@ func (c *Caller) send(ctx context.Context, relay spec.ServerName, t Transaction)
 		return fmt.Errorf("client: %s at %s: %w", uri, relay, err)
 	}
 	answer, err := c.do(ctx, relay, uri, request)
+	if err == nil {
+		c.book.hint(relay, t.Destination, wire.RelaysSeq(answer))
+	}
 	if err == nil && t.Proof != nil && !wire.IsProven(answer) {
 		return fmt.Errorf("client: %s: %w", relay, ErrNotPassedOn)
 	}
@@ -290,11 +296,13 @@ func (c *Caller) canSend(t Transaction) error {
 	return err
 }
 
-// sign makes a signed request. Its error wraps ErrUnsendable.
+// sign makes a signed request, without a body if content is nil. Its error wraps ErrUnsendable.
 func (c *Caller) sign(method string, server spec.ServerName, uri string, content any) (*http.Request, error) {
 	signed := fclient.NewFederationRequest(method, c.config.Identity.ServerName, server, uri)
-	if err := signed.SetContent(content); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnsendable, err)
+	if content != nil {
+		if err := signed.SetContent(content); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnsendable, err)
+		}
 	}
 	id := c.config.Identity
 	if err := signed.Sign(id.ServerName, id.KeyID, id.PrivateKey); err != nil {

@@ -65,6 +65,11 @@ type Node struct {
 	receiver *Receiver
 	policies *policies
 
+	book      *book
+	announcer *announcer
+	scout     scout
+	logger    *slog.Logger
+
 	stop   context.Context // ends with Close
 	cancel context.CancelFunc
 
@@ -140,12 +145,19 @@ func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (
 	if n.policies, err = openPolicies(ctx, n.caller, n.peers, notes, config.Logger); err != nil {
 		return err
 	}
+	if err := n.openRecords(ctx, config, notes); err != nil {
+		return err
+	}
 	if receiver.History == nil {
 		if receiver.History, err = OpenHistory(ctx, notes, 0); err != nil {
 			return err
 		}
 	}
-	receiver.Caller, receiver.Peers, receiver.Keys, receiver.Handle = n.caller, n.peers, config.Keys, config.Handle
+	receiver.Caller, receiver.Peers, receiver.Keys = n.caller, n.peers, config.Keys
+	receiver.Handle = func(ctx context.Context, received Received) error {
+		n.readRecord(ctx, received.Origin, received.Body)
+		return config.Handle(ctx, received)
+	}
 	if n.receiver, err = NewReceiver(receiver); err != nil {
 		return err
 	}
@@ -153,6 +165,7 @@ func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (
 	if n.sender, err = NewSender(sender); err != nil {
 		return err
 	}
+	n.sender.book = n.book
 	outbox.Sender, outbox.Store = n.sender, config.Store
 	if n.outbox, err = loadOutbox(ctx, outbox); err != nil {
 		return errors.Join(err, n.sender.Close())
@@ -162,7 +175,13 @@ func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (
 
 // Enqueue takes a transaction to be sent: see Outbox.Enqueue. It does so offline,
 // too.
-func (n *Node) Enqueue(ctx context.Context, t Transaction) error { return n.outbox.Enqueue(ctx, t) }
+func (n *Node) Enqueue(ctx context.Context, t Transaction) error {
+	if err := n.outbox.Enqueue(ctx, t); err != nil {
+		return err
+	}
+	n.writesTo(ctx, t.Destination)
+	return nil
+}
 
 // Stored says that NodeConfig.Outbox.Source has a new transaction for a
 // destination.
@@ -177,12 +196,15 @@ func (n *Node) Seen(server spec.ServerName) { n.outbox.Seen(server) }
 // online, as Seen does.
 func (n *Node) Direct(ctx context.Context, origin spec.ServerName, id gomatrixserverlib.TransactionID, body []byte, handle func(context.Context) error) (handled bool, err error) {
 	n.Seen(origin)
+	n.readRecord(ctx, origin, body)
 	return n.receiver.Direct(ctx, origin, id, body, handle)
 }
 
-// SetRelays makes these servers, and no others, known as relays of a server. The
+// SetRelays makes these servers, and no others, known as relays of a server by hand. The
 // Node fetches from those of its own server, and leaves at those of others the
-// transactions for which these can't be reached. An error means that the change isn't kept.
+// transactions for which these can't be reached. Relays that a server names in its
+// record are used besides: see Announce and OnlyByHand. An error means that the change
+// isn't kept.
 func (n *Node) SetRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
 	return n.peers.SetRelays(ctx, server, relays...)
 }

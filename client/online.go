@@ -91,6 +91,7 @@ func (n *Node) work(ctx context.Context, again bool) (wait func()) {
 	all.Go(func() { n.outbox.run(ctx) })
 	all.Go(func() { _ = n.receiver.Run(ctx) }) // its error is the context's
 	all.Go(func() { n.policies.run(ctx) })
+	all.Go(func() { n.tendRecords(ctx) })
 	return all.Wait
 }
 

@@ -295,6 +295,7 @@ func (o *Outbox) relaysInUse(destination spec.ServerName) []spec.ServerName {
 	if !o.peers.Offline(destination) {
 		return nil
 	}
+	o.config.Sender.book.want(destination)
 	return o.config.Sender.relaysOf(destination)
 }
 

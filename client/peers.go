@@ -40,13 +40,25 @@ type watcher struct{ tell func(spec.ServerName) }
 
 var seed = maphash.MakeSeed()
 
-// A peer is the record of a server. It is stored as JSON.
+// A peer is all that is known of a server. It is stored as JSON.
 type peer struct {
-	Relays  []spec.ServerName `json:"relays,omitempty"` // in order, each once
+	Relays  []spec.ServerName `json:"relays,omitempty"` // by hand, in order, each once
+	Only    bool              `json:"only,omitempty"`   // there are no others
 	Offline bool              `json:"offline,omitempty"`
 
-	failures int  // direct attempts since the last success
-	unkept   bool // writing it down failed
+	learnt   []spec.ServerName // likewise, from its record, which a book keeps
+	failures int               // direct attempts since the last success
+	unkept   bool              // writing it down failed
+}
+
+// inUse returns the relays that a server is known to have, in order, each once.
+func (p *peer) inUse() []spec.ServerName {
+	if p.Only || len(p.learnt) == 0 {
+		return p.Relays
+	}
+	all := slices.Concat(p.Relays, p.learnt)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // NewPeers makes a Peers that forgets everything with the process.
@@ -73,7 +85,7 @@ func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
 	return p, nil
 }
 
-// AddRelays makes servers known as relays of server. An error means that the
+// AddRelays makes servers known as relays of server, by hand. An error means that the
 // change isn't kept.
 func (p *Peers) AddRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
 	return p.changeRelays(ctx, server, relays, func(have []spec.ServerName) []spec.ServerName {
@@ -81,12 +93,35 @@ func (p *Peers) AddRelays(ctx context.Context, server spec.ServerName, relays ..
 	})
 }
 
-// SetRelays makes these servers, and no others, known as relays of server. An
+// SetRelays makes these servers, and no others, known as relays of server by hand. Those
+// that the server itself names in its record are known besides: see OnlyByHand. An
 // error means that the change isn't kept.
 func (p *Peers) SetRelays(ctx context.Context, server spec.ServerName, relays ...spec.ServerName) error {
 	return p.changeRelays(ctx, server, relays, func([]spec.ServerName) []spec.ServerName {
 		return slices.Clone(relays)
 	})
+}
+
+// OnlyByHand says whether a server has no other relays than those that were entered by
+// hand, whatever its record names. An error means that the change isn't kept.
+func (p *Peers) OnlyByHand(ctx context.Context, server spec.ServerName, only bool) error {
+	return p.change(ctx, server, func(have *peer) { have.Only = only })
+}
+
+// learn sets the relays that the record of a server names and that have agreed.
+func (p *Peers) learn(server spec.ServerName, relays []spec.ServerName) {
+	slices.Sort(relays)
+	before, after := p.apply(server, func(have *peer) { have.learnt = relays })
+	if !slices.Equal(before.inUse(), after.inUse()) {
+		p.tell(server)
+	}
+}
+
+// byHand returns the relays of a server that were entered by hand.
+func (p *Peers) byHand(server spec.ServerName) []spec.ServerName {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.Clone(p.get(server).Relays)
 }
 
 func (p *Peers) changeRelays(ctx context.Context, server spec.ServerName, relays []spec.ServerName, how func(have []spec.ServerName) []spec.ServerName) error {
@@ -119,12 +154,12 @@ func (p *Peers) RemoveRelays(ctx context.Context, server spec.ServerName, relays
 func (p *Peers) Relays(server spec.ServerName) []spec.ServerName {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return slices.Clone(p.get(server).Relays)
+	return slices.Clone(p.get(server).inUse())
 }
 
 // Relayed returns the servers that have relays, in order.
 func (p *Peers) Relayed() []spec.ServerName {
-	return p.list(func(have *peer) bool { return len(have.Relays) > 0 })
+	return p.list(func(have *peer) bool { return len(have.inUse()) > 0 })
 }
 
 // SetOffline says whether server counts as offline. A Sender does this by
@@ -153,7 +188,7 @@ func (p *Peers) OfflineServers() []spec.ServerName {
 func (p *Peers) forget(ctx context.Context, server spec.ServerName) error {
 	p.mu.RLock()
 	have := p.get(server)
-	keep := len(have.Relays) > 0 || !have.Offline && have.failures == 0
+	keep := len(have.inUse()) > 0 || !have.Offline && have.failures == 0
 	p.mu.RUnlock()
 	if keep {
 		return nil
@@ -183,7 +218,7 @@ func (p *Peers) failed(ctx context.Context, server spec.ServerName, enough int) 
 	return p.Offline(server), err
 }
 
-// get returns the record of server. It must not be changed.
+// get returns all that is known of server. It must not be changed.
 func (p *Peers) get(server spec.ServerName) *peer {
 	if have := p.peers[server]; have != nil {
 		return have
@@ -204,17 +239,18 @@ func (p *Peers) list(want func(*peer) bool) []spec.ServerName {
 	return names
 }
 
-// change changes the record of server, here at once, and in the notes. A
+// change changes all that is known of server, here at once, and in the notes. A
 // server of which nothing is known takes no room.
 func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*peer)) error {
 	writing := &p.writing[maphash.String(seed, string(server))%uint64(len(p.writing))]
 	writing.Lock()
 	defer writing.Unlock()
 	before, after := p.apply(server, how)
-	if !slices.Equal(before.Relays, after.Relays) {
+	if !slices.Equal(before.inUse(), after.inUse()) {
 		defer p.tell(server)
 	}
-	if p.notes == nil || !before.unkept && before.Offline == after.Offline && slices.Equal(before.Relays, after.Relays) {
+	same := before.Offline == after.Offline && before.Only == after.Only && slices.Equal(before.Relays, after.Relays)
+	if p.notes == nil || !before.unkept && same {
 		return nil
 	}
 	err := p.keep(ctx, server, after)
@@ -222,14 +258,15 @@ func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*pe
 	return err
 }
 
-// apply changes the record of server here.
+// apply changes all that is known of server, here only.
 func (p *Peers) apply(server spec.ServerName, how func(*peer)) (before, after *peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before = p.get(server)
 	changed := *before
 	how(&changed)
-	if len(changed.Relays) == 0 && !changed.Offline && changed.failures == 0 && !changed.unkept {
+	known := len(changed.Relays) > 0 || len(changed.learnt) > 0 || changed.Only
+	if !known && !changed.Offline && changed.failures == 0 && !changed.unkept {
 		delete(p.peers, server)
 	} else {
 		p.peers[server] = &changed
@@ -262,7 +299,7 @@ func (p *Peers) tell(server spec.ServerName) {
 
 func (p *Peers) keep(ctx context.Context, server spec.ServerName, what *peer) error {
 	note := store.Note{Key: notePrefix + string(server)}
-	if len(what.Relays) > 0 || what.Offline {
+	if len(what.Relays) > 0 || what.Offline || what.Only {
 		var err error
 		if note.Value, err = json.Marshal(what); err != nil {
 			return fmt.Errorf("client: peers: %w", err)

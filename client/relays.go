@@ -56,6 +56,7 @@ func (s *Sender) relaysFor(t Transaction) []spec.ServerName {
 	if s.wasPassedOn(t) {
 		return nil
 	}
+	s.book.want(t.Destination)
 	return slices.DeleteFunc(s.relaysOf(t.Destination), func(relay spec.ServerName) bool {
 		return t.Proof != nil && s.proofless.wait(relay) > 0
 	})

@@ -66,6 +66,9 @@ type Sender struct {
 	// transactions that are passed on.
 	proofless *backoffs[spec.ServerName]
 
+	// book, if it isn't nil, is told of destinations that relays are wanted for.
+	book *book
+
 	background chan struct{} // a token for each attempt in the background
 	attempts   sync.WaitGroup
 	stop       context.Context

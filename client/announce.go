@@ -1,0 +1,306 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
+)
+
+const (
+	// ownNote is the key of the note of this server's own record.
+	ownNote = "announced"
+
+	// freshFor is how long a record of ours is fresh, renewAfter how long it is before
+	// it is signed anew.
+	freshFor   = 90 * 24 * time.Hour
+	renewAfter = 30 * 24 * time.Hour
+
+	// checkOwnEvery is how often our relays are asked for our own record, to find one that
+	// was made before this server was set back to an earlier state.
+	checkOwnEvery = 24 * time.Hour
+
+	// announceEvery is how often one is signed at most because of a record that this
+	// server doesn't know.
+	announceEvery = time.Hour
+)
+
+// An announcer makes this server's own record, and brings it to relays.
+type announcer struct {
+	caller *Caller
+	notes  store.Notes
+	peers  *Peers
+	book   *book
+	self   fclient.SigningIdentity
+
+	retries *backoffs[spec.ServerName] // of relays that a record is owed to
+
+	signing sync.Mutex // one record at a time
+
+	// When our relays were asked, and when a record was taken over. Guarded by signing.
+	checked, tookOver time.Time
+
+	mu  sync.Mutex
+	own *own // replaced, never changed; nil: nothing was announced
+}
+
+// own is what is kept of this server's own record, in JSON.
+type own struct {
+	Text json.RawMessage `json:"record"`
+
+	// Made is when it was signed, in seconds since 1970.
+	Made int64 `json:"made"`
+
+	// Left are relays that it doesn't name and an earlier one does, and when that one
+	// expires, in milliseconds: until then others may leave mail there.
+	Left map[spec.ServerName]uint64 `json:"left,omitempty"`
+
+	// Owed are relays that it is to be brought to.
+	Owed []spec.ServerName `json:"owed,omitempty"`
+
+	record *wire.RelayRecord
+}
+
+func openAnnouncer(ctx context.Context, a *announcer) (*announcer, error) {
+	a.retries = newBackoffs[spec.ServerName](Backoff{First: time.Minute, Most: time.Hour})
+	value, err := notebook.Read(ctx, a.notes, ownNote)
+	if err != nil {
+		return nil, fmt.Errorf("client: own record: %w", err)
+	}
+	if value == nil {
+		return a, nil
+	}
+	read := &own{}
+	if err := json.Unmarshal(value, read); err != nil {
+		return nil, fmt.Errorf("client: own record: %w", err)
+	}
+	record, err := wire.ReadRelayRecord(read.Text)
+	if err != nil {
+		return nil, fmt.Errorf("client: own record: %w", err)
+	}
+	read.record = &record
+	a.own = read
+	a.peers.learn(a.self.ServerName, read.relays(time.Now()))
+	return a, nil
+}
+
+// current returns nil if nothing was announced.
+func (a *announcer) current() *own {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.own
+}
+
+// relays are those from which mail is to be fetched: also those that were left, until
+// the last record that names them has expired.
+func (o *own) relays(now time.Time) []spec.ServerName {
+	all := namesOf(o.record)
+	for relay, until := range o.Left {
+		if uint64(max(now.UnixMilli(), 0)) < until {
+			all = append(all, relay)
+		}
+	}
+	return all
+}
+
+func namesOf(record *wire.RelayRecord) (names []spec.ServerName) {
+	for _, relay := range record.Relays {
+		names = append(names, relay.Name)
+	}
+	return names
+}
+
+// keep makes it the current one, durably.
+func (a *announcer) keep(ctx context.Context, o own) error {
+	o.Text = o.record.JSON()
+	value, err := json.Marshal(&o)
+	if err != nil {
+		return fmt.Errorf("client: own record: %w", err)
+	}
+	if err := a.notes.SetNotes(ctx, []store.Note{{Key: ownNote, Value: value}}); err != nil {
+		return fmt.Errorf("client: own record: %w", err)
+	}
+	a.mu.Lock()
+	a.own = &o
+	a.mu.Unlock()
+	a.peers.learn(a.self.ServerName, o.relays(time.Now()))
+	return nil
+}
+
+// announce signs a record that names these relays, once each of them has been asked for
+// mail, so that it knows this server, and brings it to those that are to have it.
+func (a *announcer) announce(ctx context.Context, relays []spec.ServerName) error {
+	a.signing.Lock()
+	defer a.signing.Unlock()
+	before := a.current()
+	if err := a.claim(ctx, relays, before); err != nil {
+		return err
+	}
+	if err := a.sign(ctx, relays, before); err != nil {
+		return err
+	}
+	a.bring(ctx)
+	return nil
+}
+
+// claim asks those relays for mail that aren't in use yet.
+func (a *announcer) claim(ctx context.Context, relays []spec.ServerName, before *own) error {
+	var all sync.WaitGroup
+	errs := make([]error, len(relays))
+	for i, relay := range relays {
+		if before != nil && before.record.Names(relay) {
+			continue
+		}
+		all.Go(func() { _, errs[i] = a.caller.Next(ctx, relay, 0) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// sign makes a record above the one before, which may be nil, and keeps it.
+func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *own) error {
+	now := time.Now()
+	draft, left := wire.RelayRecord{Seq: wire.NextSeq(now, 0)}, make(map[spec.ServerName]uint64)
+	owed := slices.Clone(relays)
+	if before != nil {
+		draft.Seq = wire.NextSeq(now, before.record.Seq)
+		maps.Copy(left, before.Left)
+		for _, relay := range namesOf(before.record) {
+			left[relay] = max(left[relay], before.record.Expires)
+		}
+		owed = append(owed, before.Owed...)
+	}
+	for _, relay := range relays {
+		draft.Relays = append(draft.Relays, wire.RecordRelay{Name: relay})
+		delete(left, relay)
+	}
+	maps.DeleteFunc(left, func(_ spec.ServerName, until uint64) bool { return until <= uint64(max(now.UnixMilli(), 0)) })
+	for relay := range left {
+		owed = append(owed, relay)
+	}
+	slices.Sort(owed)
+	draft.Expires = uint64(max(now.Add(freshFor).UnixMilli(), 0))
+	record, err := wire.SignRelayRecord(draft, a.self)
+	if err != nil {
+		return fmt.Errorf("client: own record: %w", err)
+	}
+	return a.keep(ctx, own{Made: now.Unix(), Left: left, Owed: slices.Compact(owed), record: &record})
+}
+
+// bring brings the record to the relays that it is owed to, as far as they can be reached.
+// If one has a newer record, that one is taken over.
+func (a *announcer) bring(ctx context.Context) {
+	o := a.current()
+	if o == nil || len(o.Owed) == 0 {
+		return
+	}
+	var all sync.WaitGroup
+	done, conflicts := make([]bool, len(o.Owed)), make([]bool, len(o.Owed))
+	for i, relay := range o.Owed {
+		if a.retries.wait(relay) > 0 {
+			continue
+		}
+		all.Go(func() {
+			err := a.caller.PutRelayRecord(ctx, relay, *o.record)
+			var e *wire.Error
+			conflicts[i] = errors.As(err, &e) && e.Status == http.StatusConflict
+			done[i] = err == nil || refuses(err)
+			switch {
+			case done[i]:
+				a.retries.succeeded(relay)
+				a.warn(ctx, err)
+			case ctx.Err() == nil:
+				a.retries.failed(relay, 0)
+			}
+		})
+	}
+	all.Wait()
+	changed := *o
+	changed.Owed = nil
+	for i, relay := range o.Owed {
+		if !done[i] {
+			changed.Owed = append(changed.Owed, relay)
+		}
+	}
+	if len(changed.Owed) < len(o.Owed) {
+		a.warn(ctx, a.keep(ctx, changed))
+	}
+	for i, relay := range o.Owed {
+		if conflicts[i] {
+			a.checkOwn(ctx, relay)
+		}
+	}
+}
+
+// owes reports whether the record is owed to any relay.
+func (a *announcer) owes() bool {
+	o := a.current()
+	return o != nil && len(o.Owed) > 0
+}
+
+func (a *announcer) warn(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil {
+		a.book.logger.Warn("client: own record", "error", err)
+	}
+}
+
+// checkOwn asks a relay for this server's record.
+func (a *announcer) checkOwn(ctx context.Context, relay spec.ServerName) {
+	if found, err := a.caller.RelayRecord(ctx, relay, a.self.ServerName); err == nil {
+		a.takeOver(ctx, found, relay)
+	}
+}
+
+// takeOver is for a record of this server that somebody has shown. One that is newer than
+// ours was made by this server before it was set back, or by somebody that has its key:
+// its relays are asked for mail, too, and ours is signed above it.
+func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from spec.ServerName) {
+	o, now := a.current(), time.Now()
+	if !o.record.Precedes(&found) || now.Sub(a.tookOver) < announceEvery || found.Check(ctx, a.book.keys, now) != nil {
+		return
+	}
+	a.tookOver = now
+	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(&found))
+	relays, above := namesOf(o.record), *o
+	above.record, above.Left = &found, maps.Clone(o.Left)
+	a.warn(ctx, a.sign(ctx, relays, &above))
+}
+
+// tend does what is due: brings the record where it is owed, looks for one that this
+// server doesn't know, besides the one that it was shown, if any, and signs it anew.
+func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
+	o := a.current()
+	if o == nil {
+		return
+	}
+	now := time.Now()
+	if shown != nil {
+		a.takeOver(ctx, *shown, "")
+	}
+	if now.Sub(a.checked) >= checkOwnEvery {
+		a.checked = now
+		for _, relay := range o.relays(now) {
+			a.checkOwn(ctx, relay)
+		}
+	}
+	o = a.current()
+	if age := now.Sub(time.Unix(o.Made, 0)); age >= renewAfter || age < 0 && !o.record.IsFresh(now) {
+		a.warn(ctx, a.sign(ctx, namesOf(o.record), o))
+	}
+	a.bring(ctx)
+	a.peers.learn(a.self.ServerName, a.current().relays(now)) // without those that have expired
+}
