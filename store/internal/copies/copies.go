@@ -17,7 +17,7 @@ import (
 // many shares: a name costs nothing, so names must not cost memory without end.
 const maxNames = 4096
 
-// Limits bound what is remembered: of all origins, and of each.
+// Limits bound how many are remembered: of all origins, and of each.
 type Limits struct{ All, OfOrigin int64 }
 
 // LimitsOf are the limits with these options: 1,000,000 for zero, and of an origin a
@@ -31,8 +31,8 @@ func LimitsOf(all, ofOrigin int64) Limits {
 // AreAny reports whether there is a limit at all.
 func (l Limits) AreAny() bool { return min(l.All, l.OfOrigin) < math.MaxInt64/16 }
 
-// A Ledger lists what is remembered, by origin and in the order in which it is forgotten.
-// It isn't safe for concurrent use. Make one with New.
+// A Ledger lists the transactions that are remembered, as the store names them, by origin
+// and in the order in which they are forgotten. It isn't safe for concurrent use. Make one with New.
 type Ledger[C any] struct {
 	limits  Limits
 	seed    maphash.Seed
@@ -42,7 +42,7 @@ type Ledger[C any] struct {
 	most    heap.Heap[*share[C]] // the largest is first
 }
 
-// A share is what is remembered of an origin, the oldest first.
+// A share has those of one origin, the oldest first.
 type share[C any] struct {
 	name   spec.ServerName
 	copies []copyOf[C]
@@ -68,8 +68,8 @@ func New[C any](limits Limits) *Ledger[C] {
 // Count is how many are listed.
 func (l *Ledger[C]) Count() int64 { return l.count }
 
-// Add lists something that is remembered until then: not before anything that was listed
-// earlier.
+// Add lists one that is remembered until then. That isn't before the time of any that was
+// listed earlier.
 func (l *Ledger[C]) Add(origin spec.ServerName, it C, until int64) {
 	s := l.share(origin)
 	s.copies = append(s.copies, copyOf[C]{it, until})
@@ -84,7 +84,7 @@ func (l *Ledger[C]) Add(origin spec.ServerName, it C, until int64) {
 	l.most.Fix(s)
 }
 
-// share returns that of an origin, or of several if there are too many.
+// share returns the share of an origin, or of several origins if there are too many.
 func (l *Ledger[C]) share(origin spec.ServerName) *share[C] {
 	if s := l.shares[origin]; s != nil {
 		return s
@@ -98,7 +98,7 @@ func (l *Ledger[C]) share(origin spec.ServerName) *share[C] {
 	return &share[C]{name: origin}
 }
 
-// Expire drops what is over, and tells forget of each.
+// Expire drops those whose time is over, and tells forget of each.
 func (l *Ledger[C]) Expire(now int64, forget func(C)) {
 	if l.count == 0 || now < l.soonest {
 		return
@@ -114,9 +114,9 @@ func (l *Ledger[C]) Expire(now int64, forget func(C)) {
 	}
 }
 
-// Over says whether too much is remembered, and of which the oldest must be forgotten
-// next: of the origin that has most, or of those that aren't listed, if these are more. One
-// that is listed is dropped and returned.
+// Over says whether too many are remembered, and which must be forgotten next: the oldest
+// of the origin that has most, or of those that aren't listed, if these are more. One that is
+// listed is dropped and returned.
 func (l *Ledger[C]) Over(unlisted int64) (it C, isListed, isOver bool) {
 	largest := int64(0)
 	if len(l.most) > 0 {
