@@ -72,7 +72,7 @@ func requirePolicies(t *testing.T, p *program, owner *relaytest.Node) {
 }
 
 func TestOwnersInTheModeAny(t *testing.T) {
-	requirePolicies(t, startAsUsersDo(t, "-db", inMemory, "-mode", anyone), relaytest.NewNode("b"))
+	requirePolicies(t, startAsUsersDo(t, "--db", inMemory, "--mode", anyone), relaytest.NewNode("b"))
 }
 
 func TestClosedByFile(t *testing.T) {
