@@ -15,12 +15,11 @@ const (
 	LeaveURI  = Unstable + string(Leave)
 )
 
-// Bounds of a MailboxPolicy: its JSON, the names in both lists together, and numbers,
-// which all JSON decoders must read alike.
+// Bounds of a MailboxPolicy: its JSON, and the names in both lists together. Its numbers
+// are at most MaxInteger.
 const (
 	MaxPolicyBytes = 80 << 10
 	MaxPolicyNames = 1000
-	MaxNumber      = 1<<53 - 1
 )
 
 // maxMailboxName bounds the name of a mailbox.
@@ -141,8 +140,8 @@ func (p *MailboxPolicy) Check() error {
 	if p.Mailbox == "" || len(p.Mailbox) > maxMailboxName {
 		return errors.New("mailbox must be the name of a mailbox")
 	}
-	if p.Seq < 1 || p.Seq > MaxNumber {
-		return fmt.Errorf("seq must be from 1 to %d", int64(MaxNumber))
+	if p.Seq < 1 || p.Seq > MaxInteger {
+		return fmt.Errorf("seq must be from 1 to %d", int64(MaxInteger))
 	}
 	return p.CheckContent()
 }
@@ -159,8 +158,8 @@ func (p *MailboxPolicy) CheckContent() error {
 			}
 		}
 	}
-	if s := p.Strangers; s != nil && (min(s.Entries, s.Bytes) < 0 || max(s.Entries, s.Bytes) > MaxNumber) {
-		return fmt.Errorf("strangers must have numbers from 0 to %d", int64(MaxNumber))
+	if s := p.Strangers; s != nil && (min(s.Entries, s.Bytes) < 0 || max(s.Entries, s.Bytes) > MaxInteger) {
+		return fmt.Errorf("strangers must have numbers from 0 to %d", int64(MaxInteger))
 	}
 	return nil
 }
