@@ -53,7 +53,9 @@ func serveBenchmark(kind string) error {
 		defer func() { _ = kept.Close() }()
 		config := relay.Config{ServerName: relayName, Store: kept, OriginShare: 1}
 		if kind == "flood" {
-			config.ClientAddress = clientApart
+			if config, err = floodConfig(kept); err != nil {
+				return err
+			}
 		}
 		if kind == "unproven" {
 			config.Store = unprovenStore{kept}
@@ -82,9 +84,7 @@ func serveBenchmark(kind string) error {
 	web := &http.Server{Handler: handler}
 	if kind == "flood" {
 		listener = listenApart(listener)
-		web.ReadHeaderTimeout, web.MaxHeaderBytes, web.Protocols = 10*time.Second, 16<<10, new(http.Protocols)
-		web.Protocols.SetHTTP1(true)
-		web.Protocols.SetUnencryptedHTTP2(true)
+		web = floodServer(handler)
 	}
 	go func() { _ = web.Serve(listener) }()
 	_, err = io.Copy(io.Discard, os.Stdin)
