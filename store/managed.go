@@ -39,6 +39,7 @@ type Managed interface {
 	// at any moment each of them is there and counted, or is neither, also after a
 	// crash. Once Remove has returned nil, a power cut doesn't bring them back. Entries
 	// that have expired or are set aside may be removed or not, and be in the count or not.
+	// An entry that can't be read is removed or set aside.
 	Remove(ctx context.Context, destination spec.ServerName, ids []int64) (removed int, err error)
 }
 

@@ -152,15 +152,28 @@ func (j *removeJob) run(b *batch) error {
 	for _, id := range j.ids {
 		isLive, err := b.isLive(m.id, id)
 		if err == nil && isLive {
-			err = b.retire(id, mine)
+			err = j.retire(b, id, mine)
 			b.written += rowCost
-			j.removed++
 		}
 		if err != nil {
 			return fmt.Errorf("remove entry %d: %w", id, err)
 		}
 	}
 	return nil
+}
+
+// retire removes an entry, or sets it aside if it can't be read, which may not have been
+// noticed yet.
+func (j *removeJob) retire(b *batch, id int64, mine func(*entryRow) bool) error {
+	err := b.retire(id, mine)
+	if errors.Is(err, errDamaged) {
+		aside := setAsideJob{destination: j.destination, id: id}
+		return aside.run(b)
+	}
+	if err == nil {
+		j.removed++
+	}
+	return err
 }
 
 // isLive reports whether there is an entry with that ID in a mailbox.

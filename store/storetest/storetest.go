@@ -159,6 +159,7 @@ var groups = []group{
 	{name: "batches", tests: batchTests},
 	{name: "timed", tests: timedTests},
 	{name: "managed", tests: managedTests},
+	{name: "managed, damage", tests: managedDamageTests, needs: Place.damages},
 	{name: "managed, private", tests: managedPrivateTests, needs: Place.hasHalves},
 	{name: "committing", tests: committingTests},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
