@@ -15,11 +15,11 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-// sticksOut lists what is wider than the screen.
+// sticksOut lists elements that go beyond the screen.
 const sticksOut = `[...document.querySelectorAll("body *")].filter(e => !e.closest(".quiet, thead") && e.getBoundingClientRect().right > innerWidth + 1)
 	.map(e => e.outerHTML.slice(0, 200)).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : [])`
 
-// pale lists texts whose contrast with the background is less than WCAG 2 asks for (AA).
+// pale lists texts with less contrast than WCAG 2 demands (AA).
 const pale = `(() => {
 	const light = css => {
 		const c = css.match(/[\d.]+/g).slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);

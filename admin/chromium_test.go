@@ -144,7 +144,7 @@ func (c *chromium) click(text string) {
 	})
 }
 
-// text is what a reader of the page sees.
+// text returns the words on the page, as a reader sees them.
 func (c *chromium) text() (text string) {
 	c.Helper()
 	c.ask(`document.body.innerText`, &text)

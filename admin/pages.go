@@ -31,7 +31,7 @@ var pageTemplates = func() map[string]*template.Template {
 	return templates
 }()
 
-// A view is what a template is about.
+// A view is the data of a template.
 type view struct {
 	Server  string
 	Links   []pageLink

@@ -171,7 +171,7 @@ func TestBlockByPage(t *testing.T) {
 	require.NotContains(t, r.see("/blocked"), "evil.example")
 }
 
-// What a browser does for another site changes nothing.
+// Requests that a browser makes for another site change nothing.
 func TestOtherSites(t *testing.T) {
 	r := newRig(t, memory.New(memory.Options{}))
 	r.put("a.example", "b.example", 1, 0)

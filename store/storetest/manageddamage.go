@@ -6,7 +6,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-var managedDamageTests = []test{{"remove what can't be read", testRemoveDamaged}}
+var managedDamageTests = []test{{"remove an entry that can't be read", testRemoveDamaged}}
 
 // An operator may remove entries that no receiver has come across yet: a damaged one among
 // them is removed or set aside, and keeps none of the others.
