@@ -101,3 +101,15 @@ func TestContribWithPrometheus(t *testing.T) {
 		require.NoError(t, err, "%s", said)
 	}
 }
+
+// docs/operating.md says of each alert what to do, in their order.
+func TestAlertsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("docs/operating.md")
+	require.NoError(t, err)
+	var documented []string
+	for _, found := range regexp.MustCompile(`(?m)^### (.*)$`).FindAllStringSubmatch(string(page), -1) {
+		documented = append(documented, found[1])
+	}
+	names, _ := alerts(t)
+	require.Equal(t, names, documented)
+}
