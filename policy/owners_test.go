@@ -342,3 +342,25 @@ func TestOwnersPolicyEndsWithClaim(t *testing.T) {
 		require.NoError(t, o.set("b", wire.MailboxPolicy{Seq: 1}))
 	})
 }
+
+// The owner is told how long it has to fetch the oldest mail.
+func TestOldestExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwned(t, nil)
+		for i, lifetime := range []time.Duration{30 * time.Hour, 0} {
+			_, err := o.store.Put(t.Context(), store.Mail{
+				Destination: "b", Origin: "a", Body: []byte("{}"), Digest: store.Digest{byte(i)}, Lifetime: lifetime,
+			}, store.Limits{})
+			require.NoError(t, err)
+		}
+		time.Sleep(10 * time.Hour)
+		state, err := o.state("b")
+		require.NoError(t, err)
+		require.EqualValues(t, 20*time.Hour/time.Millisecond, state.OldestExpiresMS)
+		time.Sleep(21 * time.Hour)
+		state, err = o.state("b")
+		require.NoError(t, err)
+		require.Zero(t, state.OldestExpiresMS, "what is left is kept for ever")
+		require.EqualValues(t, 1, state.Entries)
+	})
+}

@@ -36,9 +36,31 @@ func (o *Owners) Mailbox(ctx context.Context, r *Request) (wire.MailboxState, er
 	if err != nil {
 		return wire.MailboxState{}, fmt.Errorf("policy: usage of a mailbox: %w", err)
 	}
+	expires, err := o.oldestExpires(ctx, r.Origin)
+	if err != nil {
+		return wire.MailboxState{}, err
+	}
 	return wire.MailboxState{
-		Mailbox: b.Mailbox, State: b.state(), PolicySeq: b.policy().Seq, Entries: usage.Entries, Bytes: usage.Bytes,
+		Mailbox: b.Mailbox, State: b.state(), PolicySeq: b.policy().Seq,
+		Entries: usage.Entries, Bytes: usage.Bytes, OldestExpiresMS: expires.Milliseconds(),
 	}, nil
+}
+
+// oldestExpires is for how long the oldest mail will be kept, 0 if the store can't tell
+// without reading it.
+func (o *Owners) oldestExpires(ctx context.Context, server spec.ServerName) (time.Duration, error) {
+	managed, ok := o.config.Store.(store.Managed)
+	if !ok {
+		return 0, nil
+	}
+	oldest, err := managed.List(ctx, server, 0, 1)
+	if err != nil {
+		return 0, fmt.Errorf("policy: the oldest mail: %w", err)
+	}
+	if len(oldest) == 0 {
+		return 0, nil
+	}
+	return oldest[0].Lifetime, nil
 }
 
 // Policy returns the policy that holds for the mailbox of r.Origin, which has signed the

@@ -40,6 +40,10 @@ type MailboxState struct {
 	// Entries and Bytes are what the mailbox holds.
 	Entries int64 `json:"entries"`
 	Bytes   int64 `json:"bytes"`
+
+	// OldestExpiresMS is for how long the oldest entry will still be kept, in
+	// milliseconds. Zero: for ever, it isn't known, or there is none.
+	OldestExpiresMS int64 `json:"oldest_expires_ms,omitempty"`
 }
 
 // States of a mailbox: it takes mail, or its owner has left it.
