@@ -95,7 +95,7 @@ func (t relayTable) String() string { return strings.Join(t.values(), " ") }
 // values implements several.
 func (t relayTable) values() (texts []string) {
 	for _, server := range slices.Sorted(maps.Keys(t)) {
-		for _, relay := range t[server] {
+		for _, relay := range slices.Sorted(slices.Values(t[server])) {
 			texts = append(texts, string(server+"="+relay))
 		}
 	}
