@@ -132,7 +132,7 @@ func TestInboxNotices(t *testing.T) {
 		"wrong order":       {func(got []delivery) []delivery { got[0], got[1] = got[1], got[0]; return got }, "missing, twice or in the wrong order"},
 		"content changed":   {replace("Tsch", "tsch"), "its hash is wrong"},
 		"sender changed":    {replace(`"sender":"@alice:`, `"sender":"@malory:`), "its hash is wrong"},
-		"signature changed": {replace(`"ed25519:dropbox":"`, `"ed25519:dropbox":"AAAA`), "signature"},
+		"signature changed": {replace(`"ed25519:1":"`, `"ed25519:1":"AAAA`), "signature"},
 		"EDU changed":       {replace(`"typing":true`, `"typing":false`), "was changed on the way"},
 		"not JSON":          {replace(`{`, ``), "invalid character"},
 	} {
