@@ -104,7 +104,7 @@ type Status struct {
 	MaxEntries int64 `json:"max_entries,omitempty"`
 	MaxBytes   int64 `json:"max_bytes,omitempty"`
 
-	// Files are the sizes of the store's files, nil if it doesn't say.
+	// Files are the sizes of the store's files, nil if it has none or doesn't say.
 	Files *Files `json:"files,omitempty"`
 
 	// Problems says in words why the relay can't work as it should; it is empty if all

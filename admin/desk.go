@@ -89,7 +89,9 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 		if err != nil {
 			return nil, fmt.Errorf("admin: the sizes of the store's files: %w", err)
 		}
-		status.Files = &Files{Database: sizes.File, Log: sizes.Log}
+		if files := (Files{Database: sizes.File, Log: sizes.Log}); files != (Files{}) {
+			status.Files = &files
+		}
 	}
 	status.Problems = append(status.Problems, d.problems(ctx, status)...)
 	return status, nil
