@@ -94,7 +94,7 @@ func TestWrongSettings(t *testing.T) {
 	require.True(t, strings.HasPrefix(stdout, "1-"), stdout)
 
 	for text, want := range map[string]string{
-		"nmae = 'x'":          `no option "nmae"`,
+		"names = 'x'":         `no option "names"`,
 		"print-config = true": `no option "print-config"`,
 		"name = ":             "relay.toml",
 		"name = ['a', 'b']":   "name has one value",
