@@ -80,7 +80,7 @@ func (s *answers) send(q *request, a answer) error {
 func (s *answers) refuse(w http.ResponseWriter, r *http.Request, q *request, err error) {
 	e := s.wireError(r, q, err)
 	s.metrics.answered(q, e.Status)
-	s.metrics.refused(reasonOf(err, e.Status))
+	s.metrics.refused(reasonOf(err, e))
 	e.Write(w)
 }
 

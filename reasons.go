@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -17,6 +19,8 @@ const (
 	reasonPolicy  = "policy"  // a 403 of Config.Policy
 	reasonClosing = "closing" // the server is shut down
 	reasonOther   = "other"   // a status of the embedder's own
+
+	reasonNotFound = "not_found" // a 404 that says that something isn't here
 )
 
 // statusReasons are the reasons that follow from the status.
@@ -38,22 +42,24 @@ var statusReasons = map[int]string{
 
 // reasons are all that there are, for the label of a metric.
 func reasons() []string {
-	all := slices.AppendSeq([]string{reasonMemory, reasonPolicy, reasonClosing, reasonOther}, maps.Values(statusReasons))
+	all := slices.AppendSeq([]string{reasonMemory, reasonPolicy, reasonClosing, reasonOther, reasonNotFound}, maps.Values(statusReasons))
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// reasonOf is the reason of an error that was answered with that status.
-func reasonOf(err error, status int) string {
+// reasonOf is the reason of an error that was answered with e.
+func reasonOf(err error, e *wire.Error) string {
 	switch {
 	case errors.Is(err, errNoMemory):
 		return reasonMemory
 	case errors.Is(err, errShuttingDown):
 		return reasonClosing
-	case errors.Is(err, errPolicy) && status == http.StatusForbidden:
+	case errors.Is(err, errPolicy) && e.Status == http.StatusForbidden:
 		return reasonPolicy
+	case e.Status == http.StatusNotFound && e.Code == spec.ErrorNotFound:
+		return reasonNotFound
 	}
-	if reason, ok := statusReasons[status]; ok {
+	if reason, ok := statusReasons[e.Status]; ok {
 		return reason
 	}
 	return reasonOther

@@ -71,6 +71,7 @@ func TestRefusalsByReason(t *testing.T) {
 	refused("method", get(http.MethodDelete, wire.RelayTxnURI(relaytest.User(r.b.ServerName))))
 	refused("signature", get(http.MethodGet, wire.RelayTxnURI(relaytest.User(r.b.ServerName))))
 	refused("forbidden", func() { r.ask(r.a, r.b.ServerName, `{"entry_id":0}`) })
+	refused("not_found", func() { r.record(http.MethodGet, r.a, r.b.ServerName, nil) })
 	refused("bad_request", put(`{"pdus":1}`))
 	refused("too_large", put(`{"pdus":["`+strings.Repeat("x", 20_000)+`"]}`))
 	require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
