@@ -12,12 +12,16 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// floodConfig is the relay that operators get, but for the policies of owners.
+// floodConfig is the relay that operators get.
 func floodConfig(mail store.Store) (relay.Config, error) {
 	open, err := policy.NewOpen(policy.OpenConfig{Store: mail})
+	if err != nil {
+		return relay.Config{}, err
+	}
+	owners, err := policy.NewOwners(policy.OwnersConfig{Store: mail, Mode: open})
 	return relay.Config{
 		ServerName: relayName, Store: mail,
-		Policy: policy.All(policy.NewLimits(policy.LimitsConfig{}), open),
+		Policy: policy.All(policy.NewLimits(policy.LimitsConfig{}), owners),
 	}, err
 }
 
