@@ -134,7 +134,8 @@ type Config struct {
 	// has at most a sixteenth of them, or half where many parties can't be told apart,
 	// and 16 for each destination. For one more, the oldest is answered as if its time
 	// were over: of the name that has most, at the address that has most, where a /48 of
-	// IPv6 counts as an address with a sixteenth of its places. Zero: DefaultMaxWait and
+	// IPv6 counts as an address with a sixteenth of its places. Half as many requests
+	// over a share (see Policy) wait half a second for their 429. Zero: DefaultMaxWait and
 	// DefaultMaxWaiting. Negative, for either: none is held.
 	MaxWait    time.Duration
 	MaxWaiting int

@@ -53,6 +53,7 @@ func newFlood(t *testing.T, random *rand.Rand, addresses int, protect bool) *flo
 	}
 	config := relay.Config{
 		ServerName: relayName, Store: f.store, Logger: slog.New(slog.DiscardHandler), MaxStoreBytes: floodStore,
+		MaxWaiting: -1, // refusals don't wait either: the attacker has a connection for each request
 	}
 	if protect {
 		open, err := policy.NewOpen(policy.OpenConfig{Store: f.store, Promise: policy.Size{Bytes: floodPromise}})

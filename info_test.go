@@ -65,8 +65,8 @@ func TestInfoErrorsAreNotKept(t *testing.T) {
 // A relay that holds no answers doesn't say that it does, and no limit is none.
 func TestInfoOfRelayThatHoldsNothing(t *testing.T) {
 	for _, change := range []func(*relay.Config){
-		func(c *relay.Config) { c.MaxWait, c.MaxBatch = -1, -1 },
-		func(c *relay.Config) { c.MaxWaiting, c.MaxBatch = -1, -1 },
+		func(c *relay.Config) { c.MaxWait, c.MaxBatch, c.MaxRecords = -1, -1, -1 },
+		func(c *relay.Config) { c.MaxWaiting, c.MaxBatch, c.MaxRecords = -1, -1, -1 },
 	} {
 		_, _, body := newRig(t, change).info(http.MethodGet)
 		info, err := wire.ReadInfo([]byte(body))

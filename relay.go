@@ -47,6 +47,7 @@ type Server struct {
 	memory  memory
 	checks  *checks
 	waits   *waits
+	pauses  *pauses
 	metrics *metrics
 	health  *health
 	room    policy.Room // for mail, unless the policy gives less
@@ -76,7 +77,7 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{memory: newMemory(config.MaxInFlightBytes), checks: newChecks(), waits: newWaits(config.MaxWaiting)}
+	s := &Server{memory: newMemory(config.MaxInFlightBytes), checks: newChecks(), waits: newWaits(config.MaxWaiting), pauses: newPauses(config.MaxWaiting / 2)}
 	s.answers = newAnswers(s.memory, config.Logger)
 	if config.Store == nil {
 		s.ownStore, err = openOwnStore(config)
@@ -127,7 +128,10 @@ func (s *Server) Enabled() bool { return s.gate.enabled.Load() }
 // EndWaits answers the requests that wait for mail as if their time were over,
 // and holds none from then on. An http.Server that is shut down waits for its
 // requests, so have it call this: see http.Server.RegisterOnShutdown.
-func (s *Server) EndWaits() { s.waits.endForGood() }
+func (s *Server) EndWaits() {
+	s.waits.endForGood()
+	s.pauses.end()
+}
 
 // Close refuses new requests, ends those that wait for mail, waits for those
 // that are being answered, and closes the store if the Server opened it.
@@ -168,6 +172,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = s.answers.send(&q, answer)
 	}
 	if err != nil {
+		if isOverShare(&q, err) {
+			s.pauses.hold(r.Context(), &q)
+		}
 		s.answers.refuse(w, r, &q, err)
 	}
 }

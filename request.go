@@ -13,7 +13,8 @@ import (
 // A request goes through the stages in the order of its fields: each stage fills
 // in some, for those that follow. In each file there is one:
 //
-//	gate.go       is it ours, allowed, and from a server that may?
+//	gate.go       is it ours, allowed, and from a server that may? (pause.go: if
+//	              there are too many, the answer comes later)
 //	transfer.go   its body comes in, as far as there is memory
 //	signature.go  which server signed it?
 //	forwarder.go  it leaves mail (passing.go: another server's), or
@@ -31,7 +32,7 @@ type request struct {
 	signer             spec.ServerName
 
 	began time.Time
-	held  time.Duration // it has waited for mail
+	held  time.Duration // it has waited for mail, or for its refusal
 
 	w http.ResponseWriter // for its deadlines
 }
