@@ -45,3 +45,23 @@ func TestFailing(t *testing.T) {
 		})
 	}
 }
+
+// The commits of both stores are told, as far as the stores tell of them.
+func TestCommitsOfBoth(t *testing.T) {
+	dir := t.TempDir()
+	from, to := openSQLite(t, dir, "from", day), openSQLite(t, dir, "to", day)
+	s := newStore(from, to, Options{Logger: quiet})
+	told := make(chan store.Commit, 100)
+	stop := s.OnCommit(func(c store.Commit) { told <- c })
+	for _, one := range []store.Store{from, to} {
+		_, err := one.Put(t.Context(), store.Mail{Destination: "b", Body: make([]byte, 10)}, store.Limits{})
+		require.NoError(t, err)
+		for bytes := int64(0); bytes < 10; { // the checkup of a store commits, too
+			bytes += (<-told).Bytes
+		}
+	}
+	stop()
+	stop()
+	require.NoError(t, from.Close())
+	require.NoError(t, to.Close())
+}

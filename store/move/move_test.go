@@ -77,7 +77,7 @@ func sqlitePlace(open opener) func(testing.TB) storetest.Place {
 			Open: func(tb testing.TB, retention time.Duration) store.Store {
 				return open(tb, openSQLite(tb, dir, "from", retention), openSQLite(tb, dir, "to", retention), retention)
 			},
-			Abilities: storetest.Abilities{Notes: true, Failing: true, Measured: true, Committing: true, Managed: true},
+			Abilities: storetest.Abilities{Notes: true, Failing: true, Measured: true, Managed: true},
 			Damage: map[string]func(testing.TB, spec.ServerName, int64){
 				"body": func(tb testing.TB, _ spec.ServerName, id int64) { damage(tb, filepath.Join(dir, "to"), id) },
 			},

@@ -8,14 +8,10 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-// Stores that aren't store.Committing pass these by doing nothing.
 var committingTests = []test{{"tells of commits", testCommits}}
 
 func testCommits(r *rig) {
-	committing, ok := r.Store.(store.Committing)
-	if !ok {
-		r.Skip("the store isn't a store.Committing")
-	}
+	committing := r.Store.(store.Committing)
 	var calls, bytes int64
 	var told [2]int
 	commits := make(chan store.Commit, 1000)

@@ -161,13 +161,14 @@ var groups = []group{
 	{name: "managed", tests: managedTests},
 	{name: "managed, damage", tests: managedDamageTests, needs: Place.damages},
 	{name: "managed, private", tests: managedPrivateTests, needs: Place.hasHalves},
-	{name: "committing", tests: committingTests},
+	{name: "committing", tests: committingTests, needs: Place.commits},
 	{name: "shared", tests: sharedTests, needs: Place.shares},
 }
 
 func (p Place) opensFew() bool  { return p.OpenFew != nil }
 func (p Place) reopens() bool   { return !p.Volatile }
 func (p Place) damages() bool   { return !p.Volatile && len(p.Damage) > 0 }
+func (p Place) commits() bool   { return p.Abilities.Committing }
 func (p Place) stalls() bool    { return p.Stall != nil }
 func (p Place) crashes() bool   { return !p.Volatile && p.Crash != nil }
 func (p Place) shares() bool    { return p.Shared }
