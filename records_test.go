@@ -154,8 +154,14 @@ func TestWrongRecords(t *testing.T) {
 }
 
 // TestRecordsByMode: a relay keeps records of the servers that it acts for, and goes on
-// with those that it has.
+// with those that it has, also where the owners of mailboxes have a say.
 func TestRecordsByMode(t *testing.T) {
+	for _, owned := range []bool{false, true} {
+		testRecordsByMode(t, owned)
+	}
+}
+
+func testRecordsByMode(t *testing.T, owned bool) {
 	closed := policy.NewClosed()
 	for name, mode := range map[string]struct {
 		policy func(store.Store) (policy.Policy, error)
@@ -188,6 +194,10 @@ func TestRecordsByMode(t *testing.T) {
 		r := newRig(t, func(c *relay.Config) {
 			part, err := mode.policy(c.Store)
 			require.NoError(t, err)
+			if owned {
+				part, err = policy.NewOwners(policy.OwnersConfig{Store: c.Store, Mode: part})
+				require.NoError(t, err)
+			}
 			c.Policy = policy.All(policy.NewLimits(policy.LimitsConfig{}), part)
 		})
 		named, elsewhere := recordOf(t, r.b, 5, relayName), recordOf(t, r.b, 6, "other.example")

@@ -148,13 +148,16 @@ type Acting interface {
 
 // ActingOf returns the first part of a Policy that is Acting, ok false if there is none.
 func ActingOf(p Policy) (acting Acting, ok bool) {
-	if parts, is := p.(all); is {
-		for _, part := range parts {
+	switch p := p.(type) {
+	case all:
+		for _, part := range p {
 			if acting, ok := ActingOf(part); ok {
 				return acting, true
 			}
 		}
 		return nil, false
+	case *Owners:
+		return ActingOf(p.config.Mode)
 	}
 	acting, ok = p.(Acting)
 	return acting, ok
