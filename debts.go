@@ -14,6 +14,10 @@ import (
 // maxDebtors bounds how many debts are remembered.
 const maxDebtors = 10_000
 
+// maxDebt is more than anybody can owe. A clock was set that shows a time past 2157, for
+// which package time has no monotonic reading, if somebody does: that is forgiven.
+const maxDebt = time.Hour
+
 // debts are those of addresses, or names, for the work that they cause, as time: how
 // long it takes until a debt is paid off by waiting. If there are too many, the least
 // are forgotten.
@@ -27,7 +31,12 @@ func newDebts[K comparable]() *debts[K] { return &debts[K]{paidBy: make(map[K]ti
 func (d *debts[K]) owed(by K) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return max(time.Until(d.paidBy[by]), 0)
+	until := d.paidBy[by]
+	if time.Until(until) > maxDebt {
+		delete(d.paidBy, by)
+		return 0
+	}
+	return max(time.Until(until), 0)
 }
 
 // add charges somebody, or pays back if the cost is negative.
@@ -39,7 +48,7 @@ func (d *debts[K]) add(by K, cost time.Duration) {
 	if !owes && cost <= 0 {
 		return
 	}
-	if until.Before(now) {
+	if until.Before(now) || until.Sub(now) > maxDebt {
 		until = now
 	}
 	if until = until.Add(cost); !until.After(now) {

@@ -109,8 +109,11 @@ func (b bucket) take(now time.Time, n int64) {
 func (t *tokens) change(now time.Time, n int64) float64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if passed := now.Sub(t.at); passed > 0 {
+	switch passed := now.Sub(t.at); {
+	case passed > 0:
 		t.left = min(t.burst, t.left+passed.Seconds()*t.perSecond)
+		t.at = now
+	case passed < -time.Minute: // no two requests: a clock past 2157, which package time has to believe, was set back
 		t.at = now
 	}
 	t.left -= float64(n)

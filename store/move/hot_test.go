@@ -74,7 +74,7 @@ func TestHotMailboxOfSlowStore(t *testing.T) {
 		closeAfter(t, s)
 		var count atomic.Int64
 		count.Store(10)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour) // two and a half minutes as a rule, and with bad luck twenty
 		defer cancel()
 		var senders sync.WaitGroup
 		for range 64 {
