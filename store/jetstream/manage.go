@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
@@ -47,7 +48,7 @@ func (s *Store) heads(ctx context.Context, keys []seal.Key) ([]head, error) {
 	for i, key := range keys {
 		names[i] = s.cache.subjects.mail(key)
 	}
-	messages, err := s.engine.lastEach(ctx, names, s.engine.find)
+	messages, err := s.engine.lastEach(ctx, names, s.engine.findHead)
 	for i, m := range messages {
 		h := head{}
 		if _, err := decodeSome(m.data, &h); err == nil && seal.KeyOf(&h.mail) == keys[i] {
@@ -55,6 +56,18 @@ func (s *Store) heads(ctx context.Context, keys []seal.Key) ([]head, error) {
 		}
 	}
 	return heads, err
+}
+
+// findHead is find for the first message of mail, of which it keeps the head alone: the
+// messages of a page of large mail would take half a gigabyte.
+func (e *engine) findHead(ctx context.Context, subject string) (message, error) {
+	m, err := e.find(ctx, subject)
+	content, headErr := decodeSome(m.data, &head{})
+	if headErr != nil {
+		return message{seq: m.seq}, err
+	}
+	m.data = bytes.Clone(m.data[:len(m.data)-len(content)])
+	return m, err
 }
 
 // Recipients implements store.Managed. It asks the leader for the origin's share of each

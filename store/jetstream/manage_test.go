@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
 // Entries at the beginning of a mailbox that were removed must not be passed over with
@@ -65,6 +66,36 @@ func TestListDamaged(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, senders, 1)
 	require.EqualValues(t, 2, senders[0].Entries)
+}
+
+// Large mail is listed without keeping it in memory, damaged mail too.
+func TestListKeepsHeads(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	const n = 3
+	var subjects []string
+	for i := range n {
+		large := testMail(fmt.Sprint(i))
+		large.Body, large.Proof = make([]byte, 500<<10), []byte("proof")
+		put(t, s, large)
+		subjects = append(subjects, s.cache.subjects.mail(seal.KeyOf(&large)))
+	}
+	entries := next(t, s, "b.example")
+	overwriteEntry(t, s, "b.example", entries[n-1].ID)
+	messages, err := s.engine.lastEach(t.Context(), subjects, s.engine.findHead)
+	require.NoError(t, err)
+	for _, m := range messages {
+		require.NotZero(t, m.seq)
+		require.Less(t, cap(m.data), 1<<10)
+	}
+	listed, err := s.List(t.Context(), "b.example", 0, n)
+	require.NoError(t, err)
+	require.Len(t, listed, n)
+	for i, l := range listed[:n-1] {
+		require.Equal(t, entries[i].TransactionID, l.TransactionID)
+		require.True(t, l.Proven)
+	}
+	require.Empty(t, listed[n-1].Origin)
 }
 
 // Mail of many messages is removed with all of them.
