@@ -28,6 +28,10 @@ const (
 	// at once would hold writers up.
 	backupSync = 64
 
+	// backupSpare is how many bytes of the disk a backup leaves free. On the store's own
+	// disk mail would be refused else.
+	backupSpare = 32 << 20
+
 	// partSuffix is that of a copy that isn't whole.
 	partSuffix = "-part"
 )
@@ -36,7 +40,8 @@ const (
 // everything that was stored before the call, and is as of one moment; when Backup returns
 // nil it is durable. Calls of the store go on meanwhile: it works a third of the time, and
 // the log grows until it is done. One runs at a time, others wait. A crash leaves at most
-// PATH-part, which the next Backup to the same path removes.
+// PATH-part, which the next Backup to the same path removes. It gives store.ErrFull, at
+// once if it can tell, where the disk hasn't room for the copy and 32 MiB more.
 //
 // Pages are copied as they are, without a look at what is on them. A store that must be
 // reopened refuses. To restore, put the copy in the place of the database: see the
@@ -100,6 +105,15 @@ func noRoomOr(err error) error {
 	return err
 }
 
+// leavesRoom returns an error if so many bytes more of a copy would leave too few free.
+func leavesRoom(path string, bytes int64) error {
+	free, known := freeSpace(filepath.Dir(path))
+	if !known || free >= uint64(bytes+backupSpare) {
+		return nil
+	}
+	return fmt.Errorf("%w: the disk has %d bytes free, and must have %d", store.ErrFull, free, bytes+backupSpare)
+}
+
 // copyTo copies the database to a file and syncs that.
 func (s *Store) copyTo(ctx context.Context, path string) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -116,6 +130,10 @@ func (s *Store) copyTo(ctx context.Context, path string) (err error) {
 		return err
 	}
 	err = pinned(conn, func() error {
+		pages, err := pragma[int64](context.Background(), conn, "page_count")
+		if err = cmp.Or(err, leavesRoom(path, pages*pageSize)); err != nil {
+			return err
+		}
 		return conn.Raw(func(raw any) error { return copyPages(ctx, raw, f) })
 	})
 	return cmp.Or(err, f.Sync())
@@ -160,7 +178,7 @@ func copyPages(ctx context.Context, raw any, f *os.File) (err error) {
 			return err
 		}
 		if step%backupSync == 0 {
-			if err := f.Sync(); err != nil {
+			if err := cmp.Or(f.Sync(), leavesRoom(f.Name(), 0)); err != nil {
 				return err
 			}
 		}

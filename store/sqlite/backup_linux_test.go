@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -66,6 +67,45 @@ func TestBackupOnFullDisk(t *testing.T) {
 	require.NoFileExists(t, copied+partSuffix)
 	put(t, s, mail(1000))
 	require.NoError(t, s.Failure())
+}
+
+// A disk that fills up in the middle of a backup ends it likewise.
+func TestBackupFillsDisk(t *testing.T) {
+	need.Root(t)
+	folder := t.TempDir()
+	c := startChild(t, filepath.Join(folder, "relay.db"))
+	require.Equal(t, "ok", c.do("put 0"))
+	copied := filepath.Join(folder, "copy")
+	end := c.inject("pwrite64", "ENOSPC")
+	require.Equal(t, "full", c.do("backup "+copied))
+	require.NoFileExists(t, copied)
+	require.NoFileExists(t, copied+partSuffix)
+	end()
+	require.Equal(t, "ok", c.do("put 1"))
+	c.stop()
+}
+
+// A backup that has no room on the store's own disk doesn't use that up before it fails:
+// mail would be refused.
+func TestBackupLeavesRoomForMail(t *testing.T) {
+	small := smallDisk(t, "48m")
+	s := openQuietly(t, filepath.Join(small, "relay.db"), Options{})
+	for n := range 24 {
+		large := mail(n)
+		large.Body = bytes.Repeat([]byte{byte(n)}, 1<<20)
+		put(t, s, large)
+	}
+	outcome := make(chan error, 1)
+	go func() { outcome <- s.Backup(t.Context(), filepath.Join(small, "copy")) }()
+	for n := 1000; ; n++ {
+		put(t, s, mail(n))
+		select {
+		case err := <-outcome:
+			require.ErrorIs(t, err, store.ErrFull)
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // A copy that isn't on the disk gets no name.
