@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,9 @@ const (
 	// announceEvery is how often one is signed at most because of a record that this
 	// server doesn't know.
 	announceEvery = time.Hour
+
+	// maxLeft bounds the relays that are kept though they were left.
+	maxLeft = 64
 )
 
 // An announcer makes this server's own record, and brings it to relays.
@@ -46,11 +50,14 @@ type announcer struct {
 	self   fclient.SigningIdentity
 
 	retries *backoffs[spec.ServerName] // of relays that a record is owed to
+	checks  *backoffs[spec.ServerName] // of relays that don't tell which record they have
 
-	signing sync.Mutex // one record at a time
+	signing chan struct{} // holds a token while a record is made or brought
 
-	// When our relays were asked, and when a record was taken over. Guarded by signing.
-	checked, tookOver time.Time
+	// When each of our relays last told which record it has, and when a record was taken
+	// over. Guarded by signing.
+	checked  map[spec.ServerName]time.Time
+	tookOver time.Time
 
 	mu  sync.Mutex
 	own *own // replaced, never changed; nil: nothing was announced
@@ -74,7 +81,9 @@ type own struct {
 }
 
 func openAnnouncer(ctx context.Context, a *announcer) (*announcer, error) {
-	a.retries = newBackoffs[spec.ServerName](Backoff{First: time.Minute, Most: time.Hour})
+	slowly := Backoff{First: time.Minute, Most: time.Hour}
+	a.retries, a.checks = newBackoffs[spec.ServerName](slowly), newBackoffs[spec.ServerName](slowly)
+	a.signing, a.checked = make(chan struct{}, 1), make(map[spec.ServerName]time.Time)
 	value, err := notebook.Read(ctx, a.notes, ownNote)
 	if err != nil {
 		return nil, fmt.Errorf("client: own record: %w", err)
@@ -142,17 +151,36 @@ func (a *announcer) keep(ctx context.Context, o own) error {
 // announce signs a record that names these relays, once each of them has been asked for
 // mail, so that it knows this server, and brings it to those that are to have it.
 func (a *announcer) announce(ctx context.Context, relays []spec.ServerName) error {
-	a.signing.Lock()
-	defer a.signing.Unlock()
-	before := a.current()
-	if err := a.claim(ctx, relays, before); err != nil {
+	if err := a.claim(ctx, relays, a.current()); err != nil {
 		return err
 	}
-	if err := a.sign(ctx, relays, before); err != nil {
+	if err := a.lock(ctx); err != nil {
+		return err
+	}
+	defer a.unlock()
+	if err := a.sign(ctx, relays, a.current()); err != nil {
 		return err
 	}
 	a.bring(ctx)
 	return nil
+}
+
+// lock has one record be made or brought at a time. The wait ends with ctx.
+func (a *announcer) lock(ctx context.Context) error {
+	select {
+	case a.signing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("client: own record: %w", ctx.Err())
+	}
+}
+
+func (a *announcer) unlock() { <-a.signing }
+
+// anew forgets all failures, since there is another network.
+func (a *announcer) anew() {
+	a.retries.anew()
+	a.checks.anew()
 }
 
 // claim asks those relays for mail that aren't in use yet.
@@ -186,9 +214,9 @@ func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *
 		draft.Relays = append(draft.Relays, wire.RecordRelay{Name: relay})
 		delete(left, relay)
 	}
-	maps.DeleteFunc(left, func(_ spec.ServerName, until uint64) bool { return until <= uint64(max(now.UnixMilli(), 0)) })
+	forgetOldest(left)
 	for relay := range left {
-		owed = append(owed, relay)
+		owed = append(owed, relay) // see bring
 	}
 	slices.Sort(owed)
 	draft.Expires = uint64(max(now.Add(freshFor).UnixMilli(), 0))
@@ -199,8 +227,18 @@ func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *
 	return a.keep(ctx, own{Made: now.Unix(), Left: left, Owed: slices.Compact(owed), record: &record})
 }
 
-// bring brings the record to the relays that it is owed to, as far as they can be reached.
-// If one has a newer record, that one is taken over.
+// forgetOldest bounds the relays that were left. It doesn't go by the clock, which may be
+// wrong now: one that has expired isn't used, and is there if the clock is set right.
+func forgetOldest(left map[spec.ServerName]uint64) {
+	for len(left) > maxLeft {
+		delete(left, slices.MinFunc(slices.Collect(maps.Keys(left)), func(a, b spec.ServerName) int {
+			return cmp.Compare(left[a], left[b])
+		}))
+	}
+}
+
+// bring brings the record to the relays that it is owed to, as far as they can be reached
+// and it is still about them. If one has a newer record, that one is taken over.
 func (a *announcer) bring(ctx context.Context) {
 	o := a.current()
 	if o == nil || len(o.Owed) == 0 {
@@ -208,15 +246,16 @@ func (a *announcer) bring(ctx context.Context) {
 	}
 	var all sync.WaitGroup
 	done, conflicts := make([]bool, len(o.Owed)), make([]bool, len(o.Owed))
+	inUse := o.relays(time.Now())
 	for i, relay := range o.Owed {
-		if a.retries.wait(relay) > 0 {
+		if done[i] = !slices.Contains(inUse, relay); done[i] || a.retries.wait(relay) > 0 {
 			continue
 		}
 		all.Go(func() {
 			err := a.caller.PutRelayRecord(ctx, relay, *o.record)
 			var e *wire.Error
 			conflicts[i] = errors.As(err, &e) && e.Status == http.StatusConflict
-			done[i] = err == nil || refuses(err)
+			done[i] = err == nil || refuses(err) || isUnknownThere(err)
 			switch {
 			case done[i]:
 				a.retries.succeeded(relay)
@@ -237,11 +276,13 @@ func (a *announcer) bring(ctx context.Context) {
 	if len(changed.Owed) < len(o.Owed) {
 		a.warn(ctx, a.keep(ctx, changed))
 	}
+	var newer []spec.ServerName
 	for i, relay := range o.Owed {
 		if conflicts[i] {
-			a.checkOwn(ctx, relay)
+			newer = append(newer, relay)
 		}
 	}
+	a.checkOwn(ctx, newer)
 }
 
 // owes reports whether the record is owed to any relay.
@@ -256,10 +297,40 @@ func (a *announcer) warn(ctx context.Context, err error) {
 	}
 }
 
-// checkOwn asks a relay for this server's record.
-func (a *announcer) checkOwn(ctx context.Context, relay spec.ServerName) {
-	if found, err := a.caller.RelayRecord(ctx, relay, a.self.ServerName); err == nil {
+// checkOwn asks relays for this server's record.
+func (a *announcer) checkOwn(ctx context.Context, relays []spec.ServerName) {
+	var all sync.WaitGroup
+	found, errs := make([]wire.RelayRecord, len(relays)), make([]error, len(relays))
+	for i, relay := range relays {
+		all.Go(func() { found[i], errs[i] = a.caller.RelayRecord(ctx, relay, a.self.ServerName) })
+	}
+	all.Wait()
+	for i, relay := range relays {
+		a.told(ctx, relay, found[i], errs[i])
+	}
+}
+
+// told is for the answer of a relay about this server's record. One that is named and has
+// none, or an older one, has lost it, and gets it again.
+func (a *announcer) told(ctx context.Context, relay spec.ServerName, found wire.RelayRecord, err error) {
+	if err != nil && !refuses(err) && !isUnknownThere(err) {
+		if ctx.Err() == nil {
+			a.checks.failed(relay, 0)
+		}
+		return
+	}
+	a.checks.succeeded(relay)
+	note(a.checked, relay, time.Now())
+	if err == nil {
 		a.takeOver(ctx, found, relay)
+	}
+	o := a.current()
+	var e *wire.Error
+	lost := err == nil && found.Precedes(o.record) || errors.As(err, &e) && e.Code == spec.ErrorNotFound
+	if lost && o.record.Names(relay) && !slices.Contains(o.Owed, relay) {
+		owing := *o
+		owing.Owed = append(slices.Clone(o.Owed), relay)
+		a.warn(ctx, a.keep(ctx, owing))
 	}
 }
 
@@ -281,8 +352,10 @@ func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from s
 // tend does what is due: brings the record where it is owed, looks for one that this
 // server doesn't know, besides the one that it was shown, if any, and signs it anew.
 func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
-	a.signing.Lock()
-	defer a.signing.Unlock()
+	if a.lock(ctx) != nil {
+		return
+	}
+	defer a.unlock()
 	o := a.current()
 	if o == nil {
 		return
@@ -291,12 +364,9 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 	if shown != nil {
 		a.takeOver(ctx, *shown, "")
 	}
-	if now.Sub(a.checked) >= checkOwnEvery {
-		a.checked = now
-		for _, relay := range o.relays(now) {
-			a.checkOwn(ctx, relay)
-		}
-	}
+	a.checkOwn(ctx, slices.DeleteFunc(o.relays(now), func(relay spec.ServerName) bool {
+		return now.Sub(a.checked[relay]) < checkOwnEvery || a.checks.wait(relay) > 0
+	}))
 	o = a.current()
 	if age := now.Sub(time.Unix(o.Made, 0)); age >= renewAfter || age < 0 && !o.record.IsFresh(now) {
 		a.warn(ctx, a.sign(ctx, namesOf(o.record), o))

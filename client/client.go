@@ -222,10 +222,13 @@ func isAnswer(body []byte, err error) error {
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(body, &object); err != nil {
-		return errors.New("client: the answer isn't a JSON object")
+		return fmt.Errorf("client: %w", errNoAnswer)
 	}
 	return nil
 }
+
+// errNoAnswer says that a success isn't an answer to what was asked, but a page, perhaps.
+var errNoAnswer = errors.New("the answer isn't a JSON object of the right kind")
 
 // ErrNotPassedOn says that a server doesn't know proofs of origin, so that it
 // would treat forwarded mail as the forwarder's own, which is of no use to anybody.

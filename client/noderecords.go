@@ -56,10 +56,14 @@ func (n *Node) openRecords(ctx context.Context, config NodeConfig, notes store.N
 // the record while Run runs. An error means that nothing was changed. The Node signs the
 // record anew in time, fetches from a relay that it has left until the last record that
 // names that one has expired, and logs a record of its own that it doesn't know.
+// Close ends it.
 func (n *Node) Announce(ctx context.Context, relays ...spec.ServerName) error {
 	if !n.caller.isWhole() {
 		return fmt.Errorf("client: announce: %w", errNeedsTransport)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.stop, cancel)()
 	if err := n.announcer.announce(ctx, relays); err != nil {
 		return fmt.Errorf("client: announce: %w", err)
 	}

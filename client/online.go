@@ -86,6 +86,7 @@ func (n *Node) period(ctx context.Context) (period context.Context, switched <-c
 func (n *Node) work(ctx context.Context, again bool) (wait func()) {
 	if again {
 		n.outbox.anew()
+		n.announcer.anew()
 	}
 	var all sync.WaitGroup
 	all.Go(func() { n.outbox.run(ctx) })
@@ -104,6 +105,8 @@ func (n *Node) Online() {
 	n.outbox.anew()
 	n.receiver.Online()
 	n.policies.wake()
+	n.announcer.anew()
+	n.book.awake()
 }
 
 // Offline says that there is no network, for a phone in a tunnel: no request

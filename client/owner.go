@@ -82,7 +82,7 @@ func (c *Caller) own(ctx context.Context, method string, relay spec.ServerName, 
 		return fmt.Errorf("client: %s at %s: %w", uri, relay, err)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("client: %s at %s: the answer can't be read: %w", uri, relay, err)
+		return fmt.Errorf("client: %s at %s: %w: %w", uri, relay, errNoAnswer, err)
 	}
 	return nil
 }
@@ -111,10 +111,18 @@ func (c *Caller) agree(ctx context.Context, relay spec.ServerName, want MailboxP
 	})
 }
 
-// isUnknownThere reports whether an error says that a relay doesn't know a request.
+// isUnknownThere reports whether an error says that a relay doesn't know a request, as
+// relays and the proxies in front of them say it.
 func isUnknownThere(err error) bool {
 	var e *wire.Error
-	return errors.As(err, &e) && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed)
+	if !errors.As(err, &e) {
+		return errors.Is(err, errNoAnswer)
+	}
+	switch e.Status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		return true
+	}
+	return false
 }
 
 // Leave has this server's mailbox at a relay take no more mail: see wire.Leaving. It

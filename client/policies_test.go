@@ -213,6 +213,21 @@ func TestNodePolicyAsksSeldom(t *testing.T) {
 	})
 }
 
+// A server that answers unknown paths in its own way isn't asked again and again.
+func TestNodePolicyOddAnswers(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusBadRequest, http.StatusNotImplemented} {
+		own := &ownRequests{asked: make(map[string]int)}
+		inNodeWorld(t, func(c *client.NodeConfig) { own.RoundTripper, c.Transport = c.Transport, own }, func(w *nodeWorld) {
+			box := w.relay(r1)
+			w.net.Set(r1, relaytest.Host{Handler: oddPaths{status, box.Server}})
+			w.setRelays(a.ServerName, r1)
+			w.setPolicy("b")
+			time.Sleep(47 * time.Hour)
+			require.Equal(t, map[string]int{"GET mailbox": 2}, own.take(), status)
+		})
+	}
+}
+
 func TestPoliciesThatNobodyTakes(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		for _, p := range []client.MailboxPolicy{

@@ -31,6 +31,9 @@ type recordWorld struct {
 	net   *relaytest.Network
 	nodes []*recordNode
 
+	// change, if it isn't nil, changes the configuration of each Node.
+	change func(*client.NodeConfig)
+
 	mu    sync.Mutex
 	asked []string // requests, as their origin, method, server and path
 }
@@ -99,12 +102,16 @@ func (w *recordWorld) node(is *relaytest.Node) *recordNode {
 }
 
 func (n *recordNode) open() {
-	var err error
-	n.Node, err = client.OpenNode(n.world.Context(), client.NodeConfig{
+	config := client.NodeConfig{
 		Identity: n.is.SigningIdentity, Transport: n, Store: n.mail, Keys: relaytest.Keys(), Handle: n.handle,
 		Logger:   slog.New(slog.NewTextHandler(&n.log, nil)),
 		Receiver: client.ReceiverConfig{Wait: -1, PollInterval: -1}, // see pass,
-	})
+	}
+	if n.world.change != nil {
+		n.world.change(&config)
+	}
+	var err error
+	n.Node, err = client.OpenNode(n.world.Context(), config)
 	require.NoError(n.world, err)
 	n.running.Go(func() { require.NoError(n.world, n.Run(context.Background())) })
 }
