@@ -188,13 +188,16 @@ func (b *book) take(ctx context.Context, record wire.RelayRecord, kept bool) err
 	if !kept && b.isFull(record.Server) {
 		return fmt.Errorf("client: record of %s: there is no room for more of strangers", record.Server)
 	}
-	err := b.change(ctx, record.Server, func(p *page) error {
-		newer := p.record == nil
-		if !newer {
-			var err error
-			if newer, err = record.Replaces(ctx, p.record, b.keys, time.Now()); err != nil {
-				return err
-			}
+	held := b.page(record.Server).record
+	newer, err := held == nil, error(nil)
+	if !newer { // which may look up keys, so nothing may be locked
+		if newer, err = record.Replaces(ctx, held, b.keys, time.Now()); err != nil {
+			return err
+		}
+	}
+	err = b.change(ctx, record.Server, func(p *page) error {
+		if p.record != held {
+			newer = p.record.Precedes(&record) // another one came meanwhile
 		}
 		if !newer && (p.Kept || !kept) {
 			return errOlder

@@ -45,9 +45,12 @@ func TestNewsByTransaction(t *testing.T) {
 // sendRecord has a node's relay take a transaction of from with a record in it.
 func (w *recordWorld) sendRecord(from, to *relaytest.Node, relay spec.ServerName, record []byte) {
 	w.Helper()
-	body := fmt.Appendf(nil, `{"pdus":[],"edus":[{"edu_type":"org.matrixrelay.relays","content":%s}]}`, record)
-	made := client.Transaction{ID: "record", Destination: to.ServerName, Body: json.RawMessage(body)}
+	made := client.Transaction{ID: "record", Destination: to.ServerName, Body: recordBody(record)}
 	require.NoError(w, caller(w.T, w.net, from).Send(w.Context(), relay, made))
+}
+
+func recordBody(record []byte) json.RawMessage {
+	return fmt.Appendf(nil, `{"pdus":[],"edus":[{"edu_type":"org.matrixrelay.relays","content":%s}]}`, record)
 }
 
 // TestRecordsInTransactions: a server's own record is taken from a transaction, and no
