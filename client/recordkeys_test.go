@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,12 +11,63 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
 )
+
+// TestWithdrawnKeyOfRecord: a record with the greatest number, signed by a key that was
+// stolen, is replaced by that of a relay once the key is withdrawn.
+func TestWithdrawnKeyOfRecord(t *testing.T) {
+	keys := &keysOf{}
+	inRecordWorld(t, func(w *recordWorld) {
+		w.change = func(c *client.NodeConfig) { c.Keys = keys }
+		for _, name := range []spec.ServerName{r1, r2} {
+			_, err := w.net.AddRelay(relay.Config{ServerName: name, Keys: keys, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+		}
+		alice, bob := w.node(a), w.node(b)
+		stolen := b.SigningIdentity
+		stolen.KeyID = "ed25519:stolen"
+		evil, err := wire.SignRelayRecord(wire.RelayRecord{
+			Seq: wire.MaxInteger, Expires: uint64(time.Now().Add(24 * time.Hour).UnixMilli()),
+			Relays: []wire.RecordRelay{{Name: r1}},
+		}, stolen)
+		require.NoError(t, err)
+		require.NoError(t, alice.AddRecord(w.Context(), evil))
+		keys.withdrawn.Store(true)
+		bob.announce(r1, r2)
+		alice.write(bob, "1")
+		w.pass(2 * time.Hour)
+		bob.requireGot("1")
+		require.Equal(t, []spec.ServerName{r1, r2}, alice.Relays(b.ServerName))
+	})
+}
+
+// TestInterruptedQuestion: a question about a record that ends since there is no network
+// is asked again when there is one.
+func TestInterruptedQuestion(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1)
+		alice, bob := w.node(a), w.node(b)
+		bob.announce(r1)
+		alice.add(bob.Link())
+		host := w.net.Host(r1)
+		w.net.Set(r1, relaytest.Host{Hangs: true})
+		alice.write(bob, "1")
+		time.Sleep(5 * time.Second)
+		alice.Offline()
+		w.net.Set(r1, host)
+		w.pass(time.Minute) // brings it online
+		bob.Online()
+		time.Sleep(time.Minute)
+		bob.requireGot("1")
+	})
+}
 
 // TestSlowKeysHoldUpNobody: a server whose keys can't be looked up holds up nothing that
 // is for others.

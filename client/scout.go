@@ -183,7 +183,12 @@ func (s *scout) askAll(ctx context.Context, server spec.ServerName, p *page) (ne
 		if relay.Name == s.book.self || !p.isDue(relay.Name, time.Now()) || !s.mayAsk(pair{relay.Name, server}) {
 			continue
 		}
-		all.Go(func() { s.ask(ctx, pair{relay.Name, server}, p.record) })
+		all.Go(func() {
+			s.ask(ctx, pair{relay.Name, server}, p.record)
+			if ctx.Err() != nil { // it may not have come to the relay
+				s.unask(pair{relay.Name, server})
+			}
+		})
 	}
 	all.Wait()
 	return s.book.page(server).record != p.record
@@ -193,6 +198,15 @@ func (s *scout) mayAsk(p pair) bool {
 	s.book.mu.Lock()
 	defer s.book.mu.Unlock()
 	return s.book.todo.mayAsk(p, time.Now())
+}
+
+// unask has a relay count as not asked.
+func (s *scout) unask(p pair) {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	delete(s.book.todo.asked, p)
+	delete(s.book.todo.hosts, p.relay)
+	delete(s.book.todo.hinted, p.relay)
 }
 
 // ask asks one relay for a server's record, and brings it the one that is known if that is
@@ -211,18 +225,18 @@ func (s *scout) ask(ctx context.Context, p pair, known *wire.RelayRecord) {
 	s.book.mu.Lock()
 	note(s.book.todo.proven, p.relay, time.Now())
 	s.book.mu.Unlock()
-	if got.Precedes(known) {
+	err = s.book.take(ctx, got, true) // also an older one, if the key of the other is withdrawn
+	switch {
+	case err != nil && !errors.Is(err, errOlder):
+		s.book.logger.Warn("client: records", "server", p.destination, "relay", p.relay, "error", err)
+	case err != nil && got.Precedes(known):
 		err = s.caller.PutRelayRecord(ctx, p.relay, *known)
 		if err == nil || refuses(err) {
 			s.note(ctx, p, err == nil)
 		}
-		return
+	default:
+		s.note(ctx, p, got.Names(p.relay))
 	}
-	if err := s.book.take(ctx, got, true); err != nil && !errors.Is(err, errOlder) {
-		s.book.logger.Warn("client: records", "server", p.destination, "relay", p.relay, "error", err)
-		return
-	}
-	s.note(ctx, p, got.Names(p.relay))
 }
 
 // refuses reports whether a relay has said that it has no record that is right. Any other
@@ -272,6 +286,9 @@ func (s *scout) check(ctx context.Context, p pair, seq uint64) {
 	got, err := s.caller.RelayRecord(ctx, p.relay, p.destination)
 	if err == nil {
 		err = s.book.take(ctx, got, true)
+	}
+	if ctx.Err() != nil {
+		s.unask(p)
 	}
 	if err != nil || got.Seq < seq {
 		return
