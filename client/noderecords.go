@@ -105,10 +105,13 @@ func (n *Node) writesTo(ctx context.Context, server spec.ServerName) {
 		return
 	}
 	err := n.book.change(ctx, server, func(p *page) error {
+		if p.Kept && p.Written {
+			return errOlder // nothing is new
+		}
 		p.Kept, p.Written = true, true
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errOlder) {
 		n.logger.Warn("client: records", "server", server, "error", err)
 	}
 	n.book.awake()
@@ -151,7 +154,10 @@ func (n *Node) tell(ctx context.Context) {
 				return nil
 			})
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, store.ErrFull): // for that server, perhaps, and the others have room
+			n.logger.Debug("client: records", "server", server, "error", err)
+		case err != nil:
 			if ctx.Err() == nil {
 				n.logger.Warn("client: records", "server", server, "error", err)
 			}

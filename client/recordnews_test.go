@@ -2,11 +2,13 @@ package client_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -39,6 +42,69 @@ func TestNewsByTransaction(t *testing.T) {
 		bob.requireGot("1", "3")
 		alice.requireGot("2")
 		require.Equal(t, []spec.ServerName{r3}, alice.Relays(b.ServerName))
+	})
+}
+
+// TestFullQueueHoldsUpNoRecord: that no more can wait for one server keeps no other from
+// hearing of the record.
+func TestFullQueueHoldsUpNoRecord(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.change = func(c *client.NodeConfig) { c.Outbox.Limits = store.Limits{Entries: 2} }
+		w.relays(r1, r2)
+		alice := w.node(a)
+		alice.announce(r1)
+		const living = "1.example"
+		dead, there := &recordNode{is: relaytest.NewNamed("0.example")}, w.net.AddHomeserver(living)
+		w.net.SetOffline(living, true)
+		alice.write(dead, "1")
+		alice.write(&recordNode{is: relaytest.NewNamed(living)}, "1")
+		w.pass(time.Minute)
+		require.ErrorIs(t, alice.Enqueue(w.Context(), client.Transaction{
+			ID: "2", Destination: dead.is.ServerName, Body: []byte(`{"pdus":[]}`),
+		}), store.ErrFull)
+		w.net.SetOffline(living, false)
+		w.pass(time.Hour)
+		before := len(there.Sent())
+		require.Equal(t, 2, before)
+		alice.announce(r2)
+		w.pass(2 * time.Hour)
+		require.Len(t, there.Sent(), before+1)
+	})
+}
+
+// countingNotes counts the writes of notes.
+type countingNotes struct {
+	notedStore
+	writes atomic.Int64
+}
+
+func (c *countingNotes) SetNotes(ctx context.Context, notes []store.Note) error {
+	c.writes.Add(1)
+	return c.notedStore.SetNotes(ctx, notes)
+}
+
+// TestWritingOffline: a server that hasn't heard of the record yet costs a note once, and
+// not with each transaction.
+func TestWritingOffline(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		counting := &countingNotes{}
+		w.change = func(c *client.NodeConfig) {
+			counting.notedStore = c.Store.(notedStore)
+			c.Store = counting
+		}
+		w.relays(r1)
+		alice := w.node(a)
+		alice.announce(r1)
+		alice.Offline()
+		alice.away = true
+		w.pass(time.Minute)
+		bob := &recordNode{is: b}
+		alice.write(bob, "1")
+		before := counting.writes.Load()
+		for i := range 10 {
+			alice.write(bob, fmt.Sprint("x", i))
+		}
+		require.Equal(t, before, counting.writes.Load())
 	})
 }
 
