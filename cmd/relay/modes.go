@@ -164,11 +164,15 @@ func (a *access) readList(list *policy.Closed) error {
 	return nil
 }
 
+// errNoList says that there is nothing that SIGHUP could have read again.
+var errNoList = errors.New("there is none to read: --for-file isn't given")
+
 // reloadOnHangUp calls reload at each SIGHUP until stop is called. A list that can't be
-// read changes nothing.
+// read changes nothing. Without a list SIGHUP does nothing either: else the reload of a
+// service would end the relay.
 func reloadOnHangUp(reload func() error, log *slog.Logger) (stop func()) {
 	if reload == nil {
-		return func() {}
+		reload = func() error { return errNoList }
 	}
 	hangUps := make(chan os.Signal, 1)
 	signal.Notify(hangUps, syscall.SIGHUP)

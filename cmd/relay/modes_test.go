@@ -103,6 +103,21 @@ func TestClosedByFile(t *testing.T) {
 	require.NoError(t, put(t, p.network(), a, a.Transaction(c.ServerName, "u", 1, 300)))
 }
 
+// Without a list a SIGHUP, as `systemctl reload` sends it, changes nothing.
+func TestHangUpWithoutList(t *testing.T) {
+	p := start(t, "--db", inMemory)
+	p.signal(syscall.SIGHUP)
+	require.Eventually(t, func() bool {
+		select {
+		case <-p.ended:
+			return true
+		default:
+			return strings.Contains(p.logged(), "the list of servers stays as it was")
+		}
+	}, patience, 10*time.Millisecond)
+	p.stop() // which fails if it has ended
+}
+
 func TestInvites(t *testing.T) {
 	a, b, c := relaytest.NewNode("a"), relaytest.NewNode("b"), relaytest.NewNode("c")
 	file, db := filepath.Join(t.TempDir(), "invite.key"), database(t)
