@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/matrixrelay/relay/bounded"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -20,10 +21,14 @@ type webServer struct {
 
 func (s *webServer) address() string { return s.listener.Addr().String() }
 
+// operatorConnections bounds those of each such server. Strangers may reach it, too, before
+// they are asked for a token, and must leave the relay its files.
+const operatorConnections = 256
+
 // newOperatorServer serves something to the operator.
 func newOperatorServer(listener net.Listener, handler http.Handler, log *slog.Logger) *webServer {
-	failures := newErrorLog(log)
-	return &webServer{listener: listener, failures: failures, Server: &http.Server{
+	failures, few := newErrorLog(log), bounded.Listen(listener, bounded.Options{Connections: operatorConnections})
+	return &webServer{listener: few, failures: failures, Server: &http.Server{
 		Handler:     uncached(handler),
 		ReadTimeout: headerTimeout, WriteTimeout: time.Minute, IdleTimeout: idleTimeout,
 		ErrorLog: failures.logger(),
