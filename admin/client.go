@@ -97,6 +97,9 @@ func call[T any](ctx context.Context, c *Client, path string, query url.Values, 
 	if err := json.Unmarshal(read, &answer); err != nil {
 		return answer, fmt.Errorf("admin: the answer: %w", err)
 	}
+	if bytes.Equal(bytes.TrimSpace(read), []byte("null")) { // no Desk answers this
+		return answer, errors.New("admin: the answer is empty")
+	}
 	return answer, nil
 }
 

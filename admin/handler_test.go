@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/admin"
+	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -107,6 +109,23 @@ func TestClientFollowsNowhere(t *testing.T) {
 	require.False(t, asked)
 }
 
+// Another program at the address may answer anything.
+func TestClientOfAnotherProgram(t *testing.T) {
+	for _, text := range []string{"null", " null\n", "", "[", "<html>", `"x"`} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) }))
+		client := newClient(t, server.URL, "")
+		_, err := client.Status(t.Context())
+		require.Error(t, err, "%q", text)
+		_, err = admin.PurgeAll(t.Context(), client, admin.Purge{Origin: "a"}, nil)
+		require.Error(t, err, "%q", text)
+		_, err = admin.VerifyAll(t.Context(), client, nil)
+		require.Error(t, err, "%q", text)
+		_, err = client.Block(t.Context(), policy.Block{What: "a"})
+		require.Error(t, err, "%q", text)
+		server.Close()
+	}
+}
+
 func TestClientAddresses(t *testing.T) {
 	for _, wrong := range []string{"", "relay.sock", "ftp://relay.example", "http://", "http://relay.example?x=1", "://"} {
 		_, err := admin.NewClient(wrong, "")
@@ -119,6 +138,7 @@ func TestListenUnix(t *testing.T) {
 	path := filepath.Join(dir, "admin.sock")
 	first, err := admin.ListenUnix(path)
 	require.NoError(t, err)
+	require.Equal(t, path, first.Addr().String())
 	info, err := os.Lstat(path)
 	require.NoError(t, err)
 	require.Equal(t, os.ModeSocket|0o600, info.Mode())

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -112,10 +113,13 @@ func checkFree(path string) error {
 		return errors.New("there is a file that isn't a socket")
 	}
 	conn, err := net.Dial("unix", path)
-	if err != nil {
+	switch {
+	case err == nil:
+		return errors.Join(ErrInUse, conn.Close())
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return nil // nobody listens
 	}
-	return errors.Join(ErrInUse, conn.Close())
+	return err // a program that has no time now, or that isn't ours to ask
 }
 
 // A unixListener removes its file when it's closed, if that is still its own.
@@ -128,6 +132,10 @@ type unixListener struct {
 	err  error
 }
 
+// Addr implements net.Listener. The listener within knows the name that the file had first.
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close implements net.Listener.
 func (l *unixListener) Close() error {
 	l.once.Do(func() {
 		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.file) {
