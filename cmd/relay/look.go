@@ -40,9 +40,9 @@ func statusText(s *admin.Status) string {
 	if s.ServerName != "" {
 		row("relay", fmt.Sprintf("%s, version %s, up for %v", s.ServerName, s.Version, s.Now.Sub(s.Started).Round(time.Second)))
 	}
-	row("mail", heldText(s.Servers))
+	row("mail", heldText(s.Servers, s.MaxEntries, s.MaxBytes))
 	if s.Private.Entries > 0 {
-		row("own queues", heldText(s.Private))
+		row("own queues", heldText(s.Private, 0, 0))
 	}
 	if s.Files != nil {
 		row("files", fmt.Sprintf("%s, and a log of %s", bytesText(s.Files.Database), bytesText(s.Files.Log)))
@@ -57,8 +57,15 @@ func statusText(s *admin.Status) string {
 	return strings.TrimSuffix(text.String(), "\n")
 }
 
-func heldText(h admin.Held) string {
-	text := fmt.Sprintf("%d transactions, %s", h.Entries, bytesText(h.Bytes))
+// heldText says how much mail there is, and how much there may be if that isn't 0.
+func heldText(h admin.Held, maxEntries, maxBytes int64) string {
+	text := fmt.Sprintf("%d transactions", h.Entries)
+	if maxEntries > 0 {
+		text += fmt.Sprintf(" of %d", maxEntries)
+	}
+	if text += ", " + bytesText(h.Bytes); maxBytes > 0 {
+		text += " of " + bytesText(maxBytes)
+	}
 	if h.SetAside > 0 {
 		text += fmt.Sprintf(", and %d that can't be read", h.SetAside)
 	}

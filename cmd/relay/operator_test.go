@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/admin"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/relaytest"
@@ -43,7 +44,9 @@ func TestOperate(t *testing.T) {
 	status := toolJSON[admin.Status](t, "status", "--db", db)
 	require.EqualValues(t, 3, status.Servers.Entries)
 	require.Equal(t, relayName, status.ServerName)
-	require.Contains(t, tool(t, "status", "--db", db), "3 transactions")
+	require.EqualValues(t, relay.DefaultMaxStoreEntries, status.MaxEntries)
+	require.EqualValues(t, relay.DefaultMaxStoreBytes, status.MaxBytes)
+	require.Regexp(t, `3 transactions of 10000000, .* of 17\.2 GB`, tool(t, "status", "--db", db))
 	boxes := toolJSON[[]admin.Mailbox](t, "mailboxes", "--db", db)
 	require.Len(t, boxes, 1)
 	require.EqualValues(t, 3, boxes[0].Entries)
@@ -122,16 +125,16 @@ func TestOperateWithToken(t *testing.T) {
 
 // Problems have an exit status of their own.
 func TestProblems(t *testing.T) {
-	relay := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var answer any = admin.Status{Problems: []string{"The disk is full."}}
 		if strings.Contains(r.URL.Path, "verify") {
 			answer = admin.Verified{Entries: 7, Damaged: []admin.Damaged{{Mailbox: "b.example", SetAside: 2}}}
 		}
 		_ = json.NewEncoder(w).Encode(answer)
 	}))
-	defer relay.Close()
+	defer server.Close()
 	for command, want := range map[string]string{"status": "The disk is full.", "verify": "DAMAGED: b.example: 2 transactions"} {
-		status, stdout, _ := runTool(t, command, "--admin", relay.URL)
+		status, stdout, _ := runTool(t, command, "--admin", server.URL)
 		require.Equal(t, exitProblem, status)
 		require.Contains(t, stdout, want)
 	}

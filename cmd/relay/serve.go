@@ -88,7 +88,10 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, server.Close()) }() // before the others
 
-	desk := admin.Config{Store: mail, ServerName: id.ServerName, Version: thisBuild().Version, Blocklist: blocks, Ready: server.Health, Logger: log}
+	desk := admin.Config{
+		Store: mail, ServerName: id.ServerName, Version: thisBuild().Version, Blocklist: blocks, Ready: server.Health, Logger: log,
+		MaxEntries: config.MaxStoreEntries, MaxBytes: config.MaxStoreBytes,
+	}
 	return serveWeb(ctx, o, id, server, desk, registry, log)
 }
 
