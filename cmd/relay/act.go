@@ -46,8 +46,8 @@ func (p *purging) run(ctx context.Context, c *cobra.Command, operator admin.Oper
 		Mailbox: spec.ServerName(p.mailbox), Origin: spec.ServerName(p.origin),
 		ExpiresMS: time.Duration(max(p.expires, 0)).Milliseconds(), DryRun: true,
 	}
-	if which.Mailbox == "" && which.Origin == "" && which.ExpiresMS == 0 {
-		return usageError{errors.New("at least one of --mailbox, --origin and --expires-within is required")}
+	if err := p.check(c, which); err != nil {
+		return usageError{err}
 	}
 	if p.dryRun || !p.yes {
 		found, err := admin.PurgeAll(ctx, operator, which, nil)
@@ -72,6 +72,20 @@ func (p *purging) run(ctx context.Context, c *cobra.Command, operator admin.Oper
 		return fmt.Errorf("%d transactions were removed, and then: %w", removed.Entries, err)
 	}
 	return showPurged(c, "were removed", removed)
+}
+
+// check refuses an option that is given and is empty, such as a variable of a script that
+// isn't set: without it, more mail would be removed than was meant.
+func (p *purging) check(c *cobra.Command, which admin.Purge) error {
+	for name, empty := range map[string]bool{"mailbox": p.mailbox == "", "origin": p.origin == "", "expires-within": which.ExpiresMS == 0} {
+		if c.Flags().Changed(name) && empty {
+			return fmt.Errorf("--%s is empty, or less than a millisecond; leave it out if it doesn't matter", name)
+		}
+	}
+	if which == (admin.Purge{DryRun: true}) {
+		return errors.New("at least one of --mailbox, --origin and --expires-within is required")
+	}
+	return nil
 }
 
 func showPurged(c *cobra.Command, how string, p admin.Purged) error {

@@ -94,6 +94,10 @@ func TestOperate(t *testing.T) {
 		{"--admin is required", []string{"status", "--db", inMemory}, exitUsage},
 		{"isn't blocked", []string{"unblock", nameA, "--db", db}, exitFailed},
 		{"at least one of", []string{"purge", "--db", db}, exitUsage},
+		{"--origin is empty", []string{"purge", "--db", db, "--yes", "--mailbox", nameB, "--origin", ""}, exitUsage},
+		{"--mailbox is empty", []string{"purge", "--db", db, "--yes", "--mailbox", "", "--origin", nameA}, exitUsage},
+		{"--expires-within is empty", []string{"purge", "--db", db, "--yes", "--mailbox", nameB, "--expires-within", "1us"}, exitUsage},
+		{"--expires-within is empty", []string{"purge", "--db", db, "--yes", "--mailbox", nameB, "--expires-within", none}, exitUsage},
 		{"not a server name", []string{"mailbox", "in_valid", "--db", db}, exitUsage},
 		{"M_INVALID_PARAM", []string{"block", "in_valid", "--db", db}, exitRefused},
 	} {
