@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/wire"
 )
 
 const (
@@ -213,7 +214,30 @@ func readExported(line []byte) (m store.Mail, err error) {
 	if copy(m.Digest[:], e.Digest) != len(m.Digest) || len(e.Digest) != len(m.Digest) {
 		return m, errors.New("the digest hasn't 32 bytes")
 	}
-	return m, m.Check()
+	if m.Lifetime < 0 || m.Lifetime.Milliseconds() != e.LifetimeMS {
+		return m, errors.New("the lifetime isn't one that can be")
+	}
+	if err := m.Check(); err != nil {
+		return m, err
+	}
+	return m, checkBody(&m)
+}
+
+// checkBody refuses a body that was changed. One that isn't JSON would spoil the answer
+// that it is in, and the mailbox's owner would get nothing more. Private mail isn't given
+// to anybody.
+func checkBody(m *store.Mail) error {
+	if store.IsPrivate(m.Destination) {
+		return nil
+	}
+	content, err := wire.ReadContent(m.Body)
+	if err == nil && content.Digest != m.Digest {
+		err = errors.New("it isn't what the digest is of")
+	}
+	if err != nil {
+		return fmt.Errorf("the body: %w", err)
+	}
+	return nil
 }
 
 // putAll stores mail of one destination, with one commit if the store can.

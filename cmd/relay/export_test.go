@@ -3,7 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -17,6 +17,7 @@ import (
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/store/sqlite"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // piped runs a command in this process, with an input.
@@ -33,11 +34,14 @@ func piped(t *testing.T, c *cobra.Command, input string, args ...string) (output
 }
 
 // mailOf makes mail with names of odd bytes, in both halves.
-func mailOf() (all []store.Mail) {
+func mailOf(t *testing.T) (all []store.Mail) {
 	for i := range 300 {
+		body := fmt.Appendf(nil, `{"pdus": [{"n": %d}]}`, i)
+		content, err := wire.ReadContent(body)
+		require.NoError(t, err)
 		m := store.Mail{
 			Destination: spec.ServerName(fmt.Sprint("d", i%3)), Origin: "a.example", TransactionID: gomatrixserverlib.TransactionID(fmt.Sprint("t<", i)),
-			Digest: sha256.Sum256(fmt.Append(nil, i)), Body: fmt.Appendf(nil, `{"pdus": [], "n": %d}`, i), Lifetime: time.Hour,
+			Digest: content.Digest, Body: body, Lifetime: time.Hour,
 		}
 		switch i % 10 {
 		case 0:
@@ -80,7 +84,7 @@ func TestExportAndImport(t *testing.T) {
 	defer func() { require.NoError(t, want.Close()) }()
 	fill, err := sqlite.Open(from, sqlite.Options{})
 	require.NoError(t, err)
-	for _, m := range mailOf() {
+	for _, m := range mailOf(t) {
 		for _, s := range []store.Store{fill, want} {
 			_, err := s.Put(context.Background(), m, store.Limits{})
 			require.NoError(t, err)
@@ -102,6 +106,31 @@ func TestExportAndImport(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, got.Close()) }()
 	require.Equal(t, contents(t, want), contents(t, got))
+}
+
+// Mail that was changed on the way is refused.
+func TestImportOfChangedMail(t *testing.T) {
+	whole := mailOf(t)[2]
+	for want, change := range map[string]func(*exported){
+		"line 2: the body: ":                   func(e *exported) { e.Body = nil },
+		"the body: 400 M_NOT_JSON":             func(e *exported) { e.Body = []byte("{") },
+		"it isn't what the digest is of":       func(e *exported) { e.Body = []byte(`{"pdus":[]}`) },
+		"the lifetime isn't":                   func(e *exported) { e.LifetimeMS = -1 },
+		"line 2: the lifetime isn't one that ": func(e *exported) { e.LifetimeMS = 1 << 62 },
+	} {
+		line := exported{
+			Destination: anyText(whole.Destination), Origin: anyText(whole.Origin), TransactionID: "1",
+			Digest: whole.Digest[:], Body: whole.Body, LifetimeMS: whole.Lifetime.Milliseconds(),
+		}
+		good, err := json.Marshal(line)
+		require.NoError(t, err)
+		line.TransactionID = "2"
+		change(&line)
+		bad, err := json.Marshal(line)
+		require.NoError(t, err)
+		_, err = piped(t, newImport(), string(good)+"\n"+string(bad)+"\n", "--db", database(t))
+		require.ErrorContains(t, err, want)
+	}
 }
 
 // What is no mail is refused, with its line.
