@@ -95,7 +95,7 @@ func showPurged(c *cobra.Command, how string, p admin.Purged) error {
 // confirm asks a question, which must be answered with y.
 func confirm(c *cobra.Command, question string) error {
 	c.PrintErrf("%s [y/N] ", question)
-	answer, _ := bufio.NewReader(c.InOrStdin()).ReadString('\n') // the end of the input is no
+	answer, _ := bufio.NewReader(c.InOrStdin()).ReadString('\n') // the end of the input is no, and so is a signal
 	if answer := strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return errors.New("nothing was done; --yes doesn't ask")
 	}

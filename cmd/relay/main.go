@@ -38,6 +38,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	logrus.SetOutput(io.Discard)
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetIn(&input{ctx: ctx, from: os.Stdin})
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	command, err := root.ExecuteContextC(ctx)
