@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -28,6 +29,16 @@ func (a *adminFlags) flags(f *pflag.FlagSet) {
 
 // isWeb reports whether the address is a URL, which only clients use.
 func (a *adminFlags) isWeb() bool { return hasScheme(a.address, "http", "https") }
+
+// isHere reports whether HOST:PORT is on this machine, whatever the network is.
+func isHere(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil || host == "" || host == "localhost" {
+		return true // what isn't HOST:PORT at all has an error of its own
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && (ip.IsLoopback() || ip.IsUnspecified())
+}
 
 // resolve returns the address, or that of the default; it is empty if there is none.
 func (a *adminFlags) resolve(db string) string {
@@ -124,6 +135,9 @@ func (o *options) listenAdminTCP(address string, handler http.Handler, log *slog
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("--admin: %w", err)
+	}
+	if at, ok := listener.Addr().(*net.TCPAddr); tlsConfig == nil && ok && !at.IP.IsLoopback() {
+		log.Warn("the operator's token crosses the network unencrypted: --admin needs --tls-cert, or a loopback address", "admin", at)
 	}
 	s := newOperatorServer(listener, handler, log)
 	s.TLSConfig = tlsConfig

@@ -28,8 +28,8 @@ type operating struct {
 
 func (o *operating) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.StringVar(&o.admin.address, "admin", "", "the relay's own --admin: unix:PATH or HOST:PORT; or an http:// or https:// URL\n"+
-		"(default unix: and the name of the database's file with -admin)")
+	f.StringVar(&o.admin.address, "admin", "", "the relay's own --admin: unix:PATH, or HOST:PORT on this machine; elsewhere\n"+
+		"an http:// or https:// URL (default unix: and the name of the database's file\nwith -admin)")
 	f.StringVar(&o.admin.tokenFile, "admin-token", "", "the relay's own --admin-token, a `FILE`")
 	f.BoolVar(&o.offline, "offline", false, "no relay uses the database: open that itself")
 	f.StringVar(&o.db, "db", "relay.db", "the relay's `DATABASE`: see relay serve")
@@ -59,8 +59,11 @@ func (o *operating) open(c *cobra.Command) (admin.Operator, func() error, error)
 	switch {
 	case address == "":
 		return nil, nil, usageError{errors.New("--admin is required: where is the operator's interface of the relay? Or no relay uses the database: --offline")}
-	case !strings.HasPrefix(address, unixScheme) && !o.admin.isWeb():
+	case strings.HasPrefix(address, unixScheme), o.admin.isWeb():
+	case isHere(address):
 		address = "http://" + address
+	default: // a token is a secret, so nobody has it cross a network unawares
+		return nil, nil, usageError{fmt.Errorf("--admin: %s is on another machine: https://%s, if the relay has a certificate, or http://%[1]s", address, address)}
 	}
 	if o.admin.tokenFile != "" {
 		secret, err := readSecret(o.admin.tokenFile, admin.MinToken)

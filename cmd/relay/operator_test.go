@@ -110,11 +110,24 @@ func TestOperate(t *testing.T) {
 // With a token the interface is at an address, too.
 func TestOperateWithToken(t *testing.T) {
 	token, address := filepath.Join(t.TempDir(), "token"), freeAddress(t)
-	start(t, "--db", inMemory, "--admin", address, "--admin-token", token)
+	p := start(t, "--db", inMemory, "--admin", address, "--admin-token", token)
+	const clear = "the operator's token crosses the network unencrypted"
+	require.NotContains(t, p.logged(), clear)
+	require.Contains(t, start(t, "--db", inMemory, "--admin", ":0", "--admin-token", token).logged(), clear)
 	require.Equal(t, relayName, toolJSON[admin.Status](t, "status", "--admin", address, "--admin-token", token).ServerName)
 	require.NoError(t, os.WriteFile(token, []byte(strings.Repeat("x", admin.MinToken)), 0o600))
 	status, _, stderr := runTool(t, "status", "--admin", address, "--admin-token", token)
 	require.Equal(t, exitRefused, status, stderr)
+
+	for here, want := range map[string]bool{
+		"localhost:1": true, ":1": true, "0.0.0.0:1": true, "[::1]:1": true, "127.9.9.9:1": true,
+		"192.0.2.1:1": false, "relay.example:1": false, "[2001:db8::1]:1": false, "localhost.example:1": false,
+	} {
+		require.Equal(t, want, isHere(here), here)
+	}
+	status, _, stderr = runTool(t, "status", "--admin", "relay.invalid:1", "--admin-token", token)
+	require.Equal(t, exitUsage, status)
+	require.Contains(t, stderr, "https://relay.invalid:1")
 
 	for args, want := range map[string]string{
 		"--admin " + address:                      "needs --admin-token",
