@@ -100,6 +100,9 @@ func (r *operatedRelay) run(commands string) (said string) {
 	return said
 }
 
+// ownUser stands for the user that systemd gives the service.
+const ownUser = 61234
+
 // The commands of docs/operating.md work, one after the other, and no mail is lost.
 func TestOperatingPage(t *testing.T) {
 	need.Program(t, "curl")
@@ -107,6 +110,9 @@ func TestOperatingPage(t *testing.T) {
 	r.start()
 	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
 	require.NoError(t, put(t, r.running.network(), a, a.Transaction(b.ServerName, "1", 1, 100)))
+	if os.Geteuid() == 0 { // the service has a user of its own, and these commands are root's
+		require.NoError(t, os.Chown(r.folder+"/lib/relay.db", ownUser, ownUser))
+	}
 	var said string
 	for _, fence := range shellFences(t, "../../docs/operating.md") {
 		said += r.run(fence)
@@ -118,5 +124,10 @@ func TestOperatingPage(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, got.EntriesQueued, "after a restore and an upgrade")
 	require.FileExists(t, r.folder+"/bin/relay-before")
+	if os.Geteuid() == 0 {
+		owner, err := exec.Command("stat", "-c", "%u", r.folder+"/lib/relay.db").Output()
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprintln(ownUser), string(owner), "it can't be opened by the service any more")
+	}
 	r.running.stop()
 }
