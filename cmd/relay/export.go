@@ -23,7 +23,8 @@ const (
 mailbox after mailbox, each in order. All databases have the same form. Mail that is
 remembered only so that copies of it are recognised isn't in it, nor are blocks, invites
 that were used, and whatever else is no mail. Mail that can't be read is left out, and the
-exit status is 5 then.
+exit status is 5 then. It says at the end how many transactions it wrote, and relay import
+how many it read: a file that was cut off has less.
 
   relay export --db relay.db > mail.jsonl`
 
@@ -120,7 +121,7 @@ func newImport() *cobra.Command {
 // export writes both halves of a store.
 func export(ctx context.Context, c *cobra.Command, mail store.Store) error {
 	out := bufio.NewWriterSize(c.OutOrStdout(), 1<<20)
-	lines := json.NewEncoder(out)
+	lines, written := json.NewEncoder(out), 0
 	for _, after := range []spec.ServerName{"", store.PrivateHalf} {
 		for {
 			page, err := mail.Destinations(ctx, after, exportPage)
@@ -131,9 +132,11 @@ func export(ctx context.Context, c *cobra.Command, mail store.Store) error {
 				break
 			}
 			for _, destination := range page {
-				if err := exportMailbox(ctx, lines, mail, destination); err != nil {
+				n, err := exportMailbox(ctx, lines, mail, destination)
+				if err != nil {
 					return err
 				}
+				written += n
 			}
 			after = page[len(page)-1]
 		}
@@ -141,6 +144,7 @@ func export(ctx context.Context, c *cobra.Command, mail store.Store) error {
 	if err := out.Flush(); err != nil {
 		return err
 	}
+	c.PrintErrf("%d transactions were written\n", written) // a file that was cut off after a line looks whole
 	held, err := holds(ctx, mail)
 	if err == nil && held.SetAside > 0 {
 		c.PrintErrf("%d transactions couldn't be read\n", held.SetAside)
@@ -149,21 +153,22 @@ func export(ctx context.Context, c *cobra.Command, mail store.Store) error {
 	return err
 }
 
-func exportMailbox(ctx context.Context, lines *json.Encoder, mail store.Store, destination spec.ServerName) error {
+func exportMailbox(ctx context.Context, lines *json.Encoder, mail store.Store, destination spec.ServerName) (written int, err error) {
 	for after := int64(0); ; {
 		page, err := mail.Next(ctx, destination, after, exportPage, exportBytes)
 		if errors.Is(err, store.ErrEmpty) {
-			return nil
+			return written, nil
 		}
 		if err != nil {
-			return err
+			return written, err
 		}
 		for _, e := range page {
 			after = e.ID
 			line := exported{anyText(e.Destination), anyText(e.Origin), anyText(e.TransactionID), e.Digest[:], e.Body, e.Proof, e.Lifetime.Milliseconds()}
 			if err := lines.Encode(line); err != nil {
-				return err
+				return written, err
 			}
+			written++
 		}
 	}
 }

@@ -94,6 +94,8 @@ func TestExportAndImport(t *testing.T) {
 	lines, err := piped(t, newExport(), "", "--db", from)
 	require.NoError(t, err)
 	require.Equal(t, 300, strings.Count(lines, "\n"))
+	_, _, said := runTool(t, "export", "--db", from)
+	require.Equal(t, "300 transactions were written\n", said, "what a file that was cut off is compared with")
 
 	_, err = piped(t, newImport(), lines[:len(lines)/2], "--db", to) // in the middle of a line
 	require.ErrorContains(t, err, "line 1")
