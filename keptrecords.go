@@ -75,15 +75,6 @@ func newKeptRecords(notes store.Notes, config *Config) *keptRecords {
 	return k
 }
 
-// lock has the records of a server be changed by nobody else in this process. Of two
-// processes that write at once the older record may stay: whoever knows the newer one
-// brings it again.
-func (k *keptRecords) lock(server spec.ServerName) (unlock func()) {
-	m := &k.writing[maphash.String(k.hash, string(server))%uint64(len(k.writing))]
-	m.Lock()
-	return m.Unlock
-}
-
 // get returns the record of a server, nil if there is none.
 func (k *keptRecords) get(ctx context.Context, server spec.ServerName) (*wire.RelayRecord, error) {
 	value, err := notebook.Read(ctx, k.notes, recordPrefix+string(server))
@@ -111,6 +102,29 @@ func readRecordNote(value []byte, now time.Duration) *wire.RelayRecord {
 		return nil
 	}
 	return &record
+}
+
+// replace keeps a record in place of held, which may be nil, unless another than held is
+// kept by now, and returns by how many bytes the store has grown. Of two processes that
+// write at once the older record may stay: whoever knows the newer one brings it again.
+func (k *keptRecords) replace(ctx context.Context, held, record *wire.RelayRecord) (grown int64, kept bool, err error) {
+	writing := &k.writing[maphash.String(k.hash, string(record.Server))%uint64(len(k.writing))]
+	writing.Lock()
+	defer writing.Unlock()
+	now, err := k.get(ctx, record.Server)
+	if err != nil || !isSame(now, held) {
+		return 0, false, err
+	}
+	grown, err = k.set(ctx, record, held)
+	return grown, err == nil, err
+}
+
+// isSame reports whether two records, each of which may be nil, say the same.
+func isSame(one, other *wire.RelayRecord) bool {
+	if one == nil || other == nil {
+		return one == other
+	}
+	return one.Hash() == other.Hash()
 }
 
 // set keeps a record in place of held, which may be nil, and returns by how many bytes

@@ -66,27 +66,33 @@ func (r *records) put(ctx context.Context, q *request) (answer, error) {
 	if record.Server != q.route.Server {
 		return answer{}, wire.BadRequest(spec.ErrorInvalidParam, "the record is another server's than that in the path")
 	}
-	unlock := r.kept.lock(record.Server)
-	defer unlock()
-	held, err := r.kept.get(ctx, record.Server)
-	if err != nil {
-		return answer{}, err
-	}
-	done := answer{pieces: [][]byte{[]byte(wire.SentAnswer)}}
-	if held != nil && held.Hash() == record.Hash() {
-		return done, nil
-	}
-	if held == nil {
-		if err := r.mayBegin(ctx, &record); err != nil {
+	for kept := false; !kept; { // unless another comes meanwhile
+		held, err := r.kept.get(ctx, record.Server)
+		if err != nil {
+			return answer{}, err
+		}
+		if isSame(held, &record) {
+			break
+		}
+		if err := r.mayTake(ctx, q, &record, held); err != nil {
+			return answer{}, err
+		}
+		if q.admission.used.Stored, kept, err = r.kept.replace(ctx, held, &record); err != nil {
 			return answer{}, err
 		}
 	}
-	if err := r.compare(ctx, q, &record, held); err != nil {
-		return answer{}, err
+	return answer{pieces: [][]byte{[]byte(wire.SentAnswer)}}, nil
+}
+
+// mayTake refuses a record that doesn't take the place of held, which may be nil. It may
+// look keys up, at servers that take long, so it holds up no other record.
+func (r *records) mayTake(ctx context.Context, q *request, record, held *wire.RelayRecord) error {
+	if held == nil {
+		if err := r.mayBegin(ctx, record); err != nil {
+			return err
+		}
 	}
-	grown, err := r.kept.set(ctx, &record, held)
-	q.admission.used.Stored = grown
-	return done, err
+	return r.compare(ctx, q, record, held)
 }
 
 // mayBegin refuses a record of a server that has nothing to do with this relay.

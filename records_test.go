@@ -3,6 +3,7 @@ package relay_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
@@ -278,4 +280,52 @@ func TestRecordsAreBounded(t *testing.T) {
 		status, body = bring(a, 3)
 		requireError(t, http.StatusInsufficientStorage, "M_RESOURCE_LIMIT_EXCEEDED", status, body)
 	})
+}
+
+// lookedUpKeys look up the key ed25519:slow of a server only when they are told to.
+type lookedUpKeys struct {
+	wire.HexKeys
+	of            spec.ServerName
+	asked, answer chan struct{}
+}
+
+func (*lookedUpKeys) KnownKey(spec.ServerName, gomatrixserverlib.KeyID) (ed25519.PublicKey, bool) {
+	return nil, false
+}
+
+func (k *lookedUpKeys) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	if requests[0].ServerName == k.of && bytes.Contains(requests[0].Message, []byte("ed25519:slow")) {
+		close(k.asked)
+		<-k.answer
+	}
+	return k.HexKeys.VerifyJSONs(ctx, requests)
+}
+
+// TestRecordBesideSlowKeys: a record is taken while a key is looked up for another of the
+// same server, which anybody may have made up.
+func TestRecordBesideSlowKeys(t *testing.T) {
+	keys := &lookedUpKeys{asked: make(chan struct{}), answer: make(chan struct{})}
+	r := newRig(t, func(c *relay.Config) { c.Keys = keys })
+	keys.of = r.b.ServerName
+	good := recordOf(t, r.b, 5, relayName)
+	text := bytes.Replace(good.JSON(), []byte(r.b.KeyID), []byte("ed25519:slow"), 1)
+	slow, err := wire.ReadRelayRecord(bytes.Replace(text, []byte(`"seq":5`), []byte(`"seq":4`), 1))
+	require.NoError(t, err)
+	status := make(chan int, 1)
+	go func() {
+		got, _ := r.bring(r.c, slow)
+		status <- got
+	}()
+	<-keys.asked
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	request, err := r.b.Request(http.MethodPut, relayName, wire.RelaysURI(r.b.ServerName), json.RawMessage(good.JSON()))
+	require.NoError(t, err)
+	response, err := r.network.RoundTrip(request.WithContext(ctx))
+	close(keys.answer)
+	require.NoError(t, err, "it waits for somebody else's key")
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Equal(t, http.StatusForbidden, <-status)
+	r.requireRecord(good)
 }
