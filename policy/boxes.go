@@ -113,9 +113,13 @@ func (b *boxes) get(server spec.ServerName) (*box, bool) {
 	return b.table.get(server)
 }
 
+// set remembers a mailbox, unless it has changed since it was read.
 func (b *boxes) set(server spec.ServerName, found *box) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if have, ok := b.table.get(server); ok && have.read.After(found.read) {
+		return
+	}
 	b.remove(server)
 	for b.bytes+found.memory() > boxesBytes || b.table.isFull() {
 		last, ok := b.table.last()

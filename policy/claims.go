@@ -43,6 +43,7 @@ type claims struct {
 
 	mu    sync.Mutex
 	known *table[spec.ServerName, time.Duration] // when the owner asked, as noted
+	gone  int                                    // how often claims were forgotten
 
 	writing turn      // claims are made one at a time
 	count   int       // of claims, as counted and made since
@@ -79,12 +80,19 @@ func (c *claims) has(ctx context.Context, server spec.ServerName) (bool, error) 
 	if _, ok := c.asked(server); ok {
 		return true, nil
 	}
+	gone := c.goneBy()
 	found, err := c.read(ctx, server)
 	if err != nil || found == nil {
 		return false, err
 	}
-	c.remember(server, time.Duration(found.Asked)*time.Second)
+	c.rememberRead(server, time.Duration(found.Asked)*time.Second, gone)
 	return true, nil
+}
+
+func (c *claims) goneBy() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gone
 }
 
 func (c *claims) asked(server spec.ServerName) (time.Duration, bool) {
@@ -99,10 +107,24 @@ func (c *claims) remember(server spec.ServerName, asked time.Duration) {
 	c.known.set(server, asked)
 }
 
-func (c *claims) forget(server spec.ServerName) {
+// rememberRead remembers a claim that was read, unless one has gone since the reading
+// began, which may be this one.
+func (c *claims) rememberRead(server spec.ServerName, asked time.Duration, gone int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known.remove(server)
+	if c.gone == gone {
+		c.known.set(server, asked)
+	}
+}
+
+// forget forgets claims after they were taken away, or may have been.
+func (c *claims) forget(removed ...store.Note) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone++
+	for _, note := range removed {
+		c.known.remove(spec.ServerName(strings.TrimPrefix(note.Key, c.prefix)))
+	}
 }
 
 // read looks a claim up; it is nil if there is none.
@@ -135,6 +157,9 @@ func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
 		return nil
 	}
 	defer c.writing.give()
+	if _, ok := c.asked(server); !ok {
+		return nil // it was given up just now
+	}
 	if err := c.write(ctx, server, now, nil); !errors.Is(err, store.ErrReopen) {
 		return err
 	}
@@ -174,7 +199,7 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 		return err
 	}
 	defer c.writing.give()
-	if found, err := c.has(ctx, server); err != nil || found {
+	if found, err := c.read(ctx, server); err != nil || found != nil {
 		return err
 	}
 	if err := c.makeRoom(ctx, most, now); err != nil {
@@ -197,8 +222,10 @@ func (c *claims) remove(ctx context.Context, server spec.ServerName) error {
 		return err
 	}
 	defer c.writing.give()
-	c.forget(server)
-	if err := c.notes.SetNotes(ctx, []store.Note{{Key: c.prefix + string(server)}}); err != nil {
+	note := store.Note{Key: c.prefix + string(server)}
+	err := c.notes.SetNotes(ctx, []store.Note{note})
+	c.forget(note)
+	if err != nil {
 		return fmt.Errorf("policy: removing a claim: %w", err)
 	}
 	c.counted = time.Time{} // there is room for another
@@ -227,13 +254,12 @@ func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) erro
 	for _, note := range old {
 		changes = append(changes, store.Note{Key: ownedPrefix + strings.TrimPrefix(note.Key, c.prefix)})
 	}
-	if err := c.notes.SetNotes(ctx, changes); err != nil {
+	err = c.notes.SetNotes(ctx, changes)
+	c.forget(old...)
+	if err != nil {
 		return fmt.Errorf("policy: removing old claims: %w", err)
 	}
 	c.count -= len(old)
-	for _, note := range old {
-		c.forget(spec.ServerName(strings.TrimPrefix(note.Key, c.prefix)))
-	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -187,4 +189,69 @@ func TestDiscard(t *testing.T) {
 	require.NoError(t, o.leave("b", wire.Leaving{Mailbox: o.name("b"), Discard: true}))
 	o.requireState("b", wire.StateLeft, 0)
 	o.requireState("c", wire.StateOpen, 1)
+}
+
+// busyNotes is a store in which something happens before notes are written, or after
+// they were read.
+type busyNotes struct {
+	*memory.Store
+	before, after func()
+}
+
+func once(f *func()) {
+	if do := *f; do != nil {
+		*f = nil
+		do()
+	}
+}
+
+func (s *busyNotes) SetNotes(ctx context.Context, changes []store.Note) error {
+	once(&s.before)
+	return s.Store.SetNotes(ctx, changes)
+}
+
+func (s *busyNotes) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {
+	notes, err := s.Store.Notes(ctx, prefix, after, limit)
+	once(&s.after)
+	return notes, err
+}
+
+// A mailbox that was left while somebody asked for it isn't remembered as it was.
+func TestLeavingBesideMail(t *testing.T) {
+	s := &busyNotes{Store: memory.New(memory.Options{})}
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	o := &owned{T: t, store: s, config: policy.OwnersConfig{Store: s}}
+	o.restart()
+	name := o.name("b")
+	o.restart()
+	s.after = func() { require.NoError(t, o.leave("b", wire.Leaving{Mailbox: name})) }
+	require.NoError(t, o.put("a", "b", 10), "it began before")
+	requireStatus(t, 403, o.put("a", "b", 10))
+}
+
+// A claim that is given up while somebody asks for it is given up, and its owner can
+// claim the mailbox again.
+func TestGivingUpBesideMail(t *testing.T) {
+	s := &busyNotes{Store: memory.New(memory.Options{})}
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	restart := func() *owned {
+		o := &owned{T: t, store: s, config: policy.OwnersConfig{Store: s}}
+		o.config.Mode = newInvite(t, func(c *policy.InviteConfig) { c.Store = s })
+		o.restart()
+		return o
+	}
+	o := restart()
+	require.NoError(t, o.claim("b", invitation(t, 1, time.Now())))
+	name := o.name("b")
+	require.NoError(t, o.leave("b", wire.Leaving{Mailbox: name})) // once, so that the next only gives up the claim
+	require.NoError(t, o.comeBack("b", name))
+	name = o.name("b")
+	leaving := o.asked("b", wire.Leave)
+	s.before = func() { // the mailbox was left
+		s.before = func() { requireStatus(t, 403, o.put("a", "b", 10)) } // while the claim is given up
+	}
+	require.NoError(t, o.Leave(t.Context(), leaving, wire.Leaving{Mailbox: name}))
+	require.False(t, o.fetch("b"), "it is given up")
+	require.NoError(t, o.comeBack("b", name))
+	require.NoError(t, restart().put("a", "b", 10), "it is claimed on the disk")
 }
