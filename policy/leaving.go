@@ -43,10 +43,19 @@ func (o *Owners) Leave(ctx context.Context, r *Request, leaving wire.Leaving) er
 			return err
 		}
 	}
-	if mode, ok := o.config.Mode.(claiming); ok {
-		return o.giveUp(ctx, r.Origin, mode)
+	_, err := o.giveUp(ctx, r.Origin)
+	return err
+}
+
+// fetched frees the room of a mailbox that was left, once its owner has fetched all. A
+// store that has to be reopened still hands mail out, so it is no error there.
+func (o *Owners) fetched(ctx context.Context, r *Request) error {
+	given, err := o.giveUp(ctx, r.Origin)
+	r.Member = !given
+	if errors.Is(err, store.ErrReopen) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // closeBox writes down that a mailbox was left.
@@ -72,21 +81,26 @@ func (o *Owners) closeBox(ctx context.Context, server spec.ServerName, name stri
 }
 
 // giveUp gives up the claim of a mailbox that was left, if it is empty: its mail would
-// else take the room of mailboxes that nobody has claimed.
-func (o *Owners) giveUp(ctx context.Context, server spec.ServerName, mode claiming) error {
+// else take the room of mailboxes that nobody has claimed. It reports whether it did.
+func (o *Owners) giveUp(ctx context.Context, server spec.ServerName) (given bool, err error) {
+	mode, ok := o.config.Mode.(claiming)
+	if !ok {
+		return false, nil
+	}
 	defer o.lock(server)()
 	b, err := o.read(ctx, server)
 	if err != nil || b.Left == nil {
-		return err
+		return false, err
 	}
 	usage, err := o.config.Store.Usage(ctx, server)
 	if err != nil {
-		return fmt.Errorf("policy: usage of a mailbox: %w", err)
+		return false, fmt.Errorf("policy: usage of a mailbox: %w", err)
 	}
 	if usage.Entries > 0 {
-		return nil
+		return false, nil
 	}
-	return mode.leave(ctx, server)
+	err = mode.leave(ctx, server)
+	return err == nil, err
 }
 
 // discard drops the mail of a mailbox, some at a time.

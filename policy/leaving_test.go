@@ -129,8 +129,22 @@ func TestInviteAfterLeaving(t *testing.T) {
 }
 
 // Mail that was left behind takes nothing from mailboxes that aren't claimed, and the
-// room is free for another claim once it is gone.
+// room is free for another claim once it is gone: discarded, or fetched.
 func TestLeavingFreesRoom(t *testing.T) {
+	for _, fetched := range []bool{false, true} {
+		testLeavingFreesRoom(t, fetched)
+	}
+}
+
+// fetchAll acknowledges all mail.
+func (o *owned) fetchAll(owner spec.ServerName) {
+	entries, err := o.store.Next(o.Context(), owner, 0, 1000, 1<<20)
+	require.NoError(o, err)
+	_, err = o.store.Ack(o.Context(), owner, entries[len(entries)-1].ID)
+	require.NoError(o, err)
+}
+
+func testLeavingFreesRoom(t *testing.T, fetched bool) {
 	for mode, o := range leavable(t) {
 		if mode == "any" || mode == "closed" {
 			continue
@@ -148,7 +162,12 @@ func TestLeavingFreesRoom(t *testing.T) {
 		require.NoError(t, o.leave("b", wire.Leaving{Mailbox: o.name("b")}))
 		require.True(t, o.fetch("b"), "it has mail there")
 		require.Error(t, other())
-		require.NoError(t, o.leave("b", wire.Leaving{Mailbox: o.name("b"), Discard: true}))
+		if fetched {
+			o.fetchAll("b")
+			require.False(t, o.fetch("b"))
+		} else {
+			require.NoError(t, o.leave("b", wire.Leaving{Mailbox: o.name("b"), Discard: true}))
+		}
 		require.NoError(t, other(), mode)
 		err := o.comeBack("b", o.name("b"))
 		if mode == "invite" { // where there are places for one and a half

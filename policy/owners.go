@@ -100,6 +100,9 @@ func (o *Owners) Admit(ctx context.Context, r *Request) error {
 			return err
 		}
 	}
+	if r.left && r.Member && r.Endpoint == wire.RelayTxn {
+		return o.fetched(ctx, r)
+	}
 	if r.Endpoint != wire.SendRelay || r.Local || r.Stage != Signed && !r.PassedOn {
 		return nil
 	}
