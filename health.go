@@ -19,6 +19,10 @@ const (
 	checkupHolds = 5 * time.Second
 	checkupTime  = 5 * time.Second
 
+	// checkupSlack is how much longer is waited for its outcome: a store that hangs in
+	// the kernel doesn't end with its context.
+	checkupSlack = time.Second / 2
+
 	// healthNote is the note that a checkup writes.
 	healthNote = "relay/health"
 )
@@ -120,6 +124,8 @@ func (h *health) ask(ctx context.Context) error {
 	if c == nil {
 		return errClosed
 	}
+	ctx, cancel := context.WithDeadline(ctx, c.began.Add(checkupTime+checkupSlack))
+	defer cancel()
 	select {
 	case <-c.done:
 		return c.err

@@ -28,11 +28,15 @@ type sickStore struct {
 	writes      int
 	read, write error
 	hangs       bool
+	stuck       chan struct{} // reading waits for it, whatever its context
 	failed      chan struct{}
 	failure     error
 }
 
 func (s *sickStore) Usage(ctx context.Context, name spec.ServerName) (store.Usage, error) {
+	if s.stuck != nil {
+		<-s.stuck
+	}
 	if s.read != nil {
 		return store.Usage{}, s.read
 	}
@@ -133,6 +137,22 @@ func TestHealthSaysWhy(t *testing.T) {
 			require.Equal(t, "no-store", ready.Header().Get("Cache-Control"))
 			require.Equal(t, c.dead, alive.Code == http.StatusServiceUnavailable, c.name)
 		}
+	})
+}
+
+// A store that hangs in the kernel, where no context ends a call, isn't healthy.
+func TestHealthOfStuckStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, server := newSick(t)
+		s.stuck = make(chan struct{})
+		began := time.Now()
+		for range 3 {
+			require.ErrorContains(t, server.Health(t.Context()), "hasn't answered")
+			require.Less(t, time.Since(began), 6*time.Second)
+		}
+		close(s.stuck)
+		time.Sleep(5 * time.Second)
+		require.NoError(t, server.Health(t.Context()))
 	})
 }
 
