@@ -119,7 +119,7 @@ func (r *records) mayBegin(ctx context.Context, record *wire.RelayRecord) error 
 func (r *records) compare(ctx context.Context, q *request, record, held *wire.RelayRecord) error {
 	replaces := held == nil
 	err := q.memory.cuttable(ctx, func(ctx context.Context) error {
-		if err := r.checks.await(ctx, q.from); err != nil {
+		if err := r.checks.await(ctx, q.memory.by.from); err != nil {
 			return err
 		}
 		err := record.Check(ctx, r.config.Keys, time.Now())
@@ -130,7 +130,7 @@ func (r *records) compare(ctx context.Context, q *request, record, held *wire.Re
 	})
 	switch {
 	case errors.Is(err, wire.ErrSigned):
-		r.checks.debts.add(q.from, time.Duration(len(q.Content))*slowCost)
+		r.checks.debts.add(q.memory.by.from, time.Duration(len(q.Content))*slowCost)
 		return wire.Forbidden("the record was not signed by its server")
 	case errors.Is(err, wire.ErrNoKey):
 		return wire.KeyUnavailable()

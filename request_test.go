@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"crypto/ed25519"
 	"net/netip"
 	"testing"
 	"time"
@@ -48,4 +49,20 @@ func TestKnownServerIsNotItsAddress(t *testing.T) {
 	require.True(t, held.set(90, false))
 	require.True(t, b.share(phone, nil).set(10, false))
 	require.Len(t, b.parties, 2)
+}
+
+// A record, too, is checked for the server that the connection counts for.
+func TestRecordOfKnownServer(t *testing.T) {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	record, err := wire.SignRelayRecord(wire.RelayRecord{Relays: []wire.RecordRelay{{Name: "relay"}}}, wire.HexIdentity(key))
+	require.NoError(t, err)
+	checks := newChecks()
+	r := &records{config: &Config{Keys: wire.HexKeys{}}, checks: checks}
+	checks.debts.add(requestFrom("flood", false).holder().from, time.Hour)
+	for _, known := range []bool{false, true} {
+		q := requestFrom("phone", known)
+		q.memory = newBudget(100).share(q.holder(), nil)
+		err := r.compare(t.Context(), q, &record, nil)
+		require.Equal(t, known, err == nil, "%v", err)
+	}
 }
