@@ -48,7 +48,8 @@ const (
 type Block struct {
 	// What is an address, a prefix such as 192.0.2.0/24, or a server. A server without a
 	// port means all ports, *.example.org all servers below example.org, and upper and
-	// lower case are the same: with these its owner could take another name.
+	// lower case are the same, as are names with and without a dot at their end: with
+	// these its owner could take another name.
 	What string `json:"what"`
 
 	// Reason is the operator's note on it, which nobody else is told. Since is the
@@ -189,7 +190,7 @@ func blockable(what string) (string, error) {
 		return addr.Unmap().WithZone("").String(), nil
 	}
 	const longest = 255 // more than any server's name has
-	name := strings.ToLower(what)
+	name := strings.TrimSuffix(strings.ToLower(what), ".")
 	if len(name) > longest {
 		return "", fmt.Errorf("%w: it has %d bytes", ErrBlock, len(name))
 	}
@@ -231,6 +232,7 @@ func (b *Blocklist) Admit(ctx context.Context, r *Request) error {
 func (b *Blocklist) hasServer(server spec.ServerName) bool {
 	name := strings.ToLower(string(server))
 	host, _, _ := spec.ParseAndValidateServerName(spec.ServerName(name))
+	host = strings.TrimSuffix(host, ".")
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for _, one := range []string{name, host, strings.Trim(host, "[]")} {

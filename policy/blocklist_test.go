@@ -37,9 +37,9 @@ func refuses(t *testing.T, err error) {
 }
 
 func TestBlockedServers(t *testing.T) {
-	b := newBlocklist(t, memory.New(memory.Options{}), "evil.example", "*.Spam.example", "port.example:8448", "192.0.2.7", "2001:db8::7")
+	b := newBlocklist(t, memory.New(memory.Options{}), "evil.example", "*.Spam.example", "dot.example.", "port.example:8448", "192.0.2.7", "2001:db8::7")
 	for name, blocked := range map[spec.ServerName]bool{
-		"evil.example": true, "Evil.example": true, "evil.example:8448": true, "sub.evil.example": false, "notevil.example": false,
+		"evil.example": true, "Evil.example": true, "evil.example:8448": true, "evil.example.": true, "evil.example.:8448": true, "a.spam.example.": true, "dot.example": true, "sub.evil.example": false, "notevil.example": false,
 		"spam.example": false, "a.spam.example": true, "A.b.spam.example:1": true, "aspam.example": false,
 		"port.example:8448": true, "port.example": false, "port.example:1": false,
 		"192.0.2.7": true, "192.0.2.7:8448": true, "192.0.2.8": false, "[2001:db8::7]:8448": true,
