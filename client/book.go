@@ -25,8 +25,9 @@ const (
 	bookPrefix = "record/"
 
 	// maxStrangers bounds the servers in a book that brought their records by
-	// themselves.
-	maxStrangers = 10_000
+	// themselves, with 4 KiB each. When there are more, any of them is forgotten: names
+	// may cost nothing, and those that came first must not keep all others out.
+	maxStrangers = 2000
 )
 
 // A book keeps the relay records of servers in the notes of a store, and tells Peers the
@@ -158,8 +159,16 @@ func (b *book) change(ctx context.Context, server spec.ServerName, how func(*pag
 	if err != nil {
 		return fmt.Errorf("client: records: %w", err)
 	}
-	if err := b.notes.SetNotes(ctx, []store.Note{{Key: bookPrefix + string(server), Value: value}}); err != nil {
+	notes := []store.Note{{Key: bookPrefix + string(server), Value: value}}
+	victim, isFull := b.victim(server, &changed)
+	if isFull {
+		notes = append(notes, store.Note{Key: bookPrefix + string(victim)})
+	}
+	if err := b.notes.SetNotes(ctx, notes); err != nil {
 		return fmt.Errorf("client: records: %w", err)
+	}
+	if isFull {
+		b.tear(victim)
 	}
 	b.turn(server, &changed)
 	b.peers.learn(server, changed.relays())
@@ -177,16 +186,13 @@ var errOlder = errors.New("the record isn't newer than the one that is known")
 
 // take takes a record of another server into the book, unless it has one as new: then the
 // error wraps errOlder. The error wraps wire.ErrSigned if the server didn't sign it. Unless
-// it is to be kept, there may be no room for it.
+// it is to be kept, it may be forgotten for another one.
 func (b *book) take(ctx context.Context, record wire.RelayRecord, kept bool) error {
 	if record.Server == b.self {
 		return errors.New("client: records: it is that of this server itself")
 	}
 	if err := record.Check(ctx, b.keys, time.Now()); err != nil {
 		return fmt.Errorf("client: record of %s: %w", record.Server, err)
-	}
-	if !kept && b.isFull(record.Server) {
-		return fmt.Errorf("client: record of %s: there is no room for more of strangers", record.Server)
 	}
 	held := b.page(record.Server).record
 	newer, err := held == nil, error(nil)
@@ -216,10 +222,28 @@ func (b *book) take(ctx context.Context, record wire.RelayRecord, kept bool) err
 	return err
 }
 
-func (b *book) isFull(server spec.ServerName) bool {
+// victim returns the stranger that is forgotten if a server gets that page, if there is one.
+func (b *book) victim(server spec.ServerName, becomes *page) (victim spec.ServerName, isFull bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.pages[server] == nil && b.strangers >= maxStrangers
+	if becomes.Kept || b.pages[server] != nil || b.strangers < maxStrangers {
+		return "", false
+	}
+	for name, p := range b.pages {
+		if !p.Kept {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// tear removes a stranger's page, here only.
+func (b *book) tear(server spec.ServerName) {
+	b.mu.Lock()
+	delete(b.pages, server)
+	b.strangers--
+	b.mu.Unlock()
+	b.peers.learn(server, nil)
 }
 
 // warn tells the operator of relays by hand that their server doesn't name: it may have

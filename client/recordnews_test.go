@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
@@ -69,6 +70,41 @@ func TestFullQueueHoldsUpNoRecord(t *testing.T) {
 		alice.announce(r2)
 		w.pass(2 * time.Hour)
 		require.Len(t, there.Sent(), before+1)
+	})
+}
+
+// TestFloodOfRecords: any number of names that bring their records don't keep out a server
+// that comes after them, and what is kept of them is bounded.
+func TestFloodOfRecords(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1)
+		alice, bob := w.node(a), w.node(b)
+		bring := func(by fclient.SigningIdentity) {
+			record, err := wire.SignRelayRecord(wire.RelayRecord{Seq: 1, Relays: []wire.RecordRelay{{Name: r1}}}, by)
+			require.NoError(t, err)
+			_, err = alice.Direct(w.Context(), by.ServerName, "1", recordBody(record.JSON()), func(context.Context) error { return nil })
+			require.NoError(t, err)
+		}
+		for i := range 2100 {
+			bring(relaytest.NewNode(fmt.Sprint(i)).SigningIdentity)
+		}
+		bob.announce(r1)
+		w.pass(time.Minute)
+		_, err := alice.Direct(w.Context(), b.ServerName, "1", recordBody(textOf(bob.Link())), func(context.Context) error { return nil })
+		require.NoError(t, err)
+		alice.write(bob, "1")
+		w.pass(time.Minute)
+		bob.requireGot("1")
+		for after, n := "", 0; ; {
+			notes, err := alice.mail.Notes(w.Context(), "record/", after, 1000)
+			require.NoError(t, err)
+			if n += len(notes); len(notes) == 0 {
+				require.Positive(t, n)
+				require.LessOrEqual(t, n, 2001)
+				break
+			}
+			after = notes[len(notes)-1].Key
+		}
 	})
 }
 
