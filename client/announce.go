@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -36,6 +37,9 @@ const (
 	// announceEvery is how often one is signed at most because of a record that this
 	// server doesn't know.
 	announceEvery = time.Hour
+
+	// setClock is a time in milliseconds before which no clock is set: the year 2025.
+	setClock = 1735689600000
 
 	// maxLeft bounds the relays that are kept though they were left.
 	maxLeft = 64
@@ -67,8 +71,9 @@ type announcer struct {
 type own struct {
 	Text json.RawMessage `json:"record"`
 
-	// Made is when it was signed, in seconds since 1970.
-	Made int64 `json:"made"`
+	// Made is when it was signed, in seconds since 1970, and Key the ID of the key.
+	Made int64                   `json:"made"`
+	Key  gomatrixserverlib.KeyID `json:"key"`
 
 	// Left are relays that it doesn't name and an earlier one does, and when that one
 	// expires, in milliseconds: until then others may leave mail there.
@@ -98,6 +103,9 @@ func openAnnouncer(ctx context.Context, a *announcer) (*announcer, error) {
 	record, err := wire.ReadRelayRecord(read.Text)
 	if err != nil {
 		return nil, fmt.Errorf("client: own record: %w", err)
+	}
+	if record.Server != a.self.ServerName { // the store was that of another server
+		return a, nil
 	}
 	read.record = &record
 	a.own = read
@@ -201,6 +209,7 @@ func (a *announcer) claim(ctx context.Context, relays []spec.ServerName, before 
 func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *own) error {
 	now := time.Now()
 	draft, left := wire.RelayRecord{Seq: wire.NextSeq(now, 0)}, make(map[spec.ServerName]uint64)
+	draft.Expires = uint64(max(now.Add(freshFor).UnixMilli(), 0))
 	owed := slices.Clone(relays)
 	if before != nil {
 		draft.Seq = wire.NextSeq(now, before.record.Seq)
@@ -214,17 +223,21 @@ func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *
 		draft.Relays = append(draft.Relays, wire.RecordRelay{Name: relay})
 		delete(left, relay)
 	}
+	for relay, until := range left {
+		if until < setClock { // which says nothing: it may be in use as long as ours
+			left[relay] = max(until, draft.Expires)
+		}
+	}
 	forgetOldest(left)
 	for relay := range left {
 		owed = append(owed, relay) // see bring
 	}
 	slices.Sort(owed)
-	draft.Expires = uint64(max(now.Add(freshFor).UnixMilli(), 0))
 	record, err := wire.SignRelayRecord(draft, a.self)
 	if err != nil {
 		return fmt.Errorf("client: own record: %w", err)
 	}
-	return a.keep(ctx, own{Made: now.Unix(), Left: left, Owed: slices.Compact(owed), record: &record})
+	return a.keep(ctx, own{Made: now.Unix(), Key: a.self.KeyID, Left: left, Owed: slices.Compact(owed), record: &record})
 }
 
 // forgetOldest bounds the relays that were left. It doesn't go by the clock, which may be
@@ -368,7 +381,7 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 		return now.Sub(a.checked[relay]) < checkOwnEvery || a.checks.wait(relay) > 0
 	}))
 	o = a.current()
-	if age := now.Sub(time.Unix(o.Made, 0)); age >= renewAfter || age < 0 && !o.record.IsFresh(now) {
+	if age := now.Sub(time.Unix(o.Made, 0)); age >= renewAfter || age < 0 && !o.record.IsFresh(now) || o.Key != a.self.KeyID {
 		a.warn(ctx, a.sign(ctx, namesOf(o.record), o))
 	}
 	a.bring(ctx)

@@ -199,3 +199,47 @@ func TestOwedWhenOnline(t *testing.T) {
 		require.True(t, kept.Names(r2))
 	})
 }
+
+// TestLeftBeforeTheClockWasSet: a node goes on fetching from a relay that it left while its
+// clock was not set: others may still leave mail there.
+func TestLeftBeforeTheClockWasSet(t *testing.T) {
+	inRecordWorldAt(t, time.Time{}, func(w *recordWorld) { // simulated time begins in 2000
+		w.relays(r1, r2)
+		bob := w.node(b)
+		bob.announce(r1)
+		w.net.SetOffline(r1, true)
+		bob.announce(r2)
+		bob.close()
+		time.Sleep(time.Until(recordTime))
+		bob.open()
+		w.pass(time.Hour)
+		require.Equal(t, []spec.ServerName{r1, r2}, bob.Relays(b.ServerName))
+		w.pass(92 * 24 * time.Hour)
+		w.pass(time.Hour)
+		require.Equal(t, []spec.ServerName{r2}, bob.Relays(b.ServerName))
+	})
+}
+
+// TestRecordAfterNewIdentity: a node that gets another key signs its record anew, and the
+// record of another server, to which the store belonged, isn't its own.
+func TestRecordAfterNewIdentity(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1)
+		bob := w.node(b)
+		bob.announce(r1)
+		before := linked(w, bob.Link())
+		notes, err := bob.mail.Notes(w.Context(), "", "", 1000)
+		require.NoError(t, err)
+		require.Empty(t, w.restored(a, notes).Link())
+
+		bob.close()
+		w.change = func(c *client.NodeConfig) { c.Identity.KeyID = "ed25519:new" }
+		bob.open()
+		w.pass(time.Minute)
+		after := linked(w, bob.Link())
+		require.True(t, before.Precedes(&after))
+		require.Contains(t, string(after.JSON()), "ed25519:new")
+		w.pass(5 * time.Hour)
+		require.Equal(t, after, linked(w, bob.Link()))
+	})
+}
