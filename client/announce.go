@@ -191,7 +191,8 @@ func (a *announcer) anew() {
 	a.checks.anew()
 }
 
-// claim asks those relays for mail that aren't in use yet.
+// claim asks those relays for mail that aren't in use yet, and comes back where this
+// server had left.
 func (a *announcer) claim(ctx context.Context, relays []spec.ServerName, before *own) error {
 	var all sync.WaitGroup
 	errs := make([]error, len(relays))
@@ -199,10 +200,24 @@ func (a *announcer) claim(ctx context.Context, relays []spec.ServerName, before 
 		if before != nil && before.record.Names(relay) {
 			continue
 		}
-		all.Go(func() { _, errs[i] = a.caller.Next(ctx, relay, 0) })
+		all.Go(func() {
+			if _, errs[i] = a.caller.Next(ctx, relay, 0); errs[i] == nil {
+				errs[i] = a.comeBack(ctx, relay)
+			}
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// comeBack has a mailbox that was left take mail again. Relays that don't know that, or
+// don't tell, have none.
+func (a *announcer) comeBack(ctx context.Context, relay spec.ServerName) error {
+	state, err := a.caller.Mailbox(ctx, relay)
+	if err != nil || state.State != wire.StateLeft {
+		return nil //nolint:nilerr // it gave its mail, so it can be used
+	}
+	return a.caller.Return(ctx, relay, wire.Return{After: state.Mailbox})
 }
 
 // sign makes a record above the one before, which may be nil, and keeps it.
@@ -308,58 +323,6 @@ func (a *announcer) warn(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
 		a.book.logger.Warn("client: own record", "error", err)
 	}
-}
-
-// checkOwn asks relays for this server's record.
-func (a *announcer) checkOwn(ctx context.Context, relays []spec.ServerName) {
-	var all sync.WaitGroup
-	found, errs := make([]wire.RelayRecord, len(relays)), make([]error, len(relays))
-	for i, relay := range relays {
-		all.Go(func() { found[i], errs[i] = a.caller.RelayRecord(ctx, relay, a.self.ServerName) })
-	}
-	all.Wait()
-	for i, relay := range relays {
-		a.told(ctx, relay, found[i], errs[i])
-	}
-}
-
-// told is for the answer of a relay about this server's record. One that is named and has
-// none, or an older one, has lost it, and gets it again.
-func (a *announcer) told(ctx context.Context, relay spec.ServerName, found wire.RelayRecord, err error) {
-	if err != nil && !refuses(err) && !isUnknownThere(err) {
-		if ctx.Err() == nil {
-			a.checks.failed(relay, 0)
-		}
-		return
-	}
-	a.checks.succeeded(relay)
-	note(a.checked, relay, time.Now())
-	if err == nil {
-		a.takeOver(ctx, found, relay)
-	}
-	o := a.current()
-	var e *wire.Error
-	lost := err == nil && found.Precedes(o.record) || errors.As(err, &e) && e.Code == spec.ErrorNotFound
-	if lost && o.record.Names(relay) && !slices.Contains(o.Owed, relay) {
-		owing := *o
-		owing.Owed = append(slices.Clone(o.Owed), relay)
-		a.warn(ctx, a.keep(ctx, owing))
-	}
-}
-
-// takeOver is for a record of this server that somebody has shown. One that is newer than
-// ours was made by this server before it was set back, or by somebody that has its key:
-// its relays are asked for mail, too, and ours is signed above it.
-func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from spec.ServerName) {
-	o, now := a.current(), time.Now()
-	if !o.record.Precedes(&found) || now.Sub(a.tookOver) < announceEvery || found.Check(ctx, a.book.keys, now) != nil {
-		return
-	}
-	a.tookOver = now
-	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(&found))
-	relays, above := namesOf(o.record), *o
-	above.record, above.Left = &found, maps.Clone(o.Left)
-	a.warn(ctx, a.sign(ctx, relays, &above))
 }
 
 // tend does what is due: brings the record where it is owed, looks for one that this

@@ -114,15 +114,14 @@ func (c *Caller) agree(ctx context.Context, relay spec.ServerName, want MailboxP
 // isUnknownThere reports whether an error says that a relay doesn't know a request, as
 // relays and the proxies in front of them say it.
 func isUnknownThere(err error) bool {
+	return errors.Is(err, errNoAnswer) || hasStatus(err,
+		http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented)
+}
+
+// hasStatus reports whether an error is an answer with one of those statuses.
+func hasStatus(err error, statuses ...int) bool {
 	var e *wire.Error
-	if !errors.As(err, &e) {
-		return errors.Is(err, errNoAnswer)
-	}
-	switch e.Status {
-	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
-		return true
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(statuses, e.Status)
 }
 
 // Leave has this server's mailbox at a relay take no more mail: see wire.Leaving. It

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -26,7 +27,11 @@ const (
 
 // disagreed is how long a relay is left alone that didn't take the policy. It may have no
 // mailbox for this server until that has asked for its mail.
-var disagreed = Backoff{First: time.Second, Most: time.Hour}.withDefaults()
+// A relay that forbids it for days may do so for good.
+var (
+	disagreed = Backoff{First: time.Second, Most: time.Hour}.withDefaults()
+	forbidden = Backoff{First: time.Second, Most: agreedFor}.withDefaults()
+)
 
 // policies has this server's relays have its policy.
 type policies struct {
@@ -186,7 +191,11 @@ func (p *policies) agree(ctx context.Context, relay spec.ServerName, want *Mailb
 	err := p.caller.agree(ctx, relay, *want)
 	if err != nil && !isUnknownThere(err) {
 		*failures++
-		wait := disagreed.after(*failures, retryAfter(err))
+		backoff := disagreed
+		if hasStatus(err, http.StatusForbidden) {
+			backoff = forbidden
+		}
+		wait := backoff.after(*failures, retryAfter(err))
 		p.logger.Debug("client: a relay hasn't taken the policy", "relay", relay, "error", err, "wait", wait)
 		return wait
 	}
