@@ -15,9 +15,9 @@ import (
 	"github.com/matrixrelay/relay/policy"
 )
 
-const purgeHelp = `Remove mail for good: all that is in a mailbox, from a server, or that would expire soon
-anyway; what is given together must all be so. It asks first. Whoever sends the same
-again within a day is told that it is stored, and it isn't.
+const purgeHelp = `Remove mail for good: all mail in a mailbox, from a server, or that would expire soon
+anyway. Where several of these options are given, all must hold. It asks first. A server
+that sends the same mail again within a day is told that it is stored, and it isn't.
 
   relay purge --origin spammer.example
   relay purge --mailbox gone.example --yes`
@@ -33,9 +33,9 @@ func newPurge() *cobra.Command {
 	var p purging
 	c := new(operating).command(&cobra.Command{Use: "purge", Short: "Remove mail", Long: purgeHelp, Args: noArgs}, p.run)
 	f := c.Flags()
-	f.StringVar(&p.mailbox, "mailbox", "", "what is in the mailbox with this `NAME`")
-	f.StringVar(&p.origin, "origin", "", "what is from this `SERVERNAME`")
-	f.Var(&p.expires, "expires-within", "what is kept for no longer than this `DURATION`, such as 36h or 7d")
+	f.StringVar(&p.mailbox, "mailbox", "", "mail in the mailbox with this `NAME`")
+	f.StringVar(&p.origin, "origin", "", "mail from this `SERVERNAME`")
+	f.Var(&p.expires, "expires-within", "mail that is kept for no longer than this `DURATION`, such as 36h or 7d")
 	f.BoolVar(&p.dryRun, "dry-run", false, "count only")
 	f.BoolVar(&p.yes, "yes", false, "don't ask")
 	return c
@@ -120,7 +120,7 @@ func newBlock() *cobra.Command {
 
 func newUnblock() *cobra.Command {
 	return new(operating).command(&cobra.Command{
-		Use: "unblock WHAT", Short: "End a block", Args: oneArg("what is blocked"),
+		Use: "unblock WHAT", Short: "End a block", Args: oneArg("the server, address or network that is blocked"),
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, args []string) error {
 		found, err := operator.Unblock(ctx, args[0])
 		if err != nil {
@@ -136,7 +136,7 @@ func newUnblock() *cobra.Command {
 func newBlocked() *cobra.Command {
 	var p paging
 	c := new(operating).command(&cobra.Command{
-		Use: "blocked", Short: "List what is blocked", Args: noArgs,
+		Use: "blocked", Short: "List the blocks", Args: noArgs,
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
 		page, err := operator.Blocked(ctx, p.after, p.limit)
 		if err != nil {
@@ -149,12 +149,12 @@ func newBlocked() *cobra.Command {
 			return fmt.Sprintf("%s\t%s\t%q", b.What, b.Since.UTC().Format(time.DateTime), b.Reason)
 		})
 	})
-	p.flags(c, "begin behind this `NAME` or address")
+	p.flags(c, "begin after this `NAME` or address")
 	return c
 }
 
-const verifyHelp = `Read all mail and say what is damaged. The exit status is 5 if something is. Of a relay
-that runs, ask that one: it goes on meanwhile. With --offline a SQLite file is opened,
+const verifyHelp = `Read all mail and say what is damaged. The exit status is 5 if something is. A relay
+that runs reads its own mail, and goes on serving meanwhile. With --offline a SQLite file is opened,
 which repairs it as starting the relay does if it is damaged: keep a copy of it first.
 What can't be read stays where it is, and holds up nothing.`
 

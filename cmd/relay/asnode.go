@@ -23,7 +23,7 @@ type toRelay struct {
 
 func (r *toRelay) flags(f *pflag.FlagSet) {
 	f.StringVar(&r.relay, "relay", "", "the server name of the `RELAY` (required)")
-	f.Var(&r.at, "at", "it is at this address, over HTTP without TLS: `SERVER=HOST:PORT`. Else it is\nlooked for as Matrix servers are")
+	f.Var(&r.at, "at", "it is at this address, over HTTP without TLS: `SERVER=HOST:PORT`. Otherwise it is\nlooked for as Matrix servers are")
 	f.DurationVar(&r.timeout, "timeout", time.Minute, "wait this `DURATION` for an answer")
 }
 
@@ -61,7 +61,7 @@ func (n *asNode) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	n.toRelay.flags(f)
 	f.StringVar(&n.signingKey, "signing-key", "", "sign with the key in this `FILE`, which relay keygen makes (required)")
-	f.StringVar(&n.name, "name", "", "the `SERVERNAME` of the server that asks (default its key)")
+	f.StringVar(&n.name, "name", "", "the `SERVERNAME` of the server that signs (default its key)")
 }
 
 // caller makes the calls of that server, until hangUp is called.

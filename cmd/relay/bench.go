@@ -152,7 +152,7 @@ func (b *benching) fetch(ctx context.Context, r *benchNode, m *measured) {
 	}
 }
 
-// A measured is what came of one kind of request.
+// A measured has the results of one kind of request.
 type measured struct {
 	Transactions int64            `json:"transactions"`
 	Bytes        int64            `json:"bytes"`
@@ -161,7 +161,7 @@ type measured struct {
 	MedianMS     float64          `json:"median_ms"` // of a request
 	P99MS        float64          `json:"p99_ms"`
 	MaxMS        float64          `json:"max_ms"`
-	Failures     map[string]int64 `json:"failures"` // by what was answered
+	Failures     map[string]int64 `json:"failures"` // by the answer
 
 	mu    sync.Mutex
 	times []time.Duration
@@ -195,7 +195,7 @@ func (m *measured) note(took time.Duration, transactions, bytes int, err error) 
 	m.Bytes += int64(bytes)
 }
 
-// kindOf is an error without what differs from one to the next.
+// kindOf is an error without the parts that differ from one to the next.
 func kindOf(err error) string {
 	if answer := new(wire.Error); errors.As(err, &answer) {
 		return fmt.Sprintf("%d %s", answer.Status, answer.Code)

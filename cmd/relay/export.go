@@ -22,14 +22,14 @@ const (
 	exportHelp = `Write all mail of a database that no relay uses to the standard output, as JSON lines:
 mailbox after mailbox, each in order. All databases have the same form. Mail that is
 remembered only so that copies of it are recognised isn't in it, nor are blocks, invites
-that were used, and whatever else is no mail. Mail that can't be read is left out, and the
-exit status is 5 then. It says at the end how many transactions it wrote, and relay import
-how many it read: a file that was cut off has less.
+that were used, and anything else that isn't mail. Mail that can't be read is left out, and
+the exit status is 5 then. It says at the end how many transactions it wrote, and relay
+import how many it read: a file that was cut off has less.
 
   relay export --db relay.db > mail.jsonl`
 
 	importHelp = `Read mail in the form of relay export from the standard input, and put it into a
-database that no relay uses. What is there already isn't stored again, so after a failure
+database that no relay uses. Mail that is there already isn't stored again, so after a failure
 the same command goes on.
 
   relay import --db postgres://relay@db.example/relay < mail.jsonl`
@@ -52,7 +52,7 @@ type exported struct {
 	Digest        []byte  `json:"digest"`
 	Body          []byte  `json:"body"` // bytes, since the signature is for these
 	Proof         []byte  `json:"proof,omitempty"`
-	LifetimeMS    int64   `json:"lifetime_ms,omitempty"` // what is left; 0: for ever
+	LifetimeMS    int64   `json:"lifetime_ms,omitempty"` // the rest of it; 0: for ever
 }
 
 // An anyText is a JSON string, or {"base64": "..."} if it isn't UTF-8, as names in a

@@ -77,7 +77,7 @@ func contents(t *testing.T, s store.Store) map[spec.ServerName][]store.Mail {
 	return all
 }
 
-// What is exported and imported is the same mail in the same order, also if an import
+// Mail that is exported and imported is the same, in the same order, also if an import
 // was cut off before, and is done once more.
 func TestExportAndImport(t *testing.T) {
 	from, to, want := database(t), database(t), memory.New(memory.Options{})
@@ -135,7 +135,7 @@ func TestImportOfChangedMail(t *testing.T) {
 	}
 }
 
-// What is no mail is refused, with its line.
+// A line that isn't mail is refused, with its number.
 func TestImportOfNonsense(t *testing.T) {
 	for text, want := range map[string]string{
 		"nonsense":            "line 1",

@@ -62,7 +62,7 @@ func identity(name spec.ServerName, file string) (id fclient.SigningIdentity, er
 		id.ServerName = keyName(public)
 	}
 	if key, ok := (wire.HexKeys{}).KnownKey(id.ServerName, id.KeyID); ok && !bytes.Equal(key, public) {
-		return id, fmt.Errorf("--name is another key than that in %s, whose name is %s", file, keyName(public))
+		return id, fmt.Errorf("--name is another key than the one in %s, whose name is %s", file, keyName(public))
 	}
 	return id, nil
 }

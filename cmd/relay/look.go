@@ -17,7 +17,7 @@ import (
 func newStatus() *cobra.Command {
 	return new(operating).command(&cobra.Command{
 		Use: "status", Short: "Show how a relay is", Args: noArgs,
-		Long: "Show how a relay is: how full, for how long it runs, and what is wrong with it. The exit\nstatus is 5 if something is.",
+		Long: "Show how full a relay is, for how long it has run, and what is wrong with it. The exit\nstatus is 5 if something is.",
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
 		s, err := operator.Status(ctx)
 		if err != nil {
@@ -125,7 +125,7 @@ func newMailboxes() *cobra.Command {
 			return fmt.Sprintf("%s\t%d\t%d\t%d", m.Name, m.Entries, m.Bytes, m.SetAside)
 		})
 	})
-	p.flags(c, "begin behind this `NAME`")
+	p.flags(c, "begin after this `NAME`")
 	c.Flags().StringVar(&origin, "origin", "", "only those that have mail from this `SERVERNAME`")
 	c.Flags().BoolVar(&private, "private", false, "the queues of the program that the relay is in")
 	return c
@@ -152,7 +152,7 @@ func newMailbox() *cobra.Command {
 		}
 		return showTable(c, page, "ID\tFROM\tTRANSACTION ID\tBYTES\tPROOF\tKEPT FOR", entryText)
 	})
-	c.Flags().Int64Var(&q.After, "after", 0, "begin behind the transaction with this `ID`")
+	c.Flags().Int64Var(&q.After, "after", 0, "begin after the transaction with this `ID`")
 	c.Flags().IntVar(&q.Limit, "limit", admin.DefaultPage, fmt.Sprintf("show at most this `NUMBER`, up to %d", admin.MaxPage))
 	c.Flags().BoolVar(&q.Bodies, "bodies", false, "show the transactions, too")
 	return c
@@ -189,7 +189,7 @@ func newSenders() *cobra.Command {
 			return fmt.Sprintf("%s\t%d\t%d\t%d", s.Origin, s.Entries, s.Bytes, s.Mailboxes)
 		})
 	})
-	c.Flags().StringVar(&mailbox, "mailbox", "", "only what is in the mailbox with this `NAME`")
+	c.Flags().StringVar(&mailbox, "mailbox", "", "only mail in the mailbox with this `NAME`")
 	c.Flags().IntVar(&limit, "limit", admin.DefaultPage, fmt.Sprintf("show at most this `NUMBER`, up to %d", admin.MaxPage))
 	return c
 }

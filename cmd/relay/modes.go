@@ -45,10 +45,10 @@ func (a *access) flags(f *pflag.FlagSet) {
 	f.StringVar(&a.file, "for-file", "", "and for the servers in this `FILE`, which has one name in each line;\nit is read again on SIGHUP")
 	a.invite.flags(f)
 	f.Var(&a.promise, "promise", "the `SIZE` that a mailbox has in any case, in the modes "+string(wire.Open)+" and\n"+
-		string(wire.Invite)+"; so many servers find room as have it in half of --max-store,\nor three quarters with "+string(wire.Invite))
+		string(wire.Invite)+"; servers find room until half of --max-store is promised, or\nthree quarters with "+string(wire.Invite))
 	f.Var((*perSecond)(&a.requests), "max-requests", "take this `NUMBER` of requests a second from one address, and of one\nserver, and five times that after a rest")
-	f.Var((*perSecond)(&a.traffic), "max-traffic", "likewise this `SIZE` of bodies and answers, and 64 times that")
-	f.Var((*perSecond)(&a.stored), "max-stored", "likewise this `SIZE` of transactions that are kept, and 256 times that")
+	f.Var((*perSecond)(&a.traffic), "max-traffic", "likewise this `SIZE` of bodies and answers a second, and 64 times that\nafter a rest")
+	f.Var((*perSecond)(&a.stored), "max-stored", "likewise this `SIZE` of transactions that are kept, and 256 times that\nafter a rest")
 }
 
 // A perSecond is a pflag.Value: a size a second, or none.

@@ -45,7 +45,7 @@ func (m *moveCommand) check() error {
 		return errors.New("--move-from and --db are required")
 	}
 	if m.db == inMemory {
-		return errors.New("--db: what is moved into memory is lost")
+		return errors.New("--db: mail that is moved into memory is lost")
 	}
 	return errors.Join(checkDB("--db", m.db), m.moving.check(m.db), m.nats.check(m.db, m.from))
 }
@@ -96,7 +96,7 @@ func (m *moveCommand) showResult(c *cobra.Command, from, to store.Store) error {
 	return show(c, text, map[string]any{"db": shownDB(m.db), "entries": now.Entries, "bytes": now.Bytes, "unreadable": left.SetAside})
 }
 
-// holds is what both halves of a store hold.
+// holds is how much both halves of a store hold.
 func holds(ctx context.Context, s store.Store) (sum store.Usage, err error) {
 	for _, half := range []spec.ServerName{"", store.PrivateHalf} {
 		usage, err := s.Usage(ctx, half)

@@ -28,9 +28,9 @@ type operating struct {
 
 func (o *operating) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.StringVar(&o.admin.address, "admin", "", "the relay's own --admin: unix:PATH, or HOST:PORT on this machine; elsewhere\n"+
-		"an http:// or https:// URL (default unix: and the name of the database's file\nwith -admin)")
-	f.StringVar(&o.admin.tokenFile, "admin-token", "", "the relay's own --admin-token, a `FILE`")
+	f.StringVar(&o.admin.address, "admin", "", "the `ADDRESS` that the relay's --admin has: unix:PATH, or HOST:PORT on this machine;\n"+
+		"elsewhere an http:// or https:// URL (default unix: and the name of the database's\nfile with -admin)")
+	f.StringVar(&o.admin.tokenFile, "admin-token", "", "the `FILE` that the relay's --admin-token has")
 	f.BoolVar(&o.offline, "offline", false, "no relay uses the database: open that itself")
 	f.StringVar(&o.db, "db", "relay.db", "the relay's `DATABASE`: see relay serve")
 	o.nats.clientFlags(f)

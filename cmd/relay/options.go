@@ -31,15 +31,15 @@ bytes such as 500000, 64KiB, 10MiB or 2GiB; where a limit is asked for, none
 means no limit.
 
 Each address and each server has a share of requests, bytes and room, so that
-nobody stops the relay for the others. Behind a proxy set --proxies, or all who
-come through it have one share together. To let in only servers that you invite:
+nobody stops the relay for the others. Behind a proxy set --proxies, or all
+clients that come through it have one share together. To let in only servers that you invite:
 
   relay serve --name relay --mode invite --invite-key invite.key
   relay invite --invite-key invite.key
 
-With --pass-on the relay also brings mail to its destination and to other relays
-of that, with the proof that its sender signed it; its own key is its name,
-unless it has another:
+With --pass-on the relay also brings mail to its destination, and to other relays
+of the destination, with the proof that its sender signed it. The relay's own key is
+its name, unless it has another:
 
   relay serve --signing-key relay.pem --pass-on all --at SERVER=HOST:PORT
 
@@ -77,7 +77,7 @@ type options struct {
 func newServe() *cobra.Command {
 	o, print := new(options), false
 	c := &cobra.Command{
-		Use: "serve", Short: "Be a relay", Long: serveHelp, GroupID: groupRun, Args: noArgs,
+		Use: "serve", Short: "Run a relay", Long: serveHelp, GroupID: groupRun, Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if print {
 				if err := newSettings().print(c); err != nil {

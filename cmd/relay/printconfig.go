@@ -14,7 +14,7 @@ import (
 type several interface {
 	pflag.Value
 
-	// values returns what Set has taken, so that setting them again gives the same.
+	// values returns the values that Set has taken, so that setting them again gives the same.
 	values() []string
 }
 

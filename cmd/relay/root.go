@@ -24,8 +24,8 @@ const rootHelp = `A Matrix relay, and what its operator does with it. A relay ta
 for servers that can't be reached and keeps them until those servers fetch them.
 
 The exit status is 0 if all went well, 1 if something failed, 2 if the command line
-is wrong, 3 if another server refused it, 4 if that can't be reached or said that it
-may go later, and 5 if a relay has a problem or a database is damaged.
+is wrong, 3 if another server refused it, 4 if that server can't be reached or asks to
+try again later, and 5 if a relay has a problem or a database is damaged.
 
 ` + settingsHelp
 
@@ -86,7 +86,7 @@ func (e usageError) Unwrap() error { return e.error }
 // errLogged says that a command failed and that its log says why.
 var errLogged = errors.New("failed")
 
-// errProblems says that a command has shown what is wrong with a relay.
+// errProblems says that a command has shown problems of a relay.
 var errProblems = errors.New("there are problems")
 
 // report tells how a command ended, and returns the exit status for that.

@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/client"
 )
 
-const sendHelp = `Leave a transaction at a relay, as a server does whose destination can't be reached.
+const sendHelp = `Leave a transaction at a relay, as a server does when it can't reach the destination.
 FILE has its JSON, with pdus and edus; - is the standard input. Without FILE it is a
 transaction that servers pass over: an EDU of a type that none knows.
 

@@ -15,9 +15,10 @@ import (
 
 const settingsHelp = `Options may also stand in a TOML file, --config, under their names without the
 dashes, and in the environment: RELAY_MAX_BODY is --max-body. The command line
-counts before the environment, and that before the file. Where an option may be given
-again, the file has a list, and the environment spaces between the values.
-The file is that of relay serve; other commands take from it what they have, too.`
+comes before the environment, and that before the file. Where an option may be given
+more than once, the file has a list, and the environment has spaces between the values.
+The file is for relay serve; other commands take those of their options from it that it
+has, too.`
 
 const (
 	configFlag = "config"

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// A build is what is known of how this program was built.
+// A build says how this program was built, as far as that is known.
 type build struct {
 	Version  string `json:"version"` // "(devel)" if it isn't that of a release
 	Revision string `json:"revision,omitempty"`
