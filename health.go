@@ -159,7 +159,7 @@ func (c *checkup) isDone() bool {
 	}
 }
 
-// look reads and writes. What it writes differs from time to time, so that no store can
+// look reads and writes. The note that it writes differs each time, so that no store can
 // leave it out.
 func (h *health) look(now time.Time) error {
 	ctx, cancel := context.WithTimeout(h.ctx, checkupTime)

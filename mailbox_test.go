@@ -208,7 +208,7 @@ func TestLeaveRequests(t *testing.T) {
 	requireError(t, http.StatusMethodNotAllowed, "M_UNRECOGNIZED", status, body)
 }
 
-// What was recorded of an owner's requests is of no use later: the mailbox and its mail
+// Recorded requests of an owner are of no use later: the mailbox and its mail
 // stay as they are. To fetch is the owner's own, and acknowledges nothing twice.
 func TestReplayedOwnersRequests(t *testing.T) {
 	r := newOwnersRig(t, nil)

@@ -27,8 +27,8 @@ type metrics struct {
 	acknowledged prometheus.Counter
 }
 
-// buckets are the bounds of histograms, in seconds: from a PUT on a fast disk to what
-// senders wait for at most.
+// buckets are the bounds of histograms, in seconds: from a PUT on a fast disk to the
+// longest time that senders wait.
 var buckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 
 func newMetrics(config *Config, w *waits, healthy func(context.Context) error) (*metrics, error) {

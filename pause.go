@@ -55,5 +55,5 @@ func (p *pauses) hold(ctx context.Context, q *request) {
 func isOverShare(q *request, err error) bool {
 	var e *wire.Error
 	return q.admission.asked.Stage < policy.Signed && errors.Is(err, errPolicy) &&
-		errors.As(err, &e) && e.Status == http.StatusTooManyRequests
+		errors.As(err, &e) && e != nil && e.Status == http.StatusTooManyRequests
 }

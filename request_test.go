@@ -24,8 +24,8 @@ func requestFrom(name string, known bool) *request {
 	return q
 }
 
-// What others owe at an address is not what a server owes on a connection that counts
-// for it, and what they hold isn't what it holds.
+// The debts of others at an address aren't those of a server on a connection that counts
+// for it, and neither is the memory that they hold.
 func TestKnownServerIsNotItsAddress(t *testing.T) {
 	flood, phone, stranger := requestFrom("flood", false).holder(), requestFrom("phone", true).holder(), requestFrom("phone", false).holder()
 	r, c := newRepeats(), newChecks()

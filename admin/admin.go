@@ -1,10 +1,10 @@
-// Package admin is what the operator of a relay works with: how full is it, which
-// mailboxes hold what, which servers fill them; purging mail, blocking servers and
-// addresses, making invites, and reading everything to find damage.
+// Package admin is the interface for the operator of a relay. It tells how full the relay
+// is, which mailboxes hold how much and which servers fill them; it purges mail, blocks
+// servers and addresses, makes invites, and reads everything to find damage.
 //
 // A Desk does all that beside the store of a running relay. Its Handler serves it as
-// JSON and as pages for a browser, and a Client speaks with it; both are an Operator, so a program works alike
-// with a running relay and with a store that isn't in use.
+// JSON and as pages for a browser, and a Client speaks with it. Both are an Operator, so a
+// program works alike with a running relay and with a store that isn't in use.
 //
 //	desk, err := admin.New(admin.Config{Store: s, ServerName: "example.org"})
 //	...
@@ -45,7 +45,7 @@ const (
 	DefaultPage = 100
 )
 
-// An Operator can do what an operator does. It is safe for concurrent use.
+// An Operator does the operator's work on a relay. It is safe for concurrent use.
 type Operator interface {
 	// Status says how the relay is.
 	Status(ctx context.Context) (*Status, error)
@@ -94,8 +94,8 @@ type Status struct {
 	Now     time.Time `json:"now"`
 	Started time.Time `json:"started"`
 
-	// Servers is what the mailboxes of servers hold, Private what the embedder's own
-	// queues do.
+	// Servers is how much the mailboxes of servers hold, Private how much the
+	// embedder's own queues do.
 	Servers Held `json:"servers"`
 	Private Held `json:"private"`
 
@@ -174,7 +174,7 @@ type Entry struct {
 	Body          []byte                          `json:"body,omitempty"`
 }
 
-// A Sender is an origin with what it holds.
+// A Sender is an origin and how much it holds.
 type Sender struct {
 	Origin    spec.ServerName `json:"origin"`
 	Mailboxes int64           `json:"mailboxes"`

@@ -97,7 +97,7 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 	return status, nil
 }
 
-// problems says in words what isn't well.
+// problems says in words why the relay isn't well.
 func (d *Desk) problems(ctx context.Context, status *Status) (all []string) {
 	var failure, unready error
 	if failing, ok := d.config.Store.(store.Failing); ok {

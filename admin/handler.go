@@ -104,7 +104,7 @@ func (d *Desk) Handler() http.Handler {
 }
 
 // post serves a call whose argument is the body. A field that isn't known is refused: a
-// purge with a filter that was misspelt would remove more than it was to.
+// purge with a misspelt filter would remove more than it should.
 func post[T any](d *Desk, mux *http.ServeMux, path string, call func(context.Context, T) (any, error)) {
 	mux.Handle("POST "+path, d.answering(func(r *http.Request) (any, error) {
 		var body T

@@ -67,7 +67,7 @@ type announcer struct {
 	own *own // replaced, never changed; nil: nothing was announced
 }
 
-// own is what is kept of this server's own record, in JSON.
+// own has all that is kept about this server's own record, as JSON.
 type own struct {
 	Text json.RawMessage `json:"record"`
 
@@ -325,7 +325,7 @@ func (a *announcer) warn(ctx context.Context, err error) {
 	}
 }
 
-// tend does what is due: brings the record where it is owed, looks for one that this
+// tend does the work that is due: it brings the record where it is owed, looks for one that this
 // server doesn't know, besides the one that it was shown, if any, and signs it anew.
 func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 	if a.lock(ctx) != nil {

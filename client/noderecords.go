@@ -52,8 +52,8 @@ func (n *Node) openRecords(ctx context.Context, config NodeConfig, notes store.N
 // it to the new relays and to those before, and sends it to the servers that it writes
 // to, as an EDU. With OutboxConfig.Source, the embedder sends that: see Link.
 //
-// It returns nil once the record is on the disk; what couldn't be reached by then gets
-// the record while Run runs. An error means that nothing was changed. The Node signs the
+// It returns nil once the record is on the disk; servers that couldn't be reached by then
+// get the record while Run runs. An error means that nothing was changed. The Node signs the
 // record anew in time, fetches from a relay that it has left until the last record that
 // names that one has expired, and logs a record of its own that it doesn't know.
 // Close ends it.

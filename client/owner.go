@@ -13,7 +13,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A MailboxPolicy is what a server says about its mailboxes at relays: whose mail always
+// A MailboxPolicy is a server's policy for its mailboxes at relays: whose mail always
 // has room there. See wire.MailboxPolicy for the fields. The zero value makes all alike.
 type MailboxPolicy struct {
 	Allow     []spec.ServerName `json:"allow,omitempty"`
@@ -87,7 +87,7 @@ func (c *Caller) own(ctx context.Context, method string, relay spec.ServerName, 
 	return nil
 }
 
-// maxOwnerAnswer bounds an answer about a mailbox: it may escape what the policy didn't.
+// maxOwnerAnswer bounds an answer about a mailbox: it may escape letters that the policy didn't.
 const maxOwnerAnswer = 2 * wire.MaxPolicyBytes
 
 // agree has a relay have that policy for this server's mailbox, if it doesn't already.

@@ -32,7 +32,7 @@ const (
 	scouts = 8
 )
 
-// todo is what a book has to find out. Its methods are called with the book locked.
+// todo has the questions of a book that are open. Its methods are called with the book locked.
 type todo struct {
 	wake   chan struct{}
 	wanted map[spec.ServerName]struct{}
@@ -143,7 +143,8 @@ type scout struct {
 	caller *Caller
 }
 
-// look finds out what is wanted, and whether hints are true. What fails is wanted again.
+// look finds out all that is wanted, and whether hints are true. After a failure it is
+// wanted again.
 func (s *scout) look(ctx context.Context, wanted map[spec.ServerName]struct{}, hints map[pair]uint64) {
 	var all sync.WaitGroup
 	defer all.Wait()

@@ -30,7 +30,7 @@ const (
 	boxesBytes = 32 << 20
 )
 
-// A box is what is written down of a mailbox whose owner has a say. It isn't changed.
+// A box is the note about a mailbox whose owner has a say. It isn't changed.
 type box struct {
 	// Mailbox is the mailbox's name, empty if nothing was written down.
 	Mailbox string `json:"mailbox"`
@@ -145,5 +145,5 @@ func (b *boxes) remove(server spec.ServerName) {
 	}
 }
 
-// memory is about what a box takes.
+// memory is roughly how much memory a box takes.
 func (b *box) memory() int { return 2 * b.size }

@@ -233,8 +233,7 @@ func (c *claims) remove(ctx context.Context, server spec.ServerName) error {
 }
 
 // makeRoom finds out whether there is room for one more claim. If there is none, it takes
-// away those whose owners haven't asked for long, and what these have said about their
-// mailboxes.
+// away those whose owners haven't asked for long, with the policies of these owners.
 func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) error {
 	isFresh := !c.counted.IsZero() && time.Since(c.counted) < claimsCountedFor
 	if isFresh && c.count < most {

@@ -144,7 +144,7 @@ func (i *Invite) fetch(ctx context.Context, r *Request) (err error) {
 		return i.claims.renew(ctx, r.Origin)
 	}
 	if r.left {
-		return nil // it can read what is there
+		return nil // it can read the mail that is there
 	}
 	usage, err := i.config.Store.Usage(ctx, r.Origin)
 	if err != nil {

@@ -67,8 +67,8 @@ func (o *owned) claim(server spec.ServerName, text string) error {
 }
 
 // A mailbox that was left takes no mail, lets its owner fetch what is there, and takes
-// mail again when the owner comes back, with the policy that it had. What was recorded
-// meanwhile is of no use.
+// mail again when the owner comes back, with the policy that it had. Requests that
+// were recorded meanwhile are of no use.
 func TestLeaveAndComeBack(t *testing.T) {
 	for mode, o := range leavable(t) {
 		require.NoError(t, o.set("b", wire.MailboxPolicy{Seq: 3, Deny: names("enemy")}))

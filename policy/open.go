@@ -175,7 +175,7 @@ func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
 		return o.claims.renew(ctx, r.Origin)
 	}
 	if r.left {
-		return nil // it can read what is there
+		return nil // it can read the mail that is there
 	}
 	err = o.claim(ctx, r)
 	if errors.Is(err, errBooked) || errors.Is(err, errClaimed) || errors.Is(err, store.ErrReopen) {
@@ -281,8 +281,8 @@ func (o *Open) admitMail(ctx context.Context, r *Request) error {
 	return nil
 }
 
-// leaving is to whom mail for unclaimed mailboxes is counted: the address that it comes
-// from, or the server on whose own connection it comes.
+// leaving is the party that mail for unclaimed mailboxes is charged to: the address that
+// it comes from, or the server on whose own connection it comes.
 func (o *Open) leaving(r *Request) []*comer {
 	if r.Known == "" {
 		return o.comers.of(r.Address)

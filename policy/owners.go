@@ -34,14 +34,14 @@ type OwnersConfig struct {
 
 // Owners is a mode in which the owner of a mailbox has a say, too: whose mail always has
 // room in it, whose is refused, and how much room is there for all others together
-// (wire.MailboxPolicy). It asks another mode first. Without a request of an owner nothing
-// is different. Where several relays share a store, the others hear of a change within
+// (wire.MailboxPolicy). It asks another mode first. Until an owner makes a request,
+// nothing is different. Where several relays share a store, the others hear of a change within
 // ten seconds.
 //
 // The mail of a server that the owner doesn't name is taken only while the whole
-// mailbox holds less than the owner lets strangers have. So strangers never get more than that,
-// under however many names, and all the other room is for those that the owner allows;
-// but their mail may keep strangers out for as long as it waits.
+// mailbox holds less than the owner lets strangers have. So strangers never get more than
+// that, under however many names, and all the other room is for those that the owner
+// allows; but their mail may keep strangers out for as long as it waits.
 type Owners struct {
 	config OwnersConfig
 	notes  store.Notes

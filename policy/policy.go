@@ -9,7 +9,7 @@
 //     (servers that have claimed their mailbox with an invite) or Open (anybody, with
 //     little room until the owner has asked for its mail);
 //   - Blocklist: servers and addresses that the operator has blocked, in the store's notes;
-//   - Owners: a mode together with what the owners of mailboxes say;
+//   - Owners: a mode together with the policies of the owners of mailboxes;
 //   - Func: a function of an embedder.
 //
 // Names cost nothing in an open network, and until the signature was checked anybody
@@ -92,7 +92,7 @@ type Request struct {
 
 	whenDone []func(Used)
 	counted  *counted // by Limits
-	whole    Room     // by Owners: what it was before the owner's policy
+	whole    Room     // by Owners: the room before the owner's policy
 	left     bool     // by Owners: Origin has left its mailbox
 }
 

@@ -23,8 +23,8 @@ type Managed interface {
 	// Senders returns up to limit origins (a limit below 1 counts as 1) of the mail in
 	// the mailbox of destination; "" means all mailboxes of servers, PrivateHalf all
 	// private ones. Those whose mail has the most bytes come first, and of equal ones
-	// the smaller name. It reads no mail, but where it is asked about a half, what that
-	// costs may grow with the mailboxes and their origins: don't ask often. Mail that has
+	// the smaller name. It reads no mail, but where it is asked about a half, the cost
+	// may grow with the mailboxes and their origins: don't ask often. Mail that has
 	// expired may still be counted for a while.
 	Senders(ctx context.Context, destination spec.ServerName, limit int) ([]Sender, error)
 

@@ -3,7 +3,7 @@ package store
 import "context"
 
 // Measured is an ability that stores may have beside Store: to say how much
-// room they take beside that of the mail. Its method is safe for concurrent use.
+// room they take besides that of the mail. Its method is safe for concurrent use.
 type Measured interface {
 	// Sizes returns the sizes at this moment. It reads no mail.
 	Sizes(ctx context.Context) (Sizes, error)

@@ -6,7 +6,7 @@
 // Mail belongs to a destination, a Matrix server name compared byte for byte.
 // Each Put that is not a copy becomes an Entry with an ID of its own. Next
 // hands out the oldest entries, Ack takes entries away up to an ID, and the
-// store takes mail away whose Lifetime is over. Nothing else removes mail, but
+// store takes mail away whose Lifetime is over. Nothing else removes mail, except
 // its operator: see Managed.
 //
 // # Two halves

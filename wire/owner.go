@@ -37,7 +37,7 @@ type MailboxState struct {
 	// PolicySeq is the number of the policy that holds, 0 if there is none.
 	PolicySeq int64 `json:"policy_seq"`
 
-	// Entries and Bytes are what the mailbox holds.
+	// Entries and Bytes are how much the mailbox holds.
 	Entries int64 `json:"entries"`
 	Bytes   int64 `json:"bytes"`
 

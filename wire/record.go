@@ -31,7 +31,7 @@ const recordType = "org.matrixrelay.relays.v1"
 
 // A RelayRecord says where the mail for a server goes. The server has signed it, so it
 // doesn't matter from where it came. Make one with SignRelayRecord, ReadRelayRecord
-// or ReadLink, and don't change it: what it says is what was signed.
+// or ReadLink, and don't change it: its signature is for these fields.
 type RelayRecord struct {
 	Server spec.ServerName
 
@@ -193,7 +193,7 @@ func (r *RelayRecord) Check(ctx context.Context, keys gomatrixserverlib.JSONVeri
 // JSON is the record on the wire. It must not be changed.
 func (r *RelayRecord) JSON() []byte { return r.text.json }
 
-// Hash identifies what the record says.
+// Hash identifies the content of the record.
 func (r *RelayRecord) Hash() [sha256.Size]byte { return r.text.hash() }
 
 // Names reports whether relay is one of Relays.

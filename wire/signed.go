@@ -39,8 +39,8 @@ type signatures map[spec.ServerName]map[gomatrixserverlib.KeyID]string
 
 // canonicalOf returns the canonical form of a text, if it is that of our own encoding of
 // the object that was decoded from it. Then nothing in it was passed over or read loosely:
-// servers sign what strangers put into some objects, and none of these must be taken for
-// another.
+// servers sign some objects that strangers have put words into, and none of these must be
+// taken for another.
 func canonicalOf(text []byte, decoded any) (canonical []byte, err error) {
 	canonical, ok := form(text)
 	if !ok {

@@ -50,7 +50,7 @@ func TestFirstAndThenOneLineAMinute(t *testing.T) {
 	})
 }
 
-// A log that hangs while the counts are written holds up nobody who counts.
+// A log that hangs while the counts are written holds up no caller that counts.
 func TestSlowLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lines := make(hanging, 1)

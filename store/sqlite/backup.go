@@ -78,7 +78,7 @@ func (s *Store) backup(ctx context.Context, path string) (err error) {
 		return cmp.Or(err, fs.ErrExist)
 	}
 	part := path + partSuffix
-	if err := removeAll(part); err != nil { // what a crash has left
+	if err := removeAll(part); err != nil { // left by a crash
 		return err
 	}
 	if err := makeFile(part); err != nil {

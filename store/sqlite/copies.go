@@ -45,7 +45,7 @@ func (w *writer) countCopies(ctx context.Context) error {
 	return nil
 }
 
-// keepCopies takes over what a batch that is committed has counted.
+// keepCopies takes over the counts of a batch that is committed.
 func (w *writer) keepCopies(counted remembered) {
 	counted.added = 0
 	w.copies = counted

@@ -32,7 +32,8 @@ func LimitsOf(all, ofOrigin int64) Limits {
 func (l Limits) AreAny() bool { return min(l.All, l.OfOrigin) < math.MaxInt64/16 }
 
 // A Ledger lists the transactions that are remembered, as the store names them, by origin
-// and in the order in which they are forgotten. It isn't safe for concurrent use. Make one with New.
+// and in the order in which they are forgotten. It isn't safe for concurrent use. Make one
+// with New.
 type Ledger[C any] struct {
 	limits  Limits
 	seed    maphash.Seed
