@@ -364,3 +364,10 @@ func TestOldestExpires(t *testing.T) {
 		require.EqualValues(t, 1, state.Entries)
 	})
 }
+
+// Parts of a policy that are several themselves hide no ability of those after them.
+func TestOwnersBesideParts(t *testing.T) {
+	o := newOwned(t, nil)
+	parts := policy.All(policy.All(policy.NewLimits(policy.LimitsConfig{})), o.Owners)
+	require.Same(t, o.Owners, parts.(policy.Owning).Owners())
+}

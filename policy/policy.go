@@ -166,9 +166,19 @@ func ActingOf(p Policy) (acting Acting, ok bool) {
 // All admits a request if each of its policies admits it; they are asked in order.
 // It is Inviting and Owning as the first is that has this ability, and Described as all
 // are.
-func All(policies ...Policy) Policy { return all(policies) }
+func All(policies ...Policy) Policy {
+	var flat all
+	for _, p := range policies {
+		if parts, is := p.(all); is {
+			flat = append(flat, parts...)
+		} else {
+			flat = append(flat, p)
+		}
+	}
+	return flat
+}
 
-type all []Policy
+type all []Policy // none of which is one
 
 var _ interface {
 	Inviting
