@@ -17,6 +17,7 @@ type batch struct {
 	retention time.Duration
 	now       int64 // on the store's clock
 	noRoom    bool  // the disk has none for more mail
+	dir       string
 	written   int64 // about how many bytes this adds to the log
 	copies    remembered
 
@@ -52,7 +53,7 @@ type mailbox struct {
 
 func newBatch(w *writer) *batch {
 	return &batch{
-		sql: w.sql, retention: w.options.Retention, now: w.clock.Now(), last: w.last, copies: w.copies,
+		sql: w.sql, dir: w.files.dir(), retention: w.options.Retention, now: w.clock.Now(), last: w.last, copies: w.copies,
 		mailboxes: make(map[spec.ServerName]*mailbox),
 		woken:     make(map[spec.ServerName]struct{}),
 	}

@@ -61,7 +61,7 @@ func (b *batch) hasTooMany() (more bool, err error) {
 // and a step of others.
 func (b *batch) forgetMore() error {
 	unlisted := 0
-	for range b.copies.added + sweepStep {
+	for range b.copies.added + b.step() {
 		others := b.copies.rows - b.copies.listed.Count() - int64(unlisted)
 		id, isListed, isOver := b.copies.listed.Over(others)
 		switch {

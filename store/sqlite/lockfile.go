@@ -25,6 +25,9 @@ const (
 // read and acknowledged on a full disk.
 const reserveBytes = 1 << 20
 
+// plentyBytes is how much must be free on the disk for that room to be taken.
+const plentyBytes = 8 * reserveBytes
+
 // A lockFile is PATH-lock. Its lock keeps other processes out; it is left there for
 // ever and remembers that there is a database, and whether that has to be repaired.
 type lockFile struct {
@@ -126,7 +129,7 @@ func (l *lockFile) reserve() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	free, known := freeSpace(filepath.Dir(l.path))
-	if l.held || !known || free < 8*reserveBytes {
+	if l.held || !known || free < plentyBytes {
 		return nil
 	}
 	// Bytes that aren't zero: some file systems keep no room for zeros.

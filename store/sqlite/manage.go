@@ -130,26 +130,26 @@ func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []i
 		if err := s.writer.do(ctx, step.run, 0); err != nil { // it may run yet
 			return 0, false, err
 		}
-		ids = ids[len(step.ids):]
+		ids = ids[step.done:]
 		return step.removed, len(ids) > 0, nil
 	})
 }
 
-// A removeJob removes entries of a mailbox.
+// A removeJob removes entries of a mailbox: the first of these IDs.
 type removeJob struct {
-	destination spec.ServerName
-	ids         []int64
-	removed     int
+	destination   spec.ServerName
+	ids           []int64
+	done, removed int
 }
 
 func (j *removeJob) run(b *batch) error {
-	j.removed = 0 // it may run again
+	j.done, j.removed = min(len(j.ids), b.step()), 0 // it may run again
 	m, err := b.mailbox(j.destination)
 	if err != nil || m.id == 0 {
 		return err
 	}
 	mine := func(r *entryRow) bool { return r.mailbox == m.id }
-	for _, id := range j.ids {
+	for _, id := range j.ids[:j.done] {
 		isLive, err := b.isLive(m.id, id)
 		if err == nil && isLive {
 			err = j.retire(b, id, mine)

@@ -30,7 +30,7 @@ func (a *ackJob) run(b *batch) error {
 		return fmt.Errorf("owner: %w", err)
 	}
 	mine := func(r *entryRow) bool { return r.mailbox == m.id }
-	a.removed, a.more, err = b.each(sweepStep, func(id int64) error { return b.retire(id, mine) }, b.sql.upTo, m.id, a.id)
+	a.removed, a.more, err = b.each(b.step(), func(id int64) error { return b.retire(id, mine) }, b.sql.upTo, m.id, a.id)
 	return err
 }
 
@@ -39,7 +39,7 @@ func (a *ackJob) run(b *batch) error {
 func (b *batch) expire() (more bool, err error) {
 	over := func(r *entryRow) bool { return r.until <= b.now }
 	for _, state := range []int{live, setAside} {
-		_, again, err := b.each(sweepStep, func(id int64) error { return b.retire(id, over) }, b.sql.expired, state, b.now)
+		_, again, err := b.each(b.step(), func(id int64) error { return b.retire(id, over) }, b.sql.expired, state, b.now)
 		if err != nil {
 			return false, fmt.Errorf("expired: %w", err)
 		}

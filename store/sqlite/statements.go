@@ -14,7 +14,7 @@ type statements struct {
 	left, share, setShare, dropShare              *sql.Stmt
 	known, insert, owner, place, upTo, expired    *sql.Stmt
 	retire, setAside, forget, freePages, giveBack *sql.Stmt
-	setNote, dropNote                             *sql.Stmt
+	setNote, dropNote, giveBackFew                *sql.Stmt
 
 	entry entryQuery
 }
@@ -70,7 +70,8 @@ func (s *statements) list() []preparation {
 		{&s.dropNote, `DELETE FROM note WHERE key = ?`},
 
 		{&s.freePages, `PRAGMA freelist_count`},
-		{&s.giveBack, `PRAGMA incremental_vacuum(256)`},
+		{&s.giveBack, fmt.Sprintf(`PRAGMA incremental_vacuum(%d)`, sweepStep)},
+		{&s.giveBackFew, fmt.Sprintf(`PRAGMA incremental_vacuum(%d)`, fullStep)},
 	}
 }
 

@@ -11,6 +11,18 @@ import (
 // wait for long.
 const sweepStep = 256
 
+// fullStep is how many it removes on a full disk: the log may have no more room than the
+// lock file keeps.
+const fullStep = 16
+
+// step is how many entries a job of the batch removes.
+func (b *batch) step() int {
+	if b.noRoom {
+		return fullStep
+	}
+	return sweepStep
+}
+
 // sweep does all there is to do, step by step, with other writes in between.
 func (s *Store) sweep(ctx context.Context) error {
 	var errs []error
@@ -50,14 +62,21 @@ func (b *batch) copyClock() (more bool, err error) {
 // forget drops a step of the rows that recognise copies, when their retention is over.
 func (b *batch) forget() (more bool, err error) {
 	b.copies.listed.Expire(b.now, func(int64) {})
-	_, more, err = b.each(sweepStep, func(id int64) error { return b.forgetCopy(id, b.now) }, b.sql.expired, gone, b.now)
+	_, more, err = b.each(b.step(), func(id int64) error { return b.forgetCopy(id, b.now) }, b.sql.expired, gone, b.now)
 	return more, err
 }
 
 // giveBack returns free pages to the file system, a step at a time. A few are
-// kept, since new mail will need them.
+// kept, since new mail will need them, but not where the disk is so full that mail is
+// refused for it.
 func (b *batch) giveBack() (more bool, err error) {
-	const keep = 4096
+	keep, giveBack := 4096, b.sql.giveBack
+	if room, known := freeSpace(b.dir); known && room < plentyBytes {
+		keep = 0
+	}
+	if b.noRoom {
+		giveBack = b.sql.giveBackFew
+	}
 	var free int
 	if err := b.sql.freePages.QueryRow().Scan(&free); err != nil {
 		return false, err
@@ -65,7 +84,7 @@ func (b *batch) giveBack() (more bool, err error) {
 	if free <= keep {
 		return false, nil
 	}
-	_, err = b.sql.giveBack.Exec()
-	b.written += sweepStep * 2 * pageSize
+	_, err = giveBack.Exec()
+	b.written += int64(b.step()) * 2 * pageSize
 	return true, err
 }

@@ -160,11 +160,17 @@ func (w *writer) afterCommit() {
 	}
 }
 
-// commit runs the jobs in one transaction and sets the error of each.
+// commit runs the jobs in one transaction and sets the error of each. If the disk has no
+// room for that, it may have room for one after the other.
 func (w *writer) commit(jobs []*job) {
-	err := w.transact(jobs)
-	for _, j := range jobs {
-		j.Err = cmp.Or(err, j.Work.skipped)
+	err := w.transact(jobs, false)
+	for i, j := range jobs {
+		if errors.Is(err, store.ErrFull) {
+			j.Err = w.transact(jobs[i:i+1], true)
+		} else {
+			j.Err = err
+		}
+		j.Err = cmp.Or(j.Err, j.Work.skipped)
 	}
 }
 
@@ -184,7 +190,7 @@ func (w *writer) damaged(why error) {
 	w.trust.Lose(fmt.Errorf("to be repaired: %w", why))
 }
 
-func (w *writer) transact(jobs []*job) error {
+func (w *writer) transact(jobs []*job, noRoom bool) error {
 	if err := w.files.check(); err != nil {
 		w.trust.Lose(err)
 	}
@@ -192,7 +198,7 @@ func (w *writer) transact(jobs []*job) error {
 		return err
 	}
 	b := newBatch(w)
-	b.noRoom = w.isDiskFull(jobs)
+	b.noRoom = w.isDiskFull(jobs) || noRoom // which quotas don't show
 	doing, err := "begin", w.exec("BEGIN IMMEDIATE")
 	if err == nil {
 		doing, err = "write", b.run(jobs)
