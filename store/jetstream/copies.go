@@ -69,9 +69,10 @@ func (r *remembered) take() (marks []mark) {
 	return marks
 }
 
-func (r *remembered) count() int64 {
+func (r *remembered) count(now int64) int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.listed.Expire(now, func(mark) {})
 	return r.listed.Count()
 }
 
@@ -130,7 +131,7 @@ func (s *Store) Sizes(ctx context.Context) (sizes store.Sizes, err error) {
 		if err != nil {
 			return fmt.Errorf("jetstream: sizes: %w", err)
 		}
-		sizes = store.Sizes{Copies: s.writer.copies.count(), File: int64(stream.CachedInfo().State.Bytes)}
+		sizes = store.Sizes{Copies: s.writer.copies.count(s.cache.clock.Now()), File: int64(stream.CachedInfo().State.Bytes)}
 		return nil
 	})
 	return sizes, err

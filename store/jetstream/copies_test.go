@@ -3,6 +3,7 @@ package jetstream
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -11,6 +12,15 @@ import (
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
+
+// Copies whose time is over aren't counted, also if nothing was removed since.
+func TestCopiesThatAreOver(t *testing.T) {
+	r := newRemembered(Options{Retention: time.Hour})
+	hour := time.Hour.Milliseconds()
+	r.add([]outgoing{{copyOf: "a"}, {copyOf: "b"}, {}}, 1, hour, 0)
+	require.EqualValues(t, 2, r.count(hour-1))
+	require.Zero(t, r.count(hour))
+}
 
 // Only the message goes that recognised a copy. Another message that has come to its
 // subject since stays, such as mail that was put anew, and it keeps none of the others.
