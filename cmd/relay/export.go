@@ -237,7 +237,7 @@ func checkBody(m *store.Mail) error {
 	}
 	content, err := wire.ReadContent(m.Body)
 	if err == nil && content.Digest != m.Digest {
-		err = errors.New("it isn't what the digest is of")
+		err = errors.New("it has another digest")
 	}
 	if err != nil {
 		return fmt.Errorf("the body: %w", err)

@@ -116,7 +116,7 @@ func TestImportOfChangedMail(t *testing.T) {
 	for want, change := range map[string]func(*exported){
 		"line 2: the body: ":                   func(e *exported) { e.Body = nil },
 		"the body: 400 M_NOT_JSON":             func(e *exported) { e.Body = []byte("{") },
-		"it isn't what the digest is of":       func(e *exported) { e.Body = []byte(`{"pdus":[]}`) },
+		"it has another digest":                func(e *exported) { e.Body = []byte(`{"pdus":[]}`) },
 		"the lifetime isn't":                   func(e *exported) { e.LifetimeMS = -1 },
 		"line 2: the lifetime isn't one that ": func(e *exported) { e.LifetimeMS = 1 << 62 },
 	} {
