@@ -97,8 +97,9 @@ type Options struct {
 	// MaxCopies is how many transactions are remembered for that, MaxCopiesOfOrigin how
 	// many of one origin. Beyond that they are forgotten earlier: see store.Store. Those
 	// that were remembered before the store was opened, or before a commit that failed,
-	// count in MaxCopies alone. Each takes 400 to 1,000 bytes of the file, and 16 bytes of
-	// memory. Defaults 1,000,000 and a sixteenth of MaxCopies; negative: no limit.
+	// count in MaxCopies alone. Each takes 400 to 1,000 bytes of the file, or up to
+	// a page (4 KiB) where mail of that size was removed, since SQLite doesn't merge pages;
+	// and 16 bytes of memory. Defaults 1,000,000 and a sixteenth of MaxCopies; negative: no limit.
 	MaxCopies, MaxCopiesOfOrigin int64
 
 	// SweepInterval is how often expired mail is removed from the disk. It is
