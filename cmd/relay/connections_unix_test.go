@@ -88,7 +88,7 @@ func TestManyWaitsWithFewFiles(t *testing.T) {
 			answered <- string(read)
 		}()
 	}
-	require.Eventually(t, func() bool { return p.metric("relay_waiting") == 72 }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return p.metric("relay_waiting") == 80 }, patience, 10*time.Millisecond)
 	requireDelivery(t, p.network())
 	p.signal(os.Interrupt)
 	empty := 0
@@ -97,7 +97,7 @@ func TestManyWaitsWithFewFiles(t *testing.T) {
 			empty++
 		}
 	}
-	require.GreaterOrEqual(t, empty, 72)
+	require.GreaterOrEqual(t, empty, 80)
 }
 
 // TestStreamsAreBounded reads the settings that the server grants an HTTP/2 connection.
