@@ -9,7 +9,7 @@ import (
 	"github.com/matrixrelay/relay/internal/stopwatch"
 )
 
-// leastJump is the least by which a clock jumps: what keeps it right in small steps
+// leastJump is the least by which a clock jumps: a service that keeps it right in small steps
 // stays below that between two scrapes.
 const leastJump = time.Second
 

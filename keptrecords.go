@@ -106,7 +106,7 @@ func readRecordNote(value []byte, now time.Duration) *wire.RelayRecord {
 
 // replace keeps a record in place of held, which may be nil, unless another than held is
 // kept by now, and returns by how many bytes the store has grown. Of two processes that
-// write at once the older record may stay: whoever knows the newer one brings it again.
+// write at once the older record may stay: a server that knows the newer one brings it again.
 func (k *keptRecords) replace(ctx context.Context, held, record *wire.RelayRecord) (grown int64, kept bool, err error) {
 	writing := &k.writing[maphash.String(k.hash, string(record.Server))%uint64(len(k.writing))]
 	writing.Lock()

@@ -57,7 +57,7 @@ func (p *phone) use(round int) (done int) {
 	return done
 }
 
-// A claimed phone behind a flooder's address gets at least half of what it asks for
+// A claimed phone behind a flooder's address gets at least half of its requests
 // done, on a connection that has asked for its mail before the flood.
 func TestPhoneBehindAFlood(t *testing.T) {
 	skipIfShort(t)

@@ -123,7 +123,7 @@ type conn struct {
 	member   *crowd.Member
 }
 
-// CountFor has the connection count for a server, whatever address it comes from, or for
+// CountFor has the connection count for a server, from any address, or for
 // its address again if the name is empty: see relay.ConnContext.
 func (c *conn) CountFor(server spec.ServerName) {
 	from := c.from

@@ -247,7 +247,7 @@ func (b *book) tear(server spec.ServerName) {
 }
 
 // warn tells the operator of relays by hand that their server doesn't name: it may have
-// left them, and nobody fetches what they take.
+// left them, and nobody fetches the mail that they take.
 func (b *book) warn(record *wire.RelayRecord) {
 	for _, relay := range b.peers.byHand(record.Server) {
 		if !record.Names(relay) {

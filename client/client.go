@@ -227,7 +227,7 @@ func isAnswer(body []byte, err error) error {
 	return nil
 }
 
-// errNoAnswer says that a success isn't an answer to what was asked, but a page, perhaps.
+// errNoAnswer says that a success isn't an answer to the request, but a page, perhaps.
 var errNoAnswer = errors.New("the answer isn't a JSON object of the right kind")
 
 // ErrNotPassedOn says that a server doesn't know proofs of origin, so that it

@@ -262,7 +262,7 @@ func TestPolicyOfALyingRelay(t *testing.T) {
 	})
 }
 
-// A Node leaves a relay, fetches what is there, and comes back.
+// A Node leaves a relay, fetches the mail that is there, and comes back.
 func TestNodeLeaves(t *testing.T) {
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		box := w.ownersRelay(r1, nil)

@@ -74,7 +74,7 @@ func TestFullQueueHoldsUpNoRecord(t *testing.T) {
 }
 
 // TestFloodOfRecords: any number of names that bring their records don't keep out a server
-// that comes after them, and what is kept of them is bounded.
+// that comes after them, and the records that are kept of them are bounded.
 func TestFloodOfRecords(t *testing.T) {
 	inRecordWorld(t, func(w *recordWorld) {
 		w.relays(r1)

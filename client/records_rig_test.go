@@ -197,7 +197,7 @@ func (n *recordNode) askedAbout(server spec.ServerName) (gets, puts int) {
 	return gets, puts
 }
 
-// lines are what was logged.
+// lines are the log.
 type lines struct {
 	mu   sync.Mutex
 	text strings.Builder

@@ -66,7 +66,7 @@ func (o *owned) claim(server spec.ServerName, text string) error {
 	return o.Claim(o.Context(), o.asked(server, wire.Mailbox), made)
 }
 
-// A mailbox that was left takes no mail, lets its owner fetch what is there, and takes
+// A mailbox that was left takes no mail, lets its owner fetch the mail that is there, and takes
 // mail again when the owner comes back, with the policy that it had. Requests that
 // were recorded meanwhile are of no use.
 func TestLeaveAndComeBack(t *testing.T) {

@@ -37,7 +37,7 @@ func newOwned(t *testing.T, mode func(store.Store) policy.Policy) *owned {
 	return o
 }
 
-// restart keeps only the store, and what the mode knows.
+// restart keeps only the store, and the mode.
 func (o *owned) restart() {
 	var err error
 	o.Owners, err = policy.NewOwners(o.config)

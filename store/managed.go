@@ -10,7 +10,7 @@ import (
 )
 
 // Managed is an ability that stores may have beside Store, for their operator: to see
-// what mailboxes hold and from which origins, and to remove mail. Package admin is
+// the mail in mailboxes and its origins, and to remove mail. Package admin is
 // built on it. Like Store's, its methods are safe for concurrent use.
 type Managed interface {
 	// List returns up to limit entries (a limit below 1 counts as 1) of destination

@@ -150,7 +150,7 @@ func TestRecordIsRefused(t *testing.T) {
 	}
 }
 
-// TestRecordIsSigned: whatever is changed of a record, it isn't its server's any more.
+// TestRecordIsSigned: a record that was changed in any way isn't its server's any more.
 func TestRecordIsSigned(t *testing.T) {
 	good := signedBy(t, testName, testKey, goodRecord)
 	for name, text := range map[string]string{

@@ -156,7 +156,7 @@ func newBlocked() *cobra.Command {
 const verifyHelp = `Read all mail and say what is damaged. The exit status is 5 if something is. A relay
 that runs reads its own mail, and goes on serving meanwhile. With --offline a SQLite file is opened,
 which repairs it as starting the relay does if it is damaged: keep a copy of it first.
-What can't be read stays where it is, and holds up nothing.`
+Mail that can't be read stays where it is, and holds up nothing.`
 
 func newVerify() *cobra.Command {
 	return new(operating).command(&cobra.Command{Use: "verify", Short: "Read everything, to find damage", Long: verifyHelp, Args: noArgs},

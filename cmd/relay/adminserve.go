@@ -34,7 +34,7 @@ func (a *adminFlags) isWeb() bool { return hasScheme(a.address, "http", "https")
 func isHere(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil || host == "" || host == "localhost" {
-		return true // what isn't HOST:PORT at all has an error of its own
+		return true // an address that isn't HOST:PORT has an error of its own
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && (ip.IsLoopback() || ip.IsUnspecified())

@@ -24,7 +24,7 @@ import (
 const benchHelp = `Load a relay with mail of servers that are made up, fetch it again, and print how fast
 both went. Use it on a relay of your own: it fills the shares of your address, so start
 that relay with --mode any --max-requests none --max-traffic none --max-stored none, or
-see what it refuses.
+see its refusals.
 
   relay bench --relay relay --at relay=127.0.0.1:9001`
 

@@ -85,7 +85,7 @@ func TestPrintedSettingsAreAFile(t *testing.T) {
 	}
 }
 
-// Other commands take from the file what they have. Mistakes in the file and in the
+// Other commands take from the file the settings that they have. Mistakes in the file and in the
 // environment are told with their place, and end with the status for that.
 func TestWrongSettings(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "invite.key")

@@ -14,7 +14,7 @@ import (
 	"github.com/matrixrelay/relay/relaytest"
 )
 
-// tool runs a subcommand that must succeed, and returns what it prints.
+// tool runs a subcommand that must succeed, and returns its output.
 func tool(t *testing.T, args ...string) string {
 	t.Helper()
 	status, stdout, stderr := runTool(t, args...)

@@ -11,7 +11,7 @@ import (
 	"github.com/matrixrelay/relay/bounded"
 )
 
-// Strangers that reach what is for the operator can't take all files of the relay.
+// Strangers that reach the operator's servers can't take all files of the relay.
 func TestOperatorConnectionsAreBounded(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -43,7 +43,7 @@ const (
 // PATH-part, which the next Backup to the same path removes. It gives store.ErrFull, at
 // once if it can tell, where the disk hasn't room for the copy and 32 MiB more.
 //
-// Pages are copied as they are, without a look at what is on them. A store that must be
+// Pages are copied as they are, without a look at them. A store that must be
 // reopened refuses. To restore, put the copy in the place of the database: see the
 // comment of the package.
 func (s *Store) Backup(ctx context.Context, path string) error {

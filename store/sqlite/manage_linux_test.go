@@ -43,7 +43,7 @@ func removeOdd(s *Store) error {
 }
 
 // A process that is killed while it removes mail leaves each entry there or not, the
-// counts right, and what was removed known.
+// counts right, and the removed mail known.
 func TestRemoveThenKilled(t *testing.T) {
 	const all = 1600
 	path, dice := filepath.Join(t.TempDir(), "relay.db"), rand.New(rand.NewPCG(seeds.Of(t, "RELAY_SQLITE_SEED"), 0))

@@ -12,7 +12,7 @@ import (
 	"github.com/matrixrelay/relay/internal/seeds"
 )
 
-// A caller whose context has ended may use its slice for other IDs: what runs yet must not
+// A caller whose context has ended may use its slice for other IDs: a job that still runs must not
 // remove those.
 func TestRemoveGivenUp(t *testing.T) {
 	dice := rand.New(rand.NewPCG(seeds.Of(t, "RELAY_SQLITE_SEED"), 0))

@@ -151,7 +151,7 @@ func testFewReopened(r *rig) {
 	r.remembers(after[17:]...)
 }
 
-// A mailKey is what makes mail the same mail.
+// A mailKey has the fields by which mail is the same mail.
 type mailKey struct {
 	to, from spec.ServerName
 	id       gomatrixserverlib.TransactionID

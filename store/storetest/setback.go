@@ -92,7 +92,7 @@ type saved struct {
 }
 
 func (m *model) copyIt() {
-	if m.place.setsBack() && m.few == (few{}) { // what it remembers then isn't in the model
+	if m.place.setsBack() && m.few == (few{}) { // the copies that it remembers then aren't in the model
 		m.note("copy")
 		m.saved = &saved{boxes: maps.Clone(m.boxes), stored: slices.Clone(m.stored), put: m.copyPlace()}
 	}
