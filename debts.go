@@ -31,12 +31,15 @@ func newDebts[K comparable]() *debts[K] { return &debts[K]{paidBy: make(map[K]ti
 func (d *debts[K]) owed(by K) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	until := d.paidBy[by]
-	if time.Until(until) > maxDebt {
-		delete(d.paidBy, by)
-		return 0
+	return rest(d.paidBy[by], time.Now())
+}
+
+// rest is how long it is until a debt is paid off.
+func rest(until, now time.Time) time.Duration {
+	if owed := until.Sub(now); owed <= maxDebt {
+		return max(owed, 0)
 	}
-	return max(time.Until(until), 0)
+	return 0
 }
 
 // add charges somebody, or pays back if the cost is negative.
@@ -45,26 +48,21 @@ func (d *debts[K]) add(by K, cost time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	until, owes := d.paidBy[by]
-	if !owes && cost <= 0 {
-		return
-	}
-	if until.Before(now) || until.Sub(now) > maxDebt {
-		until = now
-	}
-	if until = until.Add(cost); !until.After(now) {
+	owed := rest(until, now) + cost
+	if owed <= 0 {
 		delete(d.paidBy, by)
 		return
 	}
 	if !owes && len(d.paidBy) >= maxDebtors {
 		d.forget(now)
 	}
-	d.paidBy[by] = until
+	d.paidBy[by] = now.Add(owed)
 }
 
 // forget forgets half of the debtors: those that owe nothing any more, and those that
 // owe least.
 func (d *debts[K]) forget(now time.Time) {
-	maps.DeleteFunc(d.paidBy, func(_ K, until time.Time) bool { return !until.After(now) })
+	maps.DeleteFunc(d.paidBy, func(_ K, until time.Time) bool { return rest(until, now) == 0 })
 	least := slices.SortedFunc(maps.Keys(d.paidBy), func(a, b K) int { return cmp.Compare(d.paidBy[a].UnixNano(), d.paidBy[b].UnixNano()) })
 	for _, by := range least[:max(0, len(least)-maxDebtors/2)] {
 		delete(d.paidBy, by)
