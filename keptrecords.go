@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"sync"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/stripes"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -39,8 +39,7 @@ type keptRecords struct {
 	clock func(context.Context) (time.Duration, error)
 	most  int
 
-	hash    maphash.Seed
-	writing [64]sync.Mutex // by server
+	writing stripes.Locks
 
 	growing sync.Mutex // while a record of another server comes
 	count   int        // of records, -1 before they were counted
@@ -64,15 +63,10 @@ type recordNote struct {
 }
 
 func newKeptRecords(notes store.Notes, config *Config) *keptRecords {
-	k := &keptRecords{
-		notes: notes, most: config.MaxRecords, hash: maphash.MakeSeed(), count: -1,
+	return &keptRecords{
+		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxRecords, count: -1,
 		seqs: make(map[spec.ServerName]knownSeq),
 	}
-	k.clock = func(context.Context) (time.Duration, error) { return 0, nil }
-	if timed, ok := config.Store.(store.Timed); ok {
-		k.clock = timed.StoreTime
-	}
-	return k
 }
 
 // get returns the record of a server, nil if there is none.
@@ -108,9 +102,7 @@ func readRecordNote(value []byte, now time.Duration) *wire.RelayRecord {
 // kept by now, and returns by how many bytes the store has grown. Of two processes that
 // write at once the older record may stay: a server that knows the newer one brings it again.
 func (k *keptRecords) replace(ctx context.Context, held, record *wire.RelayRecord) (grown int64, kept bool, err error) {
-	writing := &k.writing[maphash.String(k.hash, string(record.Server))%uint64(len(k.writing))]
-	writing.Lock()
-	defer writing.Unlock()
+	defer k.writing.Lock(record.Server)()
 	now, err := k.get(ctx, record.Server)
 	if err != nil || !isSame(now, held) {
 		return 0, false, err

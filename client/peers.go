@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/stripes"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -28,7 +28,7 @@ type Peers struct {
 
 	// A server's changes are written one after the other, those of different
 	// servers together.
-	writing [64]sync.Mutex
+	writing stripes.Locks
 
 	mu       sync.RWMutex
 	peers    map[spec.ServerName]*peer // replaced, never changed
@@ -37,8 +37,6 @@ type Peers struct {
 
 // A watcher is told of servers that got other relays.
 type watcher struct{ tell func(spec.ServerName) }
-
-var seed = maphash.MakeSeed()
 
 // A peer is all that is known of a server. It is stored as JSON.
 type peer struct {
@@ -242,9 +240,7 @@ func (p *Peers) list(want func(*peer) bool) []spec.ServerName {
 // change changes all that is known of server, here at once, and in the notes. A
 // server of which nothing is known takes no room.
 func (p *Peers) change(ctx context.Context, server spec.ServerName, how func(*peer)) error {
-	writing := &p.writing[maphash.String(seed, string(server))%uint64(len(p.writing))]
-	writing.Lock()
-	defer writing.Unlock()
+	defer p.writing.Lock(server)()
 	before, after := p.apply(server, how)
 	if !slices.Equal(before.inUse(), after.inUse()) {
 		defer p.tell(server)

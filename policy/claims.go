@@ -62,17 +62,10 @@ func newClaims(s store.Store, prefix string) (*claims, error) {
 	if !ok {
 		return nil, errors.New("policy: the store keeps no notes, so claims would be forgotten")
 	}
-	c := &claims{notes: notes, prefix: prefix, writing: newTurn(), known: newTable[spec.ServerName, time.Duration](claimsKnown)}
-	c.clock = clockOf(s)
-	return c, nil
-}
-
-// clockOf returns the clock of a store, or one that stands still.
-func clockOf(s store.Store) func(context.Context) (time.Duration, error) {
-	if timed, ok := s.(store.Timed); ok {
-		return timed.StoreTime
-	}
-	return func(context.Context) (time.Duration, error) { return 0, nil }
+	return &claims{
+		notes: notes, prefix: prefix, clock: notebook.Clock(s),
+		writing: newTurn(), known: newTable[spec.ServerName, time.Duration](claimsKnown),
+	}, nil
 }
 
 // has reports whether a server's mailbox is claimed.

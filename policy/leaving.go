@@ -60,7 +60,7 @@ func (o *Owners) fetched(ctx context.Context, r *Request) error {
 
 // closeBox writes down that a mailbox was left.
 func (o *Owners) closeBox(ctx context.Context, server spec.ServerName, name string) error {
-	defer o.lock(server)()
+	defer o.changing.Lock(server)()
 	b, err := o.read(ctx, server)
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func (o *Owners) giveUp(ctx context.Context, server spec.ServerName) (given bool
 	if !ok {
 		return false, nil
 	}
-	defer o.lock(server)()
+	defer o.changing.Lock(server)()
 	b, err := o.read(ctx, server)
 	if err != nil || b.Left == nil {
 		return false, err
@@ -123,7 +123,7 @@ func (o *Owners) discard(ctx context.Context, server spec.ServerName) error {
 // Return has a mailbox that r.Origin has left take mail again, under another name, so
 // that it works once. The error is like that of Policy.Admit.
 func (o *Owners) Return(ctx context.Context, r *Request, back wire.Return) error {
-	defer o.lock(r.Origin)()
+	defer o.changing.Lock(r.Origin)()
 	b, err := o.read(ctx, r.Origin)
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (o *Owners) Claim(ctx context.Context, r *Request, claim wire.Claim) error 
 	if !ok {
 		return wire.Unrecognized()
 	}
-	defer o.lock(r.Origin)()
+	defer o.changing.Lock(r.Origin)()
 	b, err := o.read(ctx, r.Origin)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package policy
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +10,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/stripes"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -50,8 +51,7 @@ type Owners struct {
 
 	// The changes of a mailbox are made one after the other, those of different ones
 	// together.
-	changing [64]sync.Mutex
-	seed     maphash.Seed
+	changing stripes.Locks
 
 	counting sync.Mutex
 	count    int       // of mailboxes that are looked after, if it was counted
@@ -72,7 +72,7 @@ func NewOwners(config OwnersConfig) (*Owners, error) {
 		return nil, errors.New("policy: the store keeps no notes, so owners' policies would be forgotten")
 	}
 	defaults.Set(&config.Most, DefaultOwned)
-	return &Owners{config: config, notes: notes, clock: clockOf(config.Store), known: newBoxes(), seed: maphash.MakeSeed()}, nil
+	return &Owners{config: config, notes: notes, clock: notebook.Clock(config.Store), known: newBoxes()}, nil
 }
 
 // Owners implements Owning.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"slices"
 	"time"
@@ -27,7 +26,7 @@ type Owning interface {
 // mailbox gets its name when its owner asks first. The error is like that of
 // Policy.Admit.
 func (o *Owners) Mailbox(ctx context.Context, r *Request) (wire.MailboxState, error) {
-	defer o.lock(r.Origin)()
+	defer o.changing.Lock(r.Origin)()
 	b, err := o.own(ctx, r)
 	if err != nil {
 		return wire.MailboxState{}, err
@@ -67,7 +66,7 @@ func (o *Owners) oldestExpires(ctx context.Context, server spec.ServerName) (tim
 // request; its number is 0 if the owner has set none. The error is like that of
 // Policy.Admit.
 func (o *Owners) Policy(ctx context.Context, r *Request) (wire.MailboxPolicy, error) {
-	defer o.lock(r.Origin)()
+	defer o.changing.Lock(r.Origin)()
 	b, err := o.own(ctx, r)
 	if err != nil {
 		return wire.MailboxPolicy{}, err
@@ -88,7 +87,7 @@ func (b *box) policy() wire.MailboxPolicy {
 // SetPolicy has a policy hold for the mailbox of r.Origin, which has signed it. It
 // returns nil once that is on the disk; the error is like that of Policy.Admit.
 func (o *Owners) SetPolicy(ctx context.Context, r *Request, p wire.MailboxPolicy) error {
-	defer o.lock(r.Origin)()
+	defer o.changing.Lock(r.Origin)()
 	b, err := o.own(ctx, r)
 	if err != nil {
 		return err
@@ -112,13 +111,6 @@ func sorted(list []spec.ServerName) []spec.ServerName {
 	list = append([]spec.ServerName{}, list...)
 	slices.Sort(list)
 	return slices.Compact(list)
-}
-
-// lock has the changes of a mailbox be made one after the other.
-func (o *Owners) lock(server spec.ServerName) (unlock func()) {
-	one := &o.changing[maphash.String(o.seed, string(server))%uint64(len(o.changing))]
-	one.Lock()
-	return one.Unlock
 }
 
 // own returns the mailbox of the server that has signed a request, and writes down that

@@ -1,8 +1,9 @@
-// Package notebook reads the notes of a store.
+// Package notebook reads the notes of a store, and the clock for times in them.
 package notebook
 
 import (
 	"context"
+	"time"
 
 	"github.com/matrixrelay/relay/store"
 )
@@ -32,4 +33,12 @@ func Read(ctx context.Context, notes store.Notes, key string) ([]byte, error) {
 		return nil, err
 	}
 	return list[0].Value, nil
+}
+
+// Clock returns the clock of a store, or one that stands still if it isn't a store.Timed.
+func Clock(s store.Store) func(context.Context) (time.Duration, error) {
+	if timed, ok := s.(store.Timed); ok {
+		return timed.StoreTime
+	}
+	return func(context.Context) (time.Duration, error) { return 0, nil }
 }
