@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -65,7 +66,7 @@ func New(config Config) (*Desk, error) {
 	defaults.Set(&config.Logger, slog.Default())
 	return &Desk{
 		config: config, managed: managed, started: time.Now().UTC().Truncate(time.Second),
-		senders: recent{turn: make(chan struct{}, 1)},
+		senders: recent{turn: turns.New()},
 	}, nil
 }
 
@@ -256,7 +257,7 @@ func (d *Desk) Senders(ctx context.Context, mailbox spec.ServerName, limit int) 
 // recent is the last list of all senders. A large store takes seconds to make one, so it
 // is made by one call at a time, and lasts for ten times as long as that took.
 type recent struct {
-	turn    chan struct{} // full while a call has it
+	turn    turns.Turn // of the call that reads or makes it
 	senders []store.Sender
 	until   time.Time
 }
@@ -264,12 +265,10 @@ type recent struct {
 const recentTimes = 10
 
 func (r *recent) get(ctx context.Context, list func() ([]store.Sender, error)) ([]store.Sender, error) {
-	select {
-	case r.turn <- struct{}{}:
-		defer func() { <-r.turn }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := r.turn.Take(ctx); err != nil {
+		return nil, err
 	}
+	defer r.turn.Give()
 	begin := time.Now()
 	if begin.Before(r.until) {
 		return r.senders, nil
@@ -284,12 +283,11 @@ func (r *recent) get(ctx context.Context, list func() ([]store.Sender, error)) (
 
 // forget has the next call make a new list.
 func (r *recent) forget(ctx context.Context) {
-	select {
-	case r.turn <- struct{}{}:
-		r.until = time.Time{}
-		<-r.turn
-	case <-ctx.Done(): // the list is a little old then
+	if r.turn.Take(ctx) != nil {
+		return // the list is a little old then
 	}
+	r.until = time.Time{}
+	r.turn.Give()
 }
 
 // Blocked implements Operator.

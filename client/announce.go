@@ -17,6 +17,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -56,7 +57,7 @@ type announcer struct {
 	retries *backoffs[spec.ServerName] // of relays that a record is owed to
 	checks  *backoffs[spec.ServerName] // of relays that don't tell which record they have
 
-	signing chan struct{} // holds a token while a record is made or brought
+	signing turns.Turn // taken while a record is made or brought
 
 	// When each of our relays last told which record it has, and when a record was taken
 	// over. Guarded by signing.
@@ -88,7 +89,7 @@ type own struct {
 func openAnnouncer(ctx context.Context, a *announcer) (*announcer, error) {
 	slowly := Backoff{First: time.Minute, Most: time.Hour}
 	a.retries, a.checks = newBackoffs[spec.ServerName](slowly), newBackoffs[spec.ServerName](slowly)
-	a.signing, a.checked = make(chan struct{}, 1), make(map[spec.ServerName]time.Time)
+	a.signing, a.checked = turns.New(), make(map[spec.ServerName]time.Time)
 	value, err := notebook.Read(ctx, a.notes, ownNote)
 	if err != nil {
 		return nil, fmt.Errorf("client: own record: %w", err)
@@ -175,15 +176,13 @@ func (a *announcer) announce(ctx context.Context, relays []spec.ServerName) erro
 
 // lock has one record be made or brought at a time. The wait ends with ctx.
 func (a *announcer) lock(ctx context.Context) error {
-	select {
-	case a.signing <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("client: own record: %w", ctx.Err())
+	if err := a.signing.Take(ctx); err != nil {
+		return fmt.Errorf("client: own record: %w", err)
 	}
+	return nil
 }
 
-func (a *announcer) unlock() { <-a.signing }
+func (a *announcer) unlock() { a.signing.Give() }
 
 // anew forgets all failures, since there is another network.
 func (a *announcer) anew() {

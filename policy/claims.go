@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -45,9 +46,9 @@ type claims struct {
 	known *table[spec.ServerName, time.Duration] // when the owner asked, as noted
 	gone  int                                    // how often claims were forgotten
 
-	writing turn      // claims are made one at a time
-	count   int       // of claims, as counted and made since
-	counted time.Time // when, the zero Time if never
+	writing turns.Turn // claims are made one at a time
+	count   int        // of claims, as counted and made since
+	counted time.Time  // when, the zero Time if never
 }
 
 // A claim is a note.
@@ -64,7 +65,7 @@ func newClaims(s store.Store, prefix string) (*claims, error) {
 	}
 	return &claims{
 		notes: notes, prefix: prefix, clock: notebook.Clock(s),
-		writing: newTurn(), known: newTable[spec.ServerName, time.Duration](claimsKnown),
+		writing: turns.New(), known: newTable[spec.ServerName, time.Duration](claimsKnown),
 	}, nil
 }
 
@@ -146,10 +147,10 @@ func (c *claims) renew(ctx context.Context, server spec.ServerName) error {
 	if since := now - asked; !ok || since >= 0 && since < askedEvery {
 		return nil
 	}
-	if !c.writing.tryTake() {
+	if !c.writing.TryTake() {
 		return nil
 	}
-	defer c.writing.give()
+	defer c.writing.Give()
 	if _, ok := c.asked(server); !ok {
 		return nil // it was given up just now
 	}
@@ -188,10 +189,10 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 	if err != nil {
 		return err
 	}
-	if err := c.writing.take(ctx); err != nil {
+	if err := c.writing.Take(ctx); err != nil {
 		return err
 	}
-	defer c.writing.give()
+	defer c.writing.Give()
 	if found, err := c.read(ctx, server); err != nil || found != nil {
 		return err
 	}
@@ -211,10 +212,10 @@ func (c *claims) add(ctx context.Context, server spec.ServerName, most int, also
 
 // remove gives up a claim, if there is one.
 func (c *claims) remove(ctx context.Context, server spec.ServerName) error {
-	if err := c.writing.take(ctx); err != nil {
+	if err := c.writing.Take(ctx); err != nil {
 		return err
 	}
-	defer c.writing.give()
+	defer c.writing.Give()
 	note := store.Note{Key: c.prefix + string(server)}
 	err := c.notes.SetNotes(ctx, []store.Note{note})
 	c.forget(note)

@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -121,7 +122,7 @@ func NewOpen(config OpenConfig) (*Open, error) {
 		return &comer{newBucket(config.Claims, times), newBucket(config.NewBoxes, times), newBucket(config.UnclaimedBytes, times)}
 	}
 	return &Open{
-		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c, counting: newTurn()},
+		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c, counting: turns.New()},
 		comers:   newAddresses(DefaultParties, config.Wide, newComer),
 		newComer: newComer,
 		known:    newTable[spec.ServerName, *comer](DefaultParties),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -22,7 +23,7 @@ type unclaimed struct {
 	store  store.Store
 	claims *claims
 
-	counting turn // they are counted by one request at a time
+	counting turns.Turn // they are counted by one request at a time
 
 	mu       sync.Mutex
 	held     holding // as counted, and mail stored since
@@ -110,10 +111,10 @@ func (u *unclaimed) countAgain() {
 
 // count counts the mail of unclaimed mailboxes, unless that was done a moment ago.
 func (u *unclaimed) count(ctx context.Context) error {
-	if err := u.counting.take(ctx); err != nil {
+	if err := u.counting.Take(ctx); err != nil {
 		return err
 	}
-	defer u.counting.give()
+	defer u.counting.Give()
 	u.mu.Lock()
 	fresh := !u.counted.IsZero() && time.Since(u.counted) < countEvery
 	u.during = holding{}
