@@ -4,11 +4,27 @@ package seeds
 
 import (
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
 )
+
+// Base is the environment variable that all new seeds are made from, if it is set.
+// CI makes it from the files that it tests, so that the same files get the same seeds.
+const Base = "RELAY_SEED"
+
+// New returns the n-th new seed of a test: a random one, or one that is made from Base.
+func New(t testing.TB, n int) uint64 {
+	base := os.Getenv(Base)
+	if base == "" {
+		return rand.Uint64()
+	}
+	sum := fnv.New64a()
+	fmt.Fprintf(sum, "%s %s %d", base, t.Name(), n)
+	return sum.Sum64()
+}
 
 // Of returns the seed of a test, which it logs: the one that the environment
 // variable gives, or else a new one.
@@ -16,7 +32,7 @@ func Of(t testing.TB, variable string) uint64 {
 	t.Helper()
 	seed, given := Given(t, variable)
 	if !given {
-		seed = rand.Uint64()
+		seed = New(t, 0)
 	}
 	t.Logf("%s=%d", variable, seed)
 	return seed
@@ -69,7 +85,7 @@ func Each(t *testing.T, variable, runsVariable string, runs int, run func(t *tes
 	if given {
 		runs = 1
 	} else {
-		first = rand.Uint64() >> 1 // room to count on
+		first = New(t, 0) >> 1 // room to count on
 	}
 	for i := range uint64(Count(t, runsVariable, runs)) {
 		seed := first + i

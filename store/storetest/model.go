@@ -41,7 +41,7 @@ func (r *rig) seeds(run func(r *rig, seed uint64)) {
 	const atLeast, atMost = 3, 100
 	end := time.Now().Add(time.Duration(fewer(1000)) * time.Millisecond)
 	for n := 0; n < atLeast || n < atMost && time.Now().Before(end); n++ {
-		one(rand.Uint64())
+		one(seeds.New(r, n))
 	}
 }
 
