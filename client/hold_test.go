@@ -170,6 +170,7 @@ func TestKeysAndAWrongClock(t *testing.T) {
 // Mail that passes held mail is dealt with once, and stays in the order of its
 // origin; held mail is acknowledged when that is over.
 func TestPassingWhatIsHeld(t *testing.T) {
+	skipIfShort(t)
 	inWrongTime(t, 0, func(*client.ReceiverConfig) {}, func(p *provenInbox, clock *nodeClock) {
 		p.forge = func(item *wire.Item) {
 			if bytes.Contains(item.Transaction, []byte(`"n":4`)) {
@@ -210,9 +211,7 @@ func TestPassingWhatIsHeld(t *testing.T) {
 // No more than some answers pass held mail, and a handler that fails is passed by
 // nothing.
 func TestPassingIsBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it moves 100 MiB")
-	}
+	skipIfShort(t)
 	inWrongTime(t, 8*day, func(*client.ReceiverConfig) {}, func(p *provenInbox, _ *nodeClock) {
 		p.leaveNow(named, "0")
 		large := strings.Repeat("x", 1<<20) // four fill an answer

@@ -72,6 +72,7 @@ func TestInfo(t *testing.T) {
 
 // A transaction that a relay doesn't take isn't uploaded, and is refused as the relay would.
 func TestTooLargeIsNotUploaded(t *testing.T) {
+	skipIfShort(t)
 	asked, all := newAskedRelay(t)
 	caller := all["transport"]
 	body := func(size int) client.Transaction {
@@ -130,6 +131,7 @@ func TestBatchesAsLargeAsSaid(t *testing.T) {
 }
 
 func TestNodeShowsInfo(t *testing.T) {
+	skipIfShort(t)
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		w.relay(r1)
 		w.setRelays(a.ServerName, r1)

@@ -175,6 +175,7 @@ func TestJunkIsMadeUpFor(t *testing.T) {
 
 // A little junk now and then doesn't add up.
 func TestJunkIsForgotten(t *testing.T) {
+	skipIfShort(t)
 	inInbox(t, func(b *inbox) {
 		b.restart(func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.Wait = -1 })
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))

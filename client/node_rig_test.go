@@ -39,6 +39,15 @@ type nodeWorld struct {
 	fail   func(ctx context.Context) error // of the handler
 }
 
+// skipIfShort is for tests of many days or megabytes, for which the race detector takes
+// long and in which it sees nothing that others don't show.
+func skipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it is too long for -short")
+	}
+}
+
 func inNodeWorld(t *testing.T, change func(*client.NodeConfig), run func(*nodeWorld)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &nodeWorld{T: t, net: relaytest.NewNetwork(), mail: memory.New(memory.Options{}), change: change}

@@ -36,7 +36,7 @@ const (
 // seed alone. A seed decides all but the jitter of back-offs, and which of two
 // goroutines is first.
 func TestNodeAtRandom(t *testing.T) {
-	seeds.Each(t, nodeSeed, nodeRuns, seeds.Rounds(50, 8), func(t *testing.T, seed uint64) {
+	seeds.Each(t, nodeSeed, nodeRuns, seeds.Rounds(50, 4), func(t *testing.T, seed uint64) {
 		r := &nodeRandom{script: rand.New(rand.NewPCG(seed, 0)), mayDie: seed%2 == 0}
 		inNodeWorld(t, nil, r.play)
 	})

@@ -97,6 +97,7 @@ func TestNodeStatusOfDestinations(t *testing.T) {
 
 // The list of destinations has a bound.
 func TestNodeStatusOfMany(t *testing.T) {
+	skipIfShort(t)
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		w.goOffline()
 		for i := range 1007 {

@@ -18,6 +18,7 @@ import (
 // polls, nor those that failed, nor destinations. When it is online again, all are
 // asked at once.
 func TestNodeOffline(t *testing.T) {
+	skipIfShort(t)
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		w.relay(r1)
 		w.relay(r2)

@@ -79,6 +79,7 @@ func TestOutboxRefusesWhatCannotBeSent(t *testing.T) {
 // A relay that passes on doesn't remember for ever all the servers that
 // somebody made up.
 func TestPassOnForgetsMadeUpServers(t *testing.T) {
+	skipIfShort(t)
 	inPassWorld(t, func(w *passWorld) {
 		r := w.passer("r1", everything)
 		server, err := relay.New(relay.Config{ServerName: r.name, Store: r.kept, Lifetime: time.Hour, Stored: r.outbox.Stored, Logger: slog.New(slog.DiscardHandler)})

@@ -43,6 +43,7 @@ func (f *frozen) Next(ctx context.Context, d spec.ServerName, after int64, n int
 // The store tells the age of a transaction. The clock of the machine may
 // be 40 days ahead, while the Outbox runs and between two runs.
 func TestOutboxAgeIsTheStores(t *testing.T) {
+	skipIfShort(t)
 	kept := &frozen{}
 	inOutWorld(t, func(c *client.OutboxConfig) {
 		if kept.Store == nil {

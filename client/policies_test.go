@@ -112,6 +112,7 @@ func (w *nodeWorld) enemy(at spec.ServerName) error {
 // The policy is kept, and it holds again at a relay that has lost it, or has another one
 // with a greater number.
 func TestNodePolicyLasts(t *testing.T) {
+	skipIfShort(t)
 	inNodeWorld(t, nil, func(w *nodeWorld) {
 		box := w.ownersRelay(r1, nil)
 		w.setRelays(a.ServerName, r1)
@@ -192,6 +193,7 @@ func (o *ownRequests) take() map[string]int {
 // Without a policy nobody is asked; with one, each relay is told once, and asked daily,
 // also if it knows no policies or the Node goes offline again and again.
 func TestNodePolicyAsksSeldom(t *testing.T) {
+	skipIfShort(t)
 	own := &ownRequests{asked: make(map[string]int)}
 	inNodeWorld(t, func(c *client.NodeConfig) { own.RoundTripper, c.Transport = c.Transport, own }, func(w *nodeWorld) {
 		w.ownersRelay(r1, nil)
@@ -215,6 +217,7 @@ func TestNodePolicyAsksSeldom(t *testing.T) {
 
 // A server that answers unknown paths in its own way isn't asked again and again.
 func TestNodePolicyOddAnswers(t *testing.T) {
+	skipIfShort(t)
 	for _, status := range []int{http.StatusOK, http.StatusBadRequest, http.StatusNotImplemented} {
 		own := &ownRequests{asked: make(map[string]int)}
 		inNodeWorld(t, func(c *client.NodeConfig) { own.RoundTripper, c.Transport = c.Transport, own }, func(w *nodeWorld) {

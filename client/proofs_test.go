@@ -199,6 +199,7 @@ func TestProofsAgainstForgeryWithoutOrigin(t *testing.T) {
 // While an origin's key can't be had, mail that must be proven is asked for again,
 // for a while, which is the same for all mail of that origin.
 func TestProofsKeyPatience(t *testing.T) {
+	skipIfShort(t)
 	required := func(c *client.ReceiverConfig) { c.RequireProof = true }
 	inProvenInbox(t, required, func(p *provenInbox) {
 		p.leave("1", 1, r1)

@@ -91,6 +91,7 @@ func TestCloseDuringAnnounce(t *testing.T) {
 
 // TestRelayGoneForGood: a relay that was left and never comes back isn't asked for ever.
 func TestRelayGoneForGood(t *testing.T) {
+	skipIfShort(t)
 	inRecordWorld(t, func(w *recordWorld) {
 		w.relays(r1, r2)
 		bob := w.node(b)
@@ -203,6 +204,7 @@ func TestOwedWhenOnline(t *testing.T) {
 // TestLeftBeforeTheClockWasSet: a node goes on fetching from a relay that it left while its
 // clock was not set: others may still leave mail there.
 func TestLeftBeforeTheClockWasSet(t *testing.T) {
+	skipIfShort(t)
 	inRecordWorldAt(t, time.Time{}, func(w *recordWorld) { // simulated time begins in 2000
 		w.relays(r1, r2)
 		bob := w.node(b)

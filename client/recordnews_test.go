@@ -76,6 +76,7 @@ func TestFullQueueHoldsUpNoRecord(t *testing.T) {
 // TestFloodOfRecords: any number of names that bring their records don't keep out a server
 // that comes after them, and the records that are kept of them are bounded.
 func TestFloodOfRecords(t *testing.T) {
+	skipIfShort(t)
 	inRecordWorld(t, func(w *recordWorld) {
 		w.relays(r1)
 		alice, bob := w.node(a), w.node(b)

@@ -100,6 +100,7 @@ func TestBothMove(t *testing.T) {
 // TestNewsByRelaysOnly: a node that was away follows the records from each relay that was
 // left to the next.
 func TestNewsByRelaysOnly(t *testing.T) {
+	skipIfShort(t)
 	inRecordWorld(t, func(w *recordWorld) {
 		w.relays(r1, r2, r3)
 		alice, bob := w.node(a), w.node(b)

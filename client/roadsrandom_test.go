@@ -37,7 +37,7 @@ const (
 // that seed alone. A seed decides all but the jitter of back-offs, and which of
 // two goroutines is first.
 func TestRoads(t *testing.T) {
-	seeds.Each(t, roadsSeed, roadsRuns, seeds.Rounds(50, 8), func(t *testing.T, seed uint64) {
+	seeds.Each(t, roadsSeed, roadsRuns, seeds.Rounds(50, 4), func(t *testing.T, seed uint64) {
 		r := &roadsWorld{script: rand.New(rand.NewPCG(seed, 0)), dice: rand.New(rand.NewPCG(seed, 1)), ended: make(map[string]client.Result)}
 		inOutWorld(t, r.configure, func(o *outWorld) { r.run(o) })
 	})
