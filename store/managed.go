@@ -34,8 +34,8 @@ type Managed interface {
 	// Remove removes the entries of destination with these IDs, wherever they are in the
 	// mailbox, and returns how many it removed. It passes over IDs that aren't those of
 	// entries of destination. Mail that it removed is remembered as if it was
-	// acknowledged, so a copy is not stored; an Ack with its ID may then remove the
-	// entries before it, or nothing. Many entries may be removed in steps:
+	// acknowledged in the order of the IDs, so a copy is not stored; an Ack with its ID may
+	// then remove the entries before it, or nothing. Many entries may be removed in steps:
 	// at any moment each of them is there and counted, or is neither, also after a
 	// crash. Once Remove has returned nil, a power cut doesn't bring them back. Entries
 	// that have expired or are set aside may be removed or not, and be in the count or not.

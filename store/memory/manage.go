@@ -82,7 +82,7 @@ func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []i
 	}
 	defer s.mu.Unlock()
 	box, now := s.mailbox(destination), s.now()
-	for _, id := range ids {
+	for _, id := range slices.Sorted(slices.Values(ids)) {
 		i, found := box.search(id)
 		if !found || box.items[i].gone { // the same ID twice
 			continue

@@ -97,7 +97,7 @@ func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, l
 // Remove implements store.Managed, in steps with other writes in between. The number
 // may be too small when the connection was lost meanwhile.
 func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []int64) (removed int, err error) {
-	ids = slices.Clone(ids) // it may be read after an early return
+	ids = slices.Sorted(slices.Values(ids)) // it may be read after an early return, too
 	return upkeep.Steps(func() (int, bool, error) {
 		r := &removal{destination: destination, ids: ids[:min(len(ids), step)]}
 		err := s.writer.queue.Do(ctx, r, 0)

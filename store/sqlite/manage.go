@@ -126,7 +126,7 @@ func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, l
 
 // Remove implements store.Managed, in steps with other writes in between.
 func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []int64) (removed int, err error) {
-	ids = slices.Clone(ids) // it may be read after an early return
+	ids = slices.Sorted(slices.Values(ids)) // it may be read after an early return, too
 	return upkeep.Steps(func() (int, bool, error) {
 		step := removeJob{destination: destination, ids: ids[:min(len(ids), sweepStep)]}
 		if err := s.writer.do(ctx, step.run, 0); err != nil { // it may run yet

@@ -22,6 +22,7 @@ var fewTests = []test{
 	{"made-up names", testFewOfNames},
 	{"mail isn't touched", testFewKeepsMail},
 	{"many with one Ack", testFewAtOnce},
+	{"many with one Remove", testFewRemoved},
 	{"expired mail", testFewExpired},
 	{"reopened", testFewReopened},
 }
@@ -124,6 +125,20 @@ func testFewAtOnce(r *rig) {
 	r.remembers(mails[26:]...)
 	r.forgets(mails[:26]...)
 	r.holds(here, mails[:26]...)
+}
+
+// The oldest are forgotten, in whatever order they were named.
+func testFewRemoved(r *rig) {
+	managed, mails := r.managed(), letters(here, 8)
+	r.keep(mails...)
+	remove := ids(r.holds(here, mails...))
+	slices.Reverse(remove)
+	removed, err := managed.Remove(r.Context(), here, remove)
+	require.NoError(r, err)
+	require.Equal(r, 8, removed)
+	r.eventually("the limit is kept", func() bool { return r.copies() == 4 })
+	r.remembers(mails[4:]...)
+	r.forgets(mails[:4]...)
 }
 
 func testFewExpired(r *rig) {
