@@ -9,8 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/matrixrelay/relay/store"
 )
 
 // errUnusable says that trying again is of no use until somebody has changed
@@ -46,6 +44,10 @@ func (t *trial) over(ctx context.Context, failed error) error {
 	reason := t.engine.diagnose(ctx, t.denials)
 	t.look = time.Now().Add(diagnoseEvery)
 	if reason != nil && t.found {
+		if errors.Is(reason, errDeleted) { // opening makes a new one
+			t.engine.trust.Lose(reason)
+			reason = t.engine.trust.Failure()
+		}
 		return fmt.Errorf("%w: %w", errUnusable, reason)
 	}
 	t.found = reason != nil
@@ -62,8 +64,8 @@ func (e *engine) diagnose(ctx context.Context, before error) error {
 	defer cancel()
 	stream, err := e.js.Stream(ctx, e.stream)
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound): // opening makes a new one
-		return fmt.Errorf("it was deleted: %w: %w", store.ErrReopen, err)
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return fmt.Errorf("%w: %w", errDeleted, err)
 	case err != nil && verdictOn(err) == final:
 		return err
 	case err == nil && stream.CachedInfo().Config.Sealed:

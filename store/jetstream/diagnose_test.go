@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -33,6 +34,18 @@ func calls(t *testing.T, s *Store) map[string]error {
 	return errs
 }
 
+// requireFailed waits until the store says why it must be reopened.
+func requireFailed(t *testing.T, s *Store, why error) {
+	t.Helper()
+	select {
+	case <-s.Failed():
+		require.ErrorIs(t, s.Failure(), store.ErrReopen)
+		require.ErrorIs(t, s.Failure(), why)
+	case <-soon(t).Done():
+		require.Fail(t, "the store doesn't say that it must be reopened")
+	}
+}
+
 func longTimeout(o *Options) { o.Timeout = time.Hour }
 
 // Of a stream that was deleted everything says so, and opening makes a new one.
@@ -48,6 +61,11 @@ func TestDeletedStream(t *testing.T) {
 		assert.ErrorIs(t, err, store.ErrReopen, call)
 		assert.ErrorContains(t, err, "deleted", call)
 	}
+	requireFailed(t, s, jetstream.ErrStreamNotFound)
+	other := open(t, o) // makes a new one, in which this store doesn't go on
+	defer func() { require.NoError(t, other.Close()) }()
+	_, err := s.Put(soon(t), testMail("first"), store.Limits{})
+	require.ErrorIs(t, err, store.ErrReopen)
 	require.NoError(t, s.Close())
 	s = open(t, o)
 	defer func() { require.NoError(t, s.Close()) }()
@@ -161,13 +179,17 @@ func TestLostPermissions(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// A connection that the servers refuse for good is mended by opening, if it is
-// the store's own.
+// A connection that the servers refuse for good is mended by opening. One that is only
+// made anew isn't closed.
 func TestRefusedConnection(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, longTimeout)
 	put(t, s, testMail("first"))
+	require.NoError(t, s.engine.conn.ForceReconnect())
+	put(t, s, testMail("second"))
+	require.NoError(t, s.Failure())
 	s.engine.conn.Close() // as the client does
+	requireFailed(t, s, nats.ErrConnectionClosed)
 	for call, err := range calls(t, s) {
 		assert.ErrorIs(t, err, store.ErrReopen, call)
 	}

@@ -115,6 +115,12 @@
 // A mail takes about 400 bytes besides its own; half of that stays until the
 // retention is over.
 //
+// # Failures
+//
+// While the servers can't be reached, calls try again (Options.Timeout). Once the stream was
+// deleted or the connection is closed, which the client does when no server lets it in any
+// more, they answer store.ErrReopen, and store.Failing says why. Opening makes a stream anew.
+//
 // # Bounds
 //
 // Mail may have as many bytes as 512 messages of the server's max_payload (or

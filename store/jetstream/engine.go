@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/internal/trust"
 )
 
 const (
@@ -45,9 +46,10 @@ type engine struct {
 	owned   bool          // the connection is
 	name    string        // the prefix of the names of this process's batches
 
+	trust    *trust.Trust
 	link     atomic.Pointer[link]
-	changes  chan nats.Status
 	watching sync.WaitGroup
+	unwatch  context.CancelFunc
 }
 
 var errLinkLost = errors.New("the connection was lost")
@@ -61,7 +63,7 @@ type link struct {
 }
 
 func newEngine(o Options) (*engine, error) {
-	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix, name: nuid.Next()}
+	e := &engine{conn: o.Conn, stream: o.Stream, timeout: o.Timeout, prefix: jetstream.DefaultAPIPrefix, name: nuid.Next(), trust: trust.New("jetstream", o.Logger)}
 	var err error
 	if e.conn == nil {
 		e.owned = true
@@ -69,18 +71,35 @@ func newEngine(o Options) (*engine, error) {
 			return nil, err
 		}
 	}
-	e.changes = e.conn.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING)
 	e.relink()
-	e.watching.Go(func() {
-		for range e.changes {
-			e.relink()
-		}
-	})
+	watching, cancel := context.WithCancel(context.Background())
+	e.unwatch = cancel
+	// Each has a channel of its own: the client takes a channel for closed, and sends it
+	// nothing more, if there is something in it yet.
+	lost, closed := e.conn.StatusChanged(nats.RECONNECTING), e.conn.StatusChanged(nats.CLOSED)
+	e.watching.Go(func() { e.watch(watching, lost, closed) })
 	if o.Domain != "" {
 		e.prefix = "$JS." + o.Domain + ".API."
 	}
 	e.js, err = jetstream.NewWithAPIPrefix(e.conn, e.prefix)
 	return e, err
+}
+
+// watch has the answers that requests wait for end with the connection, and says when that
+// is closed: the client does so when no server lets it in any more, and never opens it again.
+func (e *engine) watch(ctx context.Context, lost, closed chan nats.Status) {
+	defer e.conn.RemoveStatusListener(lost)
+	defer e.conn.RemoveStatusListener(closed)
+	for !e.conn.IsClosed() {
+		select {
+		case <-lost:
+		case <-closed:
+		case <-ctx.Done():
+			return
+		}
+		e.relink()
+	}
+	e.trust.Lose(errors.Join(nats.ErrConnectionClosed, e.conn.LastError()))
 }
 
 func (e *engine) relink() {
@@ -92,7 +111,7 @@ func (e *engine) relink() {
 
 // close ends the connection if it is the store's own.
 func (e *engine) close() {
-	e.conn.RemoveStatusListener(e.changes)
+	e.unwatch()
 	e.watching.Wait()
 	e.link.Load().lose()
 	if e.owned {
@@ -146,13 +165,12 @@ func (e *engine) request(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) 
 	if err != nil && errors.Is(context.Cause(ctx), errLinkLost) {
 		return nil, errLinkLost
 	}
-	return reply, e.reopening(err)
+	return reply, reopening(err)
 }
 
-// reopening says of a connection of the store's own that opening makes another:
-// the client closes it when no server lets it in any more.
-func (e *engine) reopening(err error) error {
-	if e.owned && errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, store.ErrReopen) {
+// reopening says of a connection that is closed that the store needs another.
+func reopening(err error) error {
+	if errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, store.ErrReopen) {
 		return fmt.Errorf("%w: %w", store.ErrReopen, err)
 	}
 	return err
@@ -244,7 +262,7 @@ func (e *engine) retry(ctx context.Context, try func(context.Context) error) err
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case verdictOn(err) != again:
-			return e.reopening(err)
+			return reopening(err)
 		}
 		if err := trial.over(ctx, err); err != nil {
 			return err
@@ -292,7 +310,7 @@ func (e *engine) publish(messages []outgoing, asking bool) (first uint64, err er
 		msg, last := messages[i].msg(id, i+1), i == len(messages)-1
 		if !last && !asking {
 			if err := e.conn.PublishMsg(msg); err != nil {
-				return 0, e.reopening(err)
+				return 0, reopening(err)
 			}
 			continue
 		}

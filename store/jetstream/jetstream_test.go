@@ -135,7 +135,7 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 				b := backUp(tb, admin, stream)
 				return func(tb testing.TB) { b.restore(tb, admin, stream) }
 			},
-			Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Measured: true, Committing: true, Managed: true},
+			Abilities: storetest.Abilities{Notes: true, Batches: true, Timed: true, Failing: true, Measured: true, Committing: true, Managed: true},
 			Damage: map[string]func(testing.TB, spec.ServerName, int64){
 				"message gone":    damaging(openIt, purgeEntry),
 				"another message": damaging(openIt, overwriteEntry),

@@ -53,7 +53,19 @@ func TestGivenConnection(t *testing.T) {
 	conn.Close()
 	_, err = s.Put(t.Context(), testMail("second"), store.Limits{})
 	require.ErrorIs(t, err, nats.ErrConnectionClosed)
+	require.ErrorIs(t, err, store.ErrReopen)
+	requireFailed(t, s, nats.ErrConnectionClosed)
 	require.NoError(t, s.Close())
+}
+
+// Closing is no failure, although it closes the connection.
+func TestCloseIsNoFailure(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	require.NoError(t, s.engine.conn.ForceReconnect()) // so that there is something to watch
+	require.NoError(t, s.Close())
+	require.True(t, s.engine.conn.IsClosed())
+	require.NoError(t, s.Failure())
 }
 
 // Mail that the server has no room for is ErrFull.

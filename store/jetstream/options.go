@@ -13,7 +13,8 @@ import (
 // Options of a Store. Either Conn or URL is needed; the rest has defaults.
 type Options struct {
 	// Conn is a connection that the store uses and doesn't close. It should
-	// reconnect for ever, and notice soon that a server is gone.
+	// reconnect for ever, and notice soon that a server is gone. Once it is closed the
+	// store writes no more, and says so: see store.Failing.
 	Conn *nats.Conn
 
 	// URL is where to connect to if there is no Conn, in the form that

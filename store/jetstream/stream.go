@@ -17,6 +17,7 @@ const (
 var (
 	errForeign = errors.New("there is a stream of that name that isn't a relay's, or another version's")
 	errSealed  = errors.New("the stream is sealed: nothing can be written to it or removed")
+	errDeleted = errors.New("the stream was deleted")
 	errOldNATS = errors.New("the server knows no atomic batches: it must be NATS 2.12 or later")
 )
 

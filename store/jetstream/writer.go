@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -60,8 +61,11 @@ func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) err
 func (w *writer) commitAll(jobs []*job) {
 	start := time.Now()
 	w.lastJobs = len(jobs)
-	for len(jobs) > 0 {
+	for len(jobs) > 0 && w.engine.trust.Failure() == nil {
 		jobs = w.commit(jobs)
+	}
+	for _, j := range jobs { // that weren't tried
+		j.Err = cmp.Or(j.Err, w.engine.trust.Failure())
 	}
 	w.lastTook = time.Since(start)
 }
