@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/seal"
@@ -71,40 +73,66 @@ func (e *engine) findHead(ctx context.Context, subject string) (message, error) 
 	return m, err
 }
 
-// Recipients implements store.Managed. It asks the leader for the origin's share of each
-// mailbox that this process knows of.
-func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, limit int) ([]spec.ServerName, error) {
-	names, hash := []spec.ServerName{}, hashOrigin(origin)
-	err := s.read(ctx, func(ctx context.Context) error {
-		for {
-			boxes := s.cache.destinations(after, maxReads)
-			if len(boxes) == 0 {
-				return nil
-			}
+// Recipients implements store.Managed. It asks the leader which mailboxes have a share of
+// the origin, and for those shares, as one may be of nothing by now.
+func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, limit int) (names []spec.ServerName, err error) {
+	names, limit = []spec.ServerName{}, max(limit, 1)
+	share := func(of spec.ServerName) string { return s.cache.subjects.share(of, hashOrigin(origin)) }
+	err = s.read(ctx, func(ctx context.Context) error {
+		has, err := s.engine.matching(ctx, s.cache.subjects.sharesOf(hashOrigin(origin)))
+		if err != nil {
+			return err
+		}
+		for boxes := s.cache.destinations(after, listAtOnce); len(boxes) > 0; boxes = s.cache.destinations(after, listAtOnce) {
 			after = boxes[len(boxes)-1]
-			subjects := make([]string, len(boxes))
-			for i, name := range boxes {
-				subjects[i] = s.cache.subjects.share(name, hash)
-			}
-			shares, err := s.engine.lastEach(ctx, subjects, s.engine.last)
-			if err != nil {
-				return err
-			}
-			for i, m := range shares {
-				share := counts{}
-				if len(m.data) > 0 && decode(m.data, &share) == nil && share.entries > 0 {
-					names = append(names, boxes[i])
-				}
-				if len(names) == max(limit, 1) {
-					return nil
+			boxes = slices.DeleteFunc(boxes, func(name spec.ServerName) bool { return has[share(name)] == 0 })
+			for some := range slices.Chunk(boxes, maxReads) {
+				found, err := s.sharing(ctx, some, share)
+				if names = append(names, found...); err != nil || len(names) >= limit {
+					return err
 				}
 			}
 		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return names, nil
+	return names[:min(len(names), limit)], nil
+}
+
+// matching returns the subjects that match a pattern, and how many messages each has.
+func (e *engine) matching(ctx context.Context, pattern string) (subjects map[string]uint64, err error) {
+	err = e.retry(ctx, func(ctx context.Context) error {
+		stream, err := e.js.Stream(ctx, e.stream)
+		if err != nil {
+			return err
+		}
+		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(pattern))
+		if err == nil {
+			subjects = info.State.Subjects
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: list %s: %w", pattern, err)
+	}
+	return subjects, nil
+}
+
+// sharing returns those mailboxes whose share, which has that subject, isn't of nothing.
+func (s *Store) sharing(ctx context.Context, boxes []spec.ServerName, subject func(spec.ServerName) string) (found []spec.ServerName, err error) {
+	subjects := make([]string, len(boxes))
+	for i, name := range boxes {
+		subjects[i] = subject(name)
+	}
+	shares, err := s.engine.lastEach(ctx, subjects, s.engine.last)
+	for i, m := range shares {
+		if share := (counts{}); len(m.data) > 0 && decode(m.data, &share) == nil && share.entries > 0 {
+			found = append(found, boxes[i])
+		}
+	}
+	return found, err
 }
 
 // Remove implements store.Managed, in steps with other writes in between.
@@ -172,6 +200,10 @@ func (j *removeJob) removeOne(b *batch, x *record[box], id int64) (place int64, 
 func (b *batch) forgetGone(of spec.ServerName, x *record[box], to int64) error {
 	mark := x.value.mark
 	to = min(to, mark+dropStep*pageSize)
+	// Mostly the first isn't gone, and then the pages behind it needn't be read.
+	if m, _, err := b.meta(of, x, mark+1); err != nil || m == nil || m.state != gone {
+		return err
+	}
 	if err := b.needMetas(of, x, mark+1, to); err != nil {
 		return err
 	}

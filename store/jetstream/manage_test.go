@@ -2,9 +2,12 @@ package jetstream
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/store"
@@ -43,6 +46,49 @@ func TestRemovedAreForgotten(t *testing.T) {
 	require.Equal(t, 3, removed)
 	require.EqualValues(t, n+1, gone())
 	require.Len(t, next(t, s, "b.example"), 3*pageSize-n-1)
+}
+
+// To remove one entry from the middle of a deep mailbox not all before it is read.
+func TestRemoveInTheMiddle(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	var mails []store.Mail
+	for i := range 40 * pageSize {
+		mails = append(mails, testMail(fmt.Sprint(i)))
+	}
+	require.NoError(t, s.PutAll(t.Context(), mails))
+	entries := next(t, s, "b.example")
+	before := s.engine.conn.Stats().OutMsgs
+	removed, err := s.Remove(t.Context(), "b.example", []int64{entries[30*pageSize].ID})
+	require.NoError(t, err)
+	require.Equal(t, 1, removed)
+	require.Less(t, s.engine.conn.Stats().OutMsgs-before, uint64(20))
+}
+
+// Mailboxes without mail from an origin aren't asked one by one whether they have some.
+func TestRecipientsAreLookedUp(t *testing.T) {
+	t.Parallel()
+	s := openTest(t, nil)
+	var putting sync.WaitGroup
+	for i := range 300 {
+		putting.Go(func() {
+			mail := testMail("1")
+			mail.Destination = spec.ServerName(fmt.Sprint(i, ".example"))
+			if mail.Origin = "many.example"; i%100 == 0 {
+				mail.Origin = "rare.example"
+			}
+			_, err := s.Put(t.Context(), mail, store.Limits{})
+			assert.NoError(t, err)
+		})
+	}
+	putting.Wait()
+	_, err := s.Ack(t.Context(), "100.example", next(t, s, "100.example")[0].ID)
+	require.NoError(t, err)
+	before := s.engine.conn.Stats().OutMsgs
+	names, err := s.Recipients(t.Context(), "rare.example", "", 10)
+	require.NoError(t, err)
+	require.Equal(t, []spec.ServerName{"0.example", "200.example"}, names)
+	require.Less(t, s.engine.conn.Stats().OutMsgs-before, uint64(100))
 }
 
 // An entry that can't be read is listed, and neither set aside nor counted to nobody.

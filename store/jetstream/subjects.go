@@ -37,6 +37,9 @@ func (s subjects) share(of spec.ServerName, origin originHash) string {
 	return fmt.Sprintf("%s.share.%s.%x", s, shortHash(of), origin)
 }
 
+// sharesOf are the subjects of the shares of an origin.
+func (s subjects) sharesOf(origin originHash) string { return fmt.Sprintf("%s.share.*.%x", s, origin) }
+
 // damage is where it is said that a message of an entry was set aside.
 func (s subjects) damage(of spec.ServerName, id int64, n int) string {
 	return fmt.Sprintf("%s.damage.%s.%d.%d", s, shortHash(of), id, n)
