@@ -90,7 +90,7 @@ func (m *metrics) watchCommits(s store.Committing) []prometheus.Collector {
 	}
 	took := histogram("relay_store_commit_duration_seconds", "Time that a commit of the store takes.", buckets)
 	calls := histogram("relay_store_commit_calls", "Calls that share a commit of the store.", prometheus.ExponentialBuckets(1, 2, 9))
-	bytes := histogram("relay_store_commit_bytes", "Bytes of mail in a commit of the store.", prometheus.ExponentialBuckets(1<<10, 4, 8))
+	bytes := histogram("relay_store_commit_bytes", "Bytes of mail and notes in a commit of the store.", prometheus.ExponentialBuckets(1<<10, 4, 8))
 	m.stopCommits = s.OnCommit(func(c store.Commit) {
 		took.Observe(c.Took.Seconds())
 		calls.Observe(float64(c.Calls))

@@ -14,7 +14,8 @@ type Committing interface {
 
 // A Commit is one time that a store has written durably.
 type Commit struct {
-	// Calls is how many calls shared it, and Bytes the sum of their Mail.Size.
+	// Calls is how many calls shared it, and Bytes those of their mail (Mail.Size) and
+	// notes, also of copies and of mail that was refused.
 	Calls int
 	Bytes int64
 

@@ -17,10 +17,10 @@ func (s *Store) PutAll(ctx context.Context, mails []store.Mail) error {
 		if err := mails[i].Check(); err != nil {
 			return fmt.Errorf("sqlite: %w", err)
 		}
-		size += mails[i].Size() + 2*rowCost // a job is taken for one row where the room on the disk is reckoned
+		size += mails[i].Size()
 	}
 	job := putAllJob{mails: slices.Clone(mails)}
-	if err := s.writer.do(ctx, job.run, size); err != nil {
+	if err := s.writer.doRows(ctx, job.run, size, len(mails)); err != nil {
 		return err
 	}
 	for _, i := range job.copies {

@@ -57,6 +57,7 @@ type job = group.Job[*task]
 // A task is the work of a job.
 type task struct {
 	run     func(*batch) error
+	rows    int   // that it adds, at most
 	skipped error // the caller's context's, if it had ended before the task was run
 }
 
@@ -130,10 +131,15 @@ func (w *writer) release() error {
 // do runs the job in a transaction, with everything else that is waiting, and returns
 // when that is on the disk.
 func (w *writer) do(ctx context.Context, run func(*batch) error, size int64) error {
+	return w.doRows(ctx, run, size, 1)
+}
+
+// doRows is do for a job that adds several rows.
+func (w *writer) doRows(ctx context.Context, run func(*batch) error, size int64, rows int) error {
 	if size > maxPayload/2 {
 		return fmt.Errorf("sqlite: %d bytes at once are too many", size)
 	}
-	return w.queue.Do(ctx, &task{run: run}, size)
+	return w.queue.Do(ctx, &task{run: run, rows: rows}, size)
 }
 
 func (w *writer) isClosed() bool { return w.queue.IsClosed() }
@@ -230,7 +236,7 @@ func (w *writer) transact(jobs []*job, noRoom bool) error {
 func (w *writer) isDiskFull(jobs []*job) bool {
 	need := int64(spareBytes)
 	for _, j := range jobs {
-		need += 2 * (j.Size + 2*rowCost)
+		need += 2 * (j.Size + 2*rowCost*int64(j.Work.rows))
 	}
 	for range 2 {
 		free, known := freeSpace(w.files.dir())
