@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -40,14 +41,14 @@ type mailbox struct {
 
 // A relayTurn is held while a relay is drained.
 type relayTurn struct {
-	token chan struct{} // holds one while somebody does
-	last  int64         // the entry up to which all were dealt with, guarded by token
-	junk  junk          // likewise
+	taken turns.Turn
+	last  int64 // the entry up to which all were dealt with, guarded by taken
+	junk  junk  // likewise
 
 	fetched atomic.Int64 // transactions that were dealt with
 
 	// passed are entries behind held ones that were dealt with, guarded by
-	// token.
+	// taken.
 	passed map[int64]struct{}
 }
 
@@ -56,13 +57,10 @@ type relayTurn struct {
 func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire.Answer) *mailbox {
 	turn := r.turn(relay)
 	m := &mailbox{Drained: Drained{Relay: relay}, receiver: r, turn: turn, limit: firstLimit}
-	select {
-	case turn.token <- struct{}{}:
-		defer func() { <-turn.token }()
-	case <-ctx.Done():
-		m.Err = ctx.Err()
+	if m.Err = turn.taken.Take(ctx); m.Err != nil {
 		return m
 	}
+	defer turn.taken.Give()
 	if first != nil && first.EntryID <= turn.last {
 		first, m.stale = nil, true // somebody has dealt with it since it came, or the relay repeats itself
 	}
@@ -78,7 +76,7 @@ func (r *Receiver) turn(relay spec.ServerName) *relayTurn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.turns[relay] == nil {
-		r.turns[relay] = &relayTurn{token: make(chan struct{}, 1), passed: make(map[int64]struct{})}
+		r.turns[relay] = &relayTurn{taken: turns.New(), passed: make(map[int64]struct{})}
 	}
 	return r.turns[relay]
 }

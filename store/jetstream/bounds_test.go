@@ -61,12 +61,12 @@ func TestReadingForJobsThatAreLate(t *testing.T) {
 func TestWaitingEnds(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.SweepInterval = time.Hour })
-	s.sweeping <- struct{}{}
+	require.NoError(t, s.sweeping.Take(t.Context()))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := s.sweep(ctx)
 	require.ErrorIs(t, err, context.Canceled)
-	<-s.sweeping
+	s.sweeping.Give()
 }
 
 // Messages that are too small for anything make a Put fail, and no more.

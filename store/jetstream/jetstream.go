@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/upkeep"
 	"github.com/matrixrelay/relay/store/internal/wake"
@@ -21,7 +22,7 @@ type Store struct {
 	writer   *writer
 	unfollow func()
 	waiting  wake.Hub
-	sweeping chan struct{} // has something in it during a sweep
+	sweeping turns.Turn // of the sweep that runs
 
 	closing   context.Context // ends when reading has to
 	stop      context.CancelFunc
@@ -38,7 +39,7 @@ var (
 // Open opens the stream, and makes it if there is none. It fails when ctx ends
 // before the servers have answered; the store itself doesn't depend on ctx.
 func Open(ctx context.Context, options Options) (*Store, error) {
-	s := &Store{options: options.withDefaults(), sweeping: make(chan struct{}, 1)}
+	s := &Store{options: options.withDefaults(), sweeping: turns.New()}
 	s.closing, s.stop = context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		s.release()

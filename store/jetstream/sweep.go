@@ -11,12 +11,10 @@ import (
 // sweep removes expired mail from all mailboxes that have some, step by step,
 // with other writes in between. It reports whether there was any.
 func (s *Store) sweep(ctx context.Context) (did bool, err error) {
-	select {
-	case s.sweeping <- struct{}{}:
-		defer func() { <-s.sweeping }()
-	case <-ctx.Done():
-		return false, ctx.Err()
+	if err := s.sweeping.Take(ctx); err != nil {
+		return false, err
 	}
+	defer s.sweeping.Give()
 	var errs []error
 	for _, destination := range s.cache.due() {
 		e := expireJob{destination: destination}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -84,23 +85,21 @@ type lanes struct {
 
 type lane struct {
 	users int
-	taken chan struct{} // has one element while somebody does it
+	taken turns.Turn
 }
 
 // enter waits until nobody else is in the lane of destination, which is so until
 // leave is called.
 func (l *lanes) enter(ctx context.Context, destination spec.ServerName) (leave func(), err error) {
 	one := l.join(destination)
-	select {
-	case one.taken <- struct{}{}:
-		return func() {
-			<-one.taken
-			l.part(destination, one)
-		}, nil
-	case <-ctx.Done():
+	if err := one.taken.Take(ctx); err != nil {
 		l.part(destination, one)
-		return nil, ctx.Err()
+		return nil, err
 	}
+	return func() {
+		one.taken.Give()
+		l.part(destination, one)
+	}, nil
 }
 
 func (l *lanes) join(destination spec.ServerName) *lane {
@@ -108,7 +107,7 @@ func (l *lanes) join(destination spec.ServerName) *lane {
 	defer l.mu.Unlock()
 	one := l.of[destination]
 	if one == nil {
-		one = &lane{taken: make(chan struct{}, 1)}
+		one = &lane{taken: turns.New()}
 		if l.of == nil {
 			l.of = make(map[spec.ServerName]*lane)
 		}

@@ -50,12 +50,10 @@ func (s *Store) Backup(ctx context.Context, path string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()
-	select {
-	case s.backups <- struct{}{}:
-		defer func() { <-s.backups }()
-	case <-ctx.Done():
-		return s.endedOr(ctx.Err())
+	if err := s.backups.Take(ctx); err != nil {
+		return s.endedOr(err)
 	}
+	defer s.backups.Give()
 	if err := cmp.Or(s.trust.Failure(), ctx.Err()); err != nil {
 		return s.endedOr(err)
 	}

@@ -137,10 +137,10 @@ func TestBackupEndsEarly(t *testing.T) {
 		ctx  context.Context
 		want error
 	}{{cancel, canceled, context.Canceled}, {func() { require.NoError(t, s.Close()) }, t.Context(), store.ErrClosed}} {
-		s.backups <- struct{}{} // another one is running
+		require.NoError(t, s.backups.Take(t.Context())) // another one is running
 		outcome := make(chan error, 1)
 		go func() { outcome <- s.Backup(c.ctx, path) }()
-		<-s.backups
+		s.backups.Give()
 		untilSize(t, path+partSuffix)
 		c.end()
 		require.ErrorIs(t, <-outcome, c.want)

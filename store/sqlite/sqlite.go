@@ -80,6 +80,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/aside"
 	"github.com/matrixrelay/relay/store/internal/trust"
@@ -146,7 +147,7 @@ type Store struct {
 	background sync.WaitGroup
 	closing    context.Context // ends with Close
 	stop       context.CancelFunc
-	backups    chan struct{} // has the one place for a Backup
+	backups    turns.Turn // of the Backup that runs
 
 	closeOnce sync.Once
 	closeErr  error
@@ -162,7 +163,7 @@ var errInUse = errors.New("in use by another relay, or by this process already")
 // Open opens the file at path, and makes it (readable for its owner only) if
 // there is none. The directory must exist.
 func Open(path string, options Options) (*Store, error) {
-	s := &Store{options: options.withDefaults(), backups: make(chan struct{}, 1)}
+	s := &Store{options: options.withDefaults(), backups: turns.New()}
 	s.trust = trust.New("sqlite", s.options.Logger)
 	if err := s.open(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), s.release())
@@ -354,7 +355,7 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.stop()
 		s.background.Wait()
-		s.backups <- struct{}{} // for good
+		_ = s.backups.Take(context.Background()) // for good
 		s.closeErr = s.release()
 	})
 	return s.closeErr
