@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -101,34 +102,34 @@ func (o *Owners) write(ctx context.Context, server spec.ServerName, b box) error
 // boxes remember mailboxes.
 type boxes struct {
 	mu    sync.Mutex
-	table *table[spec.ServerName, *box]
+	table *table.Table[spec.ServerName, *box]
 	bytes int
 }
 
-func newBoxes() *boxes { return &boxes{table: newTable[spec.ServerName, *box](boxesKnown)} }
+func newBoxes() *boxes { return &boxes{table: table.New[spec.ServerName, *box](boxesKnown)} }
 
 func (b *boxes) get(server spec.ServerName) (*box, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.table.get(server)
+	return b.table.Get(server)
 }
 
 // set remembers a mailbox, unless it has changed since it was read.
 func (b *boxes) set(server spec.ServerName, found *box) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if have, ok := b.table.get(server); ok && have.read.After(found.read) {
+	if have, ok := b.table.Get(server); ok && have.read.After(found.read) {
 		return
 	}
 	b.remove(server)
-	for b.bytes+found.memory() > boxesBytes || b.table.isFull() {
-		last, ok := b.table.last()
+	for b.bytes+found.memory() > boxesBytes || b.table.IsFull() {
+		last, ok := b.table.Last()
 		if !ok {
 			break
 		}
 		b.remove(last)
 	}
-	b.table.set(server, found)
+	b.table.Set(server, found)
 	b.bytes += found.memory()
 }
 
@@ -139,9 +140,9 @@ func (b *boxes) forget(server spec.ServerName) {
 }
 
 func (b *boxes) remove(server spec.ServerName) {
-	if have, ok := b.table.get(server); ok {
+	if have, ok := b.table.Get(server); ok {
 		b.bytes -= have.memory()
-		b.table.remove(server)
+		b.table.Remove(server)
 	}
 }
 

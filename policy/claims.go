@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 )
@@ -43,8 +44,8 @@ type claims struct {
 	clock  func(context.Context) (time.Duration, error)
 
 	mu    sync.Mutex
-	known *table[spec.ServerName, time.Duration] // when the owner asked, as noted
-	gone  int                                    // how often claims were forgotten
+	known *table.Table[spec.ServerName, time.Duration] // when the owner asked, as noted
+	gone  int                                          // how often claims were forgotten
 
 	writing turns.Turn // claims are made one at a time
 	count   int        // of claims, as counted and made since
@@ -65,7 +66,7 @@ func newClaims(s store.Store, prefix string) (*claims, error) {
 	}
 	return &claims{
 		notes: notes, prefix: prefix, clock: notebook.Clock(s),
-		writing: turns.New(), known: newTable[spec.ServerName, time.Duration](claimsKnown),
+		writing: turns.New(), known: table.New[spec.ServerName, time.Duration](claimsKnown),
 	}, nil
 }
 
@@ -92,13 +93,13 @@ func (c *claims) goneBy() int {
 func (c *claims) asked(server spec.ServerName) (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.known.get(server)
+	return c.known.Get(server)
 }
 
 func (c *claims) remember(server spec.ServerName, asked time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known.set(server, asked)
+	c.known.Set(server, asked)
 }
 
 // rememberRead remembers a claim that was read, unless one has gone since the reading
@@ -107,7 +108,7 @@ func (c *claims) rememberRead(server spec.ServerName, asked time.Duration, gone 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone == gone {
-		c.known.set(server, asked)
+		c.known.Set(server, asked)
 	}
 }
 
@@ -117,7 +118,7 @@ func (c *claims) forget(removed ...store.Note) {
 	defer c.mu.Unlock()
 	c.gone++
 	for _, note := range removed {
-		c.known.remove(spec.ServerName(strings.TrimPrefix(note.Key, c.prefix)))
+		c.known.Remove(spec.ServerName(strings.TrimPrefix(note.Key, c.prefix)))
 	}
 }
 

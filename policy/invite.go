@@ -20,6 +20,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -70,7 +71,7 @@ type Invite struct {
 	config   InviteConfig
 	division division
 	claims   *claims
-	tries    *addresses[bucket]
+	tries    *table.Addresses[bucket]
 }
 
 var _ interface {
@@ -93,7 +94,7 @@ func NewInvite(config InviteConfig) (*Invite, error) {
 	defaults.Set(&config.Wide, DefaultWide)
 	return &Invite{
 		config: config, claims: c, division: division{promise: config.Promise, promised: config.PromisedPart},
-		tries: newAddresses(DefaultParties, config.Wide, func(times int) *bucket {
+		tries: table.NewAddresses(DefaultParties, config.Wide, func(times int) *bucket {
 			b := newBucket(config.Claims, times)
 			return &b
 		}),
@@ -208,7 +209,7 @@ func (i *Invite) comeBack(ctx context.Context, r *Request) error {
 
 // try counts an attempt with a right invite.
 func (i *Invite) try(from netip.Addr) error {
-	parties := i.tries.of(from)
+	parties := i.tries.Of(from)
 	for _, tries := range parties {
 		if wait := tries.wait(time.Now()); wait > 0 {
 			return overShare("this address has tried too many invites", wait)

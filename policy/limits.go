@@ -10,6 +10,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/address"
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -74,10 +75,10 @@ type LimitsConfig struct {
 type Limits struct {
 	config LimitsConfig
 
-	addresses *addresses[party]
+	addresses *table.Addresses[party]
 
 	mu    sync.Mutex
-	names *table[spec.ServerName, *party]
+	names *table.Table[spec.ServerName, *party]
 }
 
 var _ Policy = (*Limits)(nil)
@@ -90,8 +91,8 @@ func NewLimits(config LimitsConfig) *Limits {
 	config.Name = config.Name.withDefaults(DefaultName)
 	return &Limits{
 		config:    config,
-		addresses: newAddresses(config.Parties, config.Wide, func(times int) *party { return newParty(config.Address, times) }),
-		names:     newTable[spec.ServerName, *party](config.Parties),
+		addresses: table.NewAddresses(config.Parties, config.Wide, func(times int) *party { return newParty(config.Address, times) }),
+		names:     table.New[spec.ServerName, *party](config.Parties),
 	}
 }
 
@@ -121,7 +122,7 @@ func (l *Limits) arrive(r *Request) error {
 	if r.Known != "" {
 		c.what, c.parties = "server", []*party{l.name(r.Known)}
 	} else {
-		c.parties = l.addresses.of(r.Address)
+		c.parties = l.addresses.Of(r.Address)
 	}
 	r.counted = c
 	r.WhenDone(c.end)
@@ -147,10 +148,10 @@ func (l *Limits) sign(r *Request) error {
 func (l *Limits) name(server spec.ServerName) *party {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p, ok := l.names.get(server)
+	p, ok := l.names.Get(server)
 	if !ok {
 		p = newParty(l.config.Name, 1)
-		l.names.set(server, p)
+		l.names.Set(server, p)
 	}
 	return p
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/defaults"
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -98,12 +99,12 @@ type Open struct {
 	division  division
 	claims    *claims
 	unclaimed *unclaimed
-	comers    *addresses[comer]
+	comers    *table.Addresses[comer]
 	newComer  func(times int) *comer
 
 	mu    sync.Mutex
-	known *table[spec.ServerName, *comer]   // servers on their own connections
-	boxes *table[spec.ServerName, struct{}] // unclaimed ones that mail was left in
+	known *table.Table[spec.ServerName, *comer]   // servers on their own connections
+	boxes *table.Table[spec.ServerName, struct{}] // unclaimed ones that mail was left in
 }
 
 var _ Policy = (*Open)(nil)
@@ -123,10 +124,10 @@ func NewOpen(config OpenConfig) (*Open, error) {
 	}
 	return &Open{
 		config: config, claims: c, division: config.division(), unclaimed: &unclaimed{store: config.Store, claims: c, counting: turns.New()},
-		comers:   newAddresses(DefaultParties, config.Wide, newComer),
+		comers:   table.NewAddresses(DefaultParties, config.Wide, newComer),
 		newComer: newComer,
-		known:    newTable[spec.ServerName, *comer](DefaultParties),
-		boxes:    newTable[spec.ServerName, struct{}](max(config.UnclaimedBoxes, 1)),
+		known:    table.New[spec.ServerName, *comer](DefaultParties),
+		boxes:    table.New[spec.ServerName, struct{}](config.UnclaimedBoxes),
 	}, nil
 }
 
@@ -191,7 +192,7 @@ func (o *Open) fetch(ctx context.Context, r *Request) (err error) {
 
 // claim claims the mailbox of an owner that asks.
 func (o *Open) claim(ctx context.Context, r *Request) error {
-	comers := o.comers.of(r.Address)
+	comers := o.comers.Of(r.Address)
 	if err := claimsLeft(comers); err != nil {
 		return err // without waiting for the claims of others
 	}
@@ -286,14 +287,14 @@ func (o *Open) admitMail(ctx context.Context, r *Request) error {
 // it comes from, or the server on whose own connection it comes.
 func (o *Open) leaving(r *Request) []*comer {
 	if r.Known == "" {
-		return o.comers.of(r.Address)
+		return o.comers.Of(r.Address)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c, ok := o.known.get(r.Known)
+	c, ok := o.known.Get(r.Known)
 	if !ok {
 		c = o.newComer(1)
-		o.known.set(r.Known, c)
+		o.known.Set(r.Known, c)
 	}
 	return []*comer{c}
 }
@@ -303,14 +304,14 @@ func (o *Open) leaving(r *Request) []*comer {
 func (o *Open) hasBox(owner spec.ServerName) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, ok := o.boxes.get(owner)
+	_, ok := o.boxes.Get(owner)
 	return ok
 }
 
 func (o *Open) keepBox(owner spec.ServerName) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.boxes.set(owner, struct{}{})
+	o.boxes.Set(owner, struct{}{})
 }
 
 // leave counts mail for an unclaimed mailbox, which may be new, when it is stored.
