@@ -12,6 +12,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/internal/stripes"
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -46,7 +47,7 @@ type keptRecords struct {
 	full    time.Time  // when there was no room
 
 	mu   sync.Mutex
-	seqs map[spec.ServerName]knownSeq
+	seqs *table.Table[spec.ServerName, knownSeq]
 }
 
 // A knownSeq is the number of a server's record, 0 if there is none.
@@ -65,7 +66,7 @@ type recordNote struct {
 func newKeptRecords(notes store.Notes, config *Config) *keptRecords {
 	return &keptRecords{
 		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxRecords, count: -1,
-		seqs: make(map[spec.ServerName]knownSeq),
+		seqs: table.New[spec.ServerName, knownSeq](maxSeqs),
 	}
 }
 
@@ -200,7 +201,7 @@ func (k *keptRecords) sweep(ctx context.Context, now time.Duration) error {
 // now.
 func (k *keptRecords) seq(ctx context.Context, server spec.ServerName) uint64 {
 	k.mu.Lock()
-	known, ok := k.seqs[server]
+	known, ok := k.seqs.Get(server)
 	k.mu.Unlock()
 	if ok && time.Now().Before(known.until) {
 		return known.seq
@@ -219,11 +220,5 @@ func (k *keptRecords) remember(server spec.ServerName, record *wire.RelayRecord)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.seqs[server]; !ok && len(k.seqs) >= maxSeqs {
-		for other := range k.seqs { // any one
-			delete(k.seqs, other)
-			break
-		}
-	}
-	k.seqs[server] = known
+	k.seqs.Set(server, known)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -30,11 +31,11 @@ type repeats struct {
 	addresses addressDebts
 
 	mu     sync.Mutex
-	handed map[spec.ServerName]int64 // the last entry that was handed out
+	handed *table.Table[spec.ServerName, int64] // the last entry that was handed out
 }
 
 func newRepeats() *repeats {
-	return &repeats{newDebts[spec.ServerName](), newAddressDebts(), sync.Mutex{}, make(map[spec.ServerName]int64)}
+	return &repeats{newDebts[spec.ServerName](), newAddressDebts(), sync.Mutex{}, table.New[spec.ServerName, int64](maxHandedOut)}
 }
 
 // may says whether a receiver gets an answer now, and one with more than one entry. One
@@ -71,13 +72,7 @@ func (r *repeats) charge(by holder, entries []store.Entry) {
 func (r *repeats) handOut(name spec.ServerName, entries []store.Entry) (last int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	last, known := r.handed[name]
-	for forgotten := range r.handed {
-		if known || len(r.handed) < maxHandedOut {
-			break
-		}
-		delete(r.handed, forgotten)
-	}
-	r.handed[name] = max(last, entries[len(entries)-1].ID)
+	last, _ = r.handed.Get(name) // 0 if it isn't known
+	r.handed.Set(name, max(last, entries[len(entries)-1].ID))
 	return last
 }
