@@ -135,7 +135,8 @@ type Config struct {
 	// and 16 for each destination. For one more, the oldest is answered as if its time
 	// were over: of the name that has most, at the address that has most, where a /48 of
 	// IPv6 counts as an address with a sixteenth of its places. Half as many requests
-	// over a share (see Policy) wait half a second for their 429. Zero: DefaultMaxWait and
+	// over a share (see Policy) wait for their 429, for half a second or, where an
+	// address gets many, up to ten. Zero: DefaultMaxWait and
 	// DefaultMaxWaiting. Negative, for either: none is held.
 	MaxWait    time.Duration
 	MaxWaiting int

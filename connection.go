@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
@@ -21,8 +22,14 @@ type connection struct {
 	ofAll bool            // requests of several servers came, or of none: a proxy's, perhaps
 	asked bool            // from has signed, asks for its mail, and has a mailbox
 
-	place    interface{ CountFor(server spec.ServerName) } // among all connections, or nil
-	countFor spec.ServerName                               // as it was told
+	place    place           // or nil
+	countFor spec.ServerName // as it was told
+}
+
+// A place is that of a connection among all: a bounded.Listener gives them.
+type place interface {
+	CountFor(server spec.ServerName)
+	Pause(time.Duration)
 }
 
 type connectionKey struct{}
@@ -31,13 +38,14 @@ type connectionKey struct{}
 // has asked for its mail whose mailbox is promised to it counts for this server, and no
 // longer for its address, which others may share and flood: see policy.Limits. That ends
 // with the first request on it that another server could have sent: then the connection
-// is that of a proxy. A bounded.Listener counts the connection likewise.
+// is that of a proxy. A bounded.Listener counts the connection likewise, and doesn't read
+// one for a while whose requests are over their share.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
 		conn = wrapped.NetConn()
 	}
 	c := &connection{}
-	c.place, _ = conn.(interface{ CountFor(spec.ServerName) })
+	c.place, _ = conn.(place)
 	return context.WithValue(ctx, connectionKey{}, c)
 }
 
@@ -121,4 +129,13 @@ func (c *connection) belongsToOrigin() {
 	defer c.mu.Unlock()
 	c.asked = true
 	c.count()
+}
+
+// pause has the connection not be read for that long, and reports whether it can.
+func (c *connection) pause(d time.Duration) bool {
+	if c == nil || c.place == nil {
+		return false
+	}
+	c.place.Pause(d)
+	return true
 }

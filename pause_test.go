@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -61,6 +62,59 @@ func TestOverShareWaits(t *testing.T) {
 		require.NoError(t, server.Close())
 		held.Wait()
 		require.Equal(t, 3*time.Second/4, time.Since(begin))
+		require.NoError(t, server.Close())
+		require.NoError(t, mail.Close())
+	})
+}
+
+// pausable is a connection that can be paused, as those of a bounded.Listener.
+type pausable struct {
+	net.Conn
+	longest time.Duration
+}
+
+func (p *pausable) CountFor(spec.ServerName) {}
+func (p *pausable) Pause(d time.Duration)    { p.longest = max(p.longest, d) }
+
+// Where the connection can be paused the refusal comes at once, and the more refusals an
+// address gets, the longer are its pauses: 128 a second, on however many connections.
+func TestRefusalsPauseTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mail := memory.New(memory.Options{})
+		server, err := relay.New(relay.Config{
+			ServerName: relayName, Store: mail,
+			Policy: policy.Func(func(context.Context, spec.ServerName, spec.ServerName) error {
+				return wire.LimitExceeded("too much", time.Second)
+			}),
+		})
+		require.NoError(t, err)
+		put := func(from string, c *pausable) {
+			r := httptest.NewRequest(http.MethodPut, "/_matrix/federation/v1/send_relay/1/@user:b", strings.NewReader("{}"))
+			r.Header.Set("Authorization", `X-Matrix origin="stranger",key="ed25519:1",sig="AA"`)
+			r.RemoteAddr = from + ":1"
+			w := httptest.NewRecorder()
+			server.ServeHTTP(w, r.WithContext(relay.ConnContext(t.Context(), c)))
+			require.Equal(t, http.StatusTooManyRequests, w.Code)
+		}
+		began := time.Now()
+		longest := func(from string) time.Duration {
+			c := &pausable{}
+			put(from, c)
+			return c.longest
+		}
+		require.Equal(t, time.Second/2, longest("192.0.2.1"))
+		for range 2*128 - 1 {
+			longest("192.0.2.1")
+		}
+		require.Equal(t, 5*time.Second/2, longest("192.0.2.1"))
+		require.Equal(t, time.Second/2, longest("192.0.2.2"), "others don't pay for it")
+		for range 20 * 128 {
+			longest("192.0.2.1")
+		}
+		require.Equal(t, 10*time.Second, longest("192.0.2.1"))
+		require.Zero(t, time.Since(began), "no refusal was held")
+		time.Sleep(time.Minute)
+		require.Equal(t, time.Second/2, longest("192.0.2.1"))
 		require.NoError(t, server.Close())
 		require.NoError(t, mail.Close())
 	})

@@ -1,6 +1,7 @@
 // Package bounded bounds the connections of a server by address, and fits them to the
 // files that the process may open, so that strangers with many connections don't take
-// those files, and the memory for connections, from everybody else.
+// those files, and the memory for connections, from everybody else. A relay also pauses
+// connections that bring too many requests: see relay.ConnContext.
 //
 //	connections, waiting := bounded.Fit(bounded.DefaultConnections, relay.DefaultMaxWaiting)
 //	...
@@ -23,6 +24,10 @@ import (
 // about 30 KB before its first request is read.
 const DefaultConnections = 24_000
 
+// DefaultPerSecond is how many new connections of one address are taken each second if
+// nothing else is said.
+const DefaultPerSecond = 50
+
 // Options of Listen. In numbers, zero means the default, and a negative one no limit.
 type Options struct {
 	// Connections bounds those that are open. One address (a /64 of IPv6) may have a
@@ -33,6 +38,12 @@ type Options struct {
 	// for a server (see relay.ConnContext) isn't one of its address. Zero:
 	// DefaultConnections.
 	Connections int
+
+	// PerSecond bounds the new connections of one address a second, and of an overlay
+	// network, loopback or a /48 of IPv6 at sixteen times that. After a rest ten times as
+	// many may come at once. One that comes too soon is read when it is its turn, within
+	// five seconds; if there are more than that, it is closed. Zero: DefaultPerSecond.
+	PerSecond int
 
 	// Proxies are addresses whose connections aren't bounded by address, since they
 	// bring many parties' requests. The zero Prefix stands for all connections that
@@ -48,6 +59,7 @@ type Options struct {
 type Listener struct {
 	net.Listener
 	options Options
+	rates   rates
 
 	mu    sync.Mutex
 	crowd *crowd.Crowd
@@ -58,13 +70,19 @@ var _ net.Listener = (*Listener)(nil)
 // Listen returns a Listener that takes its connections from another one.
 func Listen(l net.Listener, o Options) *Listener {
 	defaults.Bounds(&o.Connections, DefaultConnections, noLimit)
+	defaults.Bounds(&o.PerSecond, DefaultPerSecond, noRate)
 	if o.Address == nil {
 		o.Address = remoteAddress
 	}
-	return &Listener{Listener: l, options: o, crowd: crowd.New(o.Connections, o.Connections, part)}
+	return &Listener{
+		Listener: l, options: o, rates: newRates(o.PerSecond), crowd: crowd.New(o.Connections, o.Connections, part),
+	}
 }
 
-const noLimit = 1 << 30
+const (
+	noLimit = 1 << 30
+	noRate  = 1 << 20
+)
 
 func remoteAddress(c net.Conn) netip.Addr {
 	at, err := netip.ParseAddrPort(c.RemoteAddr().String())
@@ -83,24 +101,36 @@ func (l *Listener) Open() int {
 
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if limited := l.take(c); limited != nil {
+			return limited, nil
+		}
+		_ = c.Close() // its owner has the error
+	}
+}
+
+// take gives a connection its place and its turn, or returns nil.
+func (l *Listener) take(c net.Conn) *conn {
+	at := l.options.Address(c).Unmap()
+	limited := &conn{paused: newPaused(c), listener: l, from: proxies}
+	if !address.IsIn(at, l.options.Proxies) {
+		limited.from = address.Of(at)
+		wait, ok := l.rates.turn(at)
+		if !ok {
+			return nil
+		}
+		if wait > 0 {
+			limited.Pause(wait)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limited := &conn{Conn: c, listener: l, from: l.from(c)}
-	limited.member = l.crowd.Join(limited.from, "", func() { _ = c.Close() }) // its owner closes it too, and has the error
-	return limited, nil
-}
-
-// from is to whom a connection is counted.
-func (l *Listener) from(c net.Conn) address.From {
-	at := l.options.Address(c).Unmap()
-	if address.IsIn(at, l.options.Proxies) {
-		return proxies
-	}
-	return address.Of(at)
+	limited.member = l.crowd.Join(limited.from, "", func() { _ = limited.paused.Close() }) // its owner closes it too, and has the error
+	return limited
 }
 
 // proxies are one party, which may take all places.
@@ -117,7 +147,7 @@ func part(from address.From) int {
 
 // A conn gives up its place when it is closed.
 type conn struct {
-	net.Conn
+	*paused
 	listener *Listener
 	from     address.From
 	member   *crowd.Member
@@ -140,5 +170,5 @@ func (c *conn) Close() error {
 	c.listener.mu.Lock()
 	c.listener.crowd.Leave(c.member)
 	c.listener.mu.Unlock()
-	return c.Conn.Close()
+	return c.paused.Close()
 }

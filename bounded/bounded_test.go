@@ -73,7 +73,7 @@ func (r *rig) finish(c net.Conn) bool {
 // oldest closed, and nobody else's.
 func TestSlowHeaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, bounded.Options{Connections: 320})
+		r := newRig(t, bounded.Options{Connections: 320, PerSecond: -1})
 		phone := r.dial("192.0.2.1")
 		var flood []net.Conn
 		for i := range 1500 {
@@ -93,7 +93,7 @@ func TestSlowHeaders(t *testing.T) {
 // TestManyAddresses: when all places are taken, the address that has most loses one.
 func TestManyAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, bounded.Options{Connections: 64})
+		r := newRig(t, bounded.Options{Connections: 64, PerSecond: -1})
 		phones := []net.Conn{r.dial("192.0.2.1"), r.dial("192.0.2.2")}
 		for i := range 300 {
 			r.dial(fmt.Sprintf("203.0.113.%d", i%20))
@@ -109,7 +109,7 @@ func TestManyAddresses(t *testing.T) {
 // proxies may have all that nobody else has.
 func TestOverlaysAndProxies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, bounded.Options{Connections: 64, Proxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}})
+		r := newRig(t, bounded.Options{Connections: 64, PerSecond: -1, Proxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}})
 		phone := r.dial("192.0.2.1")
 		for i := range 100 {
 			r.dial(fmt.Sprintf("200:%x::1", i))
@@ -126,7 +126,7 @@ func TestOverlaysAndProxies(t *testing.T) {
 // Without a limit there is none.
 func TestNoLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, bounded.Options{Connections: -1})
+		r := newRig(t, bounded.Options{Connections: -1, PerSecond: -1})
 		for range 1000 {
 			r.dial("192.0.2.1")
 		}
