@@ -131,7 +131,7 @@ type Config struct {
 	// MaxWait bounds how long an answer is held while there is no mail, for a
 	// receiver that asks for that. MaxWaiting bounds how many are held, each
 	// for the price of a goroutine and a connection. One address (see ClientAddress)
-	// has at most a sixteenth of them, or half where many parties can't be told apart,
+	// has at most one in 32 of them, or half where many parties can't be told apart,
 	// and 16 for each destination. For one more, the oldest is answered as if its time
 	// were over: of the name that has most, at the address that has most, where a /48 of
 	// IPv6 counts as an address with a sixteenth of its places. Half as many requests

@@ -81,6 +81,9 @@ func (p *pauses) hold(ctx context.Context, q *request) {
 // address or name have used their share.
 func isOverShare(q *request, err error) bool {
 	var e *wire.Error
+	if errors.Is(err, errBusy) {
+		return true
+	}
 	return q.admission.asked.Stage < policy.Signed && errors.Is(err, errPolicy) &&
 		errors.As(err, &e) && e != nil && e.Status == http.StatusTooManyRequests
 }

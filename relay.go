@@ -47,6 +47,7 @@ type Server struct {
 	memory  memory
 	checks  *checks
 	waits   *waits
+	busy    *busy
 	pauses  *pauses
 	metrics *metrics
 	health  *health
@@ -77,7 +78,7 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{memory: newMemory(config.MaxInFlightBytes), checks: newChecks(), waits: newWaits(config.MaxWaiting), pauses: newPauses(config.MaxWaiting / 2)}
+	s := &Server{memory: newMemory(config.MaxInFlightBytes), checks: newChecks(), waits: newWaits(config.MaxWaiting), busy: newBusy(), pauses: newPauses(config.MaxWaiting / 2)}
 	s.answers = newAnswers(s.memory, config.Logger)
 	if config.Store == nil {
 		s.ownStore, err = openOwnStore(config)
@@ -100,7 +101,7 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.forwarder = forwarder{config, s.checks, s.metrics, s.records}
-	s.retriever = retriever{config, s.waits, newRepeats(), s.memory, s.metrics}
+	s.retriever = retriever{config, s.waits, s.busy, newRepeats(), s.memory, s.metrics}
 	s.answers.metrics = s.metrics
 	return s, nil
 }
@@ -167,12 +168,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.gate.leave()
 	defer q.admission.end()
+	defer s.busy.leave(&q)
 	answer, err := s.serve(w, r, &q)
 	if err == nil {
 		err = s.answers.send(&q, answer)
 	}
 	if err != nil {
 		if isOverShare(&q, err) {
+			s.busy.leave(&q)
 			s.pauses.hold(r.Context(), &q)
 		}
 		s.answers.refuse(w, r, &q, err)
@@ -183,6 +186,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // *wire.Error, or one that the caller isn't told about.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answer, error) {
 	if err := s.gate.arrive(r, q); err != nil {
+		return answer{}, err
+	}
+	if err := s.busy.enter(q); err != nil {
 		return answer{}, err
 	}
 	if err := s.gate.pass(r, q); err != nil {

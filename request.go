@@ -27,6 +27,7 @@ type request struct {
 	wire.SignedRequest              // without Content until the transfer
 	from               address.From // as the log has it
 	admission          admission    // asks the policy, at several stages
+	isBusy             bool         // it is counted among those that are worked on
 	route              wire.Route
 	memory             *share // holds the body
 	signer             spec.ServerName

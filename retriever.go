@@ -15,6 +15,7 @@ import (
 type retriever struct {
 	config  Config
 	waits   *waits
+	busy    *busy
 	repeats *repeats
 	memory  memory
 	metrics *metrics
@@ -102,6 +103,7 @@ func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
 		return answer{}, store.ErrEmpty
 	}
 	defer done()
+	r.busy.leave(q)
 	began := time.Now()
 	defer func() { q.held = time.Since(began) }()
 	for {

@@ -220,15 +220,15 @@ func TestTooManyWaits(t *testing.T) {
 // TestWaitsUnderMadeUpNames: strangers that wait under names that they make up, at one
 // address, don't take the places of others: their own oldest end.
 func TestWaitsUnderMadeUpNames(t *testing.T) {
-	const most = 1600
+	const most = 800
 	quietly(t, func(c *relay.Config) { c.MaxWaiting = most }, func(q *quiet) {
 		old := q.askFrom(phoneAddress, q.b, 0, "?timeout=300000")
 		var flood []*asked
 		for i := range most {
-			flood = append(flood, q.startFrom(floodAddress, relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=300000"))
+			flood = append(flood, q.askFrom(floodAddress, relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=300000"))
 		}
 		synctest.Wait()
-		require.Equal(q, 1+most/16, q.server.Waiting())
+		require.Equal(q, 1+most/32, q.server.Waiting())
 		require.True(q, old.waits())
 		ended := 0
 		for _, a := range flood {
@@ -237,14 +237,14 @@ func TestWaitsUnderMadeUpNames(t *testing.T) {
 				ended++
 			}
 		}
-		require.Equal(q, most-most/16, ended)
+		require.Equal(q, most-most/32, ended)
 
 		// Where nobody can be told apart, one such network has half.
 		for i := range most {
-			q.startFrom("[200:1::1]:5", relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=300000")
+			q.askFrom("[200:1::1]:5", relaytest.NewNode(fmt.Sprint(i)), 0, "?timeout=300000")
 		}
 		synctest.Wait()
-		require.Equal(q, 1+most/16+most/2, q.server.Waiting())
+		require.Equal(q, 1+most/32+most/2, q.server.Waiting())
 		require.True(q, old.waits())
 	})
 }

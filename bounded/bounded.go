@@ -30,8 +30,8 @@ const DefaultPerSecond = 50
 
 // Options of Listen. In numbers, zero means the default, and a negative one no limit.
 type Options struct {
-	// Connections bounds those that are open. One address (a /64 of IPv6) may have a
-	// sixteenth of them, and half where many parties can't be told apart, as in overlay
+	// Connections bounds those that are open. One address (a /64 of IPv6) may have one
+	// in 32 of them, and half where many parties can't be told apart, as in overlay
 	// networks and at loopback. For one more the oldest is closed, of its own address if
 	// that has as many as it may, else of the one that has most, where a /48 of IPv6
 	// counts as an address with a sixteenth of its connections. A connection that counts

@@ -73,18 +73,18 @@ func (r *rig) finish(c net.Conn) bool {
 // oldest closed, and nobody else's.
 func TestSlowHeaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, bounded.Options{Connections: 320, PerSecond: -1})
+		r := newRig(t, bounded.Options{Connections: 640, PerSecond: -1})
 		phone := r.dial("192.0.2.1")
 		var flood []net.Conn
 		for i := range 1500 {
 			flood = append(flood, r.dial(fmt.Sprintf("2a01:db8:1:2::%x", i)))
 		}
-		require.Equal(t, 1+320/16, r.listener.Open())
+		require.Equal(t, 1+640/32, r.listener.Open())
 		require.True(t, r.finish(phone))
 		require.False(t, r.finish(flood[0]))
 		require.True(t, r.finish(flood[len(flood)-1]))
 		synctest.Wait()
-		require.Equal(t, 320/16-1, r.listener.Open())
+		require.Equal(t, 640/32-1, r.listener.Open())
 		time.Sleep(2 * time.Minute)
 		require.Zero(t, r.listener.Open(), "places are given back")
 	})

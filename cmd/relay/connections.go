@@ -23,7 +23,7 @@ type connections struct{ most count }
 
 func (c *connections) flags(f *pflag.FlagSet) {
 	c.most = bounded.DefaultConnections
-	f.Var(&c.most, "max-connections", "take at most this `NUMBER` of connections, a sixteenth of them from one\naddress, and no more than open files allow")
+	f.Var(&c.most, "max-connections", "take at most this `NUMBER` of connections, one in 32 of them from one\naddress, and no more than open files allow")
 }
 
 // fit returns the bounds of connections and of requests that wait, as the limit of open

@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	addressPart, sharedPart = 16, 2
+	addressPart, sharedPart = 32, 2
 
 	// least is how many places an address may have, however few there are.
 	least = 16
 )
 
 // Part says into how many parts the places are divided, of which an address may take one:
-// a sixteenth of all, or half where many parties can't be told apart.
+// one in 32 of all, or half where many parties can't be told apart.
 func Part(from address.From) int {
 	if from.Shared {
 		return sharedPart
