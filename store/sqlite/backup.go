@@ -44,8 +44,7 @@ const (
 // once if it can tell, where the disk hasn't room for the copy and 32 MiB more.
 //
 // Pages are copied as they are, without a look at them. A store that must be
-// reopened refuses. To restore, put the copy in the place of the database: see the
-// comment of the package.
+// reopened refuses. Restore brings the copy back.
 func (s *Store) Backup(ctx context.Context, path string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

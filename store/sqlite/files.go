@@ -85,7 +85,7 @@ func (f *files) prepare() error {
 func (f *files) inspect(logged bool) error {
 	err := checkHeader(f.path, logged)
 	if errors.Is(err, errFirstPage) {
-		found, readErr := isRelays(f.path)
+		found, readErr := isRelays(f.path, openSalvage)
 		if !found || readErr != nil {
 			return errors.Join(err, readErr)
 		}
@@ -109,7 +109,7 @@ func (f *files) mayBeNew(logged int64) error {
 	}
 	for _, suffix := range []string{buildSuffix, damagedSuffix} {
 		if left, err := exists(f.path + suffix); err != nil || left {
-			return cmp.Or(err, fmt.Errorf("the database is missing or empty, but %s%s, which a repair of it has left, is there: %s; to begin with an empty one, remove all files whose names begin with %s",
+			return cmp.Or(err, fmt.Errorf("the database is missing or empty, but %s%s, which a repair or a restore has left, is there: %s; to begin with an empty one, remove all files whose names begin with %s",
 				base, suffix, remedy, base))
 		}
 	}

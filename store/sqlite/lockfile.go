@@ -75,7 +75,8 @@ func (l *lockFile) isMade() bool { return l.says(wordMade) }
 // isDamaged reports whether the database was found damaged while it was in use.
 func (l *lockFile) isDamaged() bool { return l.says(wordDamaged) }
 
-// isReplacing reports whether a repair was done, and only had to put its database in place.
+// isReplacing reports whether a repair or a restore was done, and only had to put its
+// database in place.
 func (l *lockFile) isReplacing() bool { return l.says(wordReplace) }
 
 func (l *lockFile) says(word string) bool {
@@ -90,9 +91,13 @@ func (l *lockFile) remember() error { return l.write(wordMade) }
 // rememberDamage has the file say that the database must be repaired.
 func (l *lockFile) rememberDamage() error { return l.write(wordMade + wordDamaged) }
 
-// rememberReplacing has the file say that a repair is done, until remember.
+// rememberReplacing has the file say that another database is to take the place of this
+// one, until remember.
 func (l *lockFile) rememberReplacing() error {
-	return l.write(wordMade + wordDamaged + wordReplace)
+	if l.isDamaged() {
+		return l.write(wordMade + wordDamaged + wordReplace)
+	}
+	return l.write(wordMade + wordReplace)
 }
 
 func (l *lockFile) write(words string) error {

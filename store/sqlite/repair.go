@@ -33,44 +33,51 @@ type repair struct {
 	lastMailbox       int64
 }
 
-// Suffixes of the file that is being built, and of the one that a repair couldn't
-// read whole.
-const (
-	buildSuffix   = "-repair"
-	damagedSuffix = "-damaged"
-)
-
 // repairFile repairs the database at path, which nobody may have open. It says
 // in one line of the log how that went.
-func repairFile(path string, lock *lockFile, first int64, why error, log *slog.Logger) (err error) {
-	if err := fold(path); err != nil {
-		return fmt.Errorf("bring the log into the damaged database: %w", err)
-	}
-	if err := checkNotNewer(path); err != nil {
-		return err
-	}
-	from, err := openSalvage(path)
+func repairFile(path string, lock *lockFile, first int64, why error, log *slog.Logger) error {
+	r := &repair{path: path, lock: lock, first: first}
+	repaired, err := r.run(openSalvage)
 	if err != nil {
 		return err
 	}
-	r := &repair{path: path, lock: lock, first: first, from: from}
-	// Some systems don't rename a file that is open.
-	if err := errors.Join(r.build(), from.close(), removeBuild(path, "-wal", "-shm", "-journal")); err != nil {
-		return errors.Join(err, removeBuild(path, ""))
-	}
-	isWhole := from.lost == 0 && len(from.broken) == 0
-	if err := r.replace(!isWhole); err != nil {
-		return err
-	}
-	log = log.With("kept", r.live, "remembered", r.gone, "notes", r.notes, "unreadable", from.lost,
-		"broken_pages", len(from.broken), "damage", why)
-	if isWhole {
+	log = log.With("kept", repaired.Kept, "remembered", repaired.Remembered, "notes", repaired.Notes,
+		"unreadable", repaired.Unreadable, "broken_pages", repaired.BrokenPages, "damage", why)
+	if repaired.Damaged == "" {
 		log.Warn("sqlite: the database was damaged, and is repaired without a loss")
 	} else {
 		log.Error("sqlite: the database was damaged, and is repaired as far as it could be read",
-			"damaged", filepath.Base(path)+damagedSuffix)
+			"damaged", filepath.Base(repaired.Damaged))
 	}
 	return nil
+}
+
+func (r *repair) run(open opener) (repaired Repaired, err error) {
+	if err := fold(r.path); err != nil {
+		return repaired, fmt.Errorf("bring the log into the damaged database: %w", err)
+	}
+	if err := checkNotNewer(r.path); err != nil {
+		return repaired, err
+	}
+	if r.from, err = open(r.path); err != nil {
+		return repaired, err
+	}
+	isCut, err := r.from.isShort()
+	if err != nil {
+		return repaired, errors.Join(err, r.from.close())
+	}
+	// Some systems don't rename a file that is open.
+	if err := errors.Join(r.build(), r.from.close(), removeBuild(r.path, "-wal", "-shm", "-journal")); err != nil {
+		return repaired, errors.Join(err, removeBuild(r.path, ""))
+	}
+	repaired = Repaired{
+		Kept: r.live, Remembered: r.gone, Notes: r.notes,
+		Unreadable: r.from.lost, BrokenPages: len(r.from.broken), UnreadPages: len(r.from.unread), Cut: isCut,
+	}
+	if repaired.isLoss() {
+		repaired.Damaged = r.path + damagedSuffix
+	}
+	return repaired, r.replace(repaired.Damaged != "")
 }
 
 // fold has SQLite bring the log into the file, also if its tables are damaged.
@@ -104,10 +111,7 @@ func fold(path string) (err error) {
 // build writes the new database and syncs it.
 func (r *repair) build() (err error) {
 	path := r.path + buildSuffix
-	if err := removeBuild(r.path, "", "-wal", "-shm", "-journal"); err != nil {
-		return err
-	}
-	if err := makeFile(path); err != nil {
+	if err := makeBuild(r.path); err != nil {
 		return err
 	}
 	if err := r.fill(path); err != nil {
@@ -329,27 +333,20 @@ func (r *repair) lostClock(ctx context.Context) (int64, error) {
 }
 
 // replace puts the new database into the place of the damaged one, which it may
-// keep beside it. See unfinished for a crash in between.
+// keep beside it.
 func (r *repair) replace(keep bool) error {
-	// A log of the old one would be brought into the new one.
+	// The log was brought into the damaged one, and would be brought into the new one, too.
 	if err := removeAll(r.path+"-wal", r.path+"-shm"); err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(r.path)); err != nil {
 		return err
 	}
+	suffix := ""
 	if keep {
-		if err := r.lock.rememberReplacing(); err != nil {
-			return err
-		}
-		if err := os.Rename(r.path, r.path+damagedSuffix); err != nil {
-			return err
-		}
+		suffix = damagedSuffix
 	}
-	if err := os.Rename(r.path+buildSuffix, r.path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(r.path))
+	return replace(r.path, r.lock, suffix)
 }
 
 func syncFile(path string) (err error) {

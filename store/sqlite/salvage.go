@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -17,7 +18,7 @@ import (
 // SQLite. It finds the rows by their form, wherever they are, and believes only
 // rows that prove themselves.
 type salvage struct {
-	f     *os.File
+	f     file
 	pages uint32
 	free  map[uint32]struct{} // nil: the list of free pages is damaged
 	maps  mapCache
@@ -28,6 +29,16 @@ type salvage struct {
 	sequences map[string]int64
 	clock     int64 // -1: not found
 	lost      int   // rows that couldn't be read
+
+	// Without patience, pages that the disk doesn't give are taken for empty ones.
+	impatient bool
+	unread    map[uint32]struct{} // such pages
+}
+
+// A file is what a salvage needs of one.
+type file interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // A leaf is a page of the table entry.
@@ -36,13 +47,23 @@ type leaf struct {
 	page  uint32
 }
 
+// An opener is openSalvage or openImpatient.
+type opener func(path string) (*salvage, error)
+
 // A mapCache is the last page of the pointer map that was read.
 type mapCache struct {
 	number uint32
 	page   page
 }
 
-func openSalvage(path string) (*salvage, error) {
+// openSalvage opens a database for a repair that fails where the disk does: it may work
+// again later.
+func openSalvage(path string) (*salvage, error) { return newSalvage(path, false) }
+
+// openImpatient opens one for a repair that does without what the disk doesn't give.
+func openImpatient(path string) (*salvage, error) { return newSalvage(path, true) }
+
+func newSalvage(path string, impatient bool) (*salvage, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -52,8 +73,8 @@ func openSalvage(path string) (*salvage, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	s := &salvage{
-		f: f, pages: uint32(info.Size() / pageSize), clock: -1,
-		names: make(map[int64][]spec.ServerName), sequences: make(map[string]int64),
+		f: f, pages: uint32(info.Size() / pageSize), clock: -1, impatient: impatient,
+		names: make(map[int64][]spec.ServerName), sequences: make(map[string]int64), unread: make(map[uint32]struct{}),
 	}
 	if err := s.readFreeList(); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -73,10 +94,26 @@ func (s *salvage) isCut() (bool, error) {
 	return mapped != 0, err
 }
 
+// isShort reports whether the first page says that there were more pages, and the map of
+// all pages doesn't say otherwise: then nobody knows how much is lost.
+func (s *salvage) isShort() (bool, error) {
+	var p page
+	if err := s.read(1, &p); err != nil || binary.BigEndian.Uint32(p[28:]) <= s.pages {
+		return false, err
+	}
+	return s.isCut()
+}
+
 func (s *salvage) close() error { return s.f.Close() }
 
 func (s *salvage) read(n uint32, p *page) error {
-	if _, err := s.f.ReadAt(p[:], int64(n-1)*pageSize); err != nil {
+	_, err := s.f.ReadAt(p[:], int64(n-1)*pageSize)
+	if err != nil && s.impatient {
+		s.unread[n] = struct{}{}
+		clear(p[:])
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("page %d: %w", n, err)
 	}
 	return nil
@@ -321,8 +358,8 @@ func (s *salvage) entry(c cell) (*entryRow, error) {
 
 // isRelays reports whether something of a relay can be found in a file that
 // doesn't say that it is a relay's database. It only reads.
-func isRelays(path string) (found bool, err error) {
-	s, err := openSalvage(path)
+func isRelays(path string, open opener) (found bool, err error) {
+	s, err := open(path)
 	if err != nil {
 		return false, err
 	}

@@ -28,9 +28,9 @@
 // links are followed, hard links refused.
 //
 // Open never begins a new database where there was one: if the file is missing,
-// empty, cut or something else, it says so and what to do. To restore a backup,
-// put a copy that Backup made in its place while no process has it open, and
-// remove PATH-wal and PATH-shm.
+// empty, cut or something else, it says so and what to do. Restore puts a copy that
+// Backup made in its place. By hand, it is put there while no process has the file
+// open, and PATH-wal and PATH-shm are removed.
 //
 // When one of the files is removed, renamed, replaced or cut while the store is
 // open, it answers store.ErrReopen from the next write on, and notices within a
@@ -53,7 +53,8 @@
 // place of the old one when it is on the disk. That needs as much room again. IDs go on
 // after all that were given, the counts are made anew, and entries that were set
 // aside aren't counted any more. If something couldn't be read, the old file is kept as
-// PATH-damaged, one at most.
+// PATH-damaged, one at most. Repair does the same when it is called, also with what is left of
+// a file that was cut, or of one that the disk doesn't give whole.
 //
 // Notes have no checksum. The log has SQLite's, which can't tell a damaged end from
 // one that wasn't written: mail that was only in that end is gone.

@@ -4,12 +4,11 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
-// unfinished finishes a repair that a crash has ended while it replaced the database, and
-// undoes one that was ended earlier. Without a database there is nothing to undo: the
-// operator has taken it away.
+// unfinished finishes a repair or a restore that a crash has ended while it replaced the
+// database, and undoes one that was ended earlier. Without a database there is nothing to
+// undo: the operator has taken it away.
 func unfinished(path string, lock *lockFile) error {
 	size, err := sizeOf(path)
 	if err != nil {
@@ -22,10 +21,10 @@ func unfinished(path string, lock *lockFile) error {
 	if err != nil || !built || !lock.isReplacing() {
 		return err
 	}
-	if err := os.Rename(path+buildSuffix, path); err != nil {
+	if err := keepLogAs(path, beforeSuffix); err != nil { // a repair leaves none
 		return err
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := replace(path, lock, ""); err != nil {
 		return err
 	}
 	return lock.remember()

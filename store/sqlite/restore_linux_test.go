@@ -1,0 +1,40 @@
+package sqlite
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/need"
+)
+
+// What root restores or repairs can be opened by the relay, which isn't root.
+func TestRootLeavesTheOwner(t *testing.T) {
+	need.Root(t)
+	const owner = 61234
+	path, backup, _, _ := backedUp(t)
+	requireOwner := func() {
+		t.Helper()
+		for _, name := range []string{path, path + "-lock"} {
+			info, err := os.Stat(name)
+			require.NoError(t, err)
+			require.EqualValues(t, owner, info.Sys().(*syscall.Stat_t).Uid, name)
+		}
+	}
+	for _, name := range []string{path, path + "-lock"} {
+		require.NoError(t, os.Chown(name, owner, owner))
+	}
+	require.NoError(t, Restore(t.Context(), backup, path, RestoreOptions{Replace: true}))
+	requireOwner()
+	_, err := Repair(path)
+	require.NoError(t, err)
+	requireOwner()
+
+	path = t.TempDir() + "/relay.db" // where there is none, the folder says whose it is
+	require.NoError(t, os.Chown(filepath.Dir(path), owner, owner))
+	require.NoError(t, Restore(t.Context(), backup, path, RestoreOptions{}))
+	requireOwner()
+}
