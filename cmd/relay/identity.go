@@ -107,19 +107,6 @@ func makeKey(file string) (gomatrixserverlib.KeyID, ed25519.PrivateKey, error) {
 	return gomatrixserverlib.KeyID(id), key, nil
 }
 
-// writeNew writes a secret into a file that isn't there yet.
-func writeNew(file string, content []byte) error {
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(content)
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return errors.Join(err, os.Remove(file))
-	}
-	return nil
-}
-
 const (
 	keyPath     = "/_matrix/key/v2/server"
 	keyValidity = 24 * time.Hour

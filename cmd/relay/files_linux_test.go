@@ -1,0 +1,32 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/need"
+)
+
+// A key and its name are on the disk before anything relies on them: a server whose key is
+// lost isn't the same server any more.
+func TestKeyOutlivesPowerCut(t *testing.T) {
+	strace, folder := need.Program(t, "strace"), t.TempDir()
+	traced := filepath.Join(folder, "traced")
+	require.NoError(t, os.Mkdir(filepath.Join(folder, "keys"), 0o700))
+	key := filepath.Join(folder, "keys", "relay.pem")
+	self := commandOf(os.Args[0], "1", []string{"keygen", key})
+	c := exec.Command(strace, append([]string{"-f", "-y", "-e", "trace=fsync", "-o", traced}, self.Args...)...)
+	c.Env = self.Env
+	stdin, err := c.StdinPipe() // it ends with its input
+	require.NoError(t, err)
+	defer func() { _ = stdin.Close() }() // it has ended by then
+	out, err := c.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	trace, err := os.ReadFile(traced)
+	require.NoError(t, err)
+	require.Regexp(t, `(?s)fsync\(\d+<`+key+`>.*fsync\(\d+<`+filepath.Dir(key)+`>`, string(trace))
+}
