@@ -18,7 +18,7 @@
 //
 // # Steps
 //
-// Every call is bounded in time and memory. Lists come in pages, of up to MaxPage. Purge
+// Every call but Backup is bounded in time and memory. Lists come in pages, of up to MaxPage. Purge
 // and Verify, which may go through all there is, do a step at a time and say where to go
 // on; PurgeAll and VerifyAll do all steps.
 //
@@ -83,6 +83,13 @@ type Operator interface {
 	// Invite makes an invite for that many servers until the end of a day (UTC): see
 	// policy.NewInviteText.
 	Invite(ctx context.Context, uses int, until time.Time) (string, error)
+
+	// Backup makes a copy of the store: see store.Backups. The caller reads and closes it.
+	// Where the store makes none, the error is a *wire.Error with status 404. BackedUp
+	// notes, once the copy is in a safe place, when its making began; Status tells that of
+	// the last.
+	Backup(ctx context.Context) (*Copy, error)
+	BackedUp(ctx context.Context, began time.Time) error
 }
 
 // Status says how a relay is.
@@ -111,9 +118,14 @@ type Status struct {
 	// is well.
 	Problems []string `json:"problems"`
 
-	// Blocks and Invites say whether the calls about these work here.
+	// Blocks, Invites and Backups say whether the calls about these work here.
 	Blocks  bool `json:"blocks"`
 	Invites bool `json:"invites"`
+	Backups bool `json:"backups"`
+
+	// LastBackup is when the last backup began of those that BackedUp was told of. Zero:
+	// there was none.
+	LastBackup time.Time `json:"last_backup,omitzero"`
 }
 
 // Held is how much mail there is somewhere: see store.Usage.

@@ -64,17 +64,25 @@ func (c *Client) Close() error {
 
 // call makes a request and reads the answer. A nil body is a GET.
 func call[T any](ctx context.Context, c *Client, path string, query url.Values, body any) (answer T, err error) {
+	response, err := c.request(ctx, path, query, body)
+	if err != nil {
+		return answer, err
+	}
+	return readAnswer[T](response)
+}
+
+func (c *Client) request(ctx context.Context, path string, query url.Values, body any) (*http.Response, error) {
 	method, content := http.MethodGet, io.Reader(nil)
 	if body != nil {
 		encoded, err := json.Marshal(body)
 		if err != nil {
-			return answer, fmt.Errorf("admin: %w", err)
+			return nil, fmt.Errorf("admin: %w", err)
 		}
 		method, content = http.MethodPost, bytes.NewReader(encoded)
 	}
 	request, err := http.NewRequestWithContext(ctx, method, c.base+path+"?"+query.Encode(), content)
 	if err != nil {
-		return answer, fmt.Errorf("admin: %w", err)
+		return nil, fmt.Errorf("admin: %w", err)
 	}
 	if c.token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.token)
@@ -82,8 +90,13 @@ func call[T any](ctx context.Context, c *Client, path string, query url.Values, 
 	request.Header.Set("Content-Type", "application/json")
 	response, err := c.http.Do(request)
 	if err != nil {
-		return answer, fmt.Errorf("admin: %w", err)
+		return nil, fmt.Errorf("admin: %w", err)
 	}
+	return response, nil
+}
+
+// readAnswer reads an answer to its end, and closes it.
+func readAnswer[T any](response *http.Response) (answer T, err error) {
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
 	read, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	switch {

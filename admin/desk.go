@@ -39,6 +39,10 @@ type Config struct {
 	// InviteKey is policy.InviteConfig.Key. Nil: no invites can be made.
 	InviteKey []byte
 
+	// BackupFile is where a copy of the store is made before it is handed out; then it is
+	// removed. There must be room for it. Empty: no backups can be made.
+	BackupFile string
+
 	// Ready returns an error that says why the relay can't work, if it can't:
 	// relay.Server.Health is one. Nil: only the store is asked.
 	Ready func(context.Context) error
@@ -53,6 +57,7 @@ type Desk struct {
 	managed store.Managed
 	started time.Time
 	senders recent
+	backups turns.Turn
 }
 
 var _ Operator = (*Desk)(nil)
@@ -66,7 +71,7 @@ func New(config Config) (*Desk, error) {
 	defaults.Set(&config.Logger, slog.Default())
 	return &Desk{
 		config: config, managed: managed, started: time.Now().UTC().Truncate(time.Second),
-		senders: recent{turn: turns.New()},
+		senders: recent{turn: turns.New()}, backups: turns.New(),
 	}, nil
 }
 
@@ -76,7 +81,7 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 		ServerName: d.config.ServerName, Version: d.config.Version, Problems: []string{},
 		Now: time.Now().UTC().Truncate(time.Second), Started: d.started,
 		MaxEntries: max(d.config.MaxEntries, 0), MaxBytes: max(d.config.MaxBytes, 0),
-		Blocks: d.config.Blocklist != nil, Invites: len(d.config.InviteKey) > 0,
+		Blocks: d.config.Blocklist != nil, Invites: len(d.config.InviteKey) > 0, Backups: d.makesBackups(),
 	}
 	for half, into := range map[spec.ServerName]*Held{"": &status.Servers, store.PrivateHalf: &status.Private} {
 		held, err := d.held(ctx, half)
@@ -93,6 +98,10 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 		if files := (Files{Database: sizes.File, Log: sizes.Log}); files != (Files{}) {
 			status.Files = &files
 		}
+	}
+	var err error
+	if status.LastBackup, err = LastBackup(ctx, d.config.Store); err != nil {
+		return nil, err
 	}
 	status.Problems = append(status.Problems, d.problems(ctx, status)...)
 	return status, nil

@@ -31,6 +31,8 @@ const (
 	pathBlock     = "/v1/block"
 	pathUnblock   = "/v1/unblock"
 	pathInvite    = "/v1/invite"
+	pathBackup    = "/v1/backup" // the answer is the copy
+	pathBackedUp  = "/v1/backed-up"
 )
 
 // maxRequest bounds the body of a request.
@@ -50,6 +52,9 @@ type (
 	}
 	inviteAnswer struct {
 		Invite string `json:"invite"`
+	}
+	backedUp struct {
+		Began time.Time `json:"began"`
 	}
 )
 
@@ -94,6 +99,8 @@ func (d *Desk) Handler() http.Handler {
 		text, err := d.Invite(ctx, r.Uses, r.Until)
 		return inviteAnswer{text}, err
 	})
+	post(d, mux, pathBackedUp, func(ctx context.Context, b backedUp) (any, error) { return b, d.BackedUp(ctx, b.Began) })
+	mux.HandleFunc("POST "+pathBackup, d.sendBackup)
 	d.mountPages(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { wire.Unrecognized().Write(w) })
 	guard := http.NewCrossOriginProtection()

@@ -51,6 +51,14 @@ func openStore(ctx context.Context, db string, servers natsFlags, log *slog.Logg
 	}
 }
 
+// backupFile is where backups of a database are made; empty for those that make none.
+func backupFile(db string) string {
+	if db == inMemory || strings.Contains(db, "://") {
+		return ""
+	}
+	return db + "-backup"
+}
+
 // natsFlags are the command line's options on NATS besides where it is.
 type natsFlags struct {
 	credentials string

@@ -47,6 +47,9 @@ func statusText(s *admin.Status) string {
 	if s.Files != nil {
 		row("files", fmt.Sprintf("%s, and a log of %s", bytesText(s.Files.Database), bytesText(s.Files.Log)))
 	}
+	if s.Backups {
+		row("backup", backupText(s))
+	}
 	for _, problem := range s.Problems {
 		row("PROBLEM", problem)
 	}
@@ -55,6 +58,14 @@ func statusText(s *admin.Status) string {
 	}
 	_ = w.Flush() // likewise
 	return strings.TrimSuffix(text.String(), "\n")
+}
+
+// backupText says when the last backup was made.
+func backupText(s *admin.Status) string {
+	if s.LastBackup.IsZero() {
+		return "none was made"
+	}
+	return fmt.Sprintf("%s UTC, %v ago", s.LastBackup.UTC().Format(time.DateTime), s.Now.Sub(s.LastBackup))
 }
 
 // heldText says how much mail there is, and how much there may be if that isn't 0.

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/http"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,7 +17,8 @@ import (
 // The program serves the metrics of which docs/metrics.md says so, and no others of ours.
 func TestMetricsAreDocumented(t *testing.T) {
 	const page = "../../docs/metrics.md"
-	p := startIn(t, t.TempDir(), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--name", string(relayName))
+	folder := t.TempDir()
+	p := startIn(t, folder, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--name", string(relayName))
 	get := func(url string) string {
 		response, err := http.Get(url)
 		require.NoError(t, err)
@@ -26,6 +28,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		return string(body)
 	}
 	get("http://" + p.address + "/")
+	require.NotContains(t, get("http://"+p.metrics+"/metrics"), "relay_last_backup")
+	tool(t, "backup", filepath.Join(folder, "copy.db"), "--db", filepath.Join(folder, "relay.db"))
 	var got, want []string
 	for _, found := range regexp.MustCompile(`(?m)^# TYPE (relay_\S+ \S+)$`).FindAllStringSubmatch(get("http://"+p.metrics+"/metrics"), -1) {
 		got = append(got, found[1])

@@ -93,7 +93,7 @@ func (o *operating) openStore(c *cobra.Command) (admin.Operator, func() error, e
 	if err != nil {
 		return nil, nil, errors.Join(err, mail.Close())
 	}
-	desk, err := admin.New(admin.Config{Store: mail, Blocklist: blocks, Version: thisBuild().Version, Logger: log})
+	desk, err := admin.New(admin.Config{Store: mail, Blocklist: blocks, Version: thisBuild().Version, BackupFile: backupFile(o.db), Logger: log})
 	if err != nil {
 		return nil, nil, errors.Join(err, mail.Close())
 	}

@@ -57,7 +57,7 @@ func newRoot() *cobra.Command {
 	root.PersistentPreRunE = newSettings().apply
 	root.AddCommand(newServe(), newInvite(), newKeygen(), newMove(), newSend(), newFetch(), newBench(), newVersion())
 	root.AddCommand(newStatus(), newMailboxes(), newMailbox(), newSenders(), newPurge(), newBlock(), newUnblock(), newBlocked(), newVerify(),
-		newRestore(), newRepair(), newExport(), newImport())
+		newBackup(), newRestore(), newRepair(), newExport(), newImport())
 	return root
 }
 

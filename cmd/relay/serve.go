@@ -90,7 +90,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 
 	desk := admin.Config{
 		Store: mail, ServerName: id.ServerName, Version: thisBuild().Version, Blocklist: blocks, Ready: server.Health, Logger: log,
-		MaxEntries: config.MaxStoreEntries, MaxBytes: config.MaxStoreBytes,
+		MaxEntries: config.MaxStoreEntries, MaxBytes: config.MaxStoreBytes, BackupFile: backupFile(o.db),
 	}
 	return serveWeb(ctx, o, id, server, desk, registry, log)
 }
@@ -152,6 +152,7 @@ func (o *options) listenAll(all *webServers, id fclient.SigningIdentity, server 
 	web.RegisterOnShutdown(server.EndWaits) // requests that wait for mail would hold it up
 	all.add(web, "address", web.address())
 	if o.metrics != "" {
+		registry.MustRegister(backupTime{desk.Store})
 		metrics, err := listenMetrics(o, registry, server.HealthHandler(), log)
 		if err != nil {
 			return err

@@ -155,8 +155,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store = (*Store)(nil)
-	_ store.Timed = (*Store)(nil)
+	_ store.Store   = (*Store)(nil)
+	_ store.Timed   = (*Store)(nil)
+	_ store.Backups = (*Store)(nil)
 )
 
 var errInUse = errors.New("in use by another relay, or by this process already")
