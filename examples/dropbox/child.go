@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -24,7 +26,8 @@ func isRelayProcess(args []string) bool { return len(args) == 4 && args[1] == re
 // stdin ends, which it does when the parent closes it, and also when the
 // parent dies.
 func relayProcessMain(args []string, stdin io.Reader, stdout io.Writer) (err error) {
-	server, err := relay.New(relay.Config{ServerName: spec.ServerName(args[2]), DatabasePath: args[3]})
+	errorsOnly := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})) // the story tells of refusals
+	server, err := relay.New(relay.Config{ServerName: spec.ServerName(args[2]), DatabasePath: args[3], Logger: errorsOnly})
 	if err != nil {
 		return err
 	}

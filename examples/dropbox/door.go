@@ -26,7 +26,8 @@ func (n *node) open(place func(spec.ServerName, string)) error {
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: answerTimeout}
 	n.closers = append(n.closers, web)
 	go func() { _ = web.Serve(listener) }() // ends with Close
-	place(n.ServerName, listener.Addr().String())
+	n.address = listener.Addr().String()
+	place(n.ServerName, n.address)
 	return nil
 }
 
@@ -37,9 +38,12 @@ func (n *node) takeDirectly(w http.ResponseWriter, r *http.Request) {
 		(&wire.Error{Status: refusal.Code, Code: spec.ErrorUnknown}).Write(w)
 		return
 	}
-	n.outbox.Seen(signed.Origin()) // a server that asks is there
-	got := arrival{id: gomatrixserverlib.TransactionID(r.PathValue("txnID"))}
-	got.handled, got.err = n.receiver.Direct(r.Context(), signed.Origin(), got.id, signed.Content(), func(ctx context.Context) error {
+	id := gomatrixserverlib.TransactionID(r.PathValue("txnID"))
+	got := arrival{id: known(id)}
+	got.handled, got.err = n.Direct(r.Context(), signed.Origin(), id, signed.Content(), func(ctx context.Context) error {
+		if got.id == record {
+			return nil // which Direct has read
+		}
 		return n.inbox.take(ctx, signed.Origin(), signed.Content())
 	})
 	n.arrivals <- got

@@ -39,8 +39,10 @@ func TestStory(t *testing.T) {
 	var told bytes.Buffer
 	require.NoError(t, run(t.Context(), &told))
 	for _, line := range []string{
+		"B announces these relays",
+		"    matrixrelay:",
 		"B can't be reached",
-		"alice-2 (room events: 3, typing notices: 1): 200 from relay1\n",
+		"alice-2 (room events: 3, typing notices: 1): 200 from relay1, relay2, relay3, relay4\n",
 		"killed",
 		"alice-3 (room events: 1, typing notices: 0): no relay is there",
 		"alice-3 (room events: 1, typing notices: 0): 200 from relay2\n",

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -45,6 +46,9 @@ func (in *inbox) take(ctx context.Context, from spec.ServerName, body json.RawMe
 	return nil
 }
 
+// errEarly says that an event isn't the next one. The others may be at another relay.
+var errEarly = errors.New("events are missing, twice or in the wrong order")
+
 // takeEvent checks the hash and the signature of an event, that it is the one
 // that comes next in its room, and that its sender may send it.
 func (in *inbox) takeEvent(ctx context.Context, pdu []byte) error {
@@ -59,8 +63,7 @@ func (in *inbox) takeEvent(ctx context.Context, pdu []byte) error {
 		return fmt.Errorf("%s: %w", event.EventID(), err)
 	}
 	if before := event.PrevEventIDs(); len(before) != 1 || before[0] != in.room.last.EventID() {
-		return fmt.Errorf("%s comes after %v, but the last event here is %s: events are missing, twice or in the wrong order",
-			event.EventID(), before, in.room.last.EventID())
+		return fmt.Errorf("%s comes after %v, but the last event here is %s: %w", event.EventID(), before, in.room.last.EventID(), errEarly)
 	}
 	return in.room.append(event)
 }

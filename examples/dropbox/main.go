@@ -1,8 +1,8 @@
 // Command dropbox shows in a few seconds what relays are for. It makes two
 // nodes on this machine that share a room, and four relays for one of them. B
-// goes away and A writes to it. One relay is killed and started again, one
-// comes late, one is never there, and one forges the mail that it hands out. B comes
-// back, fetches its mail from all of them, takes only mail that is proven to be A's,
+// announces its relays and gives A a link, goes away, and A writes to it. One relay is
+// killed and started again, one is away for a while, one is gone for good, and one forges
+// the mail that it hands out. B comes back, fetches its mail from all of them, takes only mail that is proven to be A's,
 // and answers A, which then hands over directly the mail that only relays took. In the
 // end each side must have everything once, in order, and unchanged.
 //

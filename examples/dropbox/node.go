@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -20,22 +21,22 @@ import (
 // key in hex, so everybody can check its signatures without asking anyone.
 type node struct {
 	fclient.SigningIdentity
+	*client.Node
 	name, user string // of its user: the first part, and the whole ID
+	address    string // where others reach it
 
-	mail     *sqlite.Store // its outbox, and the notes of the other parts
-	receipts *receipts
-	caller   *client.Caller
-	peers    *client.Peers
-	sender   *client.Sender
-	outbox   *client.Outbox
-	receiver *client.Receiver
-	closers  []io.Closer // in the order of opening
+	mail    *sqlite.Store  // all that the Node keeps
+	answers *answers       // of relays, to all of its requests
+	caller  *client.Caller // for requests that a Node doesn't make
+	running chan error     // the result of Node.Run
+	closers []io.Closer    // in the order of opening
 
 	inbox    inbox
 	sent     []gomatrixserverlib.Transaction
 	told     chan client.Event // by the outbox
 	arrivals chan arrival      // directly from other nodes
 	rejected chan rejection    // by the receiver
+	failed   chan error        // by the inbox
 }
 
 // The story is short, and so are the times that others wait between attempts:
@@ -59,14 +60,17 @@ type rejection struct {
 
 // newNode makes a node with one database.
 func newNode(ctx context.Context, name, database string, roads *network) (*node, error) {
-	n := &node{name: name, told: make(chan client.Event, enough), arrivals: make(chan arrival, enough), rejected: make(chan rejection, enough)}
-	if err := n.start(ctx, database, roads); err != nil {
+	n := &node{
+		name: name, answers: newAnswers(roads), told: make(chan client.Event, enough), arrivals: make(chan arrival, enough),
+		rejected: make(chan rejection, enough), failed: make(chan error, 1),
+	}
+	if err := n.start(ctx, database); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	return n, nil
 }
 
-func (n *node) start(ctx context.Context, database string, roads *network) (err error) {
+func (n *node) start(ctx context.Context, database string) (err error) {
 	if n.SigningIdentity, err = newIdentity(); err != nil {
 		return err
 	}
@@ -75,36 +79,46 @@ func (n *node) start(ctx context.Context, database string, roads *network) (err 
 		return err
 	}
 	n.closers = append(n.closers, n.mail)
-	n.receipts = newReceipts(roads)
-	if n.caller, err = client.NewCaller(client.CallerConfig{Identity: n.SigningIdentity, Transport: n.receipts, Timeout: answerTimeout}); err != nil {
+	if n.caller, err = client.NewCaller(client.CallerConfig{Identity: n.SigningIdentity, Transport: n.answers, Timeout: answerTimeout}); err != nil {
 		return err
 	}
-	if n.peers, err = client.OpenPeers(ctx, n.mail); err != nil {
-		return err
-	}
-	if err := n.openOutbox(ctx); err != nil {
-		return err
-	}
-	history, err := client.OpenHistory(ctx, n.mail, 0)
-	if err != nil {
-		return err
-	}
-	return n.receiveWith(n.receiving(history))
+	return n.run(ctx, n.config())
 }
 
-// openOutbox makes the sending side.
-func (n *node) openOutbox(ctx context.Context) (err error) {
-	if n.sender, err = client.NewSender(client.SenderConfig{Caller: n.caller, Peers: n.peers, RelayBackoff: relayBackoff}); err != nil {
+// config is that of the node's Node. It trusts no relay: the origin must have signed the
+// mail that it gives. It fetches mail when it comes online, and again after a failure.
+func (n *node) config() client.NodeConfig {
+	return client.NodeConfig{
+		Identity: n.SigningIdentity, Transport: n.answers, Store: n.mail, Logger: slog.New(slog.DiscardHandler),
+		Keys: wire.HexKeys{}, Handle: n.handle,
+		Caller: client.CallerConfig{Timeout: answerTimeout},
+		Sender: client.SenderConfig{RelayBackoff: relayBackoff},
+		Outbox: client.OutboxConfig{Backoff: nodeBackoff, Notify: n.note},
+		Receiver: client.ReceiverConfig{
+			RequireProof: true, PollInterval: -1, Wait: -1, Backoff: nodeBackoff,
+			Rejected: func(_ context.Context, got client.Received, why error) { n.rejected <- rejection{got, why} },
+		},
+	}
+}
+
+// run opens the Node and has it send and fetch.
+func (n *node) run(ctx context.Context, config client.NodeConfig) (err error) {
+	if n.Node, err = client.OpenNode(ctx, config); err != nil {
 		return err
 	}
-	n.closers = append(n.closers, n.sender)
-	n.outbox, err = client.OpenOutbox(ctx, client.OutboxConfig{
-		Sender: n.sender, Store: n.mail, Backoff: nodeBackoff,
-		Notify: n.note,
-	})
-	if err == nil {
-		n.closers = append(n.closers, n.outbox)
+	running := make(chan error, 1)
+	n.running = running
+	go func() { running <- n.Run(context.WithoutCancel(ctx)) }() // ends with stop
+	return nil
+}
+
+// stop ends the Node, if there is one.
+func (n *node) stop() error {
+	if n.Node == nil {
+		return nil
 	}
+	err := errors.Join(n.Close(), <-n.running)
+	n.Node = nil
 	return err
 }
 
@@ -112,31 +126,37 @@ func (n *node) openOutbox(ctx context.Context) (err error) {
 // is no news for the story.
 func (n *node) note(e client.Event) {
 	if e.Result != client.ResultRelayed || e.At == 1 {
+		e.TransactionID = known(e.TransactionID)
 		n.told <- e
 	}
 }
 
-// receiving is how a node receives. It remembers the mail that was handled, and
-// trusts no relay: the origin must have signed the mail that it gives.
-func (n *node) receiving(history *client.History) client.ReceiverConfig {
-	return client.ReceiverConfig{
-		Caller: n.caller, Peers: n.peers, History: history, Logger: slog.New(slog.DiscardHandler),
-		Keys: wire.HexKeys{}, RequireProof: true,
-		Rejected: func(_ context.Context, got client.Received, why error) { n.rejected <- rejection{got, why} },
-		Handle: func(ctx context.Context, got client.Received) error {
-			return n.inbox.take(ctx, got.Relay, got.Body)
-		},
+// record stands for the ID of the transaction by which a Node tells others of its record.
+const record gomatrixserverlib.TransactionID = "record"
+
+func known(id gomatrixserverlib.TransactionID) gomatrixserverlib.TransactionID {
+	if strings.HasPrefix(string(id), "relays-") {
+		return record
 	}
+	return id
 }
 
-// receiveWith makes the receiving side.
-func (n *node) receiveWith(config client.ReceiverConfig) (err error) {
-	n.receiver, err = client.NewReceiver(config)
+// handle takes mail that a relay had. Mail that comes before other mail comes again; any
+// other failure is the end of the story.
+func (n *node) handle(ctx context.Context, got client.Received) error {
+	err := n.inbox.take(ctx, got.Relay, got.Body)
+	if err != nil && !errors.Is(err, errEarly) {
+		select {
+		case n.failed <- err:
+		default: // there is one already
+		}
+	}
 	return err
 }
 
 // close closes everything that is open, the last first.
-func (n *node) close() (err error) {
+func (n *node) close() error {
+	err := n.stop()
 	for len(n.closers) > 0 {
 		last := len(n.closers) - 1
 		err = errors.Join(err, n.closers[last].Close())

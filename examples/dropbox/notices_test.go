@@ -38,17 +38,17 @@ func TestStoryNotices(t *testing.T) {
 		"a relay gives what nobody wrote": {"B comes back", leaveMore, "4 transactions were sent, 5 arrived"},
 		"another relay is where one was": {"B comes back", func(_ context.Context, s *story) error {
 			return s.moveTo(relay1, relay2)
-		}, "at relay1: 401"},
-		"B forgets what it handled": {"B answers", func(_ context.Context, s *story) error {
-			return s.b.receiveWith(s.b.receiving(client.NewHistory(0)))
-		}, "alice-1 came to bob directly and could not be handled"},
+		}, "relay1 answers B with 401"},
+		"B forgets what it handled": {"B answers", receiveOtherwise(func(c *client.NodeConfig) {
+			c.Receiver.History = client.NewHistory(0)
+		}), "alice-1 came to bob directly and could not be handled"},
 		"B checks no proofs":         {"B comes back", receiveOtherwise(trustRelays), "its hash is wrong"},
 		"B checks no typing notices": {"B comes back", trustVillain, "4 transactions were sent, 6 arrived"},
-		"B requires no proofs": {"B comes back", receiveOtherwise(func(c *client.ReceiverConfig) {
-			c.RequireProof = false
+		"B requires no proofs": {"B comes back", receiveOtherwise(func(c *client.NodeConfig) {
+			c.Receiver.RequireProof = false
 		}), "4 transactions were sent, 5 arrived"},
-		"B isn't told of forgeries": {"B comes back", receiveOtherwise(func(c *client.ReceiverConfig) {
-			c.Rejected = nil
+		"B isn't told of forgeries": {"B comes back", receiveOtherwise(func(c *client.NodeConfig) {
+			c.Receiver.Rejected = nil
 		}), "B didn't notice that alice-4 is forged"},
 		"the outbox loses its oldest": {"B answers", func(ctx context.Context, s *story) error {
 			// Two of them, as it may just be trying the first.
@@ -62,15 +62,17 @@ func TestStoryNotices(t *testing.T) {
 		}, "alice-3 came to bob directly (handled: false), and not alice-"},
 		"something is left at a relay": {"the end", leaveMore, "B's mailbox at relay2 still has entry"},
 		"something is left in the outbox": {"the end", func(ctx context.Context, s *story) error {
-			return s.a.outbox.Enqueue(ctx, client.Transaction{ID: "more", Destination: "nobody", Body: []byte(`{"pdus":[]}`)})
+			return s.a.Enqueue(ctx, client.Transaction{ID: "more", Destination: "nobody", Body: []byte(`{"pdus":[]}`)})
 		}, "1 transactions are left in the outbox of alice"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
 			err := withStory(io.Discard, func(s *story) error {
 				steps := s.steps()
 				at := slices.IndexFunc(steps, func(s step) bool { return s.name == test.before })
 				spoil := step{"spoiling it", func(ctx context.Context) error { return test.spoil(ctx, s) }}
-				return s.tell(t.Context(), slices.Insert(steps, at, spoil))
+				return s.tell(ctx, slices.Insert(steps, at, spoil))
 			})
 			require.ErrorContains(t, err, test.want)
 			require.NotContains(t, err.Error(), "spoiling it")
@@ -84,15 +86,20 @@ func leaveMore(ctx context.Context, s *story) error {
 }
 
 // receiveOtherwise has B receive in another way than it should.
-func receiveOtherwise(change func(*client.ReceiverConfig)) func(context.Context, *story) error {
-	return func(_ context.Context, s *story) error {
-		config := s.b.receiving(client.NewHistory(0))
+func receiveOtherwise(change func(*client.NodeConfig)) func(context.Context, *story) error {
+	return func(ctx context.Context, s *story) error {
+		status, err := s.b.Status(ctx)
+		if err := errors.Join(err, s.b.stop()); err != nil {
+			return err
+		}
+		config := s.b.config()
+		config.Offline = !status.Online
 		change(&config)
-		return s.b.receiveWith(config)
+		return s.b.run(ctx, config)
 	}
 }
 
-func trustRelays(c *client.ReceiverConfig) { c.Keys, c.RequireProof = nil, false }
+func trustRelays(c *client.NodeConfig) { c.Keys, c.Receiver.RequireProof = nil, false }
 
 // trustVillain has B trust its relays, of which one has forged nothing but parts
 // that have no signature of their own.

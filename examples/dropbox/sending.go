@@ -19,9 +19,10 @@ import (
 
 // writeToAbsent has A write while B isn't there.
 func (s *story) writeToAbsent(ctx context.Context) error {
+	s.b.Offline()
 	s.roads.place(s.b.ServerName, deadAddress)
 	s.say("\nB goes offline. A writes to it. Its outbox tries B, then all of B's relays at once.")
-	s.say("What a relay says 200 to is on its disk:")
+	s.say("Each of these has shown A the record that names it. What a relay says 200 to is on its disk:")
 	for _, texts := range [][]string{
 		{"Are you there?", "I'll leave this for you."},
 		{"Tschüß, 日本, 🎁", "\"quotes\", \\backslashes\\ and <&> and \u2028", "…"},
@@ -30,17 +31,24 @@ func (s *story) writeToAbsent(ctx context.Context) error {
 			return err
 		}
 	}
-	if !s.a.peers.Offline(s.b.ServerName) {
+	status, err := s.a.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if len(status.Destinations) != 1 || !status.Destinations[0].Offline {
 		return errors.New("A doesn't count B as offline")
 	}
 	s.say("    B can't be reached, and counts as offline.")
 	return nil
 }
 
-// leave has A write a transaction, which must come to relays.
+// leave has A write a transaction, which must come to all relays.
 func (s *story) leave(ctx context.Context, texts ...string) error {
 	t, err := s.a.write(ctx, s.b.ServerName, texts...)
 	if err != nil {
+		return err
+	}
+	if err := s.a.answers.await(ctx, t.TransactionID, http.StatusOK, relay1, relay2, relay3, relay4); err != nil {
 		return err
 	}
 	return s.relayed(ctx, t)
@@ -51,33 +59,33 @@ func (s *story) relayed(ctx context.Context, t gomatrixserverlib.Transaction) er
 	if err := s.a.expect(ctx, t.TransactionID, client.ResultRelayed); err != nil {
 		return err
 	}
-	takers := strings.Join(s.a.receipts.takers(t.TransactionID), ", ")
+	takers := strings.Join(s.a.answers.takers(t.TransactionID), ", ")
 	s.say("    %s (%s): 200 from %s", t.TransactionID, contents(t), takers)
 	return nil
 }
 
-// loseRelay has A write while there is no relay.
-func (s *story) loseRelay(ctx context.Context) error {
+// loseRelays has A write while there is no relay.
+func (s *story) loseRelays(ctx context.Context) error {
+	s.say("")
 	s.killRelay(relay1)
+	s.killRelay(relay3)
+	s.roads.place(relay2, deadAddress)
+	s.roads.place(relay4, deadAddress)
+	s.say("%s and %s can't be reached either.", relay2, relay4)
 	t, err := s.a.write(ctx, s.b.ServerName, "Nobody takes this one.")
 	if err != nil {
 		return err
 	}
-	if err := s.a.receipts.await(ctx, t.TransactionID, unreachable, relay1); err != nil {
-		return err
-	}
-	// Each relay gets everything in order, so these are still at the first.
-	if err := s.a.receipts.await(ctx, s.a.sent[0].TransactionID, unreachable, relay2, relay3); err != nil {
+	if err := s.a.answers.await(ctx, t.TransactionID, unreachable, relay1, relay2, relay3, relay4); err != nil {
 		return err
 	}
 	s.say("    %s (%s): no relay is there; A's outbox keeps it and tries again", t.TransactionID, contents(t))
 	return nil
 }
 
-func (s *story) relayComesLate(ctx context.Context) error {
-	if err := s.startRelay(ctx, relay2); err != nil {
-		return err
-	}
+func (s *story) relayIsReached(ctx context.Context) error {
+	s.say("%s can be reached again.", relay2)
+	s.roads.place(relay2, s.relays[relay2].address)
 	return s.relayed(ctx, s.a.sent[2])
 }
 
@@ -86,15 +94,14 @@ func (s *story) relayIsBack(ctx context.Context) error {
 	if err := s.startRelay(ctx, relay1); err != nil {
 		return err
 	}
-	if err := s.addVillain(ctx); err != nil {
-		return err
-	}
+	s.say("%s can be reached again. %s is gone for good.", relay4, relay3)
+	s.roads.place(relay4, s.villain.address)
 	time.Sleep(relayBackoff.Most) // A doesn't ask a relay that failed before that
 	t, err := s.a.write(ctx, s.b.ServerName, "That was all.")
 	if err != nil {
 		return err
 	}
-	if err := s.a.receipts.await(ctx, t.TransactionID, http.StatusOK, relay1, relay2, relay4); err != nil {
+	if err := s.a.answers.await(ctx, t.TransactionID, http.StatusOK, relay1, relay2, relay4); err != nil {
 		return err
 	}
 	if err := s.relayed(ctx, t); err != nil {
@@ -135,7 +142,7 @@ func (n *node) write(ctx context.Context, to spec.ServerName, texts ...string) (
 	if err != nil {
 		return t, err
 	}
-	return t, n.outbox.Enqueue(ctx, made)
+	return t, n.Enqueue(ctx, made)
 }
 
 // expect waits for the outbox's next event, which must be this.

@@ -35,8 +35,8 @@ func (s *story) steps() []step {
 	return []step{
 		{"two nodes meet", s.meet},
 		{"A writes", s.writeToAbsent},
-		{"a relay is killed", s.loseRelay},
-		{"a relay comes late", s.relayComesLate},
+		{"all relays are lost", s.loseRelays},
+		{"a relay is reached again", s.relayIsReached},
 		{"the relay is back", s.relayIsBack},
 		{"a stranger tries", s.letStrangerTry},
 		{"B comes back", s.fetch},
@@ -91,8 +91,7 @@ func (s *story) clean() (err error) {
 	return err
 }
 
-// meet makes the nodes, the room that they share and the relay that is there
-// from the start.
+// meet makes the nodes, the room that they share and B's relays.
 func (s *story) meet(ctx context.Context) (err error) {
 	if s.a, err = s.newNode(ctx, "alice"); err != nil {
 		return err
@@ -110,7 +109,10 @@ func (s *story) meet(ctx context.Context) (err error) {
 	if err := s.a.open(s.roads.place); err != nil {
 		return err
 	}
-	return s.assignRelays(ctx)
+	if err := s.b.open(s.roads.place); err != nil {
+		return err
+	}
+	return s.announceRelays(ctx)
 }
 
 func (s *story) newNode(ctx context.Context, user string) (*node, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -23,9 +24,10 @@ import (
 // for B as every relay does, proof of origin and all, and keeps it to itself:
 // the mail that it hands out is forged.
 type villain struct {
-	store.Store // of forgeries
-	server      *relay.Server
-	web         *http.Server
+	*memory.Store // of forgeries
+	server        *relay.Server
+	address       string
+	web           *http.Server
 
 	mu     sync.Mutex
 	forged []forgery
@@ -43,7 +45,7 @@ type forgery struct {
 // startVillain starts a relay, in this process, and has place say where.
 func startVillain(name spec.ServerName, place func(spec.ServerName, string)) (v *villain, err error) {
 	v = &villain{Store: memory.New(memory.Options{})}
-	if v.server, err = relay.New(relay.Config{ServerName: name, Store: v}); err != nil {
+	if v.server, err = relay.New(relay.Config{ServerName: name, Store: v, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -52,7 +54,8 @@ func startVillain(name spec.ServerName, place func(spec.ServerName, string)) (v 
 	}
 	v.web = &http.Server{Handler: v.server, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = v.web.Serve(listener) }() // ends with close
-	place(name, listener.Addr().String())
+	v.address = listener.Addr().String()
+	place(name, v.address)
 	return v, nil
 }
 
