@@ -4,7 +4,8 @@
 // addresses in its own network, or do endless work.
 //
 // A Transport is an http.RoundTripper for URLs such as matrix://example.org/path.
-// It fits fclient.WithTransport and client.CallerConfig.Transport.
+// It fits fclient.WithTransport and client.CallerConfig.Transport. It also reaches servers
+// at addresses that relay records give.
 package discovery
 
 import (
@@ -113,10 +114,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, fmt.Errorf("discovery: %q: %w", r.URL.Host, err)
 	}
-	a.targets = to.addresses
-	out := r.Clone(ctx)
-	out.URL.Scheme, out.URL.Host, out.Host = "https", to.endpoint, to.host
-	response, err := t.http.RoundTrip(out)
+	response, err := t.http.RoundTrip(aim(r, a, to))
 	if err != nil {
 		t.forget(r.URL.Host) // it may have moved
 		return nil, err
