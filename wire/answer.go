@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,15 +138,34 @@ type Answer struct {
 	// Proof is a Proof in JSON, unchecked, and empty if there is none.
 	Proof json.RawMessage
 
+	// Origin, Digest (see Content) and Bytes are set if the entry is only listed: see
+	// IsListed. They are the relay's words.
+	Origin spec.ServerName
+	Digest [sha256.Size]byte
+	Bytes  int64
+
+	// Receipts says that the relay takes receipts with the next request: see Fetch.
+	Receipts bool
+
 	// More are the transactions behind this one in a batch. It is nil if the
 	// relay doesn't know batches; in More it is always nil.
 	More []Answer
 }
 
+// IsListed reports whether the entry is only listed, and the transaction is to be asked
+// for with Query.IDs. All in one answer are, or none is: relays that don't know Query.List
+// give the transactions.
+func (a *Answer) IsListed() bool { return a.EntriesQueued && a.Transaction == nil }
+
+// ReadList is ReadAnswer for a request with Query.List.
+func ReadList(body []byte) (Answer, error) { return readAnswer(body, true) }
+
 // ReadAnswer reads the answer to RelayTxn. It fails for bytes that can't be an
 // answer, such as one that says it holds a transaction and doesn't, or one
 // whose entries are out of order.
-func ReadAnswer(body []byte) (Answer, error) {
+func ReadAnswer(body []byte) (Answer, error) { return readAnswer(body, false) }
+
+func readAnswer(body []byte, mayList bool) (Answer, error) {
 	// With batches this is much faster than encoding/json, but knows no bounds.
 	if !isShaped(body, MaxDepth+answerDepth) || !gjson.ValidBytes(body) {
 		return Answer{}, errors.New("wire: relay_txn answer: it isn't JSON, or nests too deep")
@@ -163,14 +183,15 @@ func ReadAnswer(body []byte) (Answer, error) {
 		if a.More != nil {
 			a.More = []Answer{}
 		}
-		return Answer{More: a.More}, nil
+		return Answer{More: a.More, Receipts: a.Receipts}, nil
 	}
-	if err := a.check(0); err != nil {
+	listed := mayList && a.IsListed()
+	if err := a.check(0, listed); err != nil {
 		return Answer{}, err
 	}
 	last := a.EntryID
 	for i := range a.More {
-		if err := a.More[i].check(last); err != nil {
+		if err := a.More[i].check(last, listed); err != nil {
 			return Answer{}, err
 		}
 		last = a.More[i].EntryID
@@ -201,6 +222,14 @@ func readEntry(object gjson.Result) (a Answer, more gjson.Result, err error) {
 			a.TransactionID = gomatrixserverlib.TransactionID(value.String())
 		case "relay_proof":
 			a.Proof = json.RawMessage(value.Raw)
+		case "origin":
+			a.Origin = spec.ServerName(value.String())
+		case "digest":
+			err = readDigest(value.String(), &a.Digest)
+		case "bytes":
+			a.Bytes = max(value.Int(), 0)
+		case "receipts":
+			a.Receipts = value.Type == gjson.True
 		case "more":
 			more = value
 		}
@@ -227,13 +256,15 @@ func (a *Answer) readMore(list gjson.Result) (err error) {
 	return err
 }
 
-func (a *Answer) check(last int64) error {
+func (a *Answer) check(last int64, listed bool) error {
 	switch {
 	case a.EntryID <= 0:
 		return errors.New("wire: relay_txn answer: a transaction without a positive entry_id")
 	case a.EntryID <= last:
 		return fmt.Errorf("wire: relay_txn answer: entry %d follows %d", a.EntryID, last)
-	case len(a.Transaction) == 0 || a.Transaction[0] != '{':
+	case listed && (a.Transaction != nil || CheckName(a.Origin) != nil):
+		return errors.New("wire: relay_txn answer: a list of entries with a transaction, or without an origin")
+	case !listed && (len(a.Transaction) == 0 || a.Transaction[0] != '{'):
 		return errors.New("wire: relay_txn answer: entries_queued, but no transaction")
 	}
 	return nil

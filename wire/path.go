@@ -28,6 +28,7 @@ const (
 	Relays    Endpoint = "relays"
 	Policy    Endpoint = "policy"
 	Leave     Endpoint = "leave"
+	Receipts  Endpoint = "receipts"
 	Info      Endpoint = "info"
 )
 
@@ -44,6 +45,7 @@ var endpoints = map[Endpoint]endpoint{
 	Policy:    {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Relays:    {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Leave:     {Unstable, []string{http.MethodPut}},
+	Receipts:  {Unstable, []string{http.MethodGet, http.MethodPut}},
 	Info:      {Unstable, []string{http.MethodGet}},
 }
 
@@ -63,10 +65,11 @@ type Route struct {
 	// User names the destination: see Destination. It is set for SendRelay and RelayTxn.
 	User spec.UserID
 
-	// Server is the server whose record it is. It is set for Relays.
+	// Server is the server whose record it is, or whose receipts are asked for. It is set
+	// for Relays, and may be for Receipts.
 	Server spec.ServerName
 
-	// Query is set for RelayTxn.
+	// Query is set for RelayTxn, SendRelay and Receipts.
 	Query Query
 }
 
@@ -132,6 +135,8 @@ func ParseURI(uri string) (Route, error) {
 	switch {
 	case endpoint == Relays:
 		return parseRelays(segments)
+	case endpoint == Receipts && len(segments) == 0:
+		return parseReceipts(uri)
 	case endpoints[endpoint].prefix == Unstable && len(segments) == 0:
 		return r, nil
 	case endpoint == SendRelay && len(segments) == 2:
@@ -140,6 +145,9 @@ func ParseURI(uri string) (Route, error) {
 			return Route{}, BadRequest(spec.ErrorInvalidParam, "the transaction ID in the path is empty, too long or wrongly escaped")
 		}
 		r.TransactionID = gomatrixserverlib.TransactionID(id)
+		if r.Query, err = parseSendQuery(uri); err != nil {
+			return Route{}, err
+		}
 	case endpoint == RelayTxn && len(segments) == 1:
 		query, err := ParseQuery(uri)
 		if err != nil {
@@ -166,6 +174,23 @@ func parseRelays(segments []string) (Route, error) {
 		return Route{}, BadRequest(spec.ErrorInvalidParam, "the path has no valid server name in it")
 	}
 	return Route{Endpoint: Relays, Server: spec.ServerName(name)}, nil
+}
+
+// parseReceipts reads the URI of a Receipts request: only one that asks names a server.
+func parseReceipts(uri string) (Route, error) {
+	r := Route{Endpoint: Receipts}
+	values, err := queryOf(uri)
+	if err != nil || len(values) == 0 {
+		return r, err
+	}
+	if r.Query.After, err = number(values, "after"); err != nil {
+		return Route{}, err
+	}
+	r.Server = spec.ServerName(values.Get("destination"))
+	if len(values["destination"]) != 1 || CheckName(r.Server) != nil {
+		return Route{}, BadRequest(spec.ErrorInvalidParam, "destination must be one valid server name")
+	}
+	return r, nil
 }
 
 func parseUserID(segment string) (*spec.UserID, error) {

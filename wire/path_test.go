@@ -124,6 +124,9 @@ func FuzzParseURI(f *testing.F) {
 	f.Add("/x" + Prefix + "relay_txn/%")
 	f.Add(RelaysURI("[::1]:8448") + "?x")
 	f.Add(MailboxURI)
+	f.Add(AskReceiptsURI("b", 7))
+	f.Add(Prefix + "send_relay/1/@user:b" + ReceiptsQuery(7))
+	f.Add(Prefix + "relay_txn/@user:b?ids=5,9&bodies=0")
 	f.Fuzz(func(t *testing.T, raw string) {
 		uri, ok := SignedURI(&http.Request{RequestURI: raw})
 		if !ok {
@@ -147,6 +150,13 @@ func FuzzParseURI(f *testing.F) {
 		switch r.Endpoint {
 		case SendRelay:
 			again = SendRelayURI(r.TransactionID, r.User)
+			if r.Query.Receipts {
+				again += ReceiptsQuery(r.Query.After)
+			}
+		case RelayTxn:
+			again += r.Query.Encode()
+		case Receipts:
+			again = AskReceiptsURI(r.Server, r.Query.After)
 		case Relays:
 			again = RelaysURI(r.Server)
 		}

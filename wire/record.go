@@ -95,28 +95,14 @@ func SignRelayRecord(draft RelayRecord, by fclient.SigningIdentity) (RelayRecord
 // unsigned is the canonical form without signatures.
 func (o recordJSON) unsigned() ([]byte, error) {
 	o.Signatures = nil
-	text, err := json.Marshal(o)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSigned, err)
-	}
-	canonical, ok := form(text)
-	if !ok {
-		return nil, fmt.Errorf("%w: it has no certain canonical form", ErrSigned)
-	}
-	return canonical, nil
+	return canonicalJSON(o)
 }
 
 // ReadRelayRecord reads a record and checks all but its signature: see Check. The error
 // wraps ErrSigned.
 func ReadRelayRecord(text []byte) (RelayRecord, error) {
 	var o recordJSON
-	if len(text) > MaxRecordBytes {
-		return RelayRecord{}, fmt.Errorf("%w: it has more than %d bytes", ErrSigned, MaxRecordBytes)
-	}
-	if err := json.Unmarshal(text, &o); err != nil {
-		return RelayRecord{}, fmt.Errorf("%w: %w", ErrSigned, err)
-	}
-	canonical, err := canonicalOf(text, o)
+	canonical, err := readSigned(text, MaxRecordBytes, &o)
 	if err != nil {
 		return RelayRecord{}, err
 	}

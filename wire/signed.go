@@ -46,14 +46,38 @@ func canonicalOf(text []byte, decoded any) (canonical []byte, err error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: it has no certain canonical form", ErrSigned)
 	}
-	again, err := json.Marshal(decoded)
+	again, err := canonicalJSON(decoded)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSigned, err)
+		return nil, err
 	}
-	if again, ok = form(again); !ok || !bytes.Equal(again, canonical) {
+	if !bytes.Equal(again, canonical) {
 		return nil, fmt.Errorf("%w: it has other members than those of its type", ErrSigned)
 	}
 	return canonical, nil
+}
+
+// canonicalJSON is the canonical form of our own encoding.
+func canonicalJSON(object any) ([]byte, error) {
+	text, err := json.Marshal(object)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSigned, err)
+	}
+	canonical, ok := form(text)
+	if !ok {
+		return nil, fmt.Errorf("%w: it has no certain canonical form", ErrSigned)
+	}
+	return canonical, nil
+}
+
+// readSigned decodes a text of at most that many bytes, and returns its canonical form.
+func readSigned(text []byte, most int, into any) (canonical []byte, err error) {
+	if len(text) > most {
+		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrSigned, most)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSigned, err)
+	}
+	return canonicalOf(text, into)
 }
 
 // checkExt refuses an ext that isn't an object, or that has a number in it that
