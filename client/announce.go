@@ -54,6 +54,8 @@ type announcer struct {
 	book   *book
 	self   fclient.SigningIdentity
 
+	receipts bool // this server gives them
+
 	retries *backoffs[spec.ServerName] // of relays that a record is owed to
 	checks  *backoffs[spec.ServerName] // of relays that don't tell which record they have
 
@@ -222,7 +224,7 @@ func (a *announcer) comeBack(ctx context.Context, relay spec.ServerName) error {
 // sign makes a record above the one before, which may be nil, and keeps it.
 func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *own) error {
 	now := time.Now()
-	draft, left := wire.RelayRecord{Seq: wire.NextSeq(now, 0)}, make(map[spec.ServerName]uint64)
+	draft, left := wire.RelayRecord{Seq: wire.NextSeq(now, 0), Receipts: a.receipts}, make(map[spec.ServerName]uint64)
 	draft.Expires = uint64(max(now.Add(freshFor).UnixMilli(), 0))
 	owed := slices.Clone(relays)
 	if before != nil {
@@ -324,6 +326,12 @@ func (a *announcer) warn(ctx context.Context, err error) {
 	}
 }
 
+// isOutdated reports whether our record is to be signed anew.
+func (a *announcer) isOutdated(o *own, now time.Time) bool {
+	age := now.Sub(time.Unix(o.Made, 0))
+	return age >= renewAfter || age < 0 && !o.record.IsFresh(now) || o.Key != a.self.KeyID || o.record.Receipts != a.receipts
+}
+
 // tend does the work that is due: it brings the record where it is owed, looks for one that this
 // server doesn't know, besides the one that it was shown, if any, and signs it anew.
 func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
@@ -343,7 +351,7 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 		return now.Sub(a.checked[relay]) < checkOwnEvery || a.checks.wait(relay) > 0
 	}))
 	o = a.current()
-	if age := now.Sub(time.Unix(o.Made, 0)); age >= renewAfter || age < 0 && !o.record.IsFresh(now) || o.Key != a.self.KeyID {
+	if a.isOutdated(o, now) {
 		a.warn(ctx, a.sign(ctx, namesOf(o.record), o))
 	}
 	a.bring(ctx)

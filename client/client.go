@@ -261,22 +261,31 @@ func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge in
 // nil, it did. The time that the answer may be held comes on top of
 // CallerConfig.Timeout.
 func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int64, query wire.Query) (wire.Answer, error) {
+	return c.askWith(ctx, relay, query, wire.Fetch{EntryID: acknowledge})
+}
+
+// askWith is Ask with receipts for mail that was handled.
+func (c *Caller) askWith(ctx context.Context, relay spec.ServerName, query wire.Query, fetch wire.Fetch) (wire.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
 	defer cancel()
-	answer, err := c.ask(ctx, relay, wire.RelayTxnURI(c.user)+query.Encode(), acknowledge)
+	read := wire.ReadAnswer
+	if query.List {
+		read = wire.ReadList
+	}
+	answer, err := c.ask(ctx, relay, wire.RelayTxnURI(c.user)+query.Encode(), fetch, read)
 	c.contacts.note(ctx, relay, err)
 	return answer, err
 }
 
-func (c *Caller) ask(ctx context.Context, relay spec.ServerName, uri string, acknowledge int64) (wire.Answer, error) {
+func (c *Caller) ask(ctx context.Context, relay spec.ServerName, uri string, fetch wire.Fetch, read func([]byte) (wire.Answer, error)) (wire.Answer, error) {
 	if !c.isWhole() {
-		return c.federated().next(ctx, relay, c.user, acknowledge)
+		return c.federated().next(ctx, relay, c.user, fetch.EntryID)
 	}
-	body, err := c.call(ctx, http.MethodGet, relay, uri, fclient.RelayEntry{EntryID: acknowledge})
+	body, err := c.call(ctx, http.MethodGet, relay, uri, fetch)
 	if err != nil {
 		return wire.Answer{}, err
 	}
-	answer, err := wire.ReadAnswer(body)
+	answer, err := read(body)
 	if err != nil {
 		return wire.Answer{}, fmt.Errorf("client: %s: %w", relay, err)
 	}

@@ -44,7 +44,8 @@ var (
 
 // take deals with one transaction. It succeeds if that may be acknowledged, and
 // reports whether it was of use: see junk.
-func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (use bool, err error) {
+func (m *mailbox) take(ctx context.Context, answer wire.Answer) (use bool, err error) {
+	r, d := m.receiver, &m.Drained
 	received := Received{Relay: d.Relay, EntryID: answer.EntryID, TransactionID: answer.TransactionID, Body: answer.Transaction}
 	digest, why := r.examine(ctx, &received, answer)
 	if err := ctx.Err(); err != nil { // a look-up of keys that was cut short proves nothing
@@ -74,18 +75,21 @@ func (r *Receiver) take(ctx context.Context, d *Drained, answer wire.Answer) (us
 	}
 	from := source{relay: d.Relay, entry: received.EntryID, id: received.TransactionID}
 	from.unproven = r.config.Keys != nil && received.Proof != Proven
-	dealt, err := r.config.History.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
+	came, err := r.config.History.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
 		return r.config.Handle(ctx, received)
 	})
 	switch {
 	case err != nil:
 		return false, err
-	case dealt.toHandle():
+	case came.toHandle():
 		d.Handled++
 	default:
 		d.Copies++
 	}
-	return dealt == isHandled || dealt == isCopy, nil
+	if r.config.Receipts && received.Proof == Proven && came.certain && !hasReceiptsOnly(received.Body) {
+		m.giving.owe(received.Origin, wire.ReceiptItem{TransactionID: received.TransactionID, Digest: digest})
+	}
+	return came.dealing == isHandled || came.dealing == isCopy, nil
 }
 
 // complain logs why a transaction isn't handled. Only the first of a fetch is a

@@ -74,6 +74,7 @@ type counts struct {
 	Handled int                           `json:"n,omitempty"` // how often
 	IDs     []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
 	Known   int                           `json:"k,omitempty"` // how many IDs there were
+	Guessed bool                          `json:"g,omitempty"` // one of them may be that of a copy only
 	From    map[spec.ServerName]appearing `json:"f,omitempty"` // by relay; "": directly
 }
 
@@ -174,11 +175,18 @@ const (
 
 func (o dealing) toHandle() bool { return o == isHandled || o == isAlike }
 
+// A dealt is how a transaction that came was dealt with, and whether it is certain that
+// just this one was handled, now or before, and not only one that is alike.
+type dealt struct {
+	dealing
+	certain bool
+}
+
 // once runs handle unless the transaction was handled already, and remembers
 // it if handle succeeds. While another goroutine handles the same, it waits.
 // An error means that it must come again: handle's, the context's, or that
 // of writing it down.
-func (s *History) once(ctx context.Context, key seenKey, from source, handle func() error) (dealing, error) {
+func (s *History) once(ctx context.Context, key seenKey, from source, handle func() error) (dealt, error) {
 	for {
 		busy := s.begin(key)
 		if busy == nil {
@@ -187,24 +195,26 @@ func (s *History) once(ctx context.Context, key seenKey, from source, handle fun
 		select {
 		case <-busy:
 		case <-ctx.Done():
-			return isRepeated, ctx.Err()
+			return dealt{dealing: isRepeated}, ctx.Err()
 		}
 	}
 	defer s.end(key)
 	one := s.look(key)
+	came := dealt{isRepeated, one.isCertain(from)}
 	if one.had(from) {
 		if one.isUnwritten {
-			return isRepeated, s.remember(ctx, one)
+			return came, s.remember(ctx, one)
 		}
-		return isRepeated, nil
+		return came, nil
 	}
-	came := one.judge(from)
+	came.dealing = one.judge(from)
 	if came.toHandle() {
 		if err := handle(); err != nil {
 			return came, err
 		}
+		came.certain = true
 	}
-	one.count(from, came)
+	one.count(from, came.dealing)
 	return came, s.remember(ctx, one)
 }
 
@@ -249,6 +259,10 @@ func (c *counts) knows(from source) bool {
 	return from.id != "" && slices.Contains(c.IDs, from.idHash())
 }
 
+// isCertain reports whether one with the same ID was handled for certain, which didn't come
+// unproven where proofs are checked.
+func (one *sighting) isCertain(from source) bool { return one.counts.knows(from) && !one.Guessed }
+
 // identified reports whether the IDs of all that were handled are known.
 func (c *counts) identified() bool { return c.known() == c.Handled }
 
@@ -268,7 +282,7 @@ func (one *sighting) count(from source, came dealing) {
 	}
 	c.From[from.relay] = appearing{c.From[from.relay].Count + 1, from.entry}
 	if from.id != "" && !c.knows(from) && c.known() < c.Handled {
-		c.Known = c.known() + 1
+		c.Known, c.Guessed = c.known()+1, c.Guessed || !came.toHandle()
 		c.IDs = append(c.IDs, from.idHash())
 		c.IDs = c.IDs[max(0, len(c.IDs)-maxIDs):]
 	}

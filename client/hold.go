@@ -42,7 +42,7 @@ func (m *mailbox) takeUnlessHeld(ctx context.Context, answer wire.Answer) (use b
 	h, id := &m.held, answer.EntryID
 	stays := h.why != nil && h.origins[originOf(answer)]
 	if _, passed := m.turn.passed[id]; !passed && !stays {
-		use, err = m.receiver.take(ctx, &m.Drained, answer)
+		use, err = m.take(ctx, answer)
 		if stays = isHeld(err); stays {
 			h.add(originOf(answer), fmt.Errorf("client: entry %d of %s: %w", id, m.Relay, err))
 		} else if err != nil {

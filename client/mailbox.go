@@ -34,6 +34,7 @@ type mailbox struct {
 	noAfter  bool  // but ignores the query's After
 	stale    bool  // it answered with an entry that had been dealt with
 	held     holding
+	giving   giving
 
 	asked time.Duration // how long the relay wants to be left alone
 	pause time.Duration // how long it is to be left alone for its junk; see junk.go
@@ -44,6 +45,8 @@ type relayTurn struct {
 	taken turns.Turn
 	last  int64 // the entry up to which all were dealt with, guarded by taken
 	junk  junk  // likewise
+
+	giving giving // likewise
 
 	fetched atomic.Int64 // transactions that were dealt with
 
@@ -65,7 +68,12 @@ func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire
 		first, m.stale = nil, true // somebody has dealt with it since it came, or the relay repeats itself
 	}
 	r.calendar.look()
+	m.giving = turn.giving
 	m.Err = m.empty(ctx, first)
+	if m.Err == nil {
+		m.giving.byPut = m.giving.refused
+	}
+	turn.giving = m.giving
 	if m.last > 0 {
 		turn.last = m.last
 	}
@@ -110,7 +118,7 @@ func (m *mailbox) firstAnswer(ctx context.Context, first *wire.Answer) (answer w
 	if first == nil {
 		return m.ask(ctx, 0)
 	}
-	m.batches = first.More != nil
+	m.batches, m.giving.takes = first.More != nil, first.Receipts
 	return *first, nil
 }
 
@@ -120,7 +128,7 @@ func (m *mailbox) firstAnswer(ctx context.Context, first *wire.Answer) (answer w
 func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
 	acknowledge := m.last
 	for {
-		answer, err := m.receiver.config.Caller.Ask(ctx, m.Relay, acknowledge, wire.Query{
+		answer, err := m.request(ctx, wire.Query{
 			Limit: m.receiver.config.Caller.batch(m.Relay, m.limit), After: after,
 		})
 		if errors.Is(err, errTooLong) && m.limit > 1 {
@@ -205,7 +213,7 @@ func (m *mailbox) acknowledge(ctx context.Context) error {
 	if m.last == m.acked {
 		return nil
 	}
-	_, err := m.receiver.config.Caller.Ask(ctx, m.Relay, m.last, wire.Query{Limit: 1})
+	_, err := m.request(ctx, wire.Query{Limit: 1})
 	return err
 }
 
@@ -222,6 +230,7 @@ type askedAhead struct {
 func (m *mailbox) askAhead(ctx context.Context, after int64) *askedAhead {
 	ctx, cancel := context.WithCancel(ctx)
 	a := &askedAhead{mailbox: *m, cancel: cancel, done: make(chan struct{})}
+	m.giving.due = nil // they go with it
 	go func() {
 		defer close(a.done)
 		a.answer, a.err = a.ask(ctx, after)
@@ -237,4 +246,5 @@ func (m *mailbox) join(ahead *askedAhead) {
 	m.acked = ahead.acked
 	m.batches = ahead.batches
 	m.asked = ahead.asked
+	m.giving.join(ahead.giving)
 }

@@ -41,6 +41,7 @@ func (n *Node) openRecords(ctx context.Context, config NodeConfig, notes store.N
 	n.scout = scout{n.book, n.caller}
 	n.announcer, err = openAnnouncer(ctx, &announcer{
 		caller: n.caller, notes: notes, peers: n.peers, book: n.book, self: config.Identity,
+		receipts: config.Receiver.Receipts,
 	})
 	return err
 }

@@ -101,6 +101,13 @@ type ReceiverConfig struct {
 	// Origin is the one that the relay claims.
 	Rejected func(ctx context.Context, received Received, why error)
 
+	// Receipts gives receipts: the relays of this server are told, in its name, which
+	// transactions that are proven to come from their origin Handle took, and tell the
+	// origins. So these know that they needn't keep and send them any more. Receipts tell
+	// when this server was there, and are evidence for anyone that has them. A Node says
+	// in its relay record that it gives them. Keys is needed, and a clock that is set.
+	Receipts bool
+
 	// PollInterval is how often a relay that had nothing and doesn't hold
 	// answers is asked again, give or take a quarter. Zero: DefaultPollInterval.
 	// Negative: only by Online and Sync.
@@ -145,6 +152,9 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	}
 	if config.RequireProof && !config.Caller.isWhole() {
 		return nil, errors.New("client: ReceiverConfig.RequireProof needs a Caller with a Transport")
+	}
+	if config.Receipts && (config.Keys == nil || !config.Caller.isWhole()) {
+		return nil, errors.New("client: ReceiverConfig.Receipts needs Keys, and a Caller with a Transport")
 	}
 	defaults.Bounds(&config.Wait, DefaultWait, -1)
 	if !config.Caller.isWhole() {
