@@ -3,7 +3,6 @@
 package tally
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -11,12 +10,13 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/frequent"
 )
 
 const (
 	every    = time.Minute
 	maxKinds = 64
-	maxName  = 255      // bytes
 	others   = "others" // kinds over maxKinds
 )
 
@@ -30,24 +30,25 @@ type Tally struct {
 	mu        sync.Mutex
 	kinds     map[string]int // not logged yet
 	known     map[string]struct{}
-	addresses top
-	names     top
+	addresses frequent.Top
+	names     frequent.Top
 	timer     *time.Timer // while there is something to log
 	closed    bool
 }
 
 // New makes a Tally, which must be closed.
 func New(log *slog.Logger, message string) *Tally {
-	return &Tally{log: log, message: message, kinds: make(map[string]int), known: make(map[string]struct{})}
+	return &Tally{
+		log: log, message: message, kinds: make(map[string]int), known: make(map[string]struct{}),
+		addresses: frequent.New(maxTop), names: frequent.New(maxTop),
+	}
 }
 
 // Note counts one. The address or the name may be empty. If it is the first of its
 // kind, it is logged with that message and these arguments. Of a name that is longer
 // than any should be only the beginning is kept: strangers can make up any name.
 func (t *Tally) Note(kind, address, name, message string, args ...any) {
-	if len(name) > maxName {
-		name = strings.ToValidUTF8(name[:maxName], "") + "..."
-	}
+	name = frequent.Short(name)
 	if t.count(kind, address, name) {
 		t.log.Warn(message, append([]any{"kind", kind, "address", address, "name", name}, args...)...)
 	}
@@ -67,8 +68,8 @@ func (t *Tally) count(kind, address, name string) (isFirst bool) {
 		kind = others
 	}
 	t.kinds[kind]++
-	t.addresses.add(address)
-	t.names.add(name)
+	t.addresses.Add(address)
+	t.names.Add(name)
 	if t.timer == nil {
 		t.timer = time.AfterFunc(every, t.flush)
 	}
@@ -96,9 +97,9 @@ func (t *Tally) take() (args []any) {
 	for _, kind := range slices.Sorted(maps.Keys(t.kinds)) {
 		args = append(args, slog.Int(kind, t.kinds[kind]))
 	}
-	args = append(args, "addresses", t.addresses.String(), "names", t.names.String())
+	args = append(args, "addresses", text(&t.addresses), "names", text(&t.names))
 	clear(t.kinds)
-	t.addresses, t.names = top{}, top{}
+	t.addresses, t.names = frequent.New(maxTop), frequent.New(maxTop)
 	return args
 }
 
@@ -118,38 +119,11 @@ const (
 	shown  = 3
 )
 
-// A top counts the most frequent of any number of names in a table of maxTop. A new
-// name takes the place of the rarest and its count with it, so those that are frequent
-// stay, and counts may be too large but never too small.
-type top map[string]int
-
-func (t *top) add(name string) {
-	if name == "" {
-		return
-	}
-	if *t == nil {
-		*t = make(top)
-	}
-	if _, ok := (*t)[name]; ok || len(*t) < maxTop {
-		(*t)[name]++
-		return
-	}
-	rarest, least := "", 0
-	for other, n := range *t {
-		if rarest == "" || n < least {
-			rarest, least = other, n
-		}
-	}
-	delete(*t, rarest)
-	(*t)[name] = least + 1
-}
-
-// String lists the most frequent.
-func (t top) String() string {
-	names := slices.SortedFunc(maps.Keys(t), func(a, b string) int { return cmp.Or(t[b]-t[a], strings.Compare(a, b)) })
+// text lists the most frequent.
+func text(t *frequent.Top) string {
 	var list []string
-	for _, name := range names[:min(shown, len(names))] {
-		list = append(list, fmt.Sprintf("%s (%d)", name, t[name]))
+	for _, c := range t.List(shown) {
+		list = append(list, fmt.Sprintf("%s (%d)", c.Name, c.Times))
 	}
 	return strings.Join(list, ", ")
 }
