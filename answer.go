@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"golang.org/x/time/rate"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/internal/tally"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -34,14 +35,15 @@ func (a *answer) size() (size int) {
 type answers struct {
 	memory   memory
 	metrics  *metrics
+	lately   *activity.Log
 	logger   *slog.Logger
 	refusals *tally.Tally
 	failures *rate.Limiter // for lines in the log
 }
 
-func newAnswers(m memory, logger *slog.Logger) answers {
+func newAnswers(m memory, lately *activity.Log, logger *slog.Logger) answers {
 	return answers{
-		memory: m, logger: logger,
+		memory: m, lately: lately, logger: logger,
 		refusals: tally.New(logger, "relay: refused requests in the last minute"),
 		failures: rate.NewLimiter(rate.Every(6*time.Second), 10),
 	}
@@ -79,8 +81,13 @@ func (s *answers) send(q *request, a answer) error {
 // refuse sends an error.
 func (s *answers) refuse(w http.ResponseWriter, r *http.Request, q *request, err error) {
 	e := s.wireError(r, q, err)
+	reason := reasonOf(err, e)
 	s.metrics.answered(q, e.Status)
-	s.metrics.refused(reasonOf(err, e))
+	s.metrics.refused(reason)
+	asked := &q.admission.asked
+	s.lately.Refused(activity.Refused{
+		Endpoint: nameOf(q.route.Endpoint), Reason: reason, Address: q.from.String(), Origin: asked.Origin, Destination: asked.Destination,
+	})
 	e.Write(w)
 }
 

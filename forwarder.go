@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -15,6 +16,7 @@ type forwarder struct {
 	config  Config
 	checks  *checks
 	metrics *metrics
+	lately  *activity.Log
 	records *records
 }
 
@@ -100,6 +102,7 @@ func (f *forwarder) store(ctx context.Context, mail store.Mail, a *admission) er
 		return nil
 	}
 	a.used.Stored = mail.Size()
+	f.lately.Stored(a.used.Stored)
 	if f.config.Stored != nil {
 		f.config.Stored(mail.Destination)
 	}

@@ -50,6 +50,45 @@ relay_stored_total 2
 	require.NoError(t, second.Close())
 }
 
+// Server.Activity counts the same, without a registry, and what the operator's pages need
+// besides.
+func TestActivity(t *testing.T) {
+	s, err := sqlite.Open(filepath.Join(t.TempDir(), "relay.db"), sqlite.Options{})
+	require.NoError(t, err)
+	r := newRig(t, func(c *relay.Config) { c.Store, c.MaxWaiting = s, 7 })
+	for range 2 { // the second is a copy
+		require.NoError(t, r.send(r.a, r.a.Transaction(r.b.ServerName, "1", 1, 100)))
+	}
+	lately := r.server.Activity()
+	_, known := lately.LastAsked(r.b.ServerName)
+	require.False(t, known)
+	r.fetch(r.b)
+	r.ask(r.a, r.c.ServerName, `{"entry_id":0}`)
+	_, known = lately.LastAsked(r.b.ServerName)
+	require.True(t, known)
+	_, known = lately.LastAsked(r.c.ServerName)
+	require.False(t, known, "another asked for its mail")
+
+	got := lately.Report()
+	require.Equal(t, 7, got.MaxWaiting)
+	sum := got.Hour.Sum()
+	require.Equal(t, []int64{1, 1, 1}, []int64{sum.Stored, sum.Acknowledged, sum.Refused})
+	require.Greater(t, sum.StoredBytes, int64(100))
+	require.Positive(t, sum.Commits)
+	require.Positive(t, sum.MeanCommitUS())
+	require.GreaterOrEqual(t, sum.LongestCommitUS, sum.MeanCommitUS())
+	require.Len(t, got.Refusals, 1)
+	refused := got.Refusals[0]
+	require.Equal(t, []string{"relay_txn", "forbidden"}, []string{refused.Endpoint, refused.Reason})
+	require.Equal(t, string(r.a.ServerName), refused.Origins[0].Name)
+	require.Equal(t, string(r.c.ServerName), refused.Destinations[0].Name)
+	require.NotEmpty(t, refused.Addresses[0].Name)
+
+	require.NoError(t, r.server.Close())
+	require.NoError(t, s.SetNotes(t.Context(), []store.Note{{Key: "x", Value: []byte("y")}}))
+	require.Equal(t, sum.Commits, lately.Report().Hour.Sum().Commits, "a closed Server counts no more commits")
+}
+
 // The files of a store that has some show in the metrics.
 func TestMetricsOfFiles(t *testing.T) {
 	s, err := sqlite.Open(filepath.Join(t.TempDir(), "relay.db"), sqlite.Options{})

@@ -34,6 +34,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -50,9 +51,12 @@ type Server struct {
 	busy    *busy
 	pauses  *pauses
 	metrics *metrics
+	lately  *activity.Log
 	health  *health
 	room    policy.Room // for mail, unless the policy gives less
 	info    []byte
+
+	stopCommits func() // has the store tell the activity of no more, or nil
 
 	// The stages of a request: see the type.
 	gate      gate
@@ -79,7 +83,8 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{memory: newMemory(config.MaxInFlightBytes), checks: newChecks(), waits: newWaits(config.MaxWaiting), busy: newBusy(), pauses: newPauses(config.MaxWaiting / 2)}
-	s.answers = newAnswers(s.memory, config.Logger)
+	s.lately = activity.New(activity.Options{Waiting: s.waits.count, MaxWaiting: max(config.MaxWaiting, 0)})
+	s.answers = newAnswers(s.memory, s.lately, config.Logger)
 	if config.Store == nil {
 		s.ownStore, err = openOwnStore(config)
 		if err != nil {
@@ -88,6 +93,9 @@ func New(config Config) (*Server, error) {
 		config.Store = s.ownStore
 	}
 	s.config, s.health = config, newHealth(config.Store)
+	if committing, ok := config.Store.(store.Committing); ok {
+		s.stopCommits = committing.OnCommit(func(c store.Commit) { s.lately.Committed(c.Took) })
+	}
 	s.gate.address, s.gate.policy, s.gate.local = config.ClientAddress, config.Policy, config.isHandedOver
 	s.gate.verifier = &s.verifier
 	s.gate.enabled.Store(!config.Disabled)
@@ -100,8 +108,8 @@ func New(config Config) (*Server, error) {
 	if s.info, err = makeInfo(&config, s.records); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.forwarder = forwarder{config, s.checks, s.metrics, s.records}
-	s.retriever = retriever{config, s.waits, s.busy, newRepeats(), s.memory, s.metrics}
+	s.forwarder = forwarder{config, s.checks, s.metrics, s.lately, s.records}
+	s.retriever = retriever{config, s.waits, s.busy, newRepeats(), s.memory, s.metrics, s.lately}
 	s.answers.metrics = s.metrics
 	return s, nil
 }
@@ -125,6 +133,9 @@ func (s *Server) SetEnabled(on bool) {
 
 // Enabled reports whether relaying is on.
 func (s *Server) Enabled() bool { return s.gate.enabled.Load() }
+
+// Activity has the counts of what the Server has done lately: see package activity.
+func (s *Server) Activity() *activity.Log { return s.lately }
 
 // EndWaits answers the requests that wait for mail as if their time were over,
 // and holds none from then on. An http.Server that is shut down waits for its
@@ -151,6 +162,9 @@ func (s *Server) Close() error {
 		}
 		s.answers.refusals.Close()
 		s.metrics.unregister()
+		if s.stopCommits != nil {
+			s.stopCommits()
+		}
 		s.health.close()
 		if s.ownStore != nil {
 			s.closeErr = s.ownStore.Close()

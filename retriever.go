@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -19,6 +20,7 @@ type retriever struct {
 	repeats *repeats
 	memory  memory
 	metrics *metrics
+	lately  *activity.Log
 }
 
 // next acknowledges the entry in the request's body and returns the answer
@@ -29,6 +31,7 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	if q.signer != destination {
 		return answer{}, wire.Forbidden("only the server itself may fetch its transactions")
 	}
+	r.lately.Asked(destination)
 	removed, err := r.acknowledge(ctx, q)
 	if err != nil {
 		return answer{}, err
@@ -68,6 +71,9 @@ func (r *retriever) acknowledge(ctx context.Context, q *request) (removed int, e
 		return 0, fmt.Errorf("relay: acknowledging an entry: %w", err)
 	}
 	r.metrics.acknowledge(removed)
+	if removed > 0 {
+		r.lately.Acknowledged(removed)
+	}
 	return removed, nil
 }
 
