@@ -35,6 +35,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/policy"
 )
 
@@ -114,6 +115,9 @@ type Status struct {
 	// Files are the sizes of the store's files, nil if it has none or doesn't say.
 	Files *Files `json:"files,omitempty"`
 
+	// Activity is what the relay has done lately, nil if that isn't known.
+	Activity *activity.Report `json:"activity,omitempty"`
+
 	// Problems says in words why the relay can't work as it should; it is empty if all
 	// is well.
 	Problems []string `json:"problems"`
@@ -151,6 +155,10 @@ type MailboxQuery struct {
 	// Origin is the server that they must have mail from, if it isn't empty.
 	Origin spec.ServerName
 
+	// Unfetched asks for those alone that have a NotSince. To find them the names of all
+	// mailboxes may be read.
+	Unfetched bool
+
 	// Private asks for the embedder's own queues.
 	Private bool
 }
@@ -159,6 +167,11 @@ type MailboxQuery struct {
 type Mailbox struct {
 	Name spec.ServerName `json:"name"`
 	Held
+
+	// LastFetch is when the server has last asked for its mail, or NotSince a time since
+	// which it hasn't. Both are nil where that isn't known, as of the embedder's own queues.
+	LastFetch *time.Time `json:"last_fetch,omitempty"`
+	NotSince  *time.Time `json:"not_since,omitempty"`
 }
 
 // An EntryQuery asks for entries of a mailbox.

@@ -32,11 +32,52 @@ func TestStatus(t *testing.T) {
 		require.Equal(r, admin.Held{Entries: 3, Bytes: 3 * mailSize}, status.Servers)
 		require.Equal(r, admin.Held{Entries: 1, Bytes: mailSize}, status.Private)
 		require.False(r, status.Now.Before(status.Started))
+		require.NotNil(r, status.Activity)
+		require.Equal(r, []int{3, 1000}, []int{status.Activity.Waiting, status.Activity.MaxWaiting})
+		require.Len(r, status.Activity.Hour.Parts, 60)
 		require.NotNil(r, status.Problems)
 		require.Empty(r, status.Problems)
 		require.Nil(r, status.Files, "memory has none")
 		require.True(r, status.Blocks)
 		require.True(r, status.Invites)
+	})
+}
+
+// Mailboxes tell when their server has asked for its mail, and those whose server hasn't can
+// be listed alone, in pages, also where they are far apart.
+func TestLastFetch(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		var names []spec.ServerName
+		for i := 1; i < 2500; i++ {
+			name := spec.ServerName(fmt.Sprintf("%04d.example", i))
+			r.put("x.example", name, 1, 0)
+			if i == 1 || i == 2300 || i == 2400 {
+				names = append(names, name)
+			} else {
+				r.lately.Asked(name)
+			}
+		}
+		first, err := o.Mailboxes(r.Context(), admin.MailboxQuery{Unfetched: true, Limit: 2})
+		require.NoError(r, err)
+		second, err := o.Mailboxes(r.Context(), admin.MailboxQuery{Unfetched: true, After: first[1].Name, Limit: 2})
+		require.NoError(r, err)
+		for i, box := range append(first, second...) {
+			require.Equal(r, names[i], box.Name)
+			require.Nil(r, box.LastFetch)
+			require.WithinDuration(r, time.Now(), *box.NotSince, time.Hour)
+		}
+		require.Len(r, second, 1)
+		none, err := o.Mailboxes(r.Context(), admin.MailboxQuery{Unfetched: true, After: second[0].Name})
+		require.NoError(r, err)
+		require.Empty(r, none)
+		box, err := o.Mailbox(r.Context(), "0002.example")
+		require.NoError(r, err)
+		require.NotNil(r, box.LastFetch)
+		require.Nil(r, box.NotSince)
+		queue := store.Private("queue", "q.example")
+		box, err = o.Mailbox(r.Context(), queue)
+		require.NoError(r, err)
+		require.Equal(r, &admin.Mailbox{Name: queue}, box, "nobody fetches it")
 	})
 }
 
@@ -78,10 +119,11 @@ func TestStatusOfTrouble(t *testing.T) {
 
 func TestMailboxes(t *testing.T) {
 	each(t, func(r *rig, o admin.Operator) {
+		since, _ := r.lately.LastAsked("nobody.example")
 		var want []admin.Mailbox
 		for i, name := range []spec.ServerName{"a.example", "b.example", "c.example:8448", "[::1]:8448"} {
 			r.put("x.example", name, i+1, 0)
-			want = append(want, admin.Mailbox{Name: name, Held: admin.Held{Entries: int64(i + 1), Bytes: int64(i+1) * mailSize}})
+			want = append(want, admin.Mailbox{Name: name, Held: admin.Held{Entries: int64(i + 1), Bytes: int64(i+1) * mailSize}, NotSince: &since})
 		}
 		want = append(want[3:], want[:3]...)
 		queue := store.Private("queue", "q.example")
@@ -111,7 +153,7 @@ func TestMailboxes(t *testing.T) {
 		require.Equal(r, &want[2], box)
 		box, err = o.Mailbox(r.Context(), "nobody.example")
 		require.NoError(r, err)
-		require.Equal(r, &admin.Mailbox{Name: "nobody.example"}, box)
+		require.Equal(r, &admin.Mailbox{Name: "nobody.example", NotSince: &since}, box)
 		for _, q := range []admin.MailboxQuery{{After: queue}} {
 			_, err = o.Mailboxes(r.Context(), q)
 			requireStatus(r, 400, err)

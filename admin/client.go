@@ -135,7 +135,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 // Mailboxes implements Operator.
 func (c *Client) Mailboxes(ctx context.Context, q MailboxQuery) ([]Mailbox, error) {
 	return call[[]Mailbox](ctx, c, pathMailboxes, queryOf("after", string(q.After), "limit", strconv.Itoa(q.Limit),
-		"origin", string(q.Origin), "private", strconv.FormatBool(q.Private)), nil)
+		"origin", string(q.Origin), "unfetched", strconv.FormatBool(q.Unfetched), "private", strconv.FormatBool(q.Private)), nil)
 }
 
 // Mailbox implements Operator.

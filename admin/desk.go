@@ -12,6 +12,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/policy"
@@ -47,8 +48,22 @@ type Config struct {
 	// relay.Server.Health is one. Nil: only the store is asked.
 	Ready func(context.Context) error
 
+	// Activity tells what the relay has done lately: relay.Server.Activity returns one.
+	// Nil: that isn't known, and not shown.
+	Activity Activity
+
 	// Logger is told of failures and of all that is changed. Default: slog.Default().
 	Logger *slog.Logger
+}
+
+// Activity tells what a relay has done lately. It is safe for concurrent use.
+type Activity interface {
+	// Report returns what there is at this moment.
+	Report() *activity.Report
+
+	// LastAsked returns when a server has last asked for its mail; if known is false, it
+	// hasn't since that time.
+	LastAsked(server spec.ServerName) (at time.Time, known bool)
 }
 
 // A Desk is an Operator beside a store. Make one with New.
@@ -99,6 +114,9 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 			status.Files = &files
 		}
 	}
+	if d.config.Activity != nil {
+		status.Activity = d.config.Activity.Report()
+	}
 	var err error
 	if status.LastBackup, err = LastBackup(ctx, d.config.Store); err != nil {
 		return nil, err
@@ -134,58 +152,6 @@ func (d *Desk) held(ctx context.Context, name spec.ServerName) (Held, error) {
 		return Held{}, fmt.Errorf("admin: what a mailbox holds: %w", err)
 	}
 	return Held(usage), nil
-}
-
-// Mailboxes implements Operator.
-func (d *Desk) Mailboxes(ctx context.Context, q MailboxQuery) ([]Mailbox, error) {
-	after := q.After
-	if q.Private {
-		after = max(after, store.PrivateHalf)
-	} else if store.IsPrivate(after) {
-		return nil, wire.BadRequest(spec.ErrorInvalidParam, "after is a private name, and others are asked for")
-	}
-	names, err := d.names(ctx, q.Origin, after, pageOf(q.Limit))
-	if err != nil {
-		return nil, err
-	}
-	page := []Mailbox{}
-	for _, name := range names {
-		held, err := d.held(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		page = append(page, Mailbox{name, held})
-	}
-	return page, nil
-}
-
-// names returns those of mailboxes that have mail, from an origin if one is named.
-func (d *Desk) names(ctx context.Context, origin, after spec.ServerName, limit int) (names []spec.ServerName, err error) {
-	if origin != "" {
-		names, err = d.managed.Recipients(ctx, origin, after, limit)
-	} else {
-		names, err = d.config.Store.Destinations(ctx, after, limit)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("admin: the names of mailboxes: %w", err)
-	}
-	return names, nil
-}
-
-// Mailbox implements Operator.
-func (d *Desk) Mailbox(ctx context.Context, name spec.ServerName) (*Mailbox, error) {
-	if err := checkMailbox(name); err != nil {
-		return nil, err
-	}
-	held, err := d.held(ctx, name)
-	return &Mailbox{name, held}, err
-}
-
-func checkMailbox(name spec.ServerName) error {
-	if name == "" || name == store.PrivateHalf || len(name) > store.MaxName {
-		return wire.BadRequest(spec.ErrorInvalidParam, "a mailbox must be named")
-	}
-	return nil
 }
 
 // maxBodies bounds the bytes of a page of entries with their bodies.

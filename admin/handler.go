@@ -21,7 +21,7 @@ import (
 // The paths of the interface. GET reads, POST changes or does a step of long work.
 const (
 	pathStatus    = "/v1/status"
-	pathMailboxes = "/v1/mailboxes" // after, limit, origin, private
+	pathMailboxes = "/v1/mailboxes" // after, limit, origin, unfetched, private
 	pathMailbox   = "/v1/mailbox"   // name
 	pathEntries   = "/v1/entries"   // mailbox, after, limit, bodies
 	pathSenders   = "/v1/senders"   // mailbox, limit
@@ -72,7 +72,7 @@ func (d *Desk) Handler() http.Handler {
 	}
 	get(pathStatus, func(ctx context.Context, _ *params) (any, error) { return d.Status(ctx) })
 	get(pathMailboxes, func(ctx context.Context, p *params) (any, error) {
-		q := MailboxQuery{After: p.name("after"), Limit: int(p.number("limit")), Origin: p.name("origin"), Private: p.flag("private")}
+		q := MailboxQuery{After: p.name("after"), Limit: int(p.number("limit")), Origin: p.name("origin"), Unfetched: p.flag("unfetched"), Private: p.flag("private")}
 		return p.or(func() (any, error) { return d.Mailboxes(ctx, q) })
 	})
 	get(pathMailbox, func(ctx context.Context, p *params) (any, error) { return d.Mailbox(ctx, p.name("name")) })

@@ -13,7 +13,9 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -25,7 +27,10 @@ var pageFiles embed.FS
 var pageTemplates = func() map[string]*template.Template {
 	templates := make(map[string]*template.Template)
 	for _, name := range []string{"status", "mailboxes", "mailbox", "senders", "purge", "blocked", "error"} {
-		page := template.New("layout.html").Funcs(template.FuncMap{"bytes": sizeText, "span": spanText, "day": dayText, "part": tenths})
+		page := template.New("layout.html").Funcs(template.FuncMap{
+			"bytes": sizeText, "span": spanText, "day": dayText, "ago": agoText, "part": tenths, "millis": millisText,
+			"endpoint": endpointText, "reason": reasonText, "counts": countsText,
+		})
 		templates[name] = template.Must(page.ParseFS(pageFiles, "page/layout.html", "page/"+name+".html"))
 	}
 	return templates
@@ -136,23 +141,35 @@ func (d *Desk) statusPage(ctx context.Context, _ *params) (any, error) {
 		return nil, err
 	}
 	senders, err := d.Senders(ctx, "", topSenders)
-	return struct {
+	page := struct {
 		Status  *Status
 		Senders []Sender
-	}{status, senders}, err
+		Plots   []plot
+		Commits *activity.Counts // of the last hour, nil if the store doesn't tell of them
+	}{Status: status, Senders: senders}
+	if lately := status.Activity; lately != nil {
+		page.Plots = plotsOf(lately)
+		if _, ok := d.config.Store.(store.Committing); ok {
+			hour := lately.Hour.Sum()
+			page.Commits = &hour
+		}
+	}
+	return page, err
 }
 
 func (d *Desk) mailboxesPage(ctx context.Context, p *params) (any, error) {
-	q := MailboxQuery{After: p.name("after"), Origin: p.name("origin")}
+	q := MailboxQuery{After: p.name("after"), Origin: p.name("origin"), Unfetched: p.flag("unfetched")}
 	mailboxes, err := d.Mailboxes(ctx, q)
 	var next spec.ServerName
 	if len(mailboxes) == DefaultPage {
 		next = mailboxes[DefaultPage-1].Name
 	}
 	return struct {
-		Mailboxes           []Mailbox
-		Origin, After, Next spec.ServerName
-	}{mailboxes, q.Origin, q.After, next}, errors.Join(p.err, err)
+		Query     MailboxQuery
+		Mailboxes []Mailbox
+		Next      spec.ServerName
+		Dated     bool // it is known when they were fetched
+	}{q, mailboxes, next, d.config.Activity != nil}, errors.Join(p.err, err)
 }
 
 func (d *Desk) mailboxPage(ctx context.Context, p *params) (any, error) {

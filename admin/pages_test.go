@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/admin"
 	"github.com/matrixrelay/relay/store/memory"
 )
@@ -77,7 +80,7 @@ func requirePage(t require.TestingT, page string) {
 				labels[attributes["for"]] = true
 			case e.Name.Local == "input" && attributes["type"] != "hidden":
 				require.True(t, labels[attributes["id"]], "a field without a label before it: %v", e.Attr)
-			case e.Name.Local == "meter":
+			case e.Name.Local == "meter", e.Name.Local == "svg":
 				require.NotEmpty(t, attributes["aria-label"])
 			case e.Name.Local == "script", attributes["style"] != "", attributes["onclick"] != "":
 				require.Fail(t, "the policy of the page forbids this")
@@ -116,6 +119,53 @@ func TestPages(t *testing.T) {
 	style := r.visit("GET", "/style.css", nil)
 	require.Equal(t, 200, style.status)
 	require.Contains(t, style.header.Get("Content-Type"), "text/css")
+}
+
+// The traffic, its refusals and the last fetches are on the pages, in words.
+func TestPagesOfActivity(t *testing.T) {
+	r := newRig(t, memory.New(memory.Options{}))
+	quietly := r.see("/", "Transactions stored in the last hour: none", "3 of 1000", "Refused requests", "<p>None.</p>")
+	require.Equal(t, 6, strings.Count(quietly, `<path d=""/>`))
+	r.lately.Stored(1500)
+	r.lately.Stored(500)
+	r.lately.Acknowledged(1)
+	for range 2 {
+		r.lately.Refused(activity.Refused{
+			Endpoint: "send_relay", Reason: "full", Address: "192.0.2.7", Origin: "<b>evil.example", Destination: "b.example",
+		})
+	}
+	r.lately.Refused(activity.Refused{Endpoint: "made_up", Reason: "new_one"})
+	r.see("/", "Transactions stored in the last hour: 2 of 2.0 kB, at most 2 in 1 minute", "Transactions fetched in the last day: 1, at most 1 in 15 minutes",
+		`<path d="M59 24v-24.0h1v24.0z"/>`, "leave mail", "there is no room", "192.0.2.7 (2)", "&lt;b&gt;evil.example (2)", "b.example (2)", "made up", "new one", "not said")
+
+	r.put("a.example", "b.example", 1, 0)
+	r.put("a.example", "c.example", 1, 0)
+	r.lately.Asked("b.example")
+	r.see("/mailboxes", "less than a minute ago", "not since 20", `href="mailboxes?unfetched=true"`)
+	require.NotContains(t, r.see("/mailboxes?unfetched=true", "c.example", "Show all"), "b.example")
+	r.see("/mailbox?name=b.example", "It last asked for its mail less than a minute ago.")
+	r.see("/mailbox?name=c.example", "hasn't asked for its mail")
+	desk, err := admin.New(admin.Config{Store: r.store, Logger: quiet})
+	require.NoError(t, err)
+	r.desk = desk
+	require.NotContains(t, r.see("/"), "Traffic", "it isn't known")
+	require.NotContains(t, r.see("/mailboxes", "b.example"), "fetch")
+}
+
+// Each reason that the metrics have is said in words.
+func TestReasonsInWords(t *testing.T) {
+	raw, err := os.ReadFile("../docs/metrics.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(raw), "| reason | status |")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n\n")
+	reasons := regexp.MustCompile(`(?m)^\| (\w+) \| (?:\d+|any) \|`).FindAllStringSubmatch(table, -1)
+	require.Greater(t, len(reasons), 10)
+	for _, reason := range reasons {
+		r := newRig(t, memory.New(memory.Options{}))
+		r.lately.Refused(activity.Refused{Endpoint: "relay_txn", Reason: reason[1]})
+		require.NotContains(t, r.see("/", "fetch mail"), ">"+strings.ReplaceAll(reason[1], "_", " ")+"<")
+	}
 }
 
 func TestManyMailboxesInPages(t *testing.T) {

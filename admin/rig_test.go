@@ -15,6 +15,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/admin"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
@@ -33,17 +34,18 @@ type rig struct {
 	client *admin.Client
 
 	blocklist *policy.Blocklist
+	lately    *activity.Log
 }
 
 func newRig(t *testing.T, s store.Store) *rig {
 	t.Helper()
-	r := &rig{T: t, store: s}
+	r := &rig{T: t, store: s, lately: activity.New(activity.Options{Waiting: func() int { return 3 }, MaxWaiting: 1000})}
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	var err error
 	r.blocklist, err = policy.NewBlocklist(t.Context(), s)
 	require.NoError(t, err)
 	r.desk, err = admin.New(admin.Config{
-		Store: s, ServerName: "relay.example", Version: "v1", Blocklist: r.blocklist, InviteKey: []byte(inviteKey), Logger: quiet,
+		Store: s, ServerName: "relay.example", Version: "v1", Blocklist: r.blocklist, InviteKey: []byte(inviteKey), Activity: r.lately, Logger: quiet,
 	})
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "s")

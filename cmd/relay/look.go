@@ -50,6 +50,11 @@ func statusText(s *admin.Status) string {
 	if s.Backups {
 		row("backup", backupText(s))
 	}
+	if lately := s.Activity; lately != nil {
+		hour := lately.Hour.Sum()
+		row("last hour", fmt.Sprintf("%d transactions stored, %d fetched, %d requests refused", hour.Stored, hour.Acknowledged, hour.Refused))
+		row("waiting", fmt.Sprintf("%d receivers of %d", lately.Waiting, lately.MaxWaiting))
+	}
 	for _, problem := range s.Problems {
 		row("PROBLEM", problem)
 	}
@@ -118,13 +123,13 @@ func newMailboxes() *cobra.Command {
 	var o operating
 	var p paging
 	var origin string
-	var private bool
+	var private, unfetched bool
 	c := o.command(&cobra.Command{
 		Use: "mailboxes", Short: "List the mailboxes that have mail", Args: noArgs,
 		Long: "List the mailboxes that have mail, in the order of their names. relay mailbox shows one.",
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
 		page, err := operator.Mailboxes(ctx, admin.MailboxQuery{
-			After: spec.ServerName(p.after), Limit: p.limit, Origin: spec.ServerName(origin), Private: private,
+			After: spec.ServerName(p.after), Limit: p.limit, Origin: spec.ServerName(origin), Unfetched: unfetched, Private: private,
 		})
 		if err != nil {
 			return err
@@ -132,14 +137,26 @@ func newMailboxes() *cobra.Command {
 		if len(page) > 0 {
 			defer p.more(c, len(page), page[len(page)-1].Name)
 		}
-		return showTable(c, page, "MAILBOX\tTRANSACTIONS\tBYTES\tUNREADABLE", func(m admin.Mailbox) string {
-			return fmt.Sprintf("%s\t%d\t%d\t%d", m.Name, m.Entries, m.Bytes, m.SetAside)
+		return showTable(c, page, "MAILBOX\tTRANSACTIONS\tBYTES\tUNREADABLE\tFETCHED", func(m admin.Mailbox) string {
+			return fmt.Sprintf("%s\t%d\t%d\t%d\t%s", m.Name, m.Entries, m.Bytes, m.SetAside, fetchText(&m))
 		})
 	})
 	p.flags(c, "begin after this `NAME`")
 	c.Flags().StringVar(&origin, "origin", "", "only those that have mail from this `SERVERNAME`")
+	c.Flags().BoolVar(&unfetched, "unfetched", false, "only those whose server hasn't asked for its mail since the relay was started,\nas far as it knows")
 	c.Flags().BoolVar(&private, "private", false, "the queues of the program that the relay is in")
 	return c
+}
+
+// fetchText says when a mailbox was last fetched.
+func fetchText(m *admin.Mailbox) string {
+	switch {
+	case m.LastFetch != nil:
+		return m.LastFetch.UTC().Format(time.DateTime)
+	case m.NotSince != nil:
+		return "not since " + m.NotSince.UTC().Format(time.DateTime)
+	}
+	return "?"
 }
 
 func newMailbox() *cobra.Command {

@@ -90,6 +90,7 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 
 	desk := admin.Config{
 		Store: mail, ServerName: id.ServerName, Version: thisBuild().Version, Blocklist: blocks, Ready: server.Health, Logger: log,
+		Activity:   server.Activity(),
 		MaxEntries: config.MaxStoreEntries, MaxBytes: config.MaxStoreBytes, BackupFile: backupFile(o.db),
 	}
 	return serveWeb(ctx, o, id, server, desk, registry, log)
