@@ -21,8 +21,9 @@ type contacts struct {
 
 // A contact has the last outcomes of requests to one relay.
 type contact struct {
-	success, failure time.Time
-	err              error // of the last that failed
+	success, failure    time.Time
+	err                 error // of the last that failed
+	successes, failures int64
 }
 
 func newContacts() *contacts { return &contacts{relays: make(map[spec.ServerName]contact)} }
@@ -40,9 +41,9 @@ func (c *contacts) note(ctx context.Context, relay spec.ServerName, err error) {
 		makeRoom(c.relays, maxContacts)
 	}
 	if err == nil {
-		have.success = time.Now()
+		have.success, have.successes = time.Now(), have.successes+1
 	} else {
-		have.failure, have.err = time.Now(), err
+		have.failure, have.failures, have.err = time.Now(), have.failures+1, err
 	}
 	c.relays[relay] = have
 }

@@ -22,6 +22,9 @@ type NodeStatus struct {
 	// Online is false while nobody is asked: see Node.Offline.
 	Online bool
 
+	// Attempts are the direct ones since OpenNode.
+	Attempts Attempts
+
 	// Relays are those of this server, and those of others that were asked since
 	// OpenNode, in the order of their names.
 	Relays []RelayStatus
@@ -30,6 +33,14 @@ type NodeStatus struct {
 	// names, up to 1,000. OtherDestinations is how many there are besides.
 	Destinations      []DestinationStatus
 	OtherDestinations int
+}
+
+// Attempts are how often transactions were sent to their destination itself. A transaction
+// for which it takes several attempts is in Failed several times.
+type Attempts struct {
+	Delivered int64
+	Refused   int64 // the destination will never take it
+	Failed    int64
 }
 
 // A RelayStatus says how it goes with one relay, since OpenNode.
@@ -46,6 +57,11 @@ type RelayStatus struct {
 	LastFailure time.Time
 	LastError   error
 
+	// Successes and Failures are how often it did each. A relay of another server may
+	// begin anew where there are more than 1,000.
+	Successes int64
+	Failures  int64
+
 	// Info is its own account of its abilities, nil if it wasn't asked or didn't answer:
 	// see Node.RelayInfo.
 	Info *wire.RelayInfo
@@ -61,6 +77,10 @@ type DestinationStatus struct {
 
 	// Waiting is how many transactions the destination hasn't got directly.
 	Waiting int64
+
+	// Oldest is how long the oldest of them has waited, by the store's clock. Zero: not
+	// known, or nothing waits.
+	Oldest time.Duration
 
 	// Offline is whether it counts as offline, so that relays are used.
 	Offline bool
@@ -96,7 +116,7 @@ const (
 // Status returns the status of now. It asks the store, a few times for each
 // destination, and no server.
 func (n *Node) Status(ctx context.Context) (NodeStatus, error) {
-	status := NodeStatus{Relays: n.relayStatus()}
+	status := NodeStatus{Relays: n.relayStatus(), Attempts: n.outbox.attempts.read()}
 	status.Online = n.isOnline()
 	names := n.outbox.schedule.names()
 	for i, name := range names {
@@ -147,7 +167,7 @@ func (n *Node) relayStatus() []RelayStatus {
 		}
 		all = append(all, RelayStatus{
 			Relay: relay, Info: info, Own: slices.Contains(own, relay), Fetched: n.receiver.fetched(relay),
-			LastSuccess: c.success, LastFailure: c.failure, LastError: c.err,
+			LastSuccess: c.success, LastFailure: c.failure, LastError: c.err, Successes: c.successes, Failures: c.failures,
 		})
 	}
 	return all
@@ -170,6 +190,7 @@ func (o *Outbox) status(ctx context.Context, name spec.ServerName) (s Destinatio
 	if errors.Is(err, store.ErrEmpty) {
 		return s, nil
 	}
+	s.Oldest = oldest.Age
 	if err == nil {
 		s.Waiting, err = o.source.Queued(ctx, name)
 	}

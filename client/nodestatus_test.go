@@ -27,6 +27,8 @@ func TestNodeStatusOfRelays(t *testing.T) {
 		one := w.status().Relays[0]
 		require.ErrorIs(t, one.LastError, relaytest.ErrRefused)
 		require.True(t, one.LastSuccess.IsZero())
+		require.Zero(t, one.Successes)
+		require.Positive(t, one.Failures)
 		require.WithinDuration(t, time.Now(), one.LastFailure, time.Second)
 
 		w.relay(r1)
@@ -36,6 +38,7 @@ func TestNodeStatusOfRelays(t *testing.T) {
 		one = w.status().Relays[0]
 		require.EqualValues(t, 3, one.Fetched)
 		require.WithinDuration(t, time.Now(), one.LastSuccess, time.Second)
+		require.Positive(t, one.Successes)
 		require.ErrorIs(t, one.LastError, relaytest.ErrRefused, "of before")
 
 		w.fails(func(context.Context) error { return errors.New("the database is locked") })

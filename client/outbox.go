@@ -139,6 +139,7 @@ type Outbox struct {
 	self     spec.ServerName
 	peers    *Peers
 	schedule *schedule
+	attempts attempts
 
 	notes      store.Notes // may be nil
 	notePrefix string

@@ -45,11 +45,15 @@ func (q *queue) Next(ctx context.Context, destination spec.ServerName, after int
 	if err != nil {
 		return Item{}, err
 	}
-	return Item{
+	item := Item{
 		Transaction: Transaction{ID: entry.TransactionID, Destination: destination, Body: entry.Body},
 		Position:    entry.ID,
 		TooOld:      entry.Lifetime > 0 && entry.Lifetime <= expiryMargin,
-	}, nil
+	}
+	if entry.Lifetime > 0 {
+		item.Age = max(q.maxAge+expiryMargin-entry.Lifetime, 0) // less, if MaxAge was another then
+	}
+	return item, nil
 }
 
 func (q *queue) End(ctx context.Context, destination spec.ServerName, position int64, _ Result) error {

@@ -45,6 +45,7 @@ func (o *Outbox) serveDirectly(ctx context.Context, r *road) (t turn, err error)
 		if err := ctx.Err(); err != nil && attempt.Verdict != Delivered {
 			return t, err
 		}
+		o.attempts.count(attempt.Verdict)
 		switch {
 		case attempt.Verdict == Delivered:
 			err = o.end(ctx, r.to, item, Event{Result: ResultDelivered})

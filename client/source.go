@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -52,6 +53,9 @@ type Item struct {
 	// TooOld says that it is no longer to be sent. It ends with ResultExpired
 	// when it is the oldest.
 	TooOld bool
+
+	// Age is how long it has waited, for Node.Status. Zero: not known.
+	Age time.Duration
 
 	// Stays says that nothing but its delivery to the destination ends it, since
 	// the destination may fetch it as well: it isn't dropped, and is tried again

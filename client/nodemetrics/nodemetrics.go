@@ -25,11 +25,14 @@ var (
 	destinations = desc("destinations", "Destinations for which something waits, or may wait where there are more than 1,000.")
 	offline      = desc("destinations_offline", "Destinations, among the first 1,000, that count as offline.")
 	waiting      = desc("waiting", "Transactions that wait for the first 1,000 destinations.")
+	oldest       = desc("oldest_seconds", "How long the oldest of those has waited.")
+	attempts     = desc("attempts_total", "Times that a transaction was sent to its destination itself, by result.", "result")
+	requests     = desc("relay_requests_total", "Requests to a relay of this server, by result.", "relay", "result")
 	fetched      = desc("relay_fetched_total", "Transactions of a relay of this server that are dealt with.", "relay")
 	success      = desc("relay_success_timestamp_seconds", "When a relay of this server last gave a right answer.", "relay")
 	failure      = desc("relay_failure_timestamp_seconds", "When a relay of this server last failed.", "relay")
 
-	all = []*prometheus.Desc{online, destinations, offline, waiting, fetched, success, failure}
+	all = []*prometheus.Desc{online, destinations, offline, waiting, oldest, attempts, requests, fetched, success, failure}
 )
 
 // collector is a prometheus.Collector.
@@ -62,21 +65,32 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
+	count := func(d *prometheus.Desc, value int64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
 	var mail, away int64
+	var longest time.Duration
 	for _, d := range status.Destinations {
 		mail += d.Waiting
 		away += one(d.Offline)
+		longest = max(longest, d.Oldest)
 	}
 	gauge(online, float64(one(status.Online)))
 	gauge(destinations, float64(len(status.Destinations)+status.OtherDestinations))
 	gauge(offline, float64(away))
 	gauge(waiting, float64(mail))
+	gauge(oldest, longest.Seconds())
+	count(attempts, status.Attempts.Delivered, "delivered")
+	count(attempts, status.Attempts.Refused, "refused")
+	count(attempts, status.Attempts.Failed, "failed")
 	for _, relay := range status.Relays {
 		if !relay.Own { // there are as many others as others name
 			continue
 		}
 		name := string(relay.Relay)
-		out <- prometheus.MustNewConstMetric(fetched, prometheus.CounterValue, float64(relay.Fetched), name)
+		count(requests, relay.Successes, name, "success")
+		count(requests, relay.Failures, name, "failure")
+		count(fetched, relay.Fetched, name)
 		for d, at := range map[*prometheus.Desc]time.Time{success: relay.LastSuccess, failure: relay.LastFailure} {
 			if !at.IsZero() {
 				gauge(d, float64(at.UnixMilli())/1000, name)

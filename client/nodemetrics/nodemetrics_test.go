@@ -71,6 +71,12 @@ relay_node_relay_fetched_total{relay="good.example"} 1
 # TYPE relay_node_waiting gauge
 relay_node_waiting 3
 `), "relay_node_destinations", "relay_node_destinations_offline", "relay_node_online", "relay_node_relay_fetched_total", "relay_node_waiting"))
+		require.InDelta(t, 3600, values(t, registry, "relay_node_oldest_seconds")[0], 1)
+		attempts := values(t, registry, "relay_node_attempts_total")
+		require.Equal(t, []bool{false, true, false}, []bool{attempts[0] > 0, attempts[1] > 2, attempts[2] > 0}, "delivered, failed, refused")
+		requests := values(t, registry, "relay_node_relay_requests_total")
+		require.Equal(t, []bool{true, false, false, true}, []bool{requests[0] > 0, requests[1] > 0, requests[2] > 0, requests[3] > 0},
+			"failure and success of away.example, and of good.example")
 		for name, relayName := range map[string]string{"success": "good.example", "failure": "away.example"} {
 			at := only(t, registry, "relay_node_relay_"+name+"_timestamp_seconds", relayName)
 			require.GreaterOrEqual(t, at, float64(began.Unix()))
@@ -88,6 +94,22 @@ relay_node_waiting 3
 		require.NoError(t, server.Close())
 		require.NoError(t, kept.Close())
 	})
+}
+
+// values returns those of all series of a metric, in the order of their labels.
+func values(t *testing.T, registry *prometheus.Registry, name string) (all []float64) {
+	t.Helper()
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if family.GetName() == name {
+				all = append(all, metric.GetGauge().GetValue()+metric.GetCounter().GetValue())
+			}
+		}
+	}
+	require.NotEmpty(t, all)
+	return all
 }
 
 // only returns the value of a metric that has one series, for that relay.
