@@ -43,7 +43,7 @@ func (s *Server) Health(ctx context.Context) error {
 	if s.gate.isClosed() {
 		return errClosed
 	}
-	if err := failureOf(s.config.Store); err != nil {
+	if err := store.FailureOf(s.config.Store); err != nil {
 		return fmt.Errorf("relay: %w", err)
 	}
 	if !s.Enabled() {
@@ -69,7 +69,7 @@ func (s *Server) HealthHandler() http.Handler {
 		if s.gate.isClosed() {
 			return errClosed
 		}
-		return failureOf(s.config.Store)
+		return store.FailureOf(s.config.Store)
 	})
 	answer("GET /readyz", s.Health)
 	return mux
@@ -83,14 +83,6 @@ func answerHealth(w http.ResponseWriter, err error) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte("ok\n")) // a caller that has gone asks again
-}
-
-// failureOf says why a store must be reopened, if it does.
-func failureOf(s store.Store) error {
-	if failing, ok := s.(store.Failing); ok {
-		return failing.Failure()
-	}
-	return nil
 }
 
 // A health has one checkup at a time, however many ask.

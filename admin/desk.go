@@ -127,10 +127,8 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 
 // problems says in words why the relay isn't well.
 func (d *Desk) problems(ctx context.Context, status *Status) (all []string) {
-	var failure, unready error
-	if failing, ok := d.config.Store.(store.Failing); ok {
-		failure = failing.Failure()
-	}
+	var unready error
+	failure := store.FailureOf(d.config.Store)
 	if d.config.Ready != nil {
 		unready = d.config.Ready(ctx)
 	}

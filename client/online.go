@@ -20,11 +20,6 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer n.end()
-	failing, ok := n.store.(store.Failing)
-	var failed <-chan struct{}
-	if ok {
-		failed = failing.Failed()
-	}
 	for again := false; ctx.Err() == nil; {
 		period, switched := n.period(ctx)
 		wait := func() {}
@@ -36,8 +31,8 @@ func (n *Node) Run(ctx context.Context) error {
 		select {
 		case <-switched:
 		case <-ctx.Done():
-		case <-failed:
-			err = fmt.Errorf("client: node: %w", failing.Failure())
+		case <-store.FailedOf(n.store):
+			err = fmt.Errorf("client: node: %w", store.FailureOf(n.store))
 			cancel()
 		}
 		wait()

@@ -14,3 +14,20 @@ type Failing interface {
 	// and nil before.
 	Failure() error
 }
+
+// FailedOf returns the channel of a store that may have to be reopened, and nil, which blocks
+// for ever, for one that doesn't say.
+func FailedOf(s Store) <-chan struct{} {
+	if failing, ok := s.(Failing); ok {
+		return failing.Failed()
+	}
+	return nil
+}
+
+// FailureOf returns why a store must be reopened, and nil if it needn't be or doesn't say.
+func FailureOf(s Store) error {
+	if failing, ok := s.(Failing); ok {
+		return failing.Failure()
+	}
+	return nil
+}

@@ -100,15 +100,11 @@ func serve(ctx context.Context, o *options, log *slog.Logger) (err error) {
 // that the program ends and its supervisor starts it anew. Unwatch returns the
 // reason.
 func endWhenFailed(ctx context.Context, mail store.Store) (watched context.Context, unwatch func() error) {
-	failing, ok := mail.(store.Failing)
-	if !ok {
-		return ctx, func() error { return nil }
-	}
 	watched, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
-		case <-failing.Failed():
+		case <-store.FailedOf(mail):
 			cancel()
 		case <-watched.Done():
 		}
@@ -116,7 +112,7 @@ func endWhenFailed(ctx context.Context, mail store.Store) (watched context.Conte
 	return watched, func() error {
 		cancel()
 		watching.Wait()
-		if err := failing.Failure(); err != nil {
+		if err := store.FailureOf(mail); err != nil {
 			return fmt.Errorf("ending so that the store is reopened when the relay is started again: %w", err)
 		}
 		return nil

@@ -1,6 +1,7 @@
 package move
 
 import (
+	"cmp"
 	"context"
 	"sync"
 
@@ -16,25 +17,13 @@ var (
 // watch closes failed once either store has to be reopened, or returns when ctx
 // ends.
 func (s *Store) watch(ctx context.Context) {
-	from, to := failed(s.from), failed(s.to)
-	if from == nil && to == nil {
-		return
-	}
 	select {
-	case <-from:
-	case <-to:
+	case <-store.FailedOf(s.from):
+	case <-store.FailedOf(s.to):
 	case <-ctx.Done():
 		return
 	}
 	close(s.failed)
-}
-
-// failed is nil for a store that doesn't say, and blocks for ever then.
-func failed(s store.Store) <-chan struct{} {
-	if f, ok := s.(store.Failing); ok {
-		return f.Failed()
-	}
-	return nil
 }
 
 // Failed implements store.Failing, for both stores.
@@ -47,12 +36,7 @@ func (s *Store) Failure() error {
 	default:
 		return nil
 	}
-	for _, one := range []store.Store{s.from, s.to} {
-		if f, ok := one.(store.Failing); ok && f.Failure() != nil {
-			return f.Failure()
-		}
-	}
-	return nil
+	return cmp.Or(store.FailureOf(s.from), store.FailureOf(s.to))
 }
 
 // Sizes implements store.Measured: the sum of both, as far as they say.
