@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/internal/sleep"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -100,14 +101,7 @@ func (c *checks) await(ctx context.Context, from address.From) error {
 	if wait > checkPatience {
 		return wire.LimitExceeded("too many wrong signatures over bodies that take long to check", wholeSeconds(wait))
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep.For(ctx, wait)
 }
 
 // reserve takes memory for checking a body, as many times its size, which it has until

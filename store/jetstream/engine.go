@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"github.com/matrixrelay/relay/internal/sleep"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/internal/trust"
 )
@@ -277,14 +278,7 @@ func (e *engine) retry(ctx context.Context, try func(context.Context) error) err
 // same time. It is longer after more attempts.
 func pause(ctx context.Context, attempt int) error {
 	longest := 4 * time.Millisecond << min(attempt, 6)
-	timer := time.NewTimer(rand.N(longest))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep.For(ctx, rand.N(longest))
 }
 
 // An outgoing message replaces that of its subject.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/sleep"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -46,7 +47,7 @@ func (s *Store) run(ctx context.Context) {
 	}
 	close(s.done)
 	log.Info("move: all mail is moved; the old store is only asked for copies of mail that was fetched before", "for", s.options.Retention)
-	if sleep(ctx, s.options.Retention) {
+	if sleep.For(ctx, s.options.Retention) == nil {
 		s.forgotten.Store(true)
 		log.Info("move: the old store is not needed any more")
 	}
@@ -84,7 +85,7 @@ func (s *Store) moveEverything(ctx context.Context) bool {
 			s.progress(ctx)
 			said = time.Now()
 		}
-		if !sleep(ctx, pause) {
+		if sleep.For(ctx, pause) != nil {
 			return false
 		}
 	}
@@ -180,7 +181,7 @@ func (s *Store) moveAll(ctx context.Context, destination spec.ServerName) error 
 			held = true
 			defer s.holds.begin(destination)()
 		}
-		if empty && !sleep(ctx, shortPause) {
+		if empty && sleep.For(ctx, shortPause) != nil {
 			return ctx.Err()
 		}
 	}
@@ -236,16 +237,4 @@ func retryAfter(failures int) time.Duration {
 		wait = min(mostRetry, firstRetry<<shift)
 	}
 	return wait - time.Duration(rand.Int64N(int64(wait)/2))
-}
-
-// sleep returns false if ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/sleep"
 	"github.com/matrixrelay/relay/store/internal/wake"
 )
 
@@ -112,7 +113,7 @@ func (l *listener) loop(ctx context.Context) {
 			l.recheck(ctx)
 			continue
 		}
-		sleep(ctx, pause)
+		_ = sleep.For(ctx, pause) // the loop ends with ctx
 	}
 }
 
@@ -128,18 +129,8 @@ func (l *listener) await(ctx context.Context) {
 
 // recheck wakes all waiting calls now and then.
 func (l *listener) recheck(ctx context.Context) {
-	for end := time.Now().Add(deafTime); time.Now().Before(end) && sleep(ctx, recheckInterval); {
+	for end := time.Now().Add(deafTime); time.Now().Before(end) && sleep.For(ctx, recheckInterval) == nil; {
 		l.waiting.NotifyAll()
-	}
-}
-
-// sleep reports whether ctx didn't end meanwhile.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	driver "modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
 
+	"github.com/matrixrelay/relay/internal/sleep"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -179,10 +180,8 @@ func copyPages(ctx context.Context, raw any, f *os.File) (err error) {
 				return err
 			}
 		}
-		select {
-		case <-time.After(backupRest * time.Since(began)):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := sleep.For(ctx, backupRest*time.Since(began)); err != nil {
+			return err
 		}
 	}
 }
