@@ -132,7 +132,7 @@ func (s *Store) copyTo(ctx context.Context, path string) (err error) {
 		if err = cmp.Or(err, leavesRoom(path, pages*pageSize)); err != nil {
 			return err
 		}
-		return conn.Raw(func(raw any) error { return copyPages(ctx, raw, f) })
+		return conn.Raw(func(raw any) error { return copyPages(ctx, raw, f, s.options.backupRest) })
 	})
 	return cmp.Or(err, f.Sync())
 }
@@ -155,7 +155,7 @@ func pinned(conn *sql.Conn, do func() error) (err error) {
 }
 
 // copyPages copies a database page by page, with rests for others.
-func copyPages(ctx context.Context, raw any, f *os.File) (err error) {
+func copyPages(ctx context.Context, raw any, f *os.File, rest time.Duration) (err error) {
 	from, ok := raw.(interface {
 		NewBackup(to string) (*driver.Backup, error)
 	})
@@ -180,7 +180,7 @@ func copyPages(ctx context.Context, raw any, f *os.File) (err error) {
 				return err
 			}
 		}
-		if err := sleep.For(ctx, backupRest*time.Since(began)); err != nil {
+		if err := sleep.For(ctx, rest*time.Since(began)); err != nil {
 			return err
 		}
 	}

@@ -113,10 +113,11 @@ type Options struct {
 	// go on, and nothing else.
 	machineTime func() time.Time
 
-	// Tests that simulate weeks look at the files less often, and those of long
-	// logs take shorter ones.
+	// Tests that simulate weeks look at the files less often, those of long logs take
+	// shorter ones, and those of a backup that is ended have it rest for longer.
 	watchInterval   time.Duration
 	checkpointBytes int64
+	backupRest      time.Duration // in times of a step
 
 	// Logger is told of entries that can't be read and of failures of the
 	// disk. Default: slog.Default().
@@ -130,6 +131,7 @@ func (o Options) withDefaults() Options {
 	}
 	defaults.Set(&o.watchInterval, watchInterval)
 	defaults.Set(&o.checkpointBytes, checkpointBytes)
+	defaults.Set(&o.backupRest, backupRest)
 	defaults.Set(&o.Logger, slog.Default())
 	return o
 }
