@@ -269,3 +269,22 @@ func checkOne(t testing.TB, b *budget, all *[]*transferred, by holder, size int6
 	*all = append(*all, o)
 	return cut
 }
+
+// Memory for a body of a known size is made room for in few steps, since what each step
+// leaves behind stays for a while. Before an eighth has come it isn't taken.
+func TestKnownSizeGrowsInFewSteps(t *testing.T) {
+	const size = 10 * mib
+	body := body{share: newBudget(48*mib).share(holder{}, nil)}
+	body.bytes = make([]byte, 0, firstRead)
+	left := 0
+	for cap(body.bytes) <= size {
+		came := cap(body.bytes)
+		left += came
+		body.bytes = body.bytes[:came]
+		require.True(t, body.makeRoom(size, size))
+		require.LessOrEqual(t, cap(body.bytes), 8*came+8)
+	}
+	require.Equal(t, size+1, cap(body.bytes))
+	require.EqualValues(t, size+1, body.held)
+	require.Less(t, left, size/2+1)
+}

@@ -39,7 +39,7 @@ const (
 	DefaultMaxStoreEntries  = 10_000_000
 	DefaultMaxStoreBytes    = 16 << 30
 	DefaultLifetime         = 30 * 24 * time.Hour
-	DefaultMaxInFlightBytes = 48 << 20
+	DefaultMaxInFlightBytes = 40 << 20
 	DefaultMaxBatch         = 500
 	DefaultMaxBatchBytes    = 4 << 20
 	DefaultMaxWait          = 5 * time.Minute

@@ -84,11 +84,12 @@ func (b *body) readAll(in io.Reader, announced, limit int64) error {
 	}
 }
 
-// makeRoom makes room for twice as much, or for just as much as was announced.
+// makeRoom makes room for twice as much, or for just as much as was announced if an eighth
+// of it has come: each step leaves memory behind.
 func (b *body) makeRoom(announced, limit int64) bool {
 	size := min(2*int64(cap(b.bytes)), limit+1)
-	if announced >= 0 {
-		size = min(size, announced+1) // one more, to read the end
+	if announced >= 0 && size >= announced/4 {
+		size = announced + 1 // one more, to read the end
 	}
 	size = max(size, int64(cap(b.bytes))+1)
 	if !b.set(size, true) {
