@@ -22,6 +22,10 @@ const (
 	// claimsKnown is how many claims are remembered; others are looked up.
 	claimsKnown = 20_000
 
+	// claimFresh is how long one isn't looked up again: another relay on the same store
+	// may take it away.
+	claimFresh = time.Minute
+
 	// askedEvery is how often it is written down that an owner has asked.
 	askedEvery = 24 * time.Hour
 
@@ -44,12 +48,18 @@ type claims struct {
 	clock  func(context.Context) (time.Duration, error)
 
 	mu    sync.Mutex
-	known *table.Table[spec.ServerName, time.Duration] // when the owner asked, as noted
-	gone  int                                          // how often claims were forgotten
+	known *table.Table[spec.ServerName, knownClaim]
+	gone  int // how often claims were forgotten
 
 	writing turns.Turn // claims are made one at a time
 	count   int        // of claims, as counted and made since
 	counted time.Time  // when, the zero Time if never
+}
+
+// A knownClaim is a claim that is remembered.
+type knownClaim struct {
+	asked time.Duration // when the owner asked, as noted
+	read  time.Time     // or written
 }
 
 // A claim is a note.
@@ -66,22 +76,35 @@ func newClaims(s store.Store, prefix string) (*claims, error) {
 	}
 	return &claims{
 		notes: notes, prefix: prefix, clock: notebook.Clock(s),
-		writing: turns.New(), known: table.New[spec.ServerName, time.Duration](claimsKnown),
+		writing: turns.New(), known: table.New[spec.ServerName, knownClaim](claimsKnown),
 	}, nil
 }
 
-// has reports whether a server's mailbox is claimed.
+// has reports whether a server's mailbox is claimed, or was a moment ago.
 func (c *claims) has(ctx context.Context, server spec.ServerName) (bool, error) {
-	if _, ok := c.asked(server); ok {
+	if c.isFresh(server) {
 		return true, nil
 	}
 	gone := c.goneBy()
 	found, err := c.read(ctx, server)
-	if err != nil || found == nil {
+	if err != nil {
 		return false, err
+	}
+	if found == nil { // another relay has taken it away, if there was one
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.known.Remove(server)
+		return false, nil
 	}
 	c.rememberRead(server, time.Duration(found.Asked)*time.Second, gone)
 	return true, nil
+}
+
+func (c *claims) isFresh(server spec.ServerName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, ok := c.known.Get(server)
+	return ok && time.Since(known.read) < claimFresh
 }
 
 func (c *claims) goneBy() int {
@@ -93,13 +116,14 @@ func (c *claims) goneBy() int {
 func (c *claims) asked(server spec.ServerName) (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.known.Get(server)
+	known, ok := c.known.Get(server)
+	return known.asked, ok
 }
 
 func (c *claims) remember(server spec.ServerName, asked time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known.Set(server, asked)
+	c.known.Set(server, knownClaim{asked, time.Now()})
 }
 
 // rememberRead remembers a claim that was read, unless one has gone since the reading
@@ -108,7 +132,7 @@ func (c *claims) rememberRead(server spec.ServerName, asked time.Duration, gone 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone == gone {
-		c.known.Set(server, asked)
+		c.known.Set(server, knownClaim{asked, time.Now()})
 	}
 }
 

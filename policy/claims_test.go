@@ -14,6 +14,7 @@ import (
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
 )
 
 // A hangingStore hangs while that is a channel which isn't closed: when it writes notes,
@@ -119,5 +120,33 @@ func TestStoredWhileCounting(t *testing.T) {
 		close(s.destinations)
 		requireStatus(t, 507, <-counted)
 		require.NoError(t, o.put("192.0.2.3", "d", 7_000))
+	})
+}
+
+// Of two relays on the same store each learns within a minute that a claim is gone, or is
+// there, though it has known better before.
+func TestClaimsOfAnotherRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOpen(t)
+		other, err := policy.NewOpen(o.config)
+		require.NoError(t, err)
+		owners, err := policy.NewOwners(policy.OwnersConfig{Store: o.store, Mode: other})
+		require.NoError(t, err)
+		acts := func(p *policy.Open) bool {
+			acts, err := p.Acts(t.Context(), "b")
+			require.NoError(t, err)
+			return acts
+		}
+		require.False(t, acts(o.Open))
+		require.NoError(t, get("192.0.2.1", "b").run(t, owners))
+		require.True(t, acts(o.Open), "it is looked up each time as long as there is none")
+
+		state, err := owners.Mailbox(t.Context(), &policy.Request{Origin: "b", Member: true})
+		require.NoError(t, err)
+		require.NoError(t, owners.Leave(t.Context(), &policy.Request{Origin: "b"}, wire.Leaving{Mailbox: state.Mailbox}))
+		require.False(t, acts(other))
+		require.True(t, acts(o.Open), "as it was")
+		time.Sleep(time.Minute)
+		require.False(t, acts(o.Open))
 	})
 }
