@@ -117,7 +117,7 @@ func TestOperatingPage(t *testing.T) {
 	for _, fence := range shellFences(t, "../../docs/operating.md") {
 		said += r.run(fence)
 	}
-	require.Equal(t, 6, strings.Count(said, "ok\n"), said)
+	require.Equal(t, 5, strings.Count(said, "ok\n"), said)
 	require.Contains(t, said, "\nrelay_entries 1\n")
 	require.Contains(t, said, `relay_refusals_total{reason="full"} 0`)
 	got, err := get(t, r.running.network(), b, 0)
