@@ -17,7 +17,8 @@ import (
 
 const purgeHelp = `Remove mail for good: all mail in a mailbox, from a server, or that would expire soon
 anyway. Where several of these options are given, all must hold. It asks first. A server
-that sends the same mail again within a day is told that it is stored, and it isn't.
+that sends the same mail again within a day is told that it is stored, and it isn't. If it
+is ended, a part of the mail is removed, and the same command goes on.
 
   relay purge --origin spammer.example
   relay purge --mailbox gone.example --yes`

@@ -29,8 +29,8 @@ import how many it read: a file that was cut off has less.
   relay export --db relay.db > mail.jsonl`
 
 	importHelp = `Read mail in the form of relay export from the standard input, and put it into a
-database that no relay uses. Mail that is there already isn't stored again, so after a failure
-the same command goes on.
+database that no relay uses. If it fails or is ended, the first part of the mail is there, and
+the same command goes on: mail that is there already isn't stored again.
 
   relay import --db postgres://relay@db.example/relay < mail.jsonl`
 
