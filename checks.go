@@ -92,6 +92,25 @@ func (c *checks) slow(ctx context.Context, s *share, body *wire.Body, check func
 	return err
 }
 
+// ofObject has the signature of an object be checked that a request has brought. Its error
+// names the object.
+func (c *checks) ofObject(ctx context.Context, q *request, object string, check func(context.Context) error) error {
+	err := q.memory.cuttable(ctx, func(ctx context.Context) error {
+		if err := c.await(ctx, q.memory.by.from); err != nil {
+			return err
+		}
+		return check(ctx)
+	})
+	switch {
+	case errors.Is(err, wire.ErrSigned):
+		c.debts.add(q.memory.by.from, time.Duration(len(q.Content))*slowCost)
+		return wire.Forbidden(object + " was not signed by its server")
+	case errors.Is(err, wire.ErrNoKey):
+		return wire.KeyUnavailable()
+	}
+	return err
+}
+
 // await waits until an address may have a check that takes long.
 func (c *checks) await(ctx context.Context, from address.From) error {
 	wait := c.debts.owed(from) - checkCredit

@@ -45,6 +45,7 @@ const (
 	DefaultMaxWait          = 5 * time.Minute
 	DefaultMaxWaiting       = 20_000
 	DefaultMaxRecords       = 20_000
+	DefaultMaxReceipts      = 10_000
 )
 
 // Config of a Server. Only ServerName is required. In numbers, zero means the
@@ -146,6 +147,13 @@ type Config struct {
 	// store is no store.Notes. Zero: DefaultMaxRecords. Negative: none.
 	MaxRecords int
 
+	// MaxReceipts bounds, for each destination, the mail for which receipts are kept (see
+	// wire.Receipt), each of them for 30 days; about a tenth of it may be for one origin. The
+	// oldest make room, so that there may be a fifth more for a while. One takes 70 to 500
+	// bytes. No receipts are taken if the store is no store.Notes or no store.Managed. Zero:
+	// DefaultMaxReceipts. Negative: none are taken.
+	MaxReceipts int
+
 	// Deliver takes mail for this server itself, which others pass on or leave
 	// here. An error means that the mail wasn't processed: unless it is a *wire.Error,
 	// the sender is told to come again. Nil: such mail goes into a mailbox like any
@@ -211,6 +219,7 @@ func (c Config) withDefaults() (Config, error) {
 	defaults.Set(&c.MaxWait, DefaultMaxWait)
 	defaults.Set(&c.MaxWaiting, DefaultMaxWaiting)
 	defaults.Set(&c.MaxRecords, DefaultMaxRecords)
+	defaults.Set(&c.MaxReceipts, DefaultMaxReceipts)
 	c.MaxBatch = int(min(atMost(int64(c.MaxBatch)), math.MaxInt32))
 	c.MaxBatchBytes = atMost(c.MaxBatchBytes)
 	c.MaxBodyBytes = atMost(c.MaxBodyBytes)

@@ -27,6 +27,7 @@ func TestZeroAndNegative(t *testing.T) {
 		"MaxWait":          {DefaultMaxWait, time.Duration(none)},
 		"MaxWaiting":       {DefaultMaxWaiting, none},
 		"MaxRecords":       {DefaultMaxRecords, none},
+		"MaxReceipts":      {DefaultMaxReceipts, none},
 	}
 	of := reflect.TypeFor[Config]()
 	for i := range of.NumField() {

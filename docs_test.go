@@ -128,7 +128,7 @@ func TestProtocolPage(t *testing.T) {
 			case "json answer":
 				require.JSONEq(t, f.text, answer)
 				answers++
-			case "json relay_proof", "json signed":
+			case "json relay_proof", "json signed", "json receipt":
 			default:
 				t.Fatalf("an example of an unknown kind: %s %s", f.kind, f.name)
 			}
@@ -177,6 +177,21 @@ func TestProofOnThePage(t *testing.T) {
 	require.True(t, ed25519.Verify(key, canonical, signature))
 }
 
+// The receipt on the page is one that B has signed.
+func TestReceiptOnThePage(t *testing.T) {
+	_, fences := readFences(t)
+	for _, f := range fences {
+		if f.name == "receipt" {
+			receipt, err := wire.ReadReceipt([]byte(f.text))
+			require.NoError(t, err)
+			require.NoError(t, receipt.Check(t.Context(), relay.HexKeys{}, time.Now()))
+			require.Equal(t, docNames()["B"], receipt.Destination)
+			return
+		}
+	}
+	require.Fail(t, "there is none")
+}
+
 // Numbers on the page are those of the code.
 func TestBoundsOnThePage(t *testing.T) {
 	page, _ := readFences(t)
@@ -187,7 +202,13 @@ func TestBoundsOnThePage(t *testing.T) {
 		"nests deeper than 128":                            wire.MaxDepth == 128,
 		"more than 32,768":                                 wire.MaxWidth == 32768,
 		"1 to 255 bytes":                                   wire.MaxTransactionIDBytes == 255,
-		"over 10 MiB, 4 KiB for":                           relay.DefaultMaxBodyBytes == 10<<20 && wire.MaxEntryRequestBytes == 4<<10,
+		"over 10 MiB, 260 KiB for":                         relay.DefaultMaxBodyBytes == 10<<20 && wire.MaxFetchBytes == 260<<10,
+		"1 to 500, each a list of two":                     wire.MaxReceiptItems == 500,
+		"It has at most 32 KiB.":                           wire.MaxReceiptBytes == 32<<10,
+		"up to 8 and 256 KiB":                              wire.MaxReceipts == 8 && wire.MaxReceiptsBytes == 256<<10,
+		"at most 8 KiB of receipts":                        wire.MaxSentReceiptsBytes == 8<<10,
+		"a list of 1 to 200 entry IDs":                     wire.MaxIDs == 200,
+		"10,000 in all, for each destination":              relay.DefaultMaxReceipts == 10_000,
 		"at most 500, 4 MiB":                               relay.DefaultMaxBatch == 500 && relay.DefaultMaxBatchBytes == 4<<20,
 		"at most 5 minutes, 20,0":                          relay.DefaultMaxWait.Minutes() == 5 && relay.DefaultMaxWaiting == 20_000,
 		"at most 4 KiB of JSON":                            wire.MaxProofBytes == 4<<10,

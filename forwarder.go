@@ -13,11 +13,12 @@ import (
 
 // A forwarder takes transactions in: it is the fourth stage of send_relay.
 type forwarder struct {
-	config  Config
-	checks  *checks
-	metrics *metrics
-	lately  *activity.Log
-	records *records
+	config   Config
+	checks   *checks
+	metrics  *metrics
+	lately   *activity.Log
+	records  *records
+	receipts *receipts
 }
 
 // put stores the transaction in a request, or hands it to the embedder if it is
@@ -58,7 +59,8 @@ func (f *forwarder) put(ctx context.Context, q *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{pieces: [][]byte{f.records.tell(ctx, mail.Destination, sent)}}, nil
+	told := f.records.tell(ctx, mail.Destination, sent)
+	return answer{pieces: [][]byte{f.receipts.tell(ctx, q, told)}}, nil
 }
 
 // readOwn reads a transaction that its origin leaves here itself.

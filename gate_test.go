@@ -57,7 +57,7 @@ func TestRefusals(t *testing.T) {
 		"entry is a text":   {"GET", "relay_txn/" + userB, `{"entry_id":"1"}`, 400, "M_BAD_JSON"},
 		"entry is no whole": {"GET", "relay_txn/" + userB, `{"entry_id":1.5}`, 400, "M_BAD_JSON"},
 		"fetch for no user": {"GET", "relay_txn/user", `{"entry_id":0}`, 400, "M_INVALID_USERNAME"},
-		"long entry":        {"GET", "relay_txn/" + userB, `{"a":"` + strings.Repeat("x", 5000) + `"}`, 413, "M_TOO_LARGE"},
+		"long entry":        {"GET", "relay_txn/" + userB, `{"a":"` + strings.Repeat("x", wire.MaxFetchBytes) + `"}`, 413, "M_TOO_LARGE"},
 	} {
 		signer := r.a
 		if c.method == "GET" {

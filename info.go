@@ -8,12 +8,13 @@ import (
 	"slices"
 
 	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
 // makeInfo makes the answer that describes this relay. It is the same for everyone as
 // long as the Server lives.
-func makeInfo(c *Config, records *records) ([]byte, error) {
+func makeInfo(c *Config, records *records, receipts *receipts) ([]byte, error) {
 	info := wire.RelayInfo{
 		Extensions:   wire.Extensions,
 		MaxBodyBytes: c.MaxBodyBytes, MaxBatch: c.MaxBatch, MaxBatchBytes: c.MaxBatchBytes,
@@ -28,6 +29,12 @@ func makeInfo(c *Config, records *records) ([]byte, error) {
 	}
 	if records.areKept() {
 		info.Extensions = append(slices.Clone(info.Extensions), wire.RecordsExtension)
+	}
+	if receipts.areTaken() {
+		info.Extensions = append(slices.Clone(info.Extensions), wire.ReceiptsExtension)
+	}
+	if _, ok := c.Store.(store.Managed); ok {
+		info.Extensions = append(slices.Clone(info.Extensions), wire.ListsExtension)
 	}
 	if info.MaxBatch == math.MaxInt32 {
 		info.MaxBatch = 0

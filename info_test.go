@@ -40,7 +40,7 @@ func TestInfo(t *testing.T) {
 		require.Equal(t, mode == wire.Open, info.Unclaimed != nil)
 		info.Mode, info.Unclaimed = "", nil
 		require.Equal(t, wire.RelayInfo{
-			Extensions: append(slices.Clone(wire.Extensions), wire.RecordsExtension), MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxBatch: relay.DefaultMaxBatch,
+			Extensions: append(slices.Clone(wire.Extensions), wire.RecordsExtension, wire.ReceiptsExtension, wire.ListsExtension), MaxBodyBytes: relay.DefaultMaxBodyBytes, MaxBatch: relay.DefaultMaxBatch,
 			MaxBatchBytes: relay.DefaultMaxBatchBytes, MaxWaitMS: 300_000, LifetimeMS: 30 * 24 * 3600 * 1000,
 		}, info)
 	}
@@ -65,14 +65,14 @@ func TestInfoErrorsAreNotKept(t *testing.T) {
 // A relay that holds no answers doesn't say that it does, and no limit is none.
 func TestInfoOfRelayThatHoldsNothing(t *testing.T) {
 	for _, change := range []func(*relay.Config){
-		func(c *relay.Config) { c.MaxWait, c.MaxBatch, c.MaxRecords = -1, -1, -1 },
-		func(c *relay.Config) { c.MaxWaiting, c.MaxBatch, c.MaxRecords = -1, -1, -1 },
+		func(c *relay.Config) { c.MaxWait, c.MaxBatch, c.MaxRecords, c.MaxReceipts = -1, -1, -1, -1 },
+		func(c *relay.Config) { c.MaxWaiting, c.MaxBatch, c.MaxRecords, c.MaxReceipts = -1, -1, -1, -1 },
 	} {
 		_, _, body := newRig(t, change).info(http.MethodGet)
 		info, err := wire.ReadInfo([]byte(body))
 		require.NoError(t, err)
 		require.NotContains(t, info.Extensions, wire.Waiting)
-		require.Len(t, info.Extensions, len(wire.Extensions)-1)
+		require.Len(t, info.Extensions, len(wire.Extensions)-1+len([]string{wire.ListsExtension}))
 		require.Zero(t, info.MaxWaitMS)
 		require.Zero(t, info.MaxBatch)
 	}

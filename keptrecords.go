@@ -12,7 +12,6 @@ import (
 
 	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/internal/stripes"
-	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -27,11 +26,6 @@ const (
 
 	// fullFor is for how long it isn't counted again whether there is room.
 	fullFor = time.Minute
-
-	// seqLasts is for how long the number of a record is remembered, in which another
-	// process on the same store may have taken a newer one. maxSeqs bounds them.
-	seqLasts = time.Minute
-	maxSeqs  = 10_000
 )
 
 // keptRecords are the records in the notes of a store.
@@ -46,14 +40,7 @@ type keptRecords struct {
 	count   int        // of records, -1 before they were counted
 	full    time.Time  // when there was no room
 
-	mu   sync.Mutex
-	seqs *table.Table[spec.ServerName, knownSeq]
-}
-
-// A knownSeq is the number of a server's record, 0 if there is none.
-type knownSeq struct {
-	seq   uint64
-	until time.Time
+	seqs *numbers // 0 if there is no record
 }
 
 // A recordNote is a note.
@@ -66,7 +53,7 @@ type recordNote struct {
 func newKeptRecords(notes store.Notes, config *Config) *keptRecords {
 	return &keptRecords{
 		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxRecords, count: -1,
-		seqs: table.New[spec.ServerName, knownSeq](maxSeqs),
+		seqs: newNumbers(),
 	}
 }
 
@@ -200,11 +187,8 @@ func (k *keptRecords) sweep(ctx context.Context, now time.Duration) error {
 // seq returns the number of a server's record, 0 if there is none or it can't be read
 // now.
 func (k *keptRecords) seq(ctx context.Context, server spec.ServerName) uint64 {
-	k.mu.Lock()
-	known, ok := k.seqs.Get(server)
-	k.mu.Unlock()
-	if ok && time.Now().Before(known.until) {
-		return known.seq
+	if seq, ok := k.seqs.get(server); ok {
+		return uint64(seq)
 	}
 	record, err := k.get(ctx, server)
 	if err != nil || record == nil {
@@ -214,11 +198,9 @@ func (k *keptRecords) seq(ctx context.Context, server spec.ServerName) uint64 {
 }
 
 func (k *keptRecords) remember(server spec.ServerName, record *wire.RelayRecord) {
-	known := knownSeq{until: time.Now().Add(seqLasts)}
+	var seq uint64
 	if record != nil {
-		known.seq = record.Seq
+		seq = record.Seq
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.seqs.Set(server, known)
+	k.seqs.set(server, int64(seq))
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/address"
-	"github.com/matrixrelay/relay/store"
 	inmemory "github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -21,15 +20,15 @@ func TestMadeUpNamesDisplaceNobody(t *testing.T) {
 		defer func() { require.NoError(t, mail.Close()) }()
 		records, repeats := newKeptRecords(mail, &Config{Store: mail}), newRepeats()
 		records.remember("used", &wire.RelayRecord{Seq: 7})
-		repeats.handOut("used", []store.Entry{{ID: 5}})
-		for i := range 2 * max(maxSeqs, maxHandedOut) {
+		repeats.handOut("used", 5)
+		for i := range 2 * max(maxNumbers, maxHandedOut) {
 			name := spec.ServerName(fmt.Sprint("made-up", i))
 			records.remember(name, nil)
-			repeats.handOut(name, []store.Entry{{ID: 1}})
+			repeats.handOut(name, 1)
 			require.EqualValues(t, 7, records.seq(t.Context(), "used"))
-			require.EqualValues(t, 5, repeats.handOut("used", []store.Entry{{ID: 5}}))
+			require.EqualValues(t, 5, repeats.handOut("used", 5))
 		}
-		repeats.charge(holder{address.OfServer("used"), "used"}, []store.Entry{{ID: 5, Mail: store.Mail{Body: make([]byte, 1<<20)}}})
+		repeats.charge(holder{address.OfServer("used"), "used"}, []given{{5, 1 << 20}})
 		require.Positive(t, repeats.names.owed("used"), "it is fetched again")
 	})
 }

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -118,10 +117,7 @@ func (r *records) mayBegin(ctx context.Context, record *wire.RelayRecord) error 
 // newer.
 func (r *records) compare(ctx context.Context, q *request, record, held *wire.RelayRecord) error {
 	replaces := held == nil
-	err := q.memory.cuttable(ctx, func(ctx context.Context) error {
-		if err := r.checks.await(ctx, q.memory.by.from); err != nil {
-			return err
-		}
+	err := r.checks.ofObject(ctx, q, "the record", func(ctx context.Context) error {
 		err := record.Check(ctx, r.config.Keys, time.Now())
 		if err == nil && held != nil {
 			replaces, err = record.Replaces(ctx, held, r.config.Keys, time.Now())
@@ -129,11 +125,6 @@ func (r *records) compare(ctx context.Context, q *request, record, held *wire.Re
 		return err
 	})
 	switch {
-	case errors.Is(err, wire.ErrSigned):
-		r.checks.debts.add(q.memory.by.from, time.Duration(len(q.Content))*slowCost)
-		return wire.Forbidden("the record was not signed by its server")
-	case errors.Is(err, wire.ErrNoKey):
-		return wire.KeyUnavailable()
 	case err != nil:
 		return err
 	case !replaces:

@@ -64,6 +64,7 @@ type Server struct {
 	forwarder forwarder
 	retriever retriever
 	records   *records
+	receipts  *receipts
 	answers   answers
 
 	// ownStore is the store that Close closes: the one New opened, or nil.
@@ -105,11 +106,12 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.records = newRecords(&config, s.checks)
-	if s.info, err = makeInfo(&config, s.records); err != nil {
+	s.receipts = newReceipts(&config, s.checks, s.metrics)
+	if s.info, err = makeInfo(&config, s.records, s.receipts); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.forwarder = forwarder{config, s.checks, s.metrics, s.lately, s.records}
-	s.retriever = retriever{config, s.waits, s.busy, newRepeats(), s.memory, s.metrics, s.lately}
+	s.forwarder = forwarder{config, s.checks, s.metrics, s.lately, s.records, s.receipts}
+	s.retriever = newRetriever(config, s.waits, s.busy, s.memory, s.metrics, s.lately, s.receipts)
 	s.answers.metrics = s.metrics
 	return s, nil
 }
@@ -229,7 +231,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, q *request) (answ
 		return own(r.Context(), q)
 	case wire.Relays:
 		return s.records.serve(r.Context(), q)
+	case wire.Receipts:
+		return s.receipts.serve(r.Context(), q)
 	}
-	q.memory.release() // it may have to wait
 	return s.retriever.next(r.Context(), q)
 }

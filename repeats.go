@@ -7,7 +7,6 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/table"
-	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -52,14 +51,20 @@ func (r *repeats) may(by holder, acknowledged bool) (batch bool, err error) {
 	return owed <= repeatSlowAfter, nil
 }
 
-// charge is told of the entries that a receiver gets. Bytes that it gets for the first
-// time pay for as many that it gets again.
-func (r *repeats) charge(by holder, entries []store.Entry) {
-	last := r.handOut(by.name, entries)
+// A given is an entry in an answer, and how many bytes it has there.
+type given struct {
+	id    int64
+	bytes int
+}
+
+// charge is told of the entries that a receiver gets, in order. Bytes that it gets for the
+// first time pay for as many that it gets again.
+func (r *repeats) charge(by holder, entries []given) {
+	last := r.handOut(by.name, entries[len(entries)-1].id)
 	var cost time.Duration
-	for i := range entries {
-		size := time.Duration(len(entries[i].Body) + len(entries[i].Proof))
-		if entries[i].ID > last {
+	for _, entry := range entries {
+		size := time.Duration(entry.bytes)
+		if entry.id > last {
 			size = -size
 		}
 		cost += size * repeatCost
@@ -68,11 +73,11 @@ func (r *repeats) charge(by holder, entries []store.Entry) {
 	r.addresses.add(by.from, cost/namesAtAddress)
 }
 
-// handOut notes entries that are handed out, and returns the last one of earlier answers.
-func (r *repeats) handOut(name spec.ServerName, entries []store.Entry) (last int64) {
+// handOut notes the last entry that is handed out, and returns that of earlier answers.
+func (r *repeats) handOut(name spec.ServerName, id int64) (last int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last, _ = r.handed.Get(name) // 0 if it isn't known
-	r.handed.Set(name, max(last, entries[len(entries)-1].ID))
+	r.handed.Set(name, max(last, id))
 	return last
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/internal/address"
-	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -29,7 +28,7 @@ func requestFrom(name string, known bool) *request {
 func TestKnownServerIsNotItsAddress(t *testing.T) {
 	flood, phone, stranger := requestFrom("flood", false).holder(), requestFrom("phone", true).holder(), requestFrom("phone", false).holder()
 	r, c := newRepeats(), newChecks()
-	again := []store.Entry{{ID: 1, Mail: store.Mail{Body: make([]byte, 1<<20)}}}
+	again := []given{{1, 1 << 20}}
 	for range 4 * 140 {
 		r.charge(flood, again)
 	}

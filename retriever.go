@@ -14,13 +14,19 @@ import (
 
 // A retriever hands transactions out: it is the fourth stage of relay_txn.
 type retriever struct {
-	config  Config
-	waits   *waits
-	busy    *busy
-	repeats *repeats
-	memory  memory
-	metrics *metrics
-	lately  *activity.Log
+	config   Config
+	waits    *waits
+	busy     *busy
+	repeats  *repeats
+	lists    lists
+	memory   memory
+	metrics  *metrics
+	lately   *activity.Log
+	receipts *receipts
+}
+
+func newRetriever(config Config, waits *waits, b *busy, m memory, metrics *metrics, lately *activity.Log, receipts *receipts) retriever {
+	return retriever{config, waits, b, newRepeats(), newLists(&config), m, metrics, lately, receipts}
 }
 
 // next acknowledges the entry in the request's body and returns the answer
@@ -33,48 +39,77 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	}
 	r.lately.Asked(destination)
 	removed, err := r.acknowledge(ctx, q)
+	if removed > 0 {
+		r.lately.Acknowledged(removed)
+	}
 	if err != nil {
 		return answer{}, err
 	}
+	q.memory.release() // it may have to wait
 	if r.config.Asked != nil {
 		r.config.Asked(destination)
 	}
-	batch, err := r.repeats.may(q.holder(), removed > 0)
+	query := &q.route.Query
+	if !r.lists.areKnown() {
+		query.List, query.IDs = false, nil
+	}
+	batch, err := r.repeatsOf(query).may(q.holder(), removed > 0)
 	if err != nil {
 		return answer{}, err
 	}
 	if !batch {
-		q.route.Query.Limit = min(q.route.Query.Limit, 1)
+		query.Limit, query.IDs = min(query.Limit, 1), query.IDs[:min(len(query.IDs), 1)]
 	}
 	found, err := r.fetch(ctx, q)
-	if errors.Is(err, store.ErrEmpty) && q.route.Query.Timeout > 0 {
+	if errors.Is(err, store.ErrEmpty) && query.Timeout > 0 && query.IDs == nil {
 		found, err = r.await(ctx, q)
 	}
 	if errors.Is(err, store.ErrEmpty) {
-		return emptyAnswer(q.route.Query), nil
+		found, err = emptyAnswer(*query), nil
 	}
 	if err != nil {
 		return answer{}, fmt.Errorf("relay: reading the next entries: %w", err)
 	}
+	if isBatch(*query) && r.receipts.areTaken() {
+		found.pieces = wire.TakingReceipts(found.pieces)
+	}
 	return found, nil
 }
 
-// acknowledge removes the entries that the request acknowledges, and returns how many
-// that were.
+// isBatch reports whether the answer to a query is one that deployed nodes don't ask for.
+func isBatch(query wire.Query) bool { return query.Limit > 0 || query.List || query.IDs != nil }
+
+// acknowledge takes the receipts in a request, removes the entries that it acknowledges,
+// and returns how many are gone.
 func (r *retriever) acknowledge(ctx context.Context, q *request) (removed int, err error) {
 	acknowledged, err := wire.ReadEntryID(q.Content)
-	if err != nil || acknowledged == 0 {
+	if err != nil {
 		return 0, err
 	}
-	removed, err = r.config.Store.Ack(ctx, q.route.Destination(), acknowledged)
-	if err != nil {
-		return 0, fmt.Errorf("relay: acknowledging an entry: %w", err)
+	destination := q.route.Destination()
+	if r.receipts.areTaken() {
+		list, err := r.receipts.read(ctx, q, destination)
+		if err != nil {
+			return 0, err
+		}
+		if len(list) > 0 {
+			return r.receipts.take(ctx, q, destination, list, acknowledged)
+		}
 	}
+	if acknowledged == 0 {
+		return 0, nil
+	}
+	removed, err = r.receipts.clearing.acknowledge(ctx, r.config.Store, destination, acknowledged)
 	r.metrics.acknowledge(removed)
-	if removed > 0 {
-		r.lately.Acknowledged(removed)
+	return removed, err
+}
+
+// repeatsOf are the debts to which a query counts.
+func (r *retriever) repeatsOf(query *wire.Query) *repeats {
+	if query.List {
+		return r.lists.repeats
 	}
-	return removed, nil
+	return r.repeats
 }
 
 // fetch returns the answer with as many entries as are asked for and as it may
@@ -83,21 +118,44 @@ func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
 	query, by := q.route.Query, q.holder()
 	share := r.memory.handOut(q.w, by)
 	most, bytes := 1, int64(math.MaxInt64)
-	if query.Limit > 1 && share.set(r.config.MaxBatchBytes, false) {
-		most, bytes = min(query.Limit, r.config.MaxBatch), r.config.MaxBatchBytes
+	if max(query.Limit, len(query.IDs)) > 1 && share.set(r.config.MaxBatchBytes, false) {
+		most, bytes = min(max(query.Limit, len(query.IDs)), r.config.MaxBatch), r.config.MaxBatchBytes
 	}
-	entries, err := r.config.Store.Next(ctx, q.route.Destination(), query.After, most, bytes)
+	found, entries, err := r.read(ctx, q, most, bytes)
 	if err != nil {
 		share.release()
 		return answer{}, err
 	}
-	found := answer{pieces: wire.MakeAnswer(itemsOf(entries), query.Limit > 0), transactions: len(entries), share: share}
+	found.share = share
 	if !share.set(int64(found.size()), false) {
 		share.release()
 		return answer{}, errNoMemory // which costs the receiver nothing
 	}
-	r.repeats.charge(by, entries)
+	r.repeatsOf(&query).charge(by, entries)
 	return found, nil
+}
+
+// read reads the entries for an answer, up to that many and as many bytes.
+func (r *retriever) read(ctx context.Context, q *request, most int, bytes int64) (answer, []given, error) {
+	query, destination := q.route.Query, q.route.Destination()
+	if query.List {
+		return r.lists.list(ctx, destination, query.After, most)
+	}
+	var entries []store.Entry
+	var err error
+	if query.IDs != nil {
+		entries, err = r.lists.wanted(ctx, destination, query.IDs, most, bytes)
+	} else {
+		entries, err = r.config.Store.Next(ctx, destination, query.After, most, bytes)
+	}
+	if err != nil {
+		return answer{}, nil, err
+	}
+	all := make([]given, len(entries))
+	for i := range entries {
+		all[i] = given{entries[i].ID, len(entries[i].Body) + len(entries[i].Proof)}
+	}
+	return answer{pieces: wire.MakeAnswer(itemsOf(entries), isBatch(query)), transactions: len(entries)}, all, nil
 }
 
 // await returns the answer with mail that arrives before the query's time is over, and
@@ -130,7 +188,7 @@ func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
 }
 
 func emptyAnswer(query wire.Query) answer {
-	if query.Limit > 0 {
+	if isBatch(query) {
 		return answer{pieces: [][]byte{[]byte(wire.EmptyBatch)}}
 	}
 	return answer{pieces: [][]byte{[]byte(wire.EmptyAnswer)}}

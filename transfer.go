@@ -17,7 +17,9 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 	limit, most := maxBodyBytes+wire.MaxProofBytes, maxBodyBytes
 	switch q.route.Endpoint {
 	case wire.RelayTxn:
-		limit, most = wire.MaxEntryRequestBytes, wire.MaxEntryRequestBytes
+		limit, most = wire.MaxFetchBytes, wire.MaxFetchBytes
+	case wire.Receipts:
+		limit, most = wire.MaxReceiptsBytes, wire.MaxReceiptsBytes
 	case wire.Mailbox, wire.Leave:
 		limit, most = wire.MaxClaimBytes, wire.MaxClaimBytes
 	case wire.Relays:

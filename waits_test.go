@@ -169,7 +169,7 @@ func TestWaitEnds(t *testing.T) {
 			require.Equal(q, want, a.took, query)
 		}
 		a := q.ask(q.b, 0, "?limit=1&timeout=1000")
-		a.requireEmpty(q, wire.EmptyBatch)
+		a.requireEmpty(q, wire.EmptyTaking)
 		require.Equal(q, time.Second, a.took)
 	})
 }
@@ -197,7 +197,7 @@ func TestTooManyWaits(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		next := q.askFrom("198.51.100.7:1", relaytest.NewNode("two"), 0, "?timeout=60000")
-		flood[1].requireEmpty(q, wire.EmptyBatch)
+		flood[1].requireEmpty(q, wire.EmptyTaking)
 		require.Equal(q, time.Second, flood[1].took)
 		for _, a := range []*asked{old, next, flood[0], flood[2]} {
 			require.True(q, a.waits())
@@ -279,7 +279,7 @@ func TestWaitsAreEnded(t *testing.T) {
 			time.Sleep(time.Second)
 			end(q)
 			one.requireEmpty(q, wire.EmptyAnswer)
-			batch.requireEmpty(q, wire.EmptyBatch)
+			batch.requireEmpty(q, wire.EmptyTaking)
 			require.Equal(q, time.Second, one.took, name)
 
 			q.server.SetEnabled(true)

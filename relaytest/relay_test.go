@@ -89,7 +89,7 @@ func fetch(ctx context.Context, transport http.RoundTripper) error {
 		return err
 	}
 	body, err := read(ctx, transport, r)
-	if err == nil && body != wire.EmptyBatch {
+	if err == nil && body != wire.EmptyTaking {
 		err = errors.New(body)
 	}
 	return err

@@ -16,10 +16,12 @@ import (
 )
 
 // EmptyAnswer is the answer to RelayTxn when there is no mail, as deployed
-// relays give it, EmptyBatch that to a request with a limit.
+// relays give it, EmptyBatch that to a request with a limit, EmptyTaking that of a relay
+// that takes receipts: see TakingReceipts.
 const (
 	EmptyAnswer = `{"transaction":{"origin":"","origin_server_ts":0,"pdus":null},"entries_queued":false}`
 	EmptyBatch  = `{"transaction":{"origin":"","origin_server_ts":0,"pdus":null},"entries_queued":false,"more":[]}`
+	EmptyTaking = `{"receipts":true,"transaction":{"origin":"","origin_server_ts":0,"pdus":null},"entries_queued":false,"more":[]}`
 )
 
 // SentAnswer is the answer to SendRelay, deployed relays answer null.

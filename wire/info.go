@@ -34,8 +34,10 @@ const Waiting = "waiting"
 
 // Names of more, which not all relays of this kind have.
 const (
-	RecordsExtension = "relay_records"
-	PolicyExtension  = "policy"
+	RecordsExtension  = "relay_records"
+	ReceiptsExtension = "receipts"
+	ListsExtension    = "lists"
+	PolicyExtension   = "policy"
 )
 
 // A RelayInfo is the answer to an Info request: a relay's abilities and its

@@ -54,6 +54,7 @@ func TestLists(t *testing.T) {
 }
 
 func TestTakingReceipts(t *testing.T) {
+	require.Equal(t, EmptyTaking, string(slices.Concat(TakingReceipts([][]byte{[]byte(EmptyBatch)})...)))
 	for _, pieces := range [][][]byte{
 		{[]byte(EmptyBatch)}, {[]byte(EmptyAnswer)}, {listOf(t, 3)}, MakeAnswer([]Item{{ID: 3, Transaction: []byte(`{}`)}}, true),
 	} {

@@ -174,7 +174,7 @@ func TestWaitOutlastsPace(t *testing.T) {
 		require.NoError(t, err)
 		request.URL.Scheme = "http"
 		begin := time.Now()
-		require.Equal(t, wire.EmptyBatch, answerTo(s, request))
+		require.Equal(t, wire.EmptyTaking, answerTo(s, request))
 		require.Equal(t, 2500*time.Millisecond, time.Since(begin))
 	})
 }

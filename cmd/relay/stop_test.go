@@ -122,12 +122,12 @@ func TestStopEndsWaits(t *testing.T) {
 		require.NoError(t, err)
 		go func() { answers <- answerTo(p.network(), request) }()
 	}
-	assert.Equal(t, wire.EmptyBatch, <-answers, "the one that is too many, so the others wait")
+	assert.Equal(t, wire.EmptyTaking, <-answers, "the one that is too many, so the others wait")
 	assert.Empty(t, answers)
 	p.stop()
 	assert.NotContains(t, p.logged(), "cutting off")
 	for range waiting - 1 {
-		assert.Equal(t, wire.EmptyBatch, <-answers)
+		assert.Equal(t, wire.EmptyTaking, <-answers)
 	}
 }
 
