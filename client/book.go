@@ -119,6 +119,15 @@ func (b *book) page(server spec.ServerName) *page {
 	return &page{}
 }
 
+// givesReceipts reports whether the record of a server says that it gives receipts.
+func (b *book) givesReceipts(server spec.ServerName) bool {
+	if b == nil {
+		return false
+	}
+	record := b.page(server).record
+	return record != nil && record.Receipts
+}
+
 // turn replaces a page, here only.
 func (b *book) turn(server spec.ServerName, p *page) {
 	b.mu.Lock()

@@ -75,12 +75,17 @@ type RelayStatus struct {
 type DestinationStatus struct {
 	Destination spec.ServerName
 
-	// Waiting is how many transactions the destination hasn't got directly.
+	// Waiting is how many transactions the destination hasn't got directly, and hasn't
+	// handled as far as its receipts say.
 	Waiting int64
 
 	// Oldest is how long the oldest of them has waited, by the store's clock. Zero: not
 	// known, or nothing waits.
 	Oldest time.Duration
+
+	// Receipts is whether its record says that it gives receipts. Without them nobody can
+	// tell whether it has handled what relays were given.
+	Receipts bool
 
 	// Offline is whether it counts as offline, so that relays are used.
 	Offline bool
@@ -186,6 +191,7 @@ func (r *Receiver) fetched(relay spec.ServerName) int64 {
 // status is that of a destination. Nothing may wait for it by now.
 func (o *Outbox) status(ctx context.Context, name spec.ServerName) (s DestinationStatus, err error) {
 	s = DestinationStatus{Destination: name, Offline: o.peers.Offline(name), NextAttempt: o.schedule.nextAttempt(name)}
+	s.Receipts = o.givesReceipts(name)
 	oldest, err := o.source.Next(ctx, name, 0)
 	if errors.Is(err, store.ErrEmpty) {
 		return s, nil

@@ -66,7 +66,7 @@ type OutboxConfig struct {
 	// KeepRelayed is how many transactions for each destination are kept after
 	// all its relays took them, to be handed over directly when the destination
 	// is back; older ones are dropped. Nothing is dropped that a relay of the
-	// destination could still get. A transaction that all of them have refused isn't
+	// destination could still get, nor for a destination that gives receipts. A transaction that all of them have refused isn't
 	// dropped either: it stays, and those behind it, up to MaxAge and Limits. Zero:
 	// DefaultKeepRelayed. Negative: none.
 	KeepRelayed int
@@ -101,6 +101,7 @@ type Result string
 // Results of an Event. All but Relayed are the transaction's end.
 const (
 	ResultDelivered Result = "delivered" // the destination has it
+	ResultHandled   Result = "handled"   // the destination has handled it, as a receipt of it says
 	ResultRelayed   Result = "relayed"   // one more relay has it; it may still be handed over
 	ResultDropped   Result = "dropped"   // relays have it; it is no longer kept
 	ResultRefused   Result = "refused"   // the destination will never take it, or it can't be sent
@@ -132,6 +133,12 @@ type Event struct {
 // back-off, and all are left at each of its relays, in order, until that has
 // them or refuses them for good; new ones at once. When it is back, all that are
 // kept are handed over in order, with the same transaction ID and content.
+//
+// An Outbox of a Node whose Store is a store.Managed, too, asks relays for receipts, if the
+// destination's record says that it gives them: the destination has signed them, so no
+// relay can make one up. A transaction that it has handled ends. All others are kept and,
+// as long as they are, given to the relays again, once a day and at most three times,
+// since a relay may have lost them.
 type Outbox struct {
 	config   OutboxConfig
 	source   Source
@@ -220,7 +227,8 @@ func (o *Outbox) chooseSource() {
 	case o.config.PassOn != nil:
 		o.source, o.notePrefix = relayed{o.config.Store}, "passon/"
 	default:
-		o.queue = &queue{store: o.config.Store, self: o.self, limits: o.config.Limits, maxAge: o.config.MaxAge}
+		managed, _ := o.config.Store.(store.Managed)
+		o.queue = &queue{managed: managed, store: o.config.Store, self: o.self, limits: o.config.Limits, maxAge: o.config.MaxAge}
 		o.source = o.queue
 	}
 }

@@ -30,7 +30,10 @@ type progress struct {
 	// waited: they are tried again.
 	Owed []int64 `json:"owed,omitempty"`
 
+	Again again `json:"again,omitzero"`
+
 	owedDue time.Time
+	inquiry inquiry
 
 	unsaved bool // it has changed since it was written down
 	noted   bool // there is a note of it
@@ -47,6 +50,7 @@ const (
 func (p *progress) through(position int64) {
 	p.Done, p.unsaved = max(p.Done, position), true
 	p.Owed = slices.DeleteFunc(p.Owed, func(owed int64) bool { return owed == position })
+	p.Again.passed(position)
 }
 
 // refused notes that the relay will never take it.
@@ -65,6 +69,7 @@ func (p *progress) refused(position int64) {
 // reports whether these may be tried now.
 func (p *progress) owe(position int64, due time.Time) bool {
 	p.owedDue = due
+	p.Again.passed(position)
 	if slices.Contains(p.Owed, position) {
 		return true
 	}

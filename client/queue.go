@@ -17,10 +17,11 @@ import (
 // A queue is the durable Source of an Outbox. Its mailboxes have names that no
 // server has, so its store can be a relay's as well.
 type queue struct {
-	store  store.Store
-	self   spec.ServerName
-	limits store.Limits
-	maxAge time.Duration
+	store   store.Store
+	managed store.Managed // the same; nil if it isn't one
+	self    spec.ServerName
+	limits  store.Limits
+	maxAge  time.Duration
 }
 
 // queuePart is the part of a store that queues are in.

@@ -25,7 +25,7 @@ func (o *Outbox) serveRelay(ctx context.Context, r *road) (t turn, err error) {
 			return t, err
 		}
 		attempt := o.leaveAt(ctx, r, item)
-		if !o.dealtWith(r, item, attempt) {
+		if !o.dealtWith(ctx, r, item, attempt) {
 			t.outcome, t.wait = failed, attempt.RetryAfter
 			if t.wait <= 0 { // it was ended, or the Sender no longer knows
 				t.wait = o.config.Backoff.First
@@ -46,11 +46,18 @@ func (o *Outbox) relayHasAll(ctx context.Context, r *road, t turn) (turn, error)
 		t.outcome, t.wait = owing, time.Until(p.owedDue)
 	}
 	r.to.mu.Unlock()
-	return t, o.trim(ctx, r.to)
+	if err := o.trim(ctx, r.to); err != nil || !o.givesReceipts(r.to.name) {
+		return t, err
+	}
+	wait, err := o.askReceipts(ctx, r, t.answered)
+	if wait > 0 && (t.outcome == exhausted || wait < t.wait) {
+		t.outcome, t.wait = owing, wait
+	}
+	return t, err
 }
 
 // nextFor returns the next transaction for a relay: after those that it was
-// given, or else one that is owed to it.
+// given, or else one that is owed to it, or that it is to be given again.
 func (o *Outbox) nextFor(ctx context.Context, r *road) (Item, error) {
 	r.to.mu.Lock()
 	p := r.to.progressOf(r.relay)
@@ -70,6 +77,9 @@ func (o *Outbox) nextFor(ctx context.Context, r *road) (Item, error) {
 		r.to.mu.Unlock()
 		owed, err = owed[1:], store.ErrEmpty
 	}
+	if errors.Is(err, store.ErrEmpty) {
+		return o.nextAgain(ctx, r)
+	}
 	return item, err
 }
 
@@ -87,15 +97,16 @@ func (o *Outbox) leaveAt(ctx context.Context, r *road, item Item) Attempt {
 
 // dealtWith notes how an attempt at a relay ended, and reports whether the relay is
 // to be given the next transaction.
-func (o *Outbox) dealtWith(r *road, item Item, attempt Attempt) bool {
+func (o *Outbox) dealtWith(ctx context.Context, r *road, item Item, attempt Attempt) bool {
 	d := r.to
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.progressOf(r.relay)
 	switch attempt.Verdict {
 	case Delivered:
+		had := p.has(item.Position)
 		p.through(item.Position)
-		if item.Position > d.ended {
+		if item.Position > d.ended && !had && !o.isGone(ctx, d, item) {
 			relays := o.config.Sender.relaysOf(d.name)
 			at, _ := d.at(item.Position, relays)
 			o.notify(d, item, Event{Result: ResultRelayed, At: at, Of: len(relays)})
@@ -115,14 +126,15 @@ func (o *Outbox) dealtWith(r *road, item Item, attempt Attempt) bool {
 	return true
 }
 
-// trim drops the oldest of those that all relays have, down to as many as may be kept.
+// trim drops the oldest of those that all relays have, down to as many as may be kept, unless
+// the destination will say what it has handled.
 func (o *Outbox) trim(ctx context.Context, d *destination) error {
 	for {
 		item, err := o.oldest(ctx, d)
 		if errors.Is(err, store.ErrEmpty) {
 			return o.forget(ctx, d)
 		}
-		if err != nil || item.Stays {
+		if err != nil || item.Stays || o.givesReceipts(d.name) {
 			return err
 		}
 		// Those behind one that must be kept can't be taken off before it.

@@ -93,6 +93,9 @@ func (o *Outbox) oldest(ctx context.Context, d *destination) (Item, error) {
 func (o *Outbox) end(ctx context.Context, d *destination, item Item, e Event) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if o.isGone(ctx, d, item) {
+		return nil
+	}
 	// A sent transaction must be taken off the queue, even if we are being closed.
 	if err := o.source.End(context.WithoutCancel(ctx), d.name, item.Position, e.Result); err != nil {
 		return err
@@ -102,6 +105,15 @@ func (o *Outbox) end(ctx context.Context, d *destination, item Item, e Event) er
 		o.notify(d, item, e)
 	}
 	return nil
+}
+
+// isGone reports whether a receipt has ended a transaction. The lock must be held.
+func (o *Outbox) isGone(ctx context.Context, d *destination, item Item) bool {
+	if !o.givesReceipts(d.name) {
+		return false
+	}
+	next, err := o.source.Next(context.WithoutCancel(ctx), d.name, item.Position-1)
+	return errors.Is(err, store.ErrEmpty) || err == nil && next.Position != item.Position
 }
 
 // notify tells an event. The lock must be held.
