@@ -1,0 +1,266 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/admin"
+	"github.com/matrixrelay/relay/internal/freeport"
+	"github.com/matrixrelay/relay/internal/need"
+	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A cellProxy is one of the proxies that contrib has a configuration for, in front of two
+// cells.
+type cellProxy struct {
+	*testing.T
+	address string
+	folder  string
+	line    string // of a mailbox that is moved
+	cells   [2]string
+	reload  syscall.Signal
+	command *exec.Cmd
+}
+
+const nginxAround = `
+daemon off;
+user root;
+error_log error.log;
+pid nginx.pid;
+events {}
+http {
+	access_log off;
+	client_body_temp_path body;
+	proxy_temp_path proxy;
+	fastcgi_temp_path fastcgi;
+	uwsgi_temp_path uwsgi;
+	scgi_temp_path scgi;
+	include %s;
+}
+`
+
+// eachCellProxy runs a test with each of them. It begins with a file of moved mailboxes
+// that is empty.
+func eachCellProxy(t *testing.T, cells [2]string, test func(p *cellProxy)) {
+	start := func(t *testing.T, p *cellProxy, contrib string, change *strings.Replacer, args ...string) {
+		p.T, p.cells = t, cells
+		raw, err := os.ReadFile("../../contrib/" + contrib)
+		require.NoError(t, err)
+		text := change.Replace(strings.NewReplacer("127.0.0.1:9001", cells[0], "127.0.0.1:9011", cells[1]).Replace(string(raw)))
+		require.Contains(t, text, p.address)
+		require.Contains(t, text, p.folder)
+		require.NoError(t, os.WriteFile(filepath.Join(p.folder, contrib), []byte(text), 0o600))
+		p.move(map[spec.ServerName]string{})
+		p.command = exec.Command(args[0], args[1:]...)
+		p.command.Stderr = os.Stderr
+		require.NoError(t, p.command.Start())
+		t.Cleanup(func() {
+			_ = p.command.Process.Signal(syscall.SIGTERM) // it may have failed to start
+			_ = p.command.Wait()
+		})
+		require.Eventually(t, p.answers, patience, 10*time.Millisecond)
+		test(p)
+	}
+	t.Run("nginx", func(t *testing.T) {
+		program := need.Program(t, "nginx")
+		p := &cellProxy{address: fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), folder: t.TempDir(), line: "%s relay_%s;\n", reload: syscall.SIGHUP}
+		file := filepath.Join(p.folder, "nginx.conf")
+		require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, nginxAround, p.folder+"/cells.nginx.conf"), 0o600))
+		start(t, p, "cells.nginx.conf", strings.NewReplacer("listen 8448 ssl", "listen "+p.address, "listen [::]:8448 ssl;", "", "/etc/nginx", p.folder,
+			"ssl_certificate ", "#", "ssl_certificate_key ", "#"), program, "-p", p.folder, "-c", file)
+	})
+	t.Run("haproxy", func(t *testing.T) {
+		program := need.Program(t, "haproxy")
+		p := &cellProxy{address: fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), folder: t.TempDir(), line: "%s %s\n", reload: syscall.SIGUSR2}
+		start(t, p, "cells.haproxy.cfg", strings.NewReplacer(":8448 ssl crt /etc/haproxy/relay.pem", p.address, "/etc/haproxy", p.folder),
+			program, "-W", "-f", p.folder+"/cells.haproxy.cfg")
+	})
+}
+
+func (p *cellProxy) answers() bool {
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
+}
+
+// move has mailboxes be in other cells: 0, 1 or moving. The proxy must be told.
+func (p *cellProxy) move(to map[spec.ServerName]string) {
+	p.Helper()
+	var lines strings.Builder
+	for name, cell := range to {
+		if strings.Contains(p.line, "relay_") && cell != "moving" {
+			cell = "cell_" + cell
+		}
+		_, _ = fmt.Fprintf(&lines, p.line, name, cell)
+	}
+	require.NoError(p, os.WriteFile(filepath.Join(p.folder, "relay-moved.map"), []byte(lines.String()), 0o600))
+}
+
+// network leads to the proxy.
+func (p *cellProxy) network() *relaytest.Network {
+	n := relaytest.NewNetwork()
+	n.Set(relayName, relaytest.Host{Address: p.address})
+	p.Cleanup(n.CloseIdleConnections)
+	return n
+}
+
+// ask returns the body of the answer to an unsigned request.
+func (p *cellProxy) ask(method, uri, authorization string) string {
+	p.Helper()
+	request, err := http.NewRequestWithContext(p.Context(), method, "http://"+p.address+uri, nil)
+	require.NoError(p, err)
+	if authorization != "" {
+		request.Header.Set("Authorization", authorization)
+	}
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(p, err)
+	defer func() { require.NoError(p, response.Body.Close()) }()
+	text := make([]byte, 1000)
+	n, _ := response.Body.Read(text) // a few bytes, which come at once
+	return string(text[:n])
+}
+
+// All requests about a mailbox reach one cell, however they are spelt, and with the path
+// that was sent.
+func TestCellOfRequest(t *testing.T) {
+	var cells [2]string
+	for i := range cells {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprint(w, i, " ", r.RequestURI) // the test sees whether it comes
+		}))
+		t.Cleanup(server.Close)
+		cells[i] = server.Listener.Addr().String()
+	}
+	eachCellProxy(t, cells, func(p *cellProxy) {
+		counts := make(map[string]int)
+		for i := range 40 {
+			name := fmt.Sprintf("server%d.example", i)
+			if i%3 == 0 {
+				name += ":8448"
+			}
+			escaped := strings.ReplaceAll(name, ":", "%3A")
+			cell := ""
+			for _, r := range []struct{ method, uri, authorization string }{
+				{"PUT", wire.Prefix + "send_relay/1766620800000-1/@user:" + name, `X-Matrix origin="other.example",destination="relay",key="ed25519:1",sig="x"`},
+				{"PUT", wire.Prefix + "send_relay/1/%40user%3A" + escaped, ""},
+				{"PUT", wire.Prefix + "send_relay/a%2F@b:c/@us%2Fer:" + name + "?receipts=5", ""},
+				{"GET", wire.Prefix + "relay_txn/@user:" + name, ""},
+				{"GET", wire.Prefix + "relay_txn/%40user%3a" + escaped + "?limit=50&timeout=3000", ""},
+				{"PUT", wire.Unstable + "relays/" + name, `X-Matrix origin=other.example,destination="relay",key="ed25519:1",sig="x"`},
+				{"GET", wire.Unstable + "relays/" + escaped, ""},
+				{"GET", wire.Unstable + "receipts?destination=" + escaped + "&after=7", `X-Matrix origin="other.example",key="ed25519:1",sig="x"`},
+				{"GET", wire.Unstable + "receipts?after=7&destination=" + name, ""},
+				{"PUT", wire.Unstable + "receipts", `X-Matrix origin="` + name + `",destination="relay",key="ed25519:1",sig="x"`},
+				{"GET", wire.Unstable + "mailbox", `X-Matrix origin=` + name + `,destination=relay,key="ed25519:1",sig="x"`},
+				{"PUT", wire.Unstable + "policy", `X-Matrix key="ed25519:1",origin="` + name + `",sig="x"`},
+				{"PUT", wire.Unstable + "leave", `X-Matrix destination="relay", origin="` + name + `", key="ed25519:1", sig="x"`},
+			} {
+				said := p.ask(r.method, r.uri, r.authorization)
+				got, uri, _ := strings.Cut(said, " ")
+				require.Equal(p, r.uri, uri)
+				if cell == "" {
+					cell = got
+				}
+				require.Equal(p, cell, got, "%s %s %s", name, r.uri, r.authorization)
+			}
+			counts[cell]++
+		}
+		require.Len(p, counts, 2)
+		require.Greater(p, min(counts["0"], counts["1"]), 8)
+		require.Contains(p, p.ask("GET", wire.Unstable+"info", ""), wire.Unstable+"info", "any cell can answer it")
+	})
+}
+
+// cellOf is the cell that has mail for a server: 0, 1, or -1.
+func cellOf(t *testing.T, dbs [2]string, name spec.ServerName) int {
+	t.Helper()
+	found := -1
+	for i, db := range dbs {
+		for _, box := range toolJSON[[]admin.Mailbox](t, "mailboxes", "--db", db) {
+			if box.Name == name {
+				require.Negative(t, found, "in both")
+				found = i
+			}
+		}
+	}
+	return found
+}
+
+// Two cells share the mailboxes. While one is down, its senders are told to come later, and
+// nothing gets into the other.
+func TestCells(t *testing.T) {
+	var cells, dbs [2]string
+	var running [2]*program
+	for i := range cells {
+		cells[i], dbs[i] = fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), database(t)
+	}
+	startCell := func(i int) {
+		running[i] = startIn(t, "", "--listen", cells[i], "--name", string(relayName), "--db", dbs[i], "--proxies", "127.0.0.1")
+	}
+	startCell(0)
+	startCell(1)
+	round := 0
+	eachCellProxy(t, cells, func(p *cellProxy) {
+		round++
+		network, a := p.network(), relaytest.NewNode("a")
+		var nodes []*relaytest.Node
+		has := make(map[int]int)
+		for i := range 12 {
+			node := relaytest.NewNode(fmt.Sprint("cells", round, i))
+			nodes = append(nodes, node)
+			require.NoError(p, put(p, network, a, a.Transaction(node.ServerName, "1", 1, 100)))
+			has[cellOf(p.T, dbs, node.ServerName)]++
+		}
+		require.Len(p, has, 2)
+		require.Equal(p, 12, has[0]+has[1])
+
+		where := make(map[spec.ServerName]int)
+		for _, node := range nodes {
+			where[node.ServerName] = cellOf(p.T, dbs, node.ServerName)
+		}
+		running[1].stop()
+		for _, node := range nodes {
+			err := put(p, network, a, a.Transaction(node.ServerName, "2", 1, 100))
+			if where[node.ServerName] == 0 {
+				require.NoError(p, err)
+				got, err := get(p, network, node, 0)
+				require.NoError(p, err)
+				require.True(p, got.EntriesQueued)
+				continue
+			}
+			require.ErrorContains(p, err, "50") // 502 or 503: later
+			_, err = get(p, network, node, 0)
+			require.Error(p, err)
+		}
+		require.Len(p, toolJSON[[]admin.Mailbox](p.T, "mailboxes", "--db", dbs[0]), has[0], "nothing of the other's")
+		startCell(1)
+		for _, node := range nodes {
+			require.NoError(p, put(p, network, a, a.Transaction(node.ServerName, "2", 1, 100)))
+			last := int64(0)
+			for n := 0; ; n++ {
+				got, err := get(p, network, node, last)
+				require.NoError(p, err)
+				if !got.EntriesQueued {
+					require.Equal(p, 2, n)
+					break
+				}
+				last = got.EntryID
+			}
+		}
+	})
+}
