@@ -62,6 +62,11 @@ type Operator interface {
 	// empty is the end.
 	Entries(ctx context.Context, q EntryQuery) ([]Entry, error)
 
+	// Facts returns what the relay remembers of a server besides its mail: its mailbox and
+	// policy, a claim, its record. Their keys and values are those of the store's notes, and
+	// mean the same in the store of another relay with the same policy.
+	Facts(ctx context.Context, server spec.ServerName) ([]Fact, error)
+
 	// Senders returns up to limit origins that hold most bytes in a mailbox, or in those
 	// of all servers if it is empty, largest first. Zero means DefaultPage. The answer
 	// may be some seconds old.
@@ -197,6 +202,17 @@ type Entry struct {
 	Proven        bool                            `json:"proven"` // it has a proof of its origin
 	ExpiresMS     int64                           `json:"expires_in_ms,omitempty"`
 	Body          []byte                          `json:"body,omitempty"`
+
+	// Proof goes with Body, and RawID with a TransactionID that isn't UTF-8, which JSON
+	// can't hold.
+	Proof []byte `json:"proof,omitempty"`
+	RawID []byte `json:"raw_id,omitempty"`
+}
+
+// A Fact is something that a relay remembers of a server.
+type Fact struct {
+	Key   string `json:"key"`
+	Value []byte `json:"value"`
 }
 
 // A Sender is an origin and how much it holds.
@@ -221,6 +237,9 @@ type Purge struct {
 	Mailbox   spec.ServerName `json:"mailbox,omitempty"`
 	Origin    spec.ServerName `json:"origin,omitempty"`
 	ExpiresMS int64           `json:"expires_within_ms,omitempty"` // 0: at any time, or never
+
+	// UpTo is the greatest ID of what is removed, for a Mailbox alone; 0: all.
+	UpTo int64 `json:"up_to,omitempty"`
 
 	// DryRun counts the mail only.
 	DryRun bool `json:"dry_run,omitempty"`

@@ -189,7 +189,7 @@ func TestEntries(t *testing.T) {
 				Digest: base64.RawURLEncoding.EncodeToString(kept[8].Digest[:]),
 			}
 			if bodies {
-				want.Body = kept[8].Body
+				want.Body, want.Proof = kept[8].Body, kept[8].Proof
 			}
 			require.Equal(r, want, page[0])
 		}
@@ -323,5 +323,42 @@ func TestSendersOfSlowStore(t *testing.T) {
 		_, err = desk.Senders(t.Context(), "", 1)
 		require.NoError(t, err)
 		require.EqualValues(t, 2, s.asked.Load())
+	})
+}
+
+// All that makes mail up can be read, so that it can be put elsewhere.
+func TestWholeEntries(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		mail := store.Mail{Destination: "b.example", Origin: "a.example", TransactionID: "not \xff UTF-8", Body: []byte("the body"), Proof: []byte("the proof")}
+		_, err := r.store.Put(r.Context(), mail, store.Limits{})
+		require.NoError(r, err)
+		entries, err := o.Entries(r.Context(), admin.EntryQuery{Mailbox: "b.example", Bodies: true})
+		require.NoError(r, err)
+		require.Equal(r, []any{mail.Body, mail.Proof, []byte(mail.TransactionID)}, []any{entries[0].Body, entries[0].Proof, entries[0].RawID})
+		entries, err = o.Entries(r.Context(), admin.EntryQuery{Mailbox: "b.example"})
+		require.NoError(r, err)
+		require.Empty(r, entries[0].Proof)
+	})
+}
+
+// Facts are those about one server, and about no other whose name begins the same.
+func TestFacts(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		notes := r.store.(store.Notes)
+		var want []admin.Fact
+		for _, prefix := range []string{"relay/claim/", "relay/member/", "relay/owned/", "relay/record/"} {
+			want = append(want, admin.Fact{Key: prefix + "b.example", Value: []byte("of " + prefix)})
+			require.NoError(r, notes.SetNotes(r.Context(), []store.Note{
+				{Key: prefix + "b.example", Value: []byte("of " + prefix)}, {Key: prefix + "b.example:8448", Value: []byte("x")}, {Key: prefix + "a.example", Value: []byte("x")},
+			}))
+		}
+		got, err := o.Facts(r.Context(), "b.example")
+		require.NoError(r, err)
+		require.Equal(r, want, got)
+		got, err = o.Facts(r.Context(), "c.example")
+		require.NoError(r, err)
+		require.Equal(r, []admin.Fact{}, got)
+		_, err = o.Facts(r.Context(), "")
+		requireStatus(r, 400, err)
 	})
 }

@@ -149,6 +149,11 @@ func (c *Client) Entries(ctx context.Context, q EntryQuery) ([]Entry, error) {
 		"limit", strconv.Itoa(q.Limit), "bodies", strconv.FormatBool(q.Bodies)), nil)
 }
 
+// Facts implements Operator.
+func (c *Client) Facts(ctx context.Context, server spec.ServerName) ([]Fact, error) {
+	return call[[]Fact](ctx, c, pathFacts, queryOf("server", string(server)), nil)
+}
+
 // Senders implements Operator.
 func (c *Client) Senders(ctx context.Context, mailbox spec.ServerName, limit int) ([]Sender, error) {
 	return call[[]Sender](ctx, c, pathSenders, queryOf("mailbox", string(mailbox), "limit", strconv.Itoa(limit)), nil)

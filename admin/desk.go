@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -185,18 +186,22 @@ func (d *Desk) entriesWithBodies(ctx context.Context, q EntryQuery) ([]Entry, er
 			ID: e.ID, Origin: e.Origin, TransactionID: e.TransactionID, Digest: e.Digest,
 			Size: e.Size(), Proven: len(e.Proof) > 0, Lifetime: e.Lifetime,
 		})
-		entry.Body = e.Body
+		entry.Body, entry.Proof = e.Body, e.Proof
 		page = append(page, entry)
 	}
 	return page, nil
 }
 
 func entryOf(l *store.Listed) Entry {
-	return Entry{
+	entry := Entry{
 		ID: l.ID, Origin: l.Origin, TransactionID: l.TransactionID,
 		Digest: base64.RawURLEncoding.EncodeToString(l.Digest[:]), Bytes: l.Size, Proven: l.Proven,
 		ExpiresMS: l.Lifetime.Milliseconds(),
 	}
+	if !utf8.ValidString(string(l.TransactionID)) {
+		entry.RawID = []byte(l.TransactionID)
+	}
+	return entry
 }
 
 // pageOf is how many items are returned where that many are wanted.

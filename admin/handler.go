@@ -24,6 +24,7 @@ const (
 	pathMailboxes = "/v1/mailboxes" // after, limit, origin, unfetched, private
 	pathMailbox   = "/v1/mailbox"   // name
 	pathEntries   = "/v1/entries"   // mailbox, after, limit, bodies
+	pathFacts     = "/v1/facts"     // server
 	pathSenders   = "/v1/senders"   // mailbox, limit
 	pathPurge     = "/v1/purge"
 	pathVerify    = "/v1/verify"
@@ -79,6 +80,10 @@ func (d *Desk) Handler() http.Handler {
 	get(pathEntries, func(ctx context.Context, p *params) (any, error) {
 		q := EntryQuery{Mailbox: p.name("mailbox"), After: p.number("after"), Limit: int(p.number("limit")), Bodies: p.flag("bodies")}
 		return p.or(func() (any, error) { return d.Entries(ctx, q) })
+	})
+	get(pathFacts, func(ctx context.Context, p *params) (any, error) {
+		server := p.name("server")
+		return p.or(func() (any, error) { return d.Facts(ctx, server) })
 	})
 	get(pathSenders, func(ctx context.Context, p *params) (any, error) {
 		mailbox, limit := p.name("mailbox"), int(p.number("limit"))

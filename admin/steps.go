@@ -146,6 +146,8 @@ func (p *Purge) check() error {
 	switch {
 	case p.Mailbox == "" && p.Origin == "" && p.ExpiresMS == 0:
 		return wire.BadRequest(spec.ErrorInvalidParam, "which mail is to be purged must be said")
+	case p.UpTo < 0, p.UpTo > 0 && p.Mailbox == "":
+		return wire.BadRequest(spec.ErrorInvalidParam, "an ID is one of a mailbox, which must be named")
 	case p.ExpiresMS < 0:
 		return wire.BadRequest(spec.ErrorInvalidParam, "the time within which mail expires is negative")
 	case p.Mailbox != "" && p.From.Mailbox != "" && p.From.Mailbox != p.Mailbox, p.Mailbox == "" && store.IsPrivate(p.From.Mailbox):
@@ -158,7 +160,7 @@ func (p *Purge) check() error {
 }
 
 func (p *Purge) takes(l *store.Listed) bool {
-	return (p.Origin == "" || l.Origin == p.Origin) &&
+	return (p.Origin == "" || l.Origin == p.Origin) && (p.UpTo == 0 || l.ID <= p.UpTo) &&
 		(p.ExpiresMS == 0 || l.Lifetime > 0 && l.Lifetime.Milliseconds() <= p.ExpiresMS)
 }
 
@@ -184,7 +186,11 @@ func (d *Desk) purgeSome(ctx context.Context, p *Purge, at Position, purged *Pur
 	if removed > 0 {
 		purged.Bytes += bytes
 	}
-	return listed[len(listed)-1].ID, len(listed), nil
+	last = listed[len(listed)-1].ID
+	if p.UpTo > 0 && last >= p.UpTo {
+		last = at.After // the rest is none of it
+	}
+	return last, len(listed), nil
 }
 
 func wrap(doing string, err error) error {

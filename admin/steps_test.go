@@ -189,3 +189,24 @@ func TestStepsEnd(t *testing.T) {
 	_, err = r.client.Purge(t.Context(), admin.Purge{Origin: "a.example"})
 	requireStatus(t, 503, err)
 }
+
+// A purge up to an ID leaves the mail behind it.
+func TestPurgeUpTo(t *testing.T) {
+	each(t, func(r *rig, o admin.Operator) {
+		r.put("a.example", "b.example", 1200, 0)
+		entries, err := o.Entries(r.Context(), admin.EntryQuery{Mailbox: "b.example", Limit: 700})
+		require.NoError(r, err)
+		upTo := entries[699].ID
+		sum, err := admin.PurgeAll(r.Context(), o, admin.Purge{Mailbox: "b.example", UpTo: upTo}, nil)
+		require.NoError(r, err)
+		require.EqualValues(r, 700, sum.Entries)
+		left, err := o.Entries(r.Context(), admin.EntryQuery{Mailbox: "b.example", Limit: 1000})
+		require.NoError(r, err)
+		require.Len(r, left, 500)
+		require.Greater(r, left[0].ID, upTo)
+		for _, wrong := range []admin.Purge{{UpTo: 5}, {Origin: "a.example", UpTo: 5}, {Mailbox: "b.example", UpTo: -1}} {
+			_, err := o.Purge(r.Context(), wrong)
+			requireStatus(r, 400, err)
+		}
+	})
+}

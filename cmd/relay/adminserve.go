@@ -27,6 +27,37 @@ func (a *adminFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&a.tokenFile, "admin-token", "", "at HOST:PORT it asks for the secret in this `FILE`, which is made if there\nis none")
 }
 
+// clientFlags are those of commands that speak with a relay.
+func (a *adminFlags) clientFlags(f *pflag.FlagSet, byDefault string) {
+	f.StringVar(&a.address, "admin", "", "the `ADDRESS` that the relay's --admin has: unix:PATH, or HOST:PORT on this machine;\n"+
+		"elsewhere an http:// or https:// URL"+byDefault)
+	f.StringVar(&a.tokenFile, "admin-token", "", "the `FILE` that the relay's --admin-token has")
+}
+
+// connect makes a client of the interface at an address.
+func (a *adminFlags) connect(address string) (*admin.Client, error) {
+	switch {
+	case strings.HasPrefix(address, unixScheme), a.isWeb():
+	case isHere(address):
+		address = "http://" + address
+	default: // a token is a secret, so nobody has it cross a network unawares
+		return nil, usageError{fmt.Errorf("--admin: %s is on another machine: https://%s, if the relay has a certificate, or http://%[1]s", address, address)}
+	}
+	token := ""
+	if a.tokenFile != "" {
+		secret, err := readSecret(a.tokenFile, admin.MinToken)
+		if err != nil {
+			return nil, fmt.Errorf("--admin-token: %w", err)
+		}
+		token = string(secret)
+	}
+	client, err := admin.NewClient(address, token)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return client, nil
+}
+
 // isWeb reports whether the address is a URL, which only clients use.
 func (a *adminFlags) isWeb() bool { return hasScheme(a.address, "http", "https") }
 

@@ -8,7 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/admin"
+	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/freeport"
 	"github.com/matrixrelay/relay/internal/need"
 	"github.com/matrixrelay/relay/relaytest"
@@ -186,16 +190,35 @@ func TestCellOfRequest(t *testing.T) {
 	})
 }
 
-// cellOf is the cell that has mail for a server: 0, 1, or -1.
-func cellOf(t *testing.T, dbs [2]string, name spec.ServerName) int {
+// cells are two relays with databases of their own.
+type cells struct {
+	t         *testing.T
+	addresses [2]string
+	dbs       [2]string
+	running   [2]*program
+}
+
+func newCells(t *testing.T) *cells {
+	c := &cells{t: t}
+	for i := range c.dbs {
+		c.addresses[i], c.dbs[i] = fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), database(t)
+		c.start(i)
+	}
+	return c
+}
+
+func (c *cells) start(i int) {
+	c.running[i] = startIn(c.t, "", "--listen", c.addresses[i], "--name", string(relayName), "--db", c.dbs[i], "--proxies", "127.0.0.1")
+}
+
+// where says in which cell there is mail for a server.
+func (c *cells) where(t *testing.T) map[spec.ServerName]int {
 	t.Helper()
-	found := -1
-	for i, db := range dbs {
+	found := make(map[spec.ServerName]int)
+	for i, db := range c.dbs {
 		for _, box := range toolJSON[[]admin.Mailbox](t, "mailboxes", "--db", db) {
-			if box.Name == name {
-				require.Negative(t, found, "in both")
-				found = i
-			}
+			require.NotContains(t, found, box.Name, "in both")
+			found[box.Name] = i
 		}
 	}
 	return found
@@ -204,36 +227,25 @@ func cellOf(t *testing.T, dbs [2]string, name spec.ServerName) int {
 // Two cells share the mailboxes. While one is down, its senders are told to come later, and
 // nothing gets into the other.
 func TestCells(t *testing.T) {
-	var cells, dbs [2]string
-	var running [2]*program
-	for i := range cells {
-		cells[i], dbs[i] = fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), database(t)
-	}
-	startCell := func(i int) {
-		running[i] = startIn(t, "", "--listen", cells[i], "--name", string(relayName), "--db", dbs[i], "--proxies", "127.0.0.1")
-	}
-	startCell(0)
-	startCell(1)
+	c := newCells(t)
 	round := 0
-	eachCellProxy(t, cells, func(p *cellProxy) {
+	eachCellProxy(t, c.addresses, func(p *cellProxy) {
 		round++
 		network, a := p.network(), relaytest.NewNode("a")
 		var nodes []*relaytest.Node
-		has := make(map[int]int)
 		for i := range 12 {
 			node := relaytest.NewNode(fmt.Sprint("cells", round, i))
 			nodes = append(nodes, node)
 			require.NoError(p, put(p, network, a, a.Transaction(node.ServerName, "1", 1, 100)))
-			has[cellOf(p.T, dbs, node.ServerName)]++
 		}
-		require.Len(p, has, 2)
-		require.Equal(p, 12, has[0]+has[1])
+		where, has := c.where(p.T), [2]int{}
+		for _, cell := range where {
+			has[cell]++
+		}
+		require.Len(p, where, len(nodes))
+		require.Positive(p, min(has[0], has[1]))
 
-		where := make(map[spec.ServerName]int)
-		for _, node := range nodes {
-			where[node.ServerName] = cellOf(p.T, dbs, node.ServerName)
-		}
-		running[1].stop()
+		c.running[1].stop()
 		for _, node := range nodes {
 			err := put(p, network, a, a.Transaction(node.ServerName, "2", 1, 100))
 			if where[node.ServerName] == 0 {
@@ -247,8 +259,8 @@ func TestCells(t *testing.T) {
 			_, err = get(p, network, node, 0)
 			require.Error(p, err)
 		}
-		require.Len(p, toolJSON[[]admin.Mailbox](p.T, "mailboxes", "--db", dbs[0]), has[0], "nothing of the other's")
-		startCell(1)
+		require.Len(p, toolJSON[[]admin.Mailbox](p.T, "mailboxes", "--db", c.dbs[0]), has[0], "nothing of the other's")
+		c.start(1)
 		for _, node := range nodes {
 			require.NoError(p, put(p, network, a, a.Transaction(node.ServerName, "2", 1, 100)))
 			last := int64(0)
@@ -263,4 +275,146 @@ func TestCells(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A traffic is a sender and a receiver that go on whatever happens: each comes again
+// later where it is refused.
+type traffic struct {
+	*testing.T
+	network *relaytest.Network
+	from    *relaytest.Node
+	to      *relaytest.Node
+	over    atomic.Bool // the sender sends no more
+	running sync.WaitGroup
+
+	sent, sentLater, fetchedLater atomic.Int64
+
+	got []string // that are new, in order
+}
+
+const laterTime = 10 * time.Millisecond
+
+// send sends one transaction after the other.
+func (f *traffic) send() {
+	for ; !f.over.Load(); f.sent.Add(1) {
+		id, size := fmt.Sprint("t", f.sent.Load()), 100
+		if f.sent.Load() < 3 {
+			size = 2_500_000 // so that the mailbox has several pages
+		}
+		for put(f, f.network, f.from, f.from.Transaction(f.to.ServerName, id, 1, size)) != nil && f.Context().Err() == nil {
+			f.sentLater.Add(1)
+			time.Sleep(laterTime)
+		}
+	}
+}
+
+var bodyID = regexp.MustCompile(`"body":"(t\d+)-0 `)
+
+// fetch fetches until all is over and there is no more.
+func (f *traffic) fetch() {
+	seen, last := make(map[string]bool), int64(0)
+	for f.Context().Err() == nil {
+		over := f.over.Load()
+		got, err := get(f, f.network, f.to, last)
+		switch {
+		case err != nil:
+			f.fetchedLater.Add(1)
+			time.Sleep(laterTime)
+		case got.EntriesQueued:
+			last = got.EntryID
+			if id := bodyID.FindSubmatch(got.Transaction.PDUs[0]); !seen[string(id[1])] {
+				seen[string(id[1])] = true
+				f.got = append(f.got, string(id[1]))
+			}
+		case over:
+			return
+		}
+	}
+}
+
+// A mailbox moves to the other cell while mail comes and is fetched: nothing is lost, and
+// the order stays.
+func TestMoveMailbox(t *testing.T) {
+	c := newCells(t)
+	eachCellProxy(t, c.addresses, func(p *cellProxy) {
+		f := &traffic{T: p.T, network: p.network(), from: relaytest.NewNode("a"), to: relaytest.NewNode(p.Name())}
+		name := f.to.ServerName
+		f.running.Go(f.send)
+		enough := func(n int64) func() bool { return func() bool { return f.sent.Load() >= n } }
+		require.Eventually(p, enough(50), patience, laterTime)
+		from := c.where(p.T)[name]
+		to := 1 - from
+		f.running.Go(f.fetch)
+		lead := func(where string) {
+			p.move(map[spec.ServerName]string{name: where})
+			require.NoError(p, p.command.Process.Signal(p.reload))
+		}
+		sent, fetched := f.sentLater.Load(), f.fetchedLater.Load()
+		lead("moving")
+		require.Eventually(p, func() bool { return f.sentLater.Load() > sent && f.fetchedLater.Load() > fetched }, patience, laterTime,
+			"no request of before is under way")
+
+		move := []string{"move", "--destination", string(name), "--admin", "unix:" + c.dbs[from] + "-admin", "--db", c.dbs[to]}
+		status, _, stderr := runTool(p, move...)
+		require.Equal(p, exitFailed, status)
+		require.Contains(p, stderr, "in use")
+		c.running[to].stop()
+		require.NotContains(p, tool(p.T, move...), " 0 transactions")
+		require.Contains(p, tool(p.T, move...), "0 transactions", "all is done")
+		c.start(to)
+		require.Equal(p, to, c.where(p.T)[name])
+		lead(fmt.Sprint(to))
+		require.Eventually(p, enough(f.sent.Load()+20), patience, laterTime)
+		f.over.Store(true)
+		f.running.Wait()
+		for i, id := range f.got {
+			require.Equal(p, fmt.Sprint("t", i), id)
+		}
+		require.EqualValues(p, f.sent.Load(), len(f.got))
+		require.NotContains(p, c.where(p.T), name)
+	})
+}
+
+// A mailbox moves with its claim and its owner's policy.
+func TestMoveClaimedMailbox(t *testing.T) {
+	key, dbs := filepath.Join(t.TempDir(), "invite.key"), [2]string{database(t), database(t)}
+	serve := func(i int) *program {
+		return startAsUsersDo(t, "--db", dbs[i], "--mode", "invite", "--invite-key", key)
+	}
+	first, second := serve(0), serve(1)
+	second.stop()
+	a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
+	caller, err := client.NewCaller(client.CallerConfig{Identity: b.SigningIdentity, Transport: first.network()})
+	require.NoError(t, err)
+	require.NoError(t, caller.Claim(t.Context(), relayName, tool(t, "invite", "--invite-key", key)))
+	requirePolicies(t, first, b)
+	require.NoError(t, put(t, first.network(), a, a.Transaction(b.ServerName, "1", 1, 300)))
+
+	move := []string{"move", "--destination", string(b.ServerName), "--admin", "unix:" + dbs[0] + "-admin", "--db", dbs[1]}
+	require.Contains(t, tool(t, move...), "1 transactions")
+	second = serve(1)
+	enemy, network := relaytest.NewNode("enemy"), second.network()
+	require.NoError(t, put(t, network, a, a.Transaction(b.ServerName, "2", 1, 300)))
+	requireStatus(t, http.StatusForbidden, put(t, network, enemy, enemy.Transaction(b.ServerName, "3", 1, 300)))
+	requireStatus(t, http.StatusForbidden, put(t, network, a, a.Transaction(enemy.ServerName, "4", 1, 300)))
+	got, err := get(t, network, b, 0)
+	require.NoError(t, err)
+	require.Contains(t, string(got.Transaction.PDUs[0]), `"body":"1-0 `)
+}
+
+// The other mistakes of an operator are told.
+func TestMoveMailboxMistakes(t *testing.T) {
+	for want, args := range map[string][]string{
+		"needs --admin and --db": {"--destination", "b.example", "--db", "relay.db"},
+		"is for all mail":        {"--destination", "b.example", "--db", "relay.db", "--move-from", "other.db"},
+		"not a server name":      {"--destination", "in_valid", "--db", "relay.db", "--admin", "unix:s"},
+		"is lost":                {"--destination", "b.example", "--db", inMemory, "--admin", "unix:s"},
+	} {
+		status, _, stderr := runTool(t, append([]string{"move"}, args...)...)
+		require.Equal(t, exitUsage, status)
+		require.Contains(t, stderr, want)
+	}
+	status, _, stderr := runTool(t, "move", "--destination", "b.example", "--db", "relay.db", "--admin", "unix:nosuch")
+	require.Equal(t, exitLater, status)
+	require.Contains(t, stderr, "no relay answers at unix:nosuch")
 }

@@ -20,13 +20,23 @@ const moveHelp = `Move all mail of a database into another, while no relay uses 
   relay move --move-from relay.db --db postgres://relay@db.example/relay
 
 For a day after it, start the relay with --move-from, too. Without that, mail that was
-fetched before the move and is sent again may count as new mail.`
+fetched before the move and is sent again may count as new mail.
+
+With --destination it moves one mailbox, out of a running relay, whose --admin it needs,
+into the database of another one, which is stopped meanwhile. A proxy in front of both must
+answer requests for that mailbox with 503 until the other relay has it: docs/operating.md
+has all steps.
+
+  relay move --destination b.example --admin unix:/var/lib/relay-0/relay.db-admin \
+    --db /var/lib/relay-1/relay.db`
 
 // A moveCommand has the options of relay move.
 type moveCommand struct {
 	moving
-	db   string
-	nats natsFlags
+	db          string
+	nats        natsFlags
+	destination string
+	admin       adminFlags // of the relay that has the destination's mailbox
 }
 
 func newMove() *cobra.Command {
@@ -34,13 +44,18 @@ func newMove() *cobra.Command {
 	c := &cobra.Command{Use: "move", Short: "Move mail to another database", Long: moveHelp, GroupID: groupRun, Args: noArgs, RunE: m.run}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&m.from, "move-from", "", "move the mail of this `DATABASE` (required)")
+	f.StringVar(&m.from, "move-from", "", "move the mail of this `DATABASE`")
+	f.StringVar(&m.destination, "destination", "", "move the mailbox of this `SERVERNAME` only, from the relay at --admin")
+	m.admin.clientFlags(f, "")
 	f.StringVar(&m.db, "db", "", "to this `DATABASE` (required)")
 	m.nats.flags(f)
 	return c
 }
 
 func (m *moveCommand) check() error {
+	if m.destination != "" {
+		return m.checkDestination()
+	}
 	if m.from == "" || m.db == "" {
 		return errors.New("--move-from and --db are required")
 	}
@@ -61,6 +76,9 @@ func (m *moveCommand) run(c *cobra.Command, _ []string) (err error) {
 			return err
 		}
 		defer server.stop()
+	}
+	if m.destination != "" {
+		return m.moveMailbox(c, log)
 	}
 	from, to, err := m.openBoth(ctx, m.db, m.nats, log)
 	if err != nil {

@@ -28,9 +28,7 @@ type operating struct {
 
 func (o *operating) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.StringVar(&o.admin.address, "admin", "", "the `ADDRESS` that the relay's --admin has: unix:PATH, or HOST:PORT on this machine;\n"+
-		"elsewhere an http:// or https:// URL (default unix: and the name of the database's\nfile with -admin)")
-	f.StringVar(&o.admin.tokenFile, "admin-token", "", "the `FILE` that the relay's --admin-token has")
+	o.admin.clientFlags(f, " (default unix: and the name of the database's\nfile with -admin)")
 	f.BoolVar(&o.offline, "offline", false, "no relay uses the database: open that itself")
 	f.StringVar(&o.db, "db", "relay.db", "the relay's `DATABASE`: see relay serve")
 	o.nats.clientFlags(f)
@@ -55,26 +53,13 @@ func (o *operating) open(c *cobra.Command) (admin.Operator, func() error, error)
 	if o.offline {
 		return o.openStore(c)
 	}
-	address, token := o.admin.resolve(o.db), ""
-	switch {
-	case address == "":
+	address := o.admin.resolve(o.db)
+	if address == "" {
 		return nil, nil, usageError{errors.New("--admin is required: where is the operator's interface of the relay? Or no relay uses the database: --offline")}
-	case strings.HasPrefix(address, unixScheme), o.admin.isWeb():
-	case isHere(address):
-		address = "http://" + address
-	default: // a token is a secret, so nobody has it cross a network unawares
-		return nil, nil, usageError{fmt.Errorf("--admin: %s is on another machine: https://%s, if the relay has a certificate, or http://%[1]s", address, address)}
 	}
-	if o.admin.tokenFile != "" {
-		secret, err := readSecret(o.admin.tokenFile, admin.MinToken)
-		if err != nil {
-			return nil, nil, fmt.Errorf("--admin-token: %w", err)
-		}
-		token = string(secret)
-	}
-	client, err := admin.NewClient(address, token)
+	client, err := o.admin.connect(address)
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, err
 	}
 	return client, client.Close, nil
 }
@@ -101,9 +86,11 @@ func (o *operating) openStore(c *cobra.Command) (admin.Operator, func() error, e
 }
 
 // explain says what to do where no relay answers.
-func (o *operating) explain(err error) error {
+func (o *operating) explain(err error) error { return explainUnanswered(o.admin.resolve(o.db), err) }
+
+func explainUnanswered(address string, err error) error {
 	if unanswered := new(net.OpError); errors.As(err, &unanswered) {
-		return unreachable{fmt.Errorf("no relay answers at %s, so none runs there, or its --admin is another: %w", o.admin.resolve(o.db), err)}
+		return unreachable{fmt.Errorf("no relay answers at %s, so none runs there, or its --admin is another: %w", address, err)}
 	}
 	return err
 }
