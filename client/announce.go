@@ -1,18 +1,15 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -35,8 +32,7 @@ const (
 	// was made before this server was set back to an earlier state.
 	checkOwnEvery = 24 * time.Hour
 
-	// announceEvery is how often one is signed at most because of a record that this
-	// server doesn't know.
+	// announceEvery is how often a record is signed at most.
 	announceEvery = time.Hour
 
 	// setClock is a time in milliseconds before which no clock is set: the year 2025.
@@ -61,31 +57,11 @@ type announcer struct {
 
 	signing turns.Turn // taken while a record is made or brought
 
-	// When each of our relays last told which record it has, and when a record was taken
-	// over. Guarded by signing.
-	checked  map[spec.ServerName]time.Time
-	tookOver time.Time
+	// When each of our relays last told which record it has. Guarded by signing.
+	checked map[spec.ServerName]time.Time
 
 	mu  sync.Mutex
 	own *own // replaced, never changed; nil: nothing was announced
-}
-
-// own has all that is kept about this server's own record, as JSON.
-type own struct {
-	Text json.RawMessage `json:"record"`
-
-	// Made is when it was signed, in seconds since 1970, and Key the ID of the key.
-	Made int64                   `json:"made"`
-	Key  gomatrixserverlib.KeyID `json:"key"`
-
-	// Left are relays that it doesn't name and an earlier one does, and when that one
-	// expires, in milliseconds: until then others may leave mail there.
-	Left map[spec.ServerName]uint64 `json:"left,omitempty"`
-
-	// Owed are relays that it is to be brought to.
-	Owed []spec.ServerName `json:"owed,omitempty"`
-
-	record *wire.RelayRecord
 }
 
 func openAnnouncer(ctx context.Context, a *announcer) (*announcer, error) {
@@ -99,18 +75,13 @@ func openAnnouncer(ctx context.Context, a *announcer) (*announcer, error) {
 	if value == nil {
 		return a, nil
 	}
-	read := &own{}
-	if err := json.Unmarshal(value, read); err != nil {
-		return nil, fmt.Errorf("client: own record: %w", err)
-	}
-	record, err := wire.ReadRelayRecord(read.Text)
+	read, err := readOwn(value)
 	if err != nil {
-		return nil, fmt.Errorf("client: own record: %w", err)
+		return a, setAside(ctx, a.notes, a.book.logger, store.Note{Key: ownNote, Value: value}, err)
 	}
-	if record.Server != a.self.ServerName { // the store was that of another server
+	if read.record.Server != a.self.ServerName { // the store was that of another server
 		return a, nil
 	}
-	read.record = &record
 	a.own = read
 	a.peers.learn(a.self.ServerName, read.relays(time.Now()))
 	return a, nil
@@ -121,25 +92,6 @@ func (a *announcer) current() *own {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.own
-}
-
-// relays are those from which mail is to be fetched: also those that were left, until
-// the last record that names them has expired.
-func (o *own) relays(now time.Time) []spec.ServerName {
-	all := namesOf(o.record)
-	for relay, until := range o.Left {
-		if uint64(max(now.UnixMilli(), 0)) < until {
-			all = append(all, relay)
-		}
-	}
-	return all
-}
-
-func namesOf(record *wire.RelayRecord) (names []spec.ServerName) {
-	for _, relay := range record.Relays {
-		names = append(names, relay.Name)
-	}
-	return names
 }
 
 // keep makes it the current one, durably.
@@ -159,9 +111,12 @@ func (a *announcer) keep(ctx context.Context, o own) error {
 	return nil
 }
 
-// announce signs a record that names these relays, once each of them has been asked for
-// mail, so that it knows this server, and brings it to those that are to have it.
-func (a *announcer) announce(ctx context.Context, relays []spec.ServerName) error {
+// announce has a record name these relays, once each of them has been asked for mail, so
+// that it knows this server, and brings it to those that are to have it.
+func (a *announcer) announce(ctx context.Context, relays []wire.RecordRelay) error {
+	if _, err := a.draft(relays, nil); err != nil {
+		return err
+	}
 	if err := a.claim(ctx, relays, a.current()); err != nil {
 		return err
 	}
@@ -169,11 +124,49 @@ func (a *announcer) announce(ctx context.Context, relays []spec.ServerName) erro
 		return err
 	}
 	defer a.unlock()
-	if err := a.sign(ctx, relays, a.current()); err != nil {
+	if err := a.name(ctx, relays); err != nil {
 		return err
 	}
 	a.bring(ctx)
 	return nil
+}
+
+// leave has no record name a relay any more.
+func (a *announcer) leave(ctx context.Context, relay spec.ServerName) error {
+	if err := a.lock(ctx); err != nil {
+		return err
+	}
+	defer a.unlock()
+	o := a.current()
+	if o == nil || !isIn(o.wanted(), relay) {
+		return nil
+	}
+	if err := a.name(ctx, without(o.wanted(), relay)); err != nil {
+		return err
+	}
+	a.bring(ctx)
+	return nil
+}
+
+// name has a record name these relays: now, or once the last is old enough. Without relays
+// there is no other record, and the last one expires.
+func (a *announcer) name(ctx context.Context, relays []wire.RecordRelay) error {
+	o := a.current()
+	if o == nil {
+		return a.sign(ctx, relays, nil)
+	}
+	changed := *o
+	changed.Next, changed.Ended = nil, len(relays) == 0
+	isSame := slices.EqualFunc(relays, o.record.Relays, isSameRelay) && (!o.Ended || o.record.IsFresh(time.Now()))
+	switch {
+	case isSame && !o.Ended && o.Next == nil:
+		return nil
+	case !isSame && !changed.Ended && o.rest(time.Now()) > 0:
+		changed.Next = relays
+	case !isSame && !changed.Ended:
+		return a.sign(ctx, relays, o)
+	}
+	return a.keep(ctx, changed)
 }
 
 // lock has one record be made or brought at a time. The wait ends with ctx.
@@ -194,16 +187,17 @@ func (a *announcer) anew() {
 
 // claim asks those relays for mail that aren't in use yet, and comes back where this
 // server had left.
-func (a *announcer) claim(ctx context.Context, relays []spec.ServerName, before *own) error {
+func (a *announcer) claim(ctx context.Context, relays []wire.RecordRelay, before *own) error {
 	var all sync.WaitGroup
 	errs := make([]error, len(relays))
 	for i, relay := range relays {
-		if before != nil && before.record.Names(relay) {
+		if before != nil && isIn(before.record.Relays, relay.Name) && isIn(before.wanted(), relay.Name) {
 			continue
 		}
 		all.Go(func() {
-			if _, errs[i] = a.caller.Next(ctx, relay, 0); errs[i] == nil {
-				errs[i] = a.comeBack(ctx, relay)
+			ctx, _ := withAddresses(ctx, relay.Name, relay.At) // the record doesn't tell yet
+			if _, errs[i] = a.caller.Next(ctx, relay.Name, 0); errs[i] == nil {
+				errs[i] = a.comeBack(ctx, relay.Name)
 			}
 		})
 	}
@@ -219,51 +213,6 @@ func (a *announcer) comeBack(ctx context.Context, relay spec.ServerName) error {
 		return nil //nolint:nilerr // it gave its mail, so it can be used
 	}
 	return a.caller.Return(ctx, relay, wire.Return{After: state.Mailbox})
-}
-
-// sign makes a record above the one before, which may be nil, and keeps it.
-func (a *announcer) sign(ctx context.Context, relays []spec.ServerName, before *own) error {
-	now := time.Now()
-	draft, left := wire.RelayRecord{Seq: wire.NextSeq(now, 0), Receipts: a.receipts}, make(map[spec.ServerName]uint64)
-	draft.Expires = uint64(max(now.Add(freshFor).UnixMilli(), 0))
-	owed := slices.Clone(relays)
-	if before != nil {
-		draft.Seq = wire.NextSeq(now, before.record.Seq)
-		maps.Copy(left, before.Left)
-		for _, relay := range namesOf(before.record) {
-			left[relay] = max(left[relay], before.record.Expires)
-		}
-		owed = append(owed, before.Owed...)
-	}
-	for _, relay := range relays {
-		draft.Relays = append(draft.Relays, wire.RecordRelay{Name: relay})
-		delete(left, relay)
-	}
-	for relay, until := range left {
-		if until < setClock { // which says nothing: it may be in use as long as ours
-			left[relay] = max(until, draft.Expires)
-		}
-	}
-	forgetOldest(left)
-	for relay := range left {
-		owed = append(owed, relay) // see bring
-	}
-	slices.Sort(owed)
-	record, err := wire.SignRelayRecord(draft, a.self)
-	if err != nil {
-		return fmt.Errorf("client: own record: %w", err)
-	}
-	return a.keep(ctx, own{Made: now.Unix(), Key: a.self.KeyID, Left: left, Owed: slices.Compact(owed), record: &record})
-}
-
-// forgetOldest bounds the relays that were left. It doesn't go by the clock, which may be
-// wrong now: one that has expired isn't used, and is there if the clock is set right.
-func forgetOldest(left map[spec.ServerName]uint64) {
-	for len(left) > maxLeft {
-		delete(left, slices.MinFunc(slices.Collect(maps.Keys(left)), func(a, b spec.ServerName) int {
-			return cmp.Compare(left[a], left[b])
-		}))
-	}
 }
 
 // bring brings the record to the relays that it is owed to, as far as they can be reached
@@ -314,22 +263,24 @@ func (a *announcer) bring(ctx context.Context) {
 	a.checkOwn(ctx, newer)
 }
 
-// owes reports whether the record is owed to any relay.
-func (a *announcer) owes() bool {
+// rest is for how long nothing about this server's record is due.
+func (a *announcer) rest() time.Duration {
 	o := a.current()
-	return o != nil && len(o.Owed) > 0
+	switch {
+	case o == nil:
+		return tendEvery
+	case len(o.Owed) > 0:
+		return tendSoon
+	case o.Next != nil:
+		return min(max(o.rest(time.Now()), time.Second), tendEvery)
+	}
+	return tendEvery
 }
 
 func (a *announcer) warn(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
 		a.book.logger.Warn("client: own record", "error", err)
 	}
-}
-
-// isOutdated reports whether our record is to be signed anew.
-func (a *announcer) isOutdated(o *own, now time.Time) bool {
-	age := now.Sub(time.Unix(o.Made, 0))
-	return age >= renewAfter || age < 0 && !o.record.IsFresh(now) || o.Key != a.self.KeyID || o.record.Receipts != a.receipts
 }
 
 // tend does the work that is due: it brings the record where it is owed, looks for one that this
@@ -351,8 +302,8 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 		return now.Sub(a.checked[relay]) < checkOwnEvery || a.checks.wait(relay) > 0
 	}))
 	o = a.current()
-	if a.isOutdated(o, now) {
-		a.warn(ctx, a.sign(ctx, namesOf(o.record), o))
+	if a.isDue(o, now) {
+		a.warn(ctx, a.sign(ctx, o.wanted(), o))
 	}
 	a.bring(ctx)
 	a.peers.learn(a.self.ServerName, a.current().relays(now)) // without those that have expired

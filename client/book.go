@@ -56,6 +56,9 @@ type page struct {
 	// seconds since 1970.
 	Agreed map[spec.ServerName]int64 `json:"agreed,omitempty"`
 
+	// Through are the addresses by which those have agreed that did so by one.
+	Through map[spec.ServerName]string `json:"through,omitempty"`
+
 	// Kept says that its record isn't a stranger's: a person has given it, or Written.
 	Kept bool `json:"kept,omitempty"`
 
@@ -67,13 +70,13 @@ type page struct {
 	record *wire.RelayRecord // nil if there is no Text
 }
 
-// openBook reads a book.
+// openBook reads a book. Pages that can't be read are set aside.
 func openBook(ctx context.Context, b *book) (*book, error) {
 	b.pages, b.todo = make(map[spec.ServerName]*page), newTodo()
 	err := notebook.Each(ctx, b.notes, bookPrefix, func(note store.Note) error {
 		read, err := readPage(note.Value)
 		if err != nil {
-			return fmt.Errorf("note %q: %w", note.Key, err)
+			return setAside(ctx, b.notes, b.logger, note, err)
 		}
 		server := spec.ServerName(strings.TrimPrefix(note.Key, bookPrefix))
 		b.turn(server, read)
@@ -160,7 +163,7 @@ func (b *book) change(ctx context.Context, server spec.ServerName, how func(*pag
 	b.writing.Lock()
 	defer b.writing.Unlock()
 	changed := *b.page(server)
-	changed.Agreed = maps.Clone(changed.Agreed)
+	changed.Agreed, changed.Through = maps.Clone(changed.Agreed), maps.Clone(changed.Through)
 	if err := how(&changed); err != nil {
 		return err
 	}
@@ -223,6 +226,9 @@ func (b *book) take(ctx context.Context, record wire.RelayRecord, kept bool) err
 		}
 		p.Text, p.record = record.JSON(), &record
 		maps.DeleteFunc(p.Agreed, func(relay spec.ServerName, _ int64) bool { return !record.Names(relay) })
+		maps.DeleteFunc(p.Through, func(relay spec.ServerName, address string) bool {
+			return !slices.Contains(addressesIn(&record, relay), address)
+		})
 		return nil
 	})
 	if err == nil {

@@ -43,7 +43,7 @@ func (a *announcer) told(ctx context.Context, relay spec.ServerName, found wire.
 	o := a.current()
 	var e *wire.Error
 	lost := err == nil && found.Precedes(o.record) || errors.As(err, &e) && e.Code == spec.ErrorNotFound
-	if lost && o.record.Names(relay) && !slices.Contains(o.Owed, relay) {
+	if lost && isIn(o.record.Relays, relay) && !slices.Contains(o.Owed, relay) {
 		owing := *o
 		owing.Owed = append(slices.Clone(o.Owed), relay)
 		a.warn(ctx, a.keep(ctx, owing))
@@ -55,12 +55,24 @@ func (a *announcer) told(ctx context.Context, relay spec.ServerName, found wire.
 // its relays are asked for mail, too, and ours is signed above it.
 func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from spec.ServerName) {
 	o, now := a.current(), time.Now()
-	if !o.record.Precedes(&found) || now.Sub(a.tookOver) < announceEvery || found.Check(ctx, a.book.keys, now) != nil {
+	if !o.record.Precedes(&found) || found.Check(ctx, a.book.keys, now) != nil {
 		return
 	}
-	a.tookOver = now
-	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(&found))
-	relays, above := namesOf(o.record), *o
+	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(found.Relays))
+	if o.rest(now) > 0 {
+		note(a.checked, from, now.Add(o.rest(now)-checkOwnEvery)) // it is asked again then
+		return
+	}
+	relays, above := o.wanted(), *o
+	if o.Ended { // when this server was set back to
+		relays = found.Relays
+	}
 	above.record, above.Left = &found, maps.Clone(o.Left)
+	if above.Left == nil {
+		above.Left = make(map[spec.ServerName]uint64)
+	}
+	for _, relay := range namesOf(o.record.Relays) {
+		above.Left[relay] = o.record.Expires
+	}
 	a.warn(ctx, a.sign(ctx, relays, &above))
 }

@@ -21,6 +21,7 @@ func (c *Caller) Claim(ctx context.Context, relay spec.ServerName, invite string
 	if !c.isWhole() {
 		return fmt.Errorf("client: claim at %s: %w", relay, errNeedsTransport)
 	}
+	ctx = c.toward(ctx, c.config.Identity.ServerName, relay)
 	claim, err := wire.NewClaim(invite, relay, c.config.Identity.ServerName)
 	if err != nil {
 		return fmt.Errorf("client: claim at %s: %w", relay, err)

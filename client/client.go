@@ -89,6 +89,11 @@ type CallerConfig struct {
 	// as with fclient.WithTransport.
 	Transport http.RoundTripper
 
+	// Addresses reaches relays at the addresses that relay records give for them, when
+	// they can't be reached by their names. Default: Transport, if it can do that, as that
+	// of package discovery can; else the addresses aren't used.
+	Addresses AddressTransport
+
 	// Federation is used if Transport is nil: a homeserver's client. One that is
 	// an HTTPDoer, as fclient makes them, becomes a FederationTransport. Of
 	// another, such as a stub in a test, SendTransaction,
@@ -119,6 +124,11 @@ type Caller struct {
 
 	// book, if it isn't nil, is told of records that relays have.
 	book *book
+
+	// addresses, if it isn't nil, says where a relay is that has the mail of a server, and
+	// nameless which relays can't be reached by their names.
+	addresses func(about, relay spec.ServerName) []string
+	nameless  *backoffs[spec.ServerName]
 }
 
 // NewCaller makes a Caller.
@@ -139,7 +149,11 @@ func NewCaller(config CallerConfig) (*Caller, error) {
 	if doer, ok := config.Federation.(HTTPDoer); ok && config.Transport == nil {
 		config.Transport = FederationTransport(doer)
 	}
+	if config.Addresses == nil {
+		config.Addresses, _ = config.Transport.(AddressTransport)
+	}
 	c := &Caller{config: config, user: user, infos: newInfos()}
+	c.nameless = newBackoffs[spec.ServerName](Backoff{First: time.Minute, Most: time.Hour})
 	c.client = http.Client{
 		Transport: config.Transport,
 		// The signature is good for the server it was made for only.
@@ -189,6 +203,7 @@ func (c *Caller) send(ctx context.Context, relay spec.ServerName, t Transaction)
 	if !c.isWhole() {
 		return c.federated().toRelay(ctx, relay, user, t)
 	}
+	ctx = c.toward(ctx, t.Destination, relay)
 	uri, body := wire.SendRelayURI(t.ID, user), []byte(t.Body)
 	if t.Proof != nil {
 		body = wire.WithProof(body, *t.Proof)
@@ -268,6 +283,10 @@ func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int
 func (c *Caller) askWith(ctx context.Context, relay spec.ServerName, query wire.Query, fetch wire.Fetch) (wire.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
 	defer cancel()
+	ctx = c.toward(ctx, c.config.Identity.ServerName, relay)
+	if p, ok := ctx.Value(pathKey{}).(*path); ok {
+		p.hold = query.Timeout
+	}
 	read := wire.ReadAnswer
 	if query.List {
 		read = wire.ReadList
@@ -348,9 +367,9 @@ func (c *Caller) do(ctx context.Context, server spec.ServerName, uri string, req
 // roundTrip makes a request and returns the body of an answer that is a success and has
 // at most that many bytes.
 func (c *Caller) roundTrip(request *http.Request, most int64) (body []byte, err error) {
-	response, err := c.client.Do(request)
+	response, err := c.exchange(request)
 	if err != nil {
-		return nil, err
+		return nil, unanswered{err}
 	}
 	defer func() { err = errors.Join(err, response.Body.Close()) }()
 	limit := min(most, math.MaxInt64-1)
@@ -370,6 +389,11 @@ func (c *Caller) roundTrip(request *http.Request, most int64) (body []byte, err 
 	}
 	return read.Bytes(), nil
 }
+
+// unanswered is an error of a request to which no answer came.
+type unanswered struct{ error }
+
+func (u unanswered) Unwrap() error { return u.error }
 
 // errTooLong says that an answer was longer than allowed.
 var errTooLong = errors.New("the answer is longer")

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,8 @@ type NodeConfig struct {
 
 // A Node is a server that sends through relays and fetches from them: all that
 // most homeservers need of this package. It is made of the other types, on one
-// store. It asks nobody before Run is called, nor while it is offline. It is safe
+// store. By itself it asks nobody before Run is called, nor while it is offline; methods
+// that ask relays, such as Announce and Mailbox, do so whenever they are called. It is safe
 // for concurrent use.
 type Node struct {
 	self     spec.ServerName
@@ -82,7 +84,8 @@ type Node struct {
 	switched  chan struct{}      // closed when online changes
 }
 
-// OpenNode makes a Node, which goes on with the transactions in the store.
+// OpenNode makes a Node, which goes on with the transactions in the store. A note in the
+// store that can't be read is logged and set aside, below the key damaged/.
 func OpenNode(ctx context.Context, config NodeConfig) (*Node, error) {
 	notes, err := config.check()
 	if err != nil {
@@ -139,7 +142,7 @@ func (n *Node) open(ctx context.Context, config NodeConfig, notes store.Notes) (
 		return err
 	}
 	n.caller.contacts = newContacts()
-	if n.peers, err = OpenPeers(ctx, notes); err != nil {
+	if n.peers, err = openPeers(ctx, notes, cmp.Or(config.Logger, slog.Default())); err != nil {
 		return err
 	}
 	if n.policies, err = openPolicies(ctx, n.caller, n.peers, notes, config.Logger); err != nil {

@@ -43,7 +43,23 @@ func (n *Node) openRecords(ctx context.Context, config NodeConfig, notes store.N
 		caller: n.caller, notes: notes, peers: n.peers, book: n.book, self: config.Identity,
 		receipts: config.Receiver.Receipts,
 	})
+	n.caller.addresses = n.addresses
 	return err
+}
+
+// addresses are those at which a relay may be reached that has the mail of a server: those
+// that this server itself has announced, or the one by which the relay has agreed.
+func (n *Node) addresses(about, relay spec.ServerName) []string {
+	if about == n.self {
+		if o := n.announcer.current(); o != nil {
+			return o.addresses(relay)
+		}
+		return nil
+	}
+	if address, ok := n.book.page(about).Through[relay]; ok {
+		return []string{address}
+	}
+	return nil
 }
 
 // Announce says that mail for this server goes to these relays, 1 to
@@ -53,12 +69,25 @@ func (n *Node) openRecords(ctx context.Context, config NodeConfig, notes store.N
 // it to the new relays and to those before, and sends it to the servers that it writes
 // to, as an EDU. With OutboxConfig.Source, the embedder sends that: see Link.
 //
-// It returns nil once the record is on the disk; servers that couldn't be reached by then
-// get the record while Run runs. An error means that nothing was changed. The Node signs the
+// It returns nil once that is on the disk; servers that couldn't be reached by then
+// get the record while Run runs. An error means that nothing was changed. A record is signed
+// once an hour at most: until then the Node also fetches from the relays of the next one,
+// which it signs while it runs. The Node signs the
 // record anew in time, fetches from a relay that it has left until the last record that
 // names that one has expired, and logs a record of its own that it doesn't know.
 // Close ends it.
 func (n *Node) Announce(ctx context.Context, relays ...spec.ServerName) error {
+	named := make([]wire.RecordRelay, len(relays))
+	for i, relay := range relays {
+		named[i].Name = relay
+	}
+	return n.AnnounceAt(ctx, named...)
+}
+
+// AnnounceAt is Announce for relays that have addresses besides, up to wire.MaxRelayAt of
+// the form https://host:port, for servers that can't reach them by their names: see
+// CallerConfig.Addresses. This server uses them likewise.
+func (n *Node) AnnounceAt(ctx context.Context, relays ...wire.RecordRelay) error {
 	if !n.caller.isWhole() {
 		return fmt.Errorf("client: announce: %w", errNeedsTransport)
 	}
@@ -128,13 +157,9 @@ func (n *Node) tendRecords(ctx context.Context) {
 		n.scout.look(ctx, wanted, hints)
 		n.announcer.tend(ctx, shown)
 		n.tell(ctx)
-		wait := tendEvery
-		if n.announcer.owes() {
-			wait = tendSoon
-		}
 		select {
 		case <-n.book.todo.wake:
-		case <-time.After(wait):
+		case <-time.After(min(n.announcer.rest(), n.book.rest())):
 		case <-ctx.Done():
 		}
 	}

@@ -82,6 +82,7 @@ func (n *Node) work(ctx context.Context, again bool) (wait func()) {
 	if again {
 		n.outbox.anew()
 		n.announcer.anew()
+		n.book.anew()
 	}
 	var all sync.WaitGroup
 	all.Go(func() { n.outbox.run(ctx) })
@@ -101,7 +102,7 @@ func (n *Node) Online() {
 	n.receiver.Online()
 	n.policies.wake()
 	n.announcer.anew()
-	n.book.awake()
+	n.book.anew()
 }
 
 // Offline says that there is no network, for a phone in a tunnel: no request

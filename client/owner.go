@@ -73,6 +73,7 @@ func (c *Caller) own(ctx context.Context, method string, relay spec.ServerName, 
 	if !c.isWhole() {
 		return fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)
 	}
+	ctx = c.toward(ctx, c.config.Identity.ServerName, relay)
 	signed, err := c.sign(method, relay, uri, content)
 	if err != nil {
 		return fmt.Errorf("client: %s: %w", uri, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -65,14 +66,19 @@ func NewPeers() *Peers {
 }
 
 // OpenPeers makes a Peers that is kept in a store's notes, and reads those that are
-// there. Changes through one Peers aren't seen by another.
+// there; one that can't be read is logged and set aside, below the key damaged/. Changes
+// through one Peers aren't seen by another.
 func OpenPeers(ctx context.Context, notes store.Notes) (*Peers, error) {
+	return openPeers(ctx, notes, slog.Default())
+}
+
+func openPeers(ctx context.Context, notes store.Notes, logger *slog.Logger) (*Peers, error) {
 	p := NewPeers()
 	p.notes = notes
 	err := notebook.Each(ctx, notes, notePrefix, func(note store.Note) error {
 		var read peer
 		if err := json.Unmarshal(note.Value, &read); err != nil {
-			return fmt.Errorf("note %q: %w", note.Key, err)
+			return setAside(ctx, notes, logger, note, err)
 		}
 		p.peers[spec.ServerName(strings.TrimPrefix(note.Key, notePrefix))] = &read
 		return nil

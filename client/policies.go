@@ -64,12 +64,14 @@ func openPolicies(ctx context.Context, caller *Caller, peers *Peers, notes store
 	if err != nil {
 		return nil, fmt.Errorf("client: node: policy: %w", err)
 	}
-	if value != nil {
-		p.want = &MailboxPolicy{}
-		if err := json.Unmarshal(value, p.want); err != nil {
-			return nil, fmt.Errorf("client: node: the note of the policy: %w", err)
-		}
+	if value == nil {
+		return p, nil
 	}
+	want := &MailboxPolicy{}
+	if err := json.Unmarshal(value, want); err != nil {
+		return p, setAside(ctx, notes, logger, store.Note{Key: policyNote, Value: value}, err)
+	}
+	p.want = want
 	return p, nil
 }
 
@@ -97,14 +99,19 @@ func (n *Node) Mailbox(ctx context.Context, relay spec.ServerName) (wire.Mailbox
 }
 
 // Leave has this server's mailbox at a relay take no more mail, and drops the mail that is
-// there if it is to be discarded. It changes nothing about from where the Node fetches:
-// see SetRelays. A *wire.Error of 403 says that the server has no mailbox there.
+// there if it is to be discarded. If the record of Announce names the relay, the next one
+// doesn't; if it names no other, there is no next one, and it expires. Leave doesn't change
+// the relays that were entered by hand: see SetRelays. A *wire.Error of 403 says that the
+// server has no mailbox there.
 func (n *Node) Leave(ctx context.Context, relay spec.ServerName, discard bool) error {
 	state, err := n.caller.Mailbox(ctx, relay)
 	if err != nil {
 		return err
 	}
-	return n.caller.Leave(ctx, relay, wire.Leaving{Mailbox: state.Mailbox, Discard: discard})
+	if err := n.caller.Leave(ctx, relay, wire.Leaving{Mailbox: state.Mailbox, Discard: discard}); err != nil {
+		return err
+	}
+	return n.announcer.leave(ctx, relay)
 }
 
 // Return has a mailbox that this server has left take mail again. It does nothing if the

@@ -40,6 +40,7 @@ func (c *Caller) PutRelayRecord(ctx context.Context, relay spec.ServerName, reco
 func (c *Caller) recordCall(ctx context.Context, method string, relay, server spec.ServerName, content any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(c.config.Timeout, DefaultRelayTimeout)) // it is small
 	defer cancel()
+	ctx = c.toward(ctx, server, relay)
 	uri := wire.RelaysURI(server)
 	if !c.isWhole() {
 		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)

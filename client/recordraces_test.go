@@ -63,6 +63,7 @@ func TestNodeCallsTogether(t *testing.T) {
 			}
 		}
 		all.Wait()
+		time.Sleep(2 * time.Hour) // the last record is signed
 		link := w.node.Link()
 		policy, ok := w.node.Policy()
 		require.True(t, ok)

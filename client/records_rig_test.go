@@ -34,6 +34,9 @@ type recordWorld struct {
 	// change, if it isn't nil, changes the configuration of each Node.
 	change func(*client.NodeConfig)
 
+	// places are the servers at addresses of records.
+	places map[string]spec.ServerName
+
 	mu    sync.Mutex
 	asked []string // requests, as their origin, method, server and path
 }
@@ -58,6 +61,7 @@ type recordNode struct {
 	running sync.WaitGroup
 	log     lines
 	away    bool
+	divert  func(*http.Request) *http.Request // or nil
 
 	mu  sync.Mutex
 	got []string // transactions that came, with room events
@@ -131,8 +135,12 @@ func (n *recordNode) handle(_ context.Context, got client.Received) error {
 	return nil
 }
 
+// announce has the node announce relays, once it may sign another record.
 func (n *recordNode) announce(relays ...spec.ServerName) {
 	n.world.Helper()
+	if n.Link() != "" {
+		time.Sleep(time.Hour)
+	}
 	require.NoError(n.world, n.Announce(n.world.Context(), relays...))
 }
 
@@ -163,10 +171,15 @@ func (n *recordNode) requireGot(ids ...string) {
 
 // RoundTrip implements http.RoundTripper.
 func (n *recordNode) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := n.world
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
+	return n.world.net.RoundTrip(n.note(r))
+}
+
+// note remembers a request.
+func (n *recordNode) note(r *http.Request) *http.Request {
+	w := n.world
 	about := string(n.is.ServerName) + " " + r.Method + " " + r.URL.Host + " " + strings.TrimPrefix(r.URL.Path, wire.Unstable)
 	if r.Body != nil && r.Method == http.MethodGet && strings.Contains(about, " relays/") {
 		body, err := io.ReadAll(r.Body)
@@ -174,9 +187,23 @@ func (n *recordNode) RoundTrip(r *http.Request) (*http.Response, error) {
 		require.Empty(w, body, "a question about a record has no body")
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.asked = append(w.asked, about)
-	w.mu.Unlock()
-	return w.net.RoundTrip(r)
+	if n.divert != nil {
+		r = n.divert(r)
+	}
+	return r
+}
+
+// RoundTripAt implements client.AddressTransport.
+func (n *recordNode) RoundTripAt(r *http.Request, address string) (*http.Response, error) {
+	place, ok := n.world.places[address]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", address, relaytest.ErrRefused)
+	}
+	out := r.Clone(r.Context())
+	out.URL.Host = string(place)
+	return n.RoundTrip(out)
 }
 
 // askedAbout counts the requests about records that a node made to a server since the

@@ -21,6 +21,9 @@ const (
 	// while it hasn't shown that it is a relay at all. A record may name anybody.
 	askedEvery = time.Hour
 
+	// silentFirst is how long one is left alone that didn't answer; it gets longer.
+	silentFirst = 5 * time.Minute
+
 	// maxSteps bounds how many records are followed at once, each to the relays that
 	// the next one names.
 	maxSteps = 8
@@ -31,56 +34,6 @@ const (
 	// scouts is how many servers are looked for at once.
 	scouts = 8
 )
-
-// todo has the questions of a book that are open. Its methods are called with the book locked.
-type todo struct {
-	wake   chan struct{}
-	wanted map[spec.ServerName]struct{}
-	hints  map[pair]uint64   // numbers of records that relays say they have
-	shown  *wire.RelayRecord // one of this server, that it was sent
-
-	asked  map[pair]time.Time            // when, likewise
-	hosts  map[spec.ServerName]time.Time // when one was asked that hasn't shown to be a relay
-	proven map[spec.ServerName]time.Time // when one has
-	hinted map[spec.ServerName]time.Time // when a hint of it was followed that was wrong
-}
-
-func newTodo() todo {
-	return todo{
-		wake: make(chan struct{}, 1), wanted: make(map[spec.ServerName]struct{}), hints: make(map[pair]uint64),
-		asked: make(map[pair]time.Time), hosts: make(map[spec.ServerName]time.Time),
-		proven: make(map[spec.ServerName]time.Time), hinted: make(map[spec.ServerName]time.Time),
-	}
-}
-
-func (t *todo) awake() {
-	select {
-	case t.wake <- struct{}{}:
-	default: // it is awake
-	}
-}
-
-// mayAsk reports whether a relay may be asked about a server now, which counts as asking.
-func (t *todo) mayAsk(p pair, now time.Time) bool {
-	if now.Sub(t.asked[p]) < askedEvery {
-		return false
-	}
-	if now.Sub(t.proven[p.relay]) >= agreementLasts {
-		if now.Sub(t.hosts[p.relay]) < askedEvery {
-			return false
-		}
-		note(t.hosts, p.relay, now)
-	}
-	note(t.asked, p, now)
-	return true
-}
-
-func note[K comparable](m map[K]time.Time, key K, now time.Time) {
-	if _, ok := m[key]; !ok {
-		makeRoom(m, maxBackoffs)
-	}
-	m[key] = now
-}
 
 // want says that mail waits which may be left at relays of a server. It finds out which
 // have agreed, if that isn't known; then Peers is told.
@@ -127,16 +80,6 @@ func (b *book) hint(relay, server spec.ServerName, seq uint64) {
 	b.todo.awake()
 }
 
-// takeTodo returns all that is to be found out now.
-func (b *book) takeTodo() (wanted map[spec.ServerName]struct{}, hints map[pair]uint64, shown *wire.RelayRecord) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	t := &b.todo
-	wanted, hints, shown = t.wanted, t.hints, t.shown
-	t.wanted, t.hints, t.shown = make(map[spec.ServerName]struct{}), make(map[pair]uint64), nil
-	return wanted, hints, shown
-}
-
 // A scout asks relays for records, for a book.
 type scout struct {
 	book   *book
@@ -181,51 +124,94 @@ func (s *scout) follow(ctx context.Context, server spec.ServerName) {
 func (s *scout) askAll(ctx context.Context, server spec.ServerName, p *page) (newer bool) {
 	var all sync.WaitGroup
 	for _, relay := range p.record.Relays {
-		if relay.Name == s.book.self || !p.isDue(relay.Name, time.Now()) || !s.mayAsk(pair{relay.Name, server}) {
+		if relay.Name == s.book.self || !p.isDue(relay.Name, time.Now()) {
 			continue
 		}
-		all.Go(func() {
-			s.ask(ctx, pair{relay.Name, server}, p.record)
-			if ctx.Err() != nil { // it may not have come to the relay
-				s.unask(pair{relay.Name, server})
-			}
-		})
+		if host := hostOf(relay.Name); s.book.todo.silent.wait(host) > 0 {
+			s.book.fails(server, host)
+			continue
+		}
+		addresses, may := s.mayAsk(pair{relay.Name, server}, relay.At)
+		if !may {
+			continue
+		}
+		all.Go(func() { s.askAt(ctx, pair{relay.Name, server}, addresses, p.record) })
 	}
 	all.Wait()
 	return s.book.page(server).record != p.record
 }
 
-func (s *scout) mayAsk(p pair) bool {
+// mayAsk reports whether a relay may be asked about a server, and at which of its addresses.
+func (s *scout) mayAsk(p pair, at []string) (addresses []string, may bool) {
 	s.book.mu.Lock()
 	defer s.book.mu.Unlock()
-	return s.book.todo.mayAsk(p, time.Now())
+	now := time.Now()
+	if !s.book.todo.mayAsk(p, now) {
+		return nil, false
+	}
+	for _, address := range at {
+		if host := hostAt(address); host == hostOf(p.relay) || s.book.todo.mayReach(host, now) {
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses, true
+}
+
+// askAt asks a relay by its name, or at addresses.
+func (s *scout) askAt(ctx context.Context, p pair, addresses []string, known *wire.RelayRecord) {
+	pathCtx, path := withAddresses(ctx, p.relay, addresses)
+	err := s.ask(pathCtx, p, path, known)
+	switch host := hostOf(p.relay); {
+	case ctx.Err() != nil: // it may not have come to the relay
+		s.unask(p, addresses)
+	case errors.As(err, new(unanswered)):
+		s.unask(p, addresses)
+		s.book.todo.silent.failed(host, 0)
+		s.book.fails(p.destination, host)
+	default:
+		s.book.todo.silent.succeeded(host)
+	}
 }
 
 // unask has a relay count as not asked.
-func (s *scout) unask(p pair) {
+func (s *scout) unask(p pair, addresses []string) {
 	s.book.mu.Lock()
 	defer s.book.mu.Unlock()
 	delete(s.book.todo.asked, p)
-	delete(s.book.todo.hosts, p.relay)
+	delete(s.book.todo.hosts, hostOf(p.relay))
+	for _, address := range addresses {
+		delete(s.book.todo.hosts, hostAt(address))
+	}
 	delete(s.book.todo.hinted, p.relay)
 }
 
+// prove notes that a relay, and the address by which it was asked, is a relay.
+func (s *scout) prove(p pair, way *path) {
+	s.book.mu.Lock()
+	defer s.book.mu.Unlock()
+	host := hostOf(p.relay)
+	if way.taken != "" {
+		host = hostAt(way.taken)
+	}
+	note(s.book.todo.proven, host, time.Now())
+}
+
 // ask asks one relay for a server's record, and brings it the one that is known if that is
-// newer. A relay that shows none, or one that doesn't name it, doesn't agree.
-func (s *scout) ask(ctx context.Context, p pair, known *wire.RelayRecord) {
+// newer. A relay that shows none, or one that doesn't name it, doesn't agree. An error is
+// that of asking.
+func (s *scout) ask(ctx context.Context, p pair, way *path, known *wire.RelayRecord) error {
 	got, err := s.caller.RelayRecord(ctx, p.relay, p.destination)
+	asking := err
 	if err == nil {
 		err = got.Check(ctx, s.book.keys, time.Now())
 	}
 	if err != nil {
 		if refuses(err) {
-			s.note(ctx, p, false)
+			s.note(ctx, p, way, false)
 		}
-		return
+		return asking
 	}
-	s.book.mu.Lock()
-	note(s.book.todo.proven, p.relay, time.Now())
-	s.book.mu.Unlock()
+	s.prove(p, way)
 	err = s.book.take(ctx, got, true) // also an older one, if the key of the other is withdrawn
 	switch {
 	case err != nil && !errors.Is(err, errOlder):
@@ -233,11 +219,12 @@ func (s *scout) ask(ctx context.Context, p pair, known *wire.RelayRecord) {
 	case err != nil && got.Precedes(known):
 		err = s.caller.PutRelayRecord(ctx, p.relay, *known)
 		if err == nil || refuses(err) {
-			s.note(ctx, p, err == nil)
+			s.note(ctx, p, way, err == nil)
 		}
 	default:
-		s.note(ctx, p, got.Names(p.relay))
+		s.note(ctx, p, way, got.Names(p.relay))
 	}
+	return nil
 }
 
 // refuses reports whether a relay has said that it has no record that is right. Any other
@@ -250,8 +237,9 @@ func refuses(err error) bool {
 	return e.Status == http.StatusForbidden || e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed
 }
 
-// note writes down whether a relay agrees.
-func (s *scout) note(ctx context.Context, p pair, agrees bool) {
+// note writes down whether a relay agrees, and by which way. Mail goes to an address only
+// if that has agreed.
+func (s *scout) note(ctx context.Context, p pair, way *path, agrees bool) {
 	err := s.book.change(ctx, p.destination, func(page *page) error {
 		_, before := page.Agreed[p.relay]
 		switch {
@@ -260,8 +248,10 @@ func (s *scout) note(ctx context.Context, p pair, agrees bool) {
 				page.Agreed = make(map[spec.ServerName]int64)
 			}
 			page.Agreed[p.relay] = time.Now().Unix()
+			page.through(p.relay, way.taken)
 		case before:
 			delete(page.Agreed, p.relay)
+			page.through(p.relay, "")
 		default:
 			return errOlder // nothing is new
 		}
@@ -272,11 +262,22 @@ func (s *scout) note(ctx context.Context, p pair, agrees bool) {
 	}
 }
 
+// through notes by which address a relay has agreed, none if by its name.
+func (p *page) through(relay spec.ServerName, address string) {
+	if delete(p.Through, relay); address == "" {
+		return
+	}
+	if p.Through == nil {
+		p.Through = make(map[spec.ServerName]string)
+	}
+	p.Through[relay] = address
+}
+
 // check asks a relay for the newer record that it says it has. One that hasn't isn't
 // believed for a while.
 func (s *scout) check(ctx context.Context, p pair, seq uint64) {
 	s.book.mu.Lock()
-	wait := time.Since(s.book.todo.hinted[p.relay]) < askedEvery
+	wait := time.Since(s.book.todo.hinted[p.relay]) < askedEvery || s.book.todo.silent.wait(hostOf(p.relay)) > 0
 	if !wait {
 		note(s.book.todo.hinted, p.relay, time.Now())
 	}
@@ -288,8 +289,12 @@ func (s *scout) check(ctx context.Context, p pair, seq uint64) {
 	if err == nil {
 		err = s.book.take(ctx, got, true)
 	}
-	if ctx.Err() != nil {
-		s.unask(p)
+	switch {
+	case ctx.Err() != nil:
+		s.unask(p, nil)
+	case errors.As(err, new(unanswered)):
+		s.unask(p, nil)
+		s.book.todo.silent.failed(hostOf(p.relay), 0)
 	}
 	if err != nil || got.Seq < seq {
 		return
@@ -298,19 +303,4 @@ func (s *scout) check(ctx context.Context, p pair, seq uint64) {
 	delete(s.book.todo.hinted, p.relay)
 	s.book.mu.Unlock()
 	s.follow(ctx, p.destination)
-}
-
-// awake has all that is due be done at once.
-func (b *book) awake() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.todo.awake()
-}
-
-// show is for a record of this server that it was sent.
-func (b *book) show(record *wire.RelayRecord) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.todo.shown = record
-	b.todo.awake()
 }

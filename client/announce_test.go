@@ -1,0 +1,130 @@
+package client_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// TestAnnounceIsHourly: however often relays are announced, one record an hour is signed, and
+// the last that was announced holds in the end, also after a restart. Mail at a relay that
+// the next record names is fetched at once.
+func TestAnnounceIsHourly(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1, r2, r3)
+		alice, bob := w.node(a), w.node(b)
+		bob.announce(r1)
+		first := linked(w, bob.Link())
+		for i := range 60 {
+			require.NoError(t, bob.Announce(w.Context(), []spec.ServerName{r2, r3}[i%2]))
+			time.Sleep(50 * time.Second)
+		}
+		require.Equal(t, first, linked(w, bob.Link()))
+		require.Equal(t, []spec.ServerName{r1, r3}, bob.Relays(b.ServerName))
+		w.sendRecord(a, b, r3, first.JSON())
+		bob.close()
+		bob.open()
+		require.Equal(t, []spec.ServerName{r1, r3}, bob.Relays(b.ServerName))
+
+		time.Sleep(11 * time.Minute)
+		second := linked(w, bob.Link())
+		require.Equal(t, []wire.RecordRelay{{Name: r3}}, second.Relays)
+		require.Equal(t, first.Seq+1, second.Seq)
+		for _, relay := range []spec.ServerName{r1, r3} {
+			kept, err := caller(w.T, w.net, a).RelayRecord(w.Context(), relay, b.ServerName)
+			require.NoError(t, err)
+			require.Equal(t, second, kept)
+		}
+		_, puts := bob.askedAbout(r1)
+		require.Equal(t, 2, puts)
+		alice.add(bob.Link())
+		alice.write(bob, "1")
+		w.pass(time.Minute)
+		bob.requireGot("1")
+	})
+}
+
+// TestAnnounceTheSame: announcing what was announced costs nobody anything, and an announcement
+// that waits is taken back by another.
+func TestAnnounceTheSame(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1, r2)
+		bob := w.node(b)
+		bob.announce(r1)
+		first := bob.Link()
+		w.pass(2 * time.Hour)
+		bob.askedAbout(r1)
+		for range 5 {
+			require.NoError(t, bob.Announce(w.Context(), r1))
+		}
+		_, puts := bob.askedAbout(r1)
+		require.Zero(t, puts)
+		require.Equal(t, first, bob.Link())
+
+		require.NoError(t, bob.Announce(w.Context(), r1, r2))
+		second := bob.Link()
+		require.NotEqual(t, first, second)
+		require.NoError(t, bob.Announce(w.Context(), r2))
+		require.NoError(t, bob.Announce(w.Context(), r1, r2))
+		w.pass(3 * time.Hour)
+		require.Equal(t, second, bob.Link())
+	})
+}
+
+// TestLeaveLeavesTheRecord: a relay that was left is named no more; if there is no other, the
+// record isn't signed anew, until relays are announced again.
+func TestLeaveLeavesTheRecord(t *testing.T) {
+	inNodeWorld(t, func(c *client.NodeConfig) {
+		c.Receiver.Wait, c.Receiver.PollInterval = -1, -1
+	}, func(w *nodeWorld) {
+		for _, name := range []spec.ServerName{r1, r2} {
+			w.ownersRelay(name, nil)
+		}
+		named := func() wire.RelayRecord {
+			record, err := wire.ReadLink(w.node.Link())
+			require.NoError(t, err)
+			return record
+		}
+		require.NoError(t, w.node.Announce(w.Context(), r1, r2))
+		require.NoError(t, w.node.Leave(w.Context(), r1, false))
+		requireStatus(t, http.StatusForbidden, w.enemy(r1))
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []wire.RecordRelay{{Name: r2}}, named().Relays)
+		require.Equal(t, []spec.ServerName{r1, r2}, w.node.Relays(a.ServerName), "mail may still be there")
+
+		last := named()
+		require.NoError(t, w.node.Leave(w.Context(), r2, false))
+		w.close()
+		w.open()
+		w.run()
+		time.Sleep(100 * 24 * time.Hour)
+		require.Equal(t, last, named())
+		require.False(t, last.IsFresh(time.Now()))
+		require.Empty(t, w.node.Relays(a.ServerName))
+
+		require.NoError(t, w.node.Announce(w.Context(), r2))
+		require.Greater(t, named().Seq, last.Seq)
+		w.leave(r2, "1")
+		w.node.Online()
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"1"}, w.fetched())
+	})
+}
+
+// TestLeaveWithoutRecord: a relay that was entered by hand is left as before.
+func TestLeaveWithoutRecord(t *testing.T) {
+	inNodeWorld(t, func(c *client.NodeConfig) { c.Receiver.Wait = -1 }, func(w *nodeWorld) {
+		w.ownersRelay(r1, nil)
+		w.setRelays(a.ServerName, r1)
+		time.Sleep(time.Minute)
+		require.NoError(t, w.node.Leave(w.Context(), r1, false))
+		require.Empty(t, w.node.Link())
+		requireStatus(t, http.StatusForbidden, w.enemy(r1))
+	})
+}
