@@ -65,7 +65,7 @@ func TestInfo(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2<<20, info.MaxBodyBytes)
 	require.Equal(t, 7, info.MaxBatch)
-	require.Equal(t, append(slices.Clone(wire.Extensions), wire.RecordsExtension), info.Extensions)
+	require.Equal(t, append(slices.Clone(wire.Extensions), wire.RecordsExtension, wire.ReceiptsExtension, wire.ListsExtension), info.Extensions)
 	_, err = all["stub"].Info(t.Context(), relayName)
 	require.Error(t, err)
 }
