@@ -84,7 +84,9 @@ func TestReceiptsOff(t *testing.T) {
 		require.Empty(t, at.got())
 	})
 	inGiving(t, nil, func(p *provenInbox, at *taker) {
-		at.says = func(answer []byte) []byte { return bytes.ReplaceAll(answer, []byte(`"receipts":true`), []byte(`"receipts":false`)) }
+		at.says = func(answer []byte) []byte {
+			return bytes.ReplaceAll(answer, []byte(`"receipts":true`), []byte(`"receipts":false`))
+		}
 		p.leave("1", 1, r1)
 		require.Equal(t, one, p.from(r1))
 		require.Empty(t, at.got())

@@ -1,0 +1,202 @@
+package relay_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// TestWrongReceipts: nothing but a receipt of the destination, for just that mail of that
+// origin, removes any or is kept.
+func TestWrongReceipts(t *testing.T) {
+	r := newRig(t, nil)
+	ids := r.fill(3, 100)
+	require.NoError(t, r.send(r.a, r.a.Transaction(r.c.ServerName, "t0", 1, 100)))
+	entries := r.listed()
+	good := receiptFor(t, r.b, entries...)
+	other, forged := entries[0], bytes.Replace(good.JSON(), []byte(`["t0"`), []byte(`["t9"`), 1)
+	other.Digest[0]++
+	renamed := entries[0]
+	renamed.TransactionID = "t00"
+	unrelated := entries[0]
+	unrelated.Origin = r.c.ServerName
+	before := noteBytes(t, r.store, "relay/")
+	for name, receipts := range map[string][]wire.Receipt{
+		"other content":         {receiptFor(t, r.b, other)},
+		"another ID":            {receiptFor(t, r.b, renamed)},
+		"another origin":        {receiptFor(t, r.b, unrelated)},
+		"another destination":   {receiptFor(t, r.a, entries...), receiptFor(t, relaytest.NewNode("d"), entries...)},
+		"no mail, wrong key":    {receiptWithKey(t, relaytest.NewNode("d"), r.c)},
+		"none":                  {},
+		"of the other mailbox":  {receiptFor(t, r.c, renamed)},
+		"the same content only": {receiptFor(t, r.b, wire.Answer{Origin: r.a.ServerName, TransactionID: "t1", Digest: entries[0].Digest})},
+	} {
+		require.Zero(t, r.bringReceipts(r.b, receipts...), name)
+	}
+	hundred := make([]wire.ReceiptItem, 100)
+	for i := range hundred {
+		hundred[i].TransactionID = gomatrixserverlib.TransactionID(fmt.Sprint("made up", i))
+	}
+	require.Zero(t, r.bringReceipts(r.b, receiptOf(t, r.b, r.a.ServerName, hundred...)))
+	nine := wire.ReceiptsBody{Receipts: []wire.Receipt{good, good, good, good, good, good, good, good, good}}
+	for name, c := range map[string]struct {
+		content any
+		status  int
+		code    string
+	}{
+		"forged":       {json.RawMessage(`{"receipts":[` + string(forged) + `]}`), http.StatusForbidden, "M_FORBIDDEN"},
+		"wrong key":    {wire.ReceiptsBody{Receipts: []wire.Receipt{receiptWithKey(t, r.b, r.c)}}, http.StatusForbidden, "M_FORBIDDEN"},
+		"one forged":   {json.RawMessage(`{"receipts":[` + string(good.JSON()) + `,` + string(forged) + `]}`), http.StatusForbidden, "M_FORBIDDEN"},
+		"no receipt":   {json.RawMessage(`{"receipts":[{}]}`), http.StatusBadRequest, "M_BAD_JSON"},
+		"too many":     {nine, http.StatusBadRequest, "M_BAD_JSON"},
+		"a field more": {json.RawMessage(strings.Replace(`{"receipts":[`+string(good.JSON())+`]}`, `[{`, `[{"x":1,`, 1)), http.StatusBadRequest, "M_BAD_JSON"},
+		"huge":         {json.RawMessage(`{"x":"` + strings.Repeat("x", wire.MaxFetchBytes) + `"}`), http.StatusRequestEntityTooLarge, "M_TOO_LARGE"},
+	} {
+		status, body := r.call(http.MethodPut, r.b, wire.ReceiptsURI, c.content)
+		require.Equal(t, c.status, status, "%s: %s", name, body)
+		requireError(t, c.status, c.code, status, body)
+		status, body = r.call(http.MethodGet, r.b, wire.RelayTxnURI(relaytest.User(r.b.ServerName))+"?limit=5", c.content)
+		requireError(t, c.status, c.code, status, body)
+	}
+	theirs := wire.Fetch{EntryID: ids[0], Receipts: []wire.Receipt{receiptFor(t, r.c, entries[0])}}
+	status, body := r.call(http.MethodGet, r.b, wire.RelayTxnURI(relaytest.User(r.b.ServerName)), theirs)
+	requireError(t, http.StatusForbidden, "M_FORBIDDEN", status, body)
+	require.Equal(t, ids, listedIDs(r.listed()), "nothing was acknowledged")
+	require.Equal(t, before, noteBytes(t, r.store, "relay/"), "0 bytes were kept")
+
+	require.Equal(t, 3, r.bringReceipts(r.c, good))
+	before = noteBytes(t, r.store, "relay/")
+	require.Zero(t, r.bringReceipts(r.b, good, good), "twice")
+	require.Equal(t, before, noteBytes(t, r.store, "relay/"))
+	status, body = r.call(http.MethodGet, r.a, wire.ReceiptsURI, nil)
+	requireError(t, http.StatusBadRequest, "M_INVALID_PARAM", status, body)
+}
+
+// receiptWithKey is a receipt of a server that another one has signed.
+func receiptWithKey(t testing.TB, of, by *relaytest.Node) wire.Receipt {
+	t.Helper()
+	thief := *of
+	thief.PrivateKey = by.PrivateKey
+	return receiptOf(t, &thief, "a.example", wire.ReceiptItem{TransactionID: "t0"})
+}
+
+// TestReceiptsForHalf: a receipt is kept if the relay has the mail for half of its items,
+// which it removes in any case.
+func TestReceiptsForHalf(t *testing.T) {
+	r := newRig(t, nil)
+	r.fill(3, 100)
+	entries := r.listed()
+	madeUp := wire.Answer{TransactionID: "x"}
+	require.Equal(t, 1, r.bringReceipts(r.b, receiptFor(t, r.b, entries[0], madeUp, madeUp)))
+	receipts, _ := r.given(r.a, 0)
+	require.Empty(t, receipts)
+	require.Equal(t, 1, r.bringReceipts(r.b, receiptFor(t, r.b, entries[1], madeUp)))
+	receipts, _ = r.given(r.a, 0)
+	require.Len(t, receipts, 1)
+	require.Equal(t, 1, r.bringReceipts(r.b, receiptFor(t, r.b, entries[2], entries[2], entries[2])))
+	receipts, _ = r.given(r.a, 0)
+	require.Len(t, receipts, 1, "one repeated is one")
+}
+
+// TestNoReceipts: a relay that takes none doesn't know the path, doesn't say that it does,
+// and passes over what it gets.
+func TestNoReceipts(t *testing.T) {
+	for name, change := range map[string]func(*relay.Config){
+		"switched off":            func(c *relay.Config) { c.MaxReceipts = -1 },
+		"a store without notes":   func(c *relay.Config) { c.Store = bare{c.Store} },
+		"a store that isn't seen": func(c *relay.Config) { c.Store = kept{c.Store} },
+	} {
+		r := newRig(t, change)
+		ids := r.fill(2, 100)
+		receipt := receiptOf(t, r.b, r.a.ServerName, wire.ReceiptItem{TransactionID: "t0"})
+		for _, method := range []string{http.MethodGet, http.MethodPut} {
+			status, body := r.call(method, r.b, wire.AskReceiptsURI(r.b.ServerName, 0), wire.ReceiptsBody{Receipts: []wire.Receipt{receipt}})
+			requireError(t, http.StatusNotFound, "M_UNRECOGNIZED", status, body)
+		}
+		answer := r.next(wire.Query{Limit: 5}, wire.Fetch{EntryID: ids[0], Receipts: []wire.Receipt{receipt}})
+		require.Equal(t, ids[1], answer.EntryID, name)
+		require.False(t, answer.Receipts)
+		status, body := r.call(http.MethodPut, r.a, wire.SendRelayURI("x", relaytest.User(r.b.ServerName))+wire.ReceiptsQuery(0), json.RawMessage(`{"pdus":[]}`))
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, `{}`, body)
+		_, _, info := r.info(http.MethodGet)
+		require.NotContains(t, info, wire.ReceiptsExtension)
+	}
+}
+
+// noKeyOf knows the keys of all servers but one.
+type noKeyOf struct {
+	wire.HexKeys
+	server spec.ServerName
+	asked  int
+}
+
+func (k *noKeyOf) KnownKey(server spec.ServerName, id gomatrixserverlib.KeyID) (ed25519.PublicKey, bool) {
+	if server == k.server {
+		return nil, false
+	}
+	return k.HexKeys.KnownKey(server, id)
+}
+
+func (k *noKeyOf) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	k.asked++
+	return nil, fmt.Errorf("%w: %s", wire.ErrNoKey, requests[0].ServerName)
+}
+
+// TestReceiptsWithoutKey: without the key nothing is known of a receipt, and the keys of
+// servers without mail are never looked up.
+func TestReceiptsWithoutKey(t *testing.T) {
+	keys := &noKeyOf{}
+	r := newRig(t, func(c *relay.Config) { c.Keys = keys })
+	keys.server = r.b.ServerName
+	receipt := receiptOf(t, r.b, r.a.ServerName, wire.ReceiptItem{TransactionID: "t0"})
+	require.Zero(t, r.bringReceipts(r.c, receipt))
+	require.Zero(t, keys.asked)
+	ids := r.fill(1, 100)
+	status, body := r.call(http.MethodPut, r.c, wire.ReceiptsURI, wire.ReceiptsBody{Receipts: []wire.Receipt{receipt}})
+	requireError(t, http.StatusServiceUnavailable, "M_UNKNOWN", status, body)
+	require.Equal(t, 1, keys.asked)
+	entries, err := r.store.Next(t.Context(), r.b.ServerName, 0, 1, 1)
+	require.NoError(t, err)
+	require.Equal(t, ids[0], entries[0].ID)
+}
+
+// TestReceiptsAreCharged: what receipts add to the store counts for the server that brings
+// them.
+func TestReceiptsAreCharged(t *testing.T) {
+	var used policy.Used
+	r := newRig(t, func(c *relay.Config) {
+		c.Policy = usedOf(func(u policy.Used) { used = u })
+	})
+	r.fill(1, 100)
+	before := noteBytes(t, r.store, "relay/receipt/")
+	entries := r.listed()
+	r.next(wire.Query{Limit: 1}, wire.Fetch{EntryID: entries[0].EntryID, Receipts: []wire.Receipt{receiptFor(t, r.b, entries...)}})
+	require.EqualValues(t, noteBytes(t, r.store, "relay/receipt/")-before, used.Stored)
+	r.next(wire.Query{Limit: 1}, wire.Fetch{})
+	require.Zero(t, used.Stored)
+}
+
+// usedOf is a policy that admits all and is told what requests have used.
+type usedOf func(policy.Used)
+
+func (u usedOf) Admit(_ context.Context, r *policy.Request) error {
+	if r.Stage == policy.Signed {
+		r.WhenDone(u)
+	}
+	return nil
+}
