@@ -84,7 +84,7 @@ type Operator interface {
 	// server or addresses, and Unblock ends a block and reports whether there was one.
 	Blocked(ctx context.Context, after string, limit int) ([]policy.Block, error)
 	Block(ctx context.Context, block policy.Block) (*policy.Block, error)
-	Unblock(ctx context.Context, what string) (found bool, err error)
+	Unblock(ctx context.Context, entity string) (found bool, err error)
 
 	// Invite makes an invite for that many servers until the end of a day (UTC): see
 	// policy.NewInviteText.

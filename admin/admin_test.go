@@ -228,10 +228,10 @@ func TestSenders(t *testing.T) {
 
 func TestBlocks(t *testing.T) {
 	each(t, func(r *rig, o admin.Operator) {
-		kept, err := o.Block(r.Context(), policy.Block{What: "Evil.example", Reason: "fills the disk"})
+		kept, err := o.Block(r.Context(), policy.Block{Entity: "Evil.example", Reason: "fills the disk"})
 		require.NoError(r, err)
-		require.Equal(r, "evil.example", kept.What)
-		_, err = o.Block(r.Context(), policy.Block{What: "192.0.2.1/24"})
+		require.Equal(r, "evil.example", kept.Entity)
+		_, err = o.Block(r.Context(), policy.Block{Entity: "192.0.2.1/24"})
 		require.NoError(r, err)
 		blocks, err := o.Blocked(r.Context(), "", 0)
 		require.NoError(r, err)
@@ -246,7 +246,7 @@ func TestBlocks(t *testing.T) {
 		found, err = o.Unblock(r.Context(), "evil.example")
 		require.NoError(r, err)
 		require.False(r, found)
-		_, err = o.Block(r.Context(), policy.Block{What: "not a server"})
+		_, err = o.Block(r.Context(), policy.Block{Entity: "not a server"})
 		requireStatus(r, 400, err)
 		_, err = o.Unblock(r.Context(), "not a server")
 		requireStatus(r, 400, err)
@@ -268,7 +268,7 @@ func TestInvite(t *testing.T) {
 func TestNotConfigured(t *testing.T) {
 	desk, err := admin.New(admin.Config{Store: memory.New(memory.Options{}), Logger: quiet})
 	require.NoError(t, err)
-	_, err = desk.Block(t.Context(), policy.Block{What: "a.example"})
+	_, err = desk.Block(t.Context(), policy.Block{Entity: "a.example"})
 	requireStatus(t, 404, err)
 	_, err = desk.Unblock(t.Context(), "a.example")
 	requireStatus(t, 404, err)

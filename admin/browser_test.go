@@ -150,7 +150,7 @@ func (c *chromium) walk(r *rig, url string) {
 	require.Zero(c, r.entries("b.example"))
 
 	c.click("Blocked")
-	c.ask(`document.getElementById("what").value = "evil.example"; document.getElementById("reason").value = "fills the disk"`, nil)
+	c.ask(`document.getElementById("entity").value = "evil.example"; document.getElementById("reason").value = "fills the disk"`, nil)
 	c.click("Block")
 	require.Contains(c, c.text(), "evil.example is blocked.")
 	require.Len(c, r.blocklist.Blocked("", 10), 1)

@@ -180,8 +180,8 @@ func (c *Client) Block(ctx context.Context, block policy.Block) (*policy.Block, 
 }
 
 // Unblock implements Operator.
-func (c *Client) Unblock(ctx context.Context, what string) (bool, error) {
-	answer, err := call[unblockAnswer](ctx, c, pathUnblock, nil, unblockRequest{what})
+func (c *Client) Unblock(ctx context.Context, entity string) (bool, error) {
+	answer, err := call[unblockAnswer](ctx, c, pathUnblock, nil, unblockRequest{entity})
 	return answer.Found, err
 }
 

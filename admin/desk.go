@@ -148,7 +148,7 @@ func (d *Desk) problems(ctx context.Context, status *Status) (all []string) {
 func (d *Desk) held(ctx context.Context, name spec.ServerName) (Held, error) {
 	usage, err := d.config.Store.Usage(ctx, name)
 	if err != nil {
-		return Held{}, fmt.Errorf("admin: what a mailbox holds: %w", err)
+		return Held{}, fmt.Errorf("admin: the usage of a mailbox: %w", err)
 	}
 	return Held(usage), nil
 }
@@ -290,21 +290,21 @@ func (d *Desk) Block(ctx context.Context, block policy.Block) (*policy.Block, er
 	if err != nil {
 		return nil, blockError(err)
 	}
-	d.config.Logger.Info("admin: blocked", "what", kept.What, "reason", kept.Reason)
+	d.config.Logger.Info("admin: blocked", "entity", kept.Entity, "reason", kept.Reason)
 	return &kept, nil
 }
 
 // Unblock implements Operator.
-func (d *Desk) Unblock(ctx context.Context, what string) (bool, error) {
+func (d *Desk) Unblock(ctx context.Context, entity string) (bool, error) {
 	if d.config.Blocklist == nil {
 		return false, errNoBlocks
 	}
-	found, err := d.config.Blocklist.Unblock(ctx, what)
+	found, err := d.config.Blocklist.Unblock(ctx, entity)
 	if err != nil {
 		return false, blockError(err)
 	}
 	if found {
-		d.config.Logger.Info("admin: unblocked", "what", what)
+		d.config.Logger.Info("admin: unblocked", "entity", entity)
 	}
 	return found, nil
 }

@@ -42,7 +42,7 @@ const maxRequest = 64 << 10
 // Bodies of requests, and answers that aren't types of their own.
 type (
 	unblockRequest struct {
-		What string `json:"what"`
+		Entity string `json:"entity"`
 	}
 	unblockAnswer struct {
 		Found bool `json:"found"`
@@ -97,7 +97,7 @@ func (d *Desk) Handler() http.Handler {
 	post(d, mux, pathVerify, func(ctx context.Context, from Position) (any, error) { return d.Verify(ctx, from) })
 	post(d, mux, pathBlock, func(ctx context.Context, b policy.Block) (any, error) { return d.Block(ctx, b) })
 	post(d, mux, pathUnblock, func(ctx context.Context, r unblockRequest) (any, error) {
-		found, err := d.Unblock(ctx, r.What)
+		found, err := d.Unblock(ctx, r.Entity)
 		return unblockAnswer{found}, err
 	})
 	post(d, mux, pathInvite, func(ctx context.Context, r inviteRequest) (any, error) {

@@ -120,7 +120,7 @@ func TestClientOfAnotherProgram(t *testing.T) {
 		require.Error(t, err, "%q", text)
 		_, err = admin.VerifyAll(t.Context(), client, nil)
 		require.Error(t, err, "%q", text)
-		_, err = client.Block(t.Context(), policy.Block{What: "a"})
+		_, err = client.Block(t.Context(), policy.Block{Entity: "a"})
 		require.Error(t, err, "%q", text)
 		server.Close()
 	}

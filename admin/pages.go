@@ -77,18 +77,18 @@ func (d *Desk) mountPages(mux *http.ServeMux) {
 	post("purge", "purge", func(ctx context.Context, p *params) (any, error) { return d.purgePage(ctx, p, false) })
 	get("blocked", "blocked", func(_ context.Context, p *params) (any, error) { return d.blockedPage(p, "") })
 	post("block", "blocked", func(ctx context.Context, p *params) (any, error) {
-		block, err := d.Block(ctx, policy.Block{What: p.values.Get("what"), Reason: p.values.Get("reason")})
+		block, err := d.Block(ctx, policy.Block{Entity: p.values.Get("entity"), Reason: p.values.Get("reason")})
 		if err != nil {
 			return nil, err
 		}
-		return d.blockedPage(&params{}, block.What+" is blocked.")
+		return d.blockedPage(&params{}, block.Entity+" is blocked.")
 	})
 	post("unblock", "blocked", func(ctx context.Context, p *params) (any, error) {
-		what := p.values.Get("what")
-		if _, err := d.Unblock(ctx, what); err != nil {
+		entity := p.values.Get("entity")
+		if _, err := d.Unblock(ctx, entity); err != nil {
 			return nil, err
 		}
-		return d.blockedPage(&params{}, what+" is not blocked any more.")
+		return d.blockedPage(&params{}, entity+" is not blocked any more.")
 	})
 	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFileFS(w, r, pageFiles, "page/style.css")
@@ -224,12 +224,12 @@ func (d *Desk) blockedPage(p *params, done string) (any, error) {
 	blocks, err := d.Blocked(context.Background(), after, DefaultPage)
 	next := ""
 	if len(blocks) == DefaultPage {
-		next = blocks[DefaultPage-1].What
+		next = blocks[DefaultPage-1].Entity
 	}
 	return struct {
-		Blocks           []policy.Block
-		What, Next, Done string
-	}{blocks, p.values.Get("what"), next, done}, errors.Join(p.err, err)
+		Blocks             []policy.Block
+		Entity, Next, Done string
+	}{blocks, p.values.Get("entity"), next, done}, errors.Join(p.err, err)
 }
 
 // sizeText writes a number of bytes for people.

@@ -114,7 +114,7 @@ func TestPages(t *testing.T) {
 	r.see("/mailbox?name=c.example", "never")
 	r.see("/mailbox?name=nobody.example", "0 entries")
 	r.see("/blocked", "Nothing is blocked")
-	r.see("/blocked?what=fills.example", `value="fills.example"`)
+	r.see("/blocked?entity=fills.example", `value="fills.example"`)
 
 	style := r.visit("GET", "/style.css", nil)
 	require.Equal(t, 200, style.status)
@@ -210,13 +210,13 @@ func TestPurgeByPage(t *testing.T) {
 
 func TestBlockByPage(t *testing.T) {
 	r := newRig(t, memory.New(memory.Options{}))
-	page := r.visit("POST", "/block", url.Values{"what": {"Evil.example"}, "reason": {"<b>fills</b> the disk"}})
+	page := r.visit("POST", "/block", url.Values{"entity": {"Evil.example"}, "reason": {"<b>fills</b> the disk"}})
 	require.Equal(t, 200, page.status)
 	requirePage(t, page.text)
 	require.Contains(t, page.text, "evil.example is blocked.")
 	require.Contains(t, page.text, "&lt;b&gt;fills", "text of others is no markup")
 	r.see("/blocked", "evil.example")
-	page = r.visit("POST", "/unblock", url.Values{"what": {"evil.example"}})
+	page = r.visit("POST", "/unblock", url.Values{"entity": {"evil.example"}})
 	require.Equal(t, 200, page.status)
 	require.NotContains(t, r.see("/blocked"), "evil.example")
 }
@@ -248,7 +248,7 @@ func TestPagesOfMistakes(t *testing.T) {
 		requirePage(t, page.text)
 		require.Contains(t, page.text, `role="alert"`)
 	}
-	require.Equal(t, 400, r.visit("POST", "/block", url.Values{"what": {"not a server"}}).status)
+	require.Equal(t, 400, r.visit("POST", "/block", url.Values{"entity": {"not a server"}}).status)
 	require.NoError(t, r.store.Close())
 	page := r.visit("GET", "/", nil)
 	require.Equal(t, 503, page.status)

@@ -46,11 +46,11 @@ const (
 
 // A Block refuses a server or addresses.
 type Block struct {
-	// What is an address, a prefix such as 192.0.2.0/24, or a server. A server without a
+	// Entity is an address, a prefix such as 192.0.2.0/24, or a server. A server without a
 	// port means all ports, *.example.org all servers below example.org, and upper and
 	// lower case are the same, as are names with and without a dot at their end: with
 	// these its owner could take another name.
-	What string `json:"what"`
+	Entity string `json:"entity"`
 
 	// Reason is the operator's note on it, which nobody else is told. Since is the
 	// machine's time at which it was blocked.
@@ -97,8 +97,8 @@ func (b *Blocklist) load(ctx context.Context) error {
 	err := notebook.Each(ctx, b.notes, blockPrefix, func(note store.Note) error {
 		block := Block{}
 		_ = json.Unmarshal(note.Value, &block) // one that can't be read still is one
-		block.What = note.Key[len(blockPrefix):]
-		blocks[block.What] = block
+		block.Entity = note.Key[len(blockPrefix):]
+		blocks[block.Entity] = block
 		return nil
 	})
 	if err != nil {
@@ -110,8 +110,8 @@ func (b *Blocklist) load(ctx context.Context) error {
 
 func (b *Blocklist) set(blocks map[string]Block) {
 	var bits []int
-	for what := range blocks {
-		if prefix, err := netip.ParsePrefix(what); err == nil {
+	for entity := range blocks {
+		if prefix, err := netip.ParsePrefix(entity); err == nil {
 			bits = append(bits, prefix.Bits())
 		}
 	}
@@ -124,41 +124,41 @@ func (b *Blocklist) set(blocks map[string]Block) {
 // Block blocks a server or addresses, or changes the reason. It returns nil once that
 // would survive a power cut, and returns the Block as it is kept.
 func (b *Blocklist) Block(ctx context.Context, block Block) (Block, error) {
-	what, err := blockable(block.What)
+	entity, err := blockable(block.Entity)
 	if err == nil && len(block.Reason) > MaxBlockReason {
 		err = fmt.Errorf("%w: the reason has more than %d bytes", ErrBlock, MaxBlockReason)
 	}
 	if err != nil {
 		return Block{}, err
 	}
-	block.What = what
+	block.Entity = entity
 	if block.Since.IsZero() {
 		block.Since = time.Now().UTC().Truncate(time.Second)
 	}
-	return block, b.change(ctx, what, &block)
+	return block, b.change(ctx, entity, &block)
 }
 
 // Unblock ends a block, and reports whether there was one.
-func (b *Blocklist) Unblock(ctx context.Context, what string) (found bool, err error) {
-	if what, err = blockable(what); err != nil {
+func (b *Blocklist) Unblock(ctx context.Context, entity string) (found bool, err error) {
+	if entity, err = blockable(entity); err != nil {
 		return false, err
 	}
 	if err := b.reload(ctx); err != nil {
 		return false, err
 	}
-	if _, found = b.get(what); !found {
+	if _, found = b.get(entity); !found {
 		return false, nil
 	}
-	return true, b.change(ctx, what, nil)
+	return true, b.change(ctx, entity, nil)
 }
 
 // change sets one note, and reads all.
-func (b *Blocklist) change(ctx context.Context, what string, block *Block) error {
+func (b *Blocklist) change(ctx context.Context, entity string, block *Block) error {
 	b.writing.Lock()
 	defer b.writing.Unlock()
-	note := store.Note{Key: blockPrefix + what}
+	note := store.Note{Key: blockPrefix + entity}
 	if block != nil {
-		if _, known := b.get(what); !known && b.len() >= MaxBlocks {
+		if _, known := b.get(entity); !known && b.len() >= MaxBlocks {
 			return ErrManyBlocks
 		}
 		var err error
@@ -179,35 +179,35 @@ func (b *Blocklist) len() int {
 }
 
 // blockable returns the one way in which a server, an address or a prefix is written.
-func blockable(what string) (string, error) {
-	if prefix, err := netip.ParsePrefix(what); err == nil {
+func blockable(entity string) (string, error) {
+	if prefix, err := netip.ParsePrefix(entity); err == nil {
 		if prefix.Addr().Is4In6() {
-			return "", fmt.Errorf("%w: write %q as a prefix of IPv4", ErrBlock, what)
+			return "", fmt.Errorf("%w: write %q as a prefix of IPv4", ErrBlock, entity)
 		}
 		return prefix.Masked().String(), nil
 	}
-	if addr, err := netip.ParseAddr(what); err == nil {
+	if addr, err := netip.ParseAddr(entity); err == nil {
 		return addr.Unmap().WithZone("").String(), nil
 	}
 	const longest = 255 // more than any server's name has
-	name := strings.TrimSuffix(strings.ToLower(what), ".")
+	name := strings.TrimSuffix(strings.ToLower(entity), ".")
 	if len(name) > longest {
 		return "", fmt.Errorf("%w: it has %d bytes", ErrBlock, len(name))
 	}
 	if err := wire.CheckName(spec.ServerName(strings.TrimPrefix(name, "*."))); err != nil {
-		return "", fmt.Errorf("%w: %q is no address, no prefix and no server: %w", ErrBlock, what, err)
+		return "", fmt.Errorf("%w: %q is no address, no prefix and no server: %w", ErrBlock, entity, err)
 	}
 	return name, nil
 }
 
-// Blocked returns up to limit blocks (a limit below 1 counts as 1) in the order of What,
+// Blocked returns up to limit blocks (a limit below 1 counts as 1) in the order of Entity,
 // from the first that is greater than after.
 func (b *Blocklist) Blocked(after string, limit int) []Block {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	page := []Block{}
-	for _, block := range slices.SortedFunc(maps.Values(b.blocks), func(x, y Block) int { return cmp.Compare(x.What, y.What) }) {
-		if block.What > after && len(page) < max(limit, 1) {
+	for _, block := range slices.SortedFunc(maps.Values(b.blocks), func(x, y Block) int { return cmp.Compare(x.Entity, y.Entity) }) {
+		if block.Entity > after && len(page) < max(limit, 1) {
 			page = append(page, block)
 		}
 	}
@@ -268,10 +268,10 @@ func (b *Blocklist) keepUp(ctx context.Context) {
 	}
 }
 
-func (b *Blocklist) get(what string) (Block, bool) {
+func (b *Blocklist) get(entity string) (Block, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	block, ok := b.blocks[what]
+	block, ok := b.blocks[entity]
 	return block, ok
 }
 

@@ -18,12 +18,12 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-func newBlocklist(t *testing.T, s store.Store, what ...string) *policy.Blocklist {
+func newBlocklist(t *testing.T, s store.Store, entity ...string) *policy.Blocklist {
 	t.Helper()
 	b, err := policy.NewBlocklist(t.Context(), s)
 	require.NoError(t, err)
-	for _, one := range what {
-		_, err := b.Block(t.Context(), policy.Block{What: one})
+	for _, one := range entity {
+		_, err := b.Block(t.Context(), policy.Block{Entity: one})
 		require.NoError(t, err)
 	}
 	return b
@@ -78,33 +78,33 @@ func TestBlockedAddresses(t *testing.T) {
 func TestBlocksAreKept(t *testing.T) {
 	s := memory.New(memory.Options{})
 	b := newBlocklist(t, s, "b.example", "192.0.2.9/24")
-	block, err := b.Block(t.Context(), policy.Block{What: "A.example", Reason: "fills the disk"})
+	block, err := b.Block(t.Context(), policy.Block{Entity: "A.example", Reason: "fills the disk"})
 	require.NoError(t, err)
-	require.Equal(t, "a.example", block.What)
+	require.Equal(t, "a.example", block.Entity)
 	require.WithinDuration(t, time.Now(), block.Since, time.Hour)
 
 	other := newBlocklist(t, s)
 	require.Equal(t, b.Blocked("", 10), other.Blocked("", 10))
-	whats := func(blocks []policy.Block) (all []string) {
+	entities := func(blocks []policy.Block) (all []string) {
 		for _, block := range blocks {
-			all = append(all, block.What)
+			all = append(all, block.Entity)
 		}
 		return all
 	}
-	require.Equal(t, []string{"192.0.2.0/24", "a.example"}, whats(other.Blocked("", 2)))
-	require.Equal(t, []string{"b.example"}, whats(other.Blocked("a.example", 2)))
+	require.Equal(t, []string{"192.0.2.0/24", "a.example"}, entities(other.Blocked("", 2)))
+	require.Equal(t, []string{"b.example"}, entities(other.Blocked("a.example", 2)))
 	require.Equal(t, "fills the disk", other.Blocked("", 10)[1].Reason)
 
-	for _, what := range []string{"A.EXAMPLE", "192.0.2.1/24"} {
-		found, err := other.Unblock(t.Context(), what)
+	for _, entity := range []string{"A.EXAMPLE", "192.0.2.1/24"} {
+		found, err := other.Unblock(t.Context(), entity)
 		require.NoError(t, err)
 		require.True(t, found)
-		found, err = b.Unblock(t.Context(), what) // it learns of it
+		found, err = b.Unblock(t.Context(), entity) // it learns of it
 		require.NoError(t, err)
 		require.False(t, found)
 	}
 	require.NoError(t, get("192.0.2.1", "a.example").run(t, b))
-	require.Equal(t, []string{"b.example"}, whats(newBlocklist(t, s).Blocked("", 0)))
+	require.Equal(t, []string{"b.example"}, entities(newBlocklist(t, s).Blocked("", 0)))
 }
 
 // Another process on the same store follows within a minute, and goes on with the old
@@ -140,13 +140,13 @@ func (f *failingNotes) Notes(ctx context.Context, prefix, after string, limit in
 func TestNotToBeBlocked(t *testing.T) {
 	s := memory.New(memory.Options{})
 	b := newBlocklist(t, s)
-	for _, what := range []string{"", "a b", "*.", "*", "192.0.2.0/33", "::ffff:192.0.2.0/120", strings.Repeat("a", 300)} {
-		_, err := b.Block(t.Context(), policy.Block{What: what})
-		require.ErrorIs(t, err, policy.ErrBlock, what)
-		_, err = b.Unblock(t.Context(), what)
-		require.ErrorIs(t, err, policy.ErrBlock, what)
+	for _, entity := range []string{"", "a b", "*.", "*", "192.0.2.0/33", "::ffff:192.0.2.0/120", strings.Repeat("a", 300)} {
+		_, err := b.Block(t.Context(), policy.Block{Entity: entity})
+		require.ErrorIs(t, err, policy.ErrBlock, entity)
+		_, err = b.Unblock(t.Context(), entity)
+		require.ErrorIs(t, err, policy.ErrBlock, entity)
 	}
-	_, err := b.Block(t.Context(), policy.Block{What: "a.example", Reason: strings.Repeat("x", policy.MaxBlockReason+1)})
+	_, err := b.Block(t.Context(), policy.Block{Entity: "a.example", Reason: strings.Repeat("x", policy.MaxBlockReason+1)})
 	require.ErrorIs(t, err, policy.ErrBlock)
 	require.Empty(t, b.Blocked("", 10))
 
@@ -162,9 +162,9 @@ func TestTooManyBlocks(t *testing.T) {
 	}
 	require.NoError(t, s.SetNotes(t.Context(), notes))
 	b := newBlocklist(t, s)
-	_, err := b.Block(t.Context(), policy.Block{What: "one.example"})
+	_, err := b.Block(t.Context(), policy.Block{Entity: "one.example"})
 	require.ErrorIs(t, err, policy.ErrManyBlocks)
-	_, err = b.Block(t.Context(), policy.Block{What: "s7.example", Reason: "changed"})
+	_, err = b.Block(t.Context(), policy.Block{Entity: "s7.example", Reason: "changed"})
 	require.NoError(t, err)
 	refuses(t, get("", "s7.example").run(t, b))
 }

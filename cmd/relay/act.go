@@ -106,14 +106,14 @@ func confirm(c *cobra.Command, question string) error {
 func newBlock() *cobra.Command {
 	var reason string
 	c := new(operating).command(&cobra.Command{
-		Use: "block WHAT", Short: "Refuse a server or addresses", Args: oneArg("the server, address or network to block"),
+		Use: "block SERVER|ADDRESS", Short: "Refuse a server or addresses", Args: oneArg("the server, address or network to block"),
 		Long: "Refuse all requests of a server, or from an address or a network such as 192.0.2.0/24.\n*.example.org is all servers below example.org. Mail that is there stays: relay purge\nremoves it. A relay that runs on the same database follows within a minute.",
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, args []string) error {
-		kept, err := operator.Block(ctx, policy.Block{What: args[0], Reason: reason})
+		kept, err := operator.Block(ctx, policy.Block{Entity: args[0], Reason: reason})
 		if err != nil {
 			return err
 		}
-		return show(c, kept.What+" is blocked", kept)
+		return show(c, kept.Entity+" is blocked", kept)
 	})
 	c.Flags().StringVar(&reason, "reason", "", "a `TEXT` for yourself")
 	return c
@@ -121,7 +121,7 @@ func newBlock() *cobra.Command {
 
 func newUnblock() *cobra.Command {
 	return new(operating).command(&cobra.Command{
-		Use: "unblock WHAT", Short: "End a block", Args: oneArg("the server, address or network that is blocked"),
+		Use: "unblock SERVER|ADDRESS", Short: "End a block", Args: oneArg("the server, address or network that is blocked"),
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, args []string) error {
 		found, err := operator.Unblock(ctx, args[0])
 		if err != nil {
@@ -130,7 +130,7 @@ func newUnblock() *cobra.Command {
 		if !found {
 			return fmt.Errorf("%s isn't blocked", args[0])
 		}
-		return show(c, args[0]+" isn't blocked any more", map[string]any{"what": args[0], "found": true})
+		return show(c, args[0]+" isn't blocked any more", map[string]any{"entity": args[0], "found": true})
 	})
 }
 
@@ -144,10 +144,10 @@ func newBlocked() *cobra.Command {
 			return err
 		}
 		if len(page) > 0 {
-			defer p.more(c, len(page), page[len(page)-1].What)
+			defer p.more(c, len(page), page[len(page)-1].Entity)
 		}
 		return showTable(c, page, "BLOCKED\tSINCE\tREASON", func(b policy.Block) string {
-			return fmt.Sprintf("%s\t%s\t%q", b.What, b.Since.UTC().Format(time.DateTime), b.Reason)
+			return fmt.Sprintf("%s\t%s\t%q", b.Entity, b.Since.UTC().Format(time.DateTime), b.Reason)
 		})
 	})
 	p.flags(c, "begin after this `NAME` or address")
