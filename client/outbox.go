@@ -267,7 +267,8 @@ func (o *Outbox) load(ctx context.Context) error {
 }
 
 // Enqueue takes a transaction, and returns nil once it is safely in the store.
-// The same transaction again is taken for a copy. It fails with a *wire.Error
+// The same transaction again is taken for a copy, once it was delivered for as long as the
+// store remembers it: see Put of store.Store. It fails with a *wire.Error
 // for a transaction that no server would take or that can't be signed, and with
 // store.ErrFull for one that is over the limits.
 func (o *Outbox) Enqueue(ctx context.Context, t Transaction) error {

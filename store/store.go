@@ -129,9 +129,11 @@ type Store interface {
 	// A store bounds how many it remembers that aren't kept any more, of one origin and
 	// of all. Beyond that it forgets some before their time, and refuses no mail for it:
 	// the oldest of an origin that has more than its part, and else the oldest of the
-	// origin that has most. Those that were remembered before the store was opened may
-	// count as those of one more origin, or not at all, and several processes may each have
-	// limits of their own.
+	// origin that has most. The halves share these limits: where the mail of many strangers
+	// passes through a relay, an outbox in its store may take a transaction as new that was
+	// delivered less than the retention ago, and send it again. Those that were remembered
+	// before the store was opened may count as those of one more origin, or not at all, and
+	// several processes may each have limits of their own.
 	//
 	// Mail whose Lifetime is over before Put returns is no error: it may be
 	// reported as stored or not, and has expired.
