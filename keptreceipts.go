@@ -255,7 +255,11 @@ func (k *keptReceipts) lookFurther(ctx context.Context) error {
 	if destination == "" || now-time.Duration(count.Looked)*time.Second < lookThroughAfter {
 		return nil
 	}
-	defer k.writing.Lock(destination)()
+	unlock, err := k.writing.Take(ctx, destination)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return k.lookThrough(ctx, destination, now)
 }
 

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/internal/stripes"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -36,7 +36,7 @@ type keptRecords struct {
 
 	writing stripes.Locks
 
-	growing sync.Mutex // while a record of another server comes
+	growing turns.Turn // while a record of another server comes
 	count   int        // of records, -1 before they were counted
 	full    time.Time  // when there was no room
 
@@ -52,7 +52,7 @@ type recordNote struct {
 
 func newKeptRecords(notes store.Notes, config *Config) *keptRecords {
 	return &keptRecords{
-		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxRecords, count: -1,
+		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxRecords, count: -1, growing: turns.New(),
 		seqs: newNumbers(),
 	}
 }
@@ -90,7 +90,11 @@ func readRecordNote(value []byte, now time.Duration) *wire.RelayRecord {
 // kept by now, and returns by how many bytes the store has grown. Of two processes that
 // write at once the older record may stay: a server that knows the newer one brings it again.
 func (k *keptRecords) replace(ctx context.Context, held, record *wire.RelayRecord) (grown int64, kept bool, err error) {
-	defer k.writing.Lock(record.Server)()
+	unlock, err := k.writing.Take(ctx, record.Server)
+	if err != nil {
+		return 0, false, err
+	}
+	defer unlock()
 	now, err := k.get(ctx, record.Server)
 	if err != nil || !isSame(now, held) {
 		return 0, false, err
@@ -140,8 +144,10 @@ func (k *keptRecords) write(ctx context.Context, changes ...store.Note) error {
 
 // add keeps one more record. If there are too many it takes away those that are too old.
 func (k *keptRecords) add(ctx context.Context, note store.Note, now time.Duration) error {
-	k.growing.Lock()
-	defer k.growing.Unlock()
+	if err := k.growing.Take(ctx); err != nil {
+		return err
+	}
+	defer k.growing.Give()
 	if k.count < 0 || k.count >= k.most && time.Since(k.full) >= fullFor {
 		if err := k.sweep(ctx, now); err != nil {
 			return err
@@ -162,7 +168,7 @@ func (k *keptRecords) add(ctx context.Context, note store.Note, now time.Duratio
 }
 
 // sweep takes away the records that are too old, and counts the others. The caller has
-// locked growing.
+// taken growing.
 func (k *keptRecords) sweep(ctx context.Context, now time.Duration) error {
 	var old []store.Note
 	count := 0

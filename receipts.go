@@ -107,7 +107,10 @@ func (r *receipts) read(ctx context.Context, q *request, destination spec.Server
 // gone. While it does so no other request does it for that destination: a receipt that
 // comes twice finds no mail.
 func (r *receipts) take(ctx context.Context, q *request, destination spec.ServerName, list []wire.Receipt, acknowledged int64) (removed int, err error) {
-	unlock := r.kept.writing.Lock(destination)
+	unlock, err := r.kept.writing.Take(ctx, destination)
+	if err != nil {
+		return 0, err
+	}
 	removed, kept, err := r.takeLocked(ctx, q, destination, list, acknowledged)
 	unlock()
 	r.metrics.acknowledge(removed)

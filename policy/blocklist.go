@@ -16,6 +16,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -65,7 +66,7 @@ type Block struct {
 type Blocklist struct {
 	notes store.Notes
 
-	writing sync.Mutex // held to change the notes, or to read them all
+	writing turns.Turn // held to change the notes, or to read them all
 
 	mu     sync.RWMutex
 	read   time.Time
@@ -81,14 +82,16 @@ func NewBlocklist(ctx context.Context, s store.Store) (*Blocklist, error) {
 	if !ok {
 		return nil, errors.New("policy: the store keeps no notes, so blocks would be forgotten")
 	}
-	b := &Blocklist{notes: notes}
+	b := &Blocklist{notes: notes, writing: turns.New()}
 	return b, b.reload(ctx)
 }
 
 // reload reads all notes.
 func (b *Blocklist) reload(ctx context.Context) error {
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	if err := b.writing.Take(ctx); err != nil {
+		return fmt.Errorf("policy: waiting for other blocks: %w", err)
+	}
+	defer b.writing.Give()
 	return b.load(ctx)
 }
 
@@ -154,8 +157,10 @@ func (b *Blocklist) Unblock(ctx context.Context, entity string) (found bool, err
 
 // change sets one note, and reads all.
 func (b *Blocklist) change(ctx context.Context, entity string, block *Block) error {
-	b.writing.Lock()
-	defer b.writing.Unlock()
+	if err := b.writing.Take(ctx); err != nil {
+		return fmt.Errorf("policy: waiting for other blocks: %w", err)
+	}
+	defer b.writing.Give()
 	note := store.Note{Key: blockPrefix + entity}
 	if block != nil {
 		if _, known := b.get(entity); !known && b.len() >= MaxBlocks {
@@ -257,10 +262,10 @@ func (b *Blocklist) keepUp(ctx context.Context) {
 	b.mu.RLock()
 	isOld := time.Since(b.read) > blocksAge
 	b.mu.RUnlock()
-	if !isOld || !b.writing.TryLock() {
+	if !isOld || !b.writing.TryTake() {
 		return
 	}
-	defer b.writing.Unlock()
+	defer b.writing.Give()
 	if err := b.load(ctx); err != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -60,7 +60,11 @@ func (o *Owners) fetched(ctx context.Context, r *Request) error {
 
 // closeBox writes down that a mailbox was left.
 func (o *Owners) closeBox(ctx context.Context, server spec.ServerName, name string) error {
-	defer o.changing.Lock(server)()
+	unlock, err := o.changing.Take(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	b, err := o.read(ctx, server)
 	if err != nil {
 		return err
@@ -87,7 +91,11 @@ func (o *Owners) giveUp(ctx context.Context, server spec.ServerName) (given bool
 	if !ok {
 		return false, nil
 	}
-	defer o.changing.Lock(server)()
+	unlock, err := o.changing.Take(ctx, server)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	b, err := o.read(ctx, server)
 	if err != nil || b.Left == nil {
 		return false, err
@@ -123,7 +131,11 @@ func (o *Owners) discard(ctx context.Context, server spec.ServerName) error {
 // Return has a mailbox that r.Origin has left take mail again, under another name, so
 // that it works once. The error is like that of Policy.Admit.
 func (o *Owners) Return(ctx context.Context, r *Request, back wire.Return) error {
-	defer o.changing.Lock(r.Origin)()
+	unlock, err := o.changing.Take(ctx, r.Origin)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	b, err := o.read(ctx, r.Origin)
 	if err != nil {
 		return err
@@ -150,7 +162,11 @@ func (o *Owners) Claim(ctx context.Context, r *Request, claim wire.Claim) error 
 	if !ok {
 		return wire.Unrecognized()
 	}
-	defer o.changing.Lock(r.Origin)()
+	unlock, err := o.changing.Take(ctx, r.Origin)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	b, err := o.read(ctx, r.Origin)
 	if err != nil {
 		return err

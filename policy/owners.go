@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -12,6 +11,7 @@ import (
 	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/internal/stripes"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -53,7 +53,7 @@ type Owners struct {
 	// together.
 	changing stripes.Locks
 
-	counting sync.Mutex
+	counting turns.Turn
 	count    int       // of mailboxes that are looked after, if it was counted
 	counted  time.Time // zero: never
 }
@@ -72,7 +72,7 @@ func NewOwners(config OwnersConfig) (*Owners, error) {
 		return nil, errors.New("policy: the store keeps no notes, so owners' policies would be forgotten")
 	}
 	defaults.Set(&config.Most, DefaultOwned)
-	return &Owners{config: config, notes: notes, clock: notebook.Clock(config.Store), known: newBoxes()}, nil
+	return &Owners{config: config, notes: notes, clock: notebook.Clock(config.Store), known: newBoxes(), counting: turns.New()}, nil
 }
 
 // Owners implements Owning.

@@ -26,7 +26,11 @@ type Owning interface {
 // mailbox gets its name when its owner asks first. The error is like that of
 // Policy.Admit.
 func (o *Owners) Mailbox(ctx context.Context, r *Request) (wire.MailboxState, error) {
-	defer o.changing.Lock(r.Origin)()
+	unlock, err := o.changing.Take(ctx, r.Origin)
+	if err != nil {
+		return wire.MailboxState{}, err
+	}
+	defer unlock()
 	b, err := o.own(ctx, r)
 	if err != nil {
 		return wire.MailboxState{}, err
@@ -66,7 +70,11 @@ func (o *Owners) oldestExpires(ctx context.Context, server spec.ServerName) (tim
 // request; its number is 0 if the owner has set none. The error is like that of
 // Policy.Admit.
 func (o *Owners) Policy(ctx context.Context, r *Request) (wire.MailboxPolicy, error) {
-	defer o.changing.Lock(r.Origin)()
+	unlock, err := o.changing.Take(ctx, r.Origin)
+	if err != nil {
+		return wire.MailboxPolicy{}, err
+	}
+	defer unlock()
 	b, err := o.own(ctx, r)
 	if err != nil {
 		return wire.MailboxPolicy{}, err
@@ -87,7 +95,11 @@ func (b *box) policy() wire.MailboxPolicy {
 // SetPolicy has a policy hold for the mailbox of r.Origin, which has signed it. It
 // returns nil once that is on the disk; the error is like that of Policy.Admit.
 func (o *Owners) SetPolicy(ctx context.Context, r *Request, p wire.MailboxPolicy) error {
-	defer o.changing.Lock(r.Origin)()
+	unlock, err := o.changing.Take(ctx, r.Origin)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	b, err := o.own(ctx, r)
 	if err != nil {
 		return err
@@ -135,8 +147,10 @@ func (o *Owners) own(ctx context.Context, r *Request) (*box, error) {
 // makeRoom counts one more mailbox that is looked after, unless there are too many. Those
 // that were left long ago make room.
 func (o *Owners) makeRoom(ctx context.Context) error {
-	o.counting.Lock()
-	defer o.counting.Unlock()
+	if err := o.counting.Take(ctx); err != nil {
+		return err
+	}
+	defer o.counting.Give()
 	if o.counted.IsZero() || o.count >= o.config.Most && time.Since(o.counted) >= claimsCountedFor {
 		if err := o.countAgain(ctx); err != nil {
 			return err
