@@ -79,7 +79,8 @@ func (s *Store) tickLoop(ctx context.Context) {
 		case <-time.After(tickEvery/2 + rand.N(tickEvery)):
 		}
 		w := &work{run: func(b *batch) error { return b.tick(time.Time{}) }, end: time.Now()} // the next one is soon
-		if err := s.writer.queue.Do(context.Background(), w, 0); err != nil {
+		err := s.writer.queue.Do(context.Background(), w, 0)
+		if err != nil && !errors.Is(err, store.ErrReopen) { // which the store says itself
 			s.options.Logger.Warn("jetstream: the clock of the store can't be written", "error", err)
 		}
 		if ctx.Err() != nil {

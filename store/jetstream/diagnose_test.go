@@ -1,7 +1,10 @@
 package jetstream
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,7 +57,9 @@ func TestDeletedStream(t *testing.T) {
 	srv := startServer(t, nil)
 	o := testOptions(srv)
 	longTimeout(&o)
-	s := open(t, o)
+	watched, said := o, bytes.Buffer{}
+	watched.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	s := open(t, watched)
 	put(t, s, testMail("first"))
 	require.NoError(t, s.engine.js.DeleteStream(t.Context(), "RELAY"))
 	for call, err := range calls(t, s) {
@@ -67,6 +72,7 @@ func TestDeletedStream(t *testing.T) {
 	_, err := s.Put(soon(t), testMail("first"), store.Limits{})
 	require.ErrorIs(t, err, store.ErrReopen)
 	require.NoError(t, s.Close())
+	require.Equal(t, 1, strings.Count(said.String(), "must be reopened"), "one line says it: %s", &said)
 	s = open(t, o)
 	defer func() { require.NoError(t, s.Close()) }()
 	put(t, s, testMail("first"))
