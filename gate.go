@@ -103,6 +103,7 @@ func (g *gate) pass(r *http.Request, q *request) (err error) {
 		asked.Destination = named
 	}
 	asked.Local = g.local(asked.Destination)
+	asked.Keeps = q.Method == http.MethodPut && (endpoint == wire.Relays || endpoint == wire.Receipts)
 	if err := q.admission.ask(r.Context(), policy.Claimed); err != nil {
 		return err
 	}

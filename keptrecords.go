@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -24,8 +25,12 @@ const (
 	// clock.
 	recordLasts = 180 * 24 * time.Hour
 
-	// fullFor is for how long it isn't counted again whether there is room.
-	fullFor = time.Minute
+	// fullFor is for how long it isn't counted again whether there is room, since all
+	// records are read for that.
+	fullFor = time.Hour
+
+	// sweptAtOnce is how many records are taken away in one step of the store.
+	sweptAtOnce = 500
 )
 
 // keptRecords are the records in the notes of a store.
@@ -183,11 +188,13 @@ func (k *keptRecords) sweep(ctx context.Context, now time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("relay: counting records: %w", err)
 	}
-	k.count = count
-	if len(old) == 0 {
-		return nil
+	for some := range slices.Chunk(old, sweptAtOnce) {
+		if err := k.write(ctx, some...); err != nil {
+			return err
+		}
 	}
-	return k.write(ctx, old...)
+	k.count = count
+	return nil
 }
 
 // seq returns the number of a server's record, 0 if there is none or it can't be read

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"golang.org/x/time/rate"
 
+	"github.com/matrixrelay/relay/internal/table"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -21,10 +24,19 @@ type records struct {
 	checks *checks
 	acting policy.Acting // nil: for everybody
 	kept   *keptRecords  // nil: none are kept
+
+	// Where the relay acts for everybody, new records are limited by address.
+	begun *table.Addresses[rate.Limiter]
 }
 
+// One address may bring the first records of so many servers in an hour, and at once,
+// where the relay acts for everybody.
+const begunPerHour = 16
+
 func newRecords(config *Config, checks *checks) *records {
-	r := &records{config: config, checks: checks}
+	r := &records{config: config, checks: checks, begun: table.NewAddresses(policy.DefaultParties, policy.DefaultWide, func(times int) *rate.Limiter {
+		return rate.NewLimiter(rate.Every(time.Hour/time.Duration(begunPerHour*times)), begunPerHour*times)
+	})}
 	if acting, ok := policy.ActingOf(config.Policy); ok {
 		r.acting = acting
 	}
@@ -91,7 +103,24 @@ func (r *records) mayTake(ctx context.Context, q *request, record, held *wire.Re
 			return err
 		}
 	}
-	return r.compare(ctx, q, record, held)
+	if err := r.compare(ctx, q, record, held); err != nil || held != nil || r.acting != nil {
+		return err
+	}
+	return r.begin(q.admission.asked.Address)
+}
+
+// begin counts the first record of a server for the address that brings it.
+func (r *records) begin(from netip.Addr) error {
+	parties := r.begun.Of(from)
+	for _, p := range parties {
+		if p.Tokens() < 1 {
+			return wire.LimitExceeded("this address has brought records of too many servers", time.Hour/begunPerHour)
+		}
+	}
+	for _, p := range parties {
+		p.Allow()
+	}
+	return nil
 }
 
 // mayBegin refuses a record of a server that has nothing to do with this relay.

@@ -105,6 +105,8 @@ func (l *Limits) Admit(_ context.Context, r *Request) error {
 		return l.arrive(r)
 	case r.counted == nil || r.counted.by != l:
 		return nil // it hasn't arrived here
+	case r.Stage == Claimed && r.Keeps:
+		return r.counted.mayStore(r.counted.parties...)
 	case r.Stage == Claimed && r.Endpoint == wire.SendRelay:
 		if err := r.counted.mayStore(r.counted.parties...); err != nil {
 			return err
@@ -137,6 +139,11 @@ func (l *Limits) sign(r *Request) error {
 	if r.Endpoint == wire.SendRelay {
 		c.sender = p
 		return cmp.Or(c.may(p), c.mayStore(p))
+	}
+	if r.Keeps {
+		if err := c.mayStore(p); err != nil {
+			return err
+		}
 	}
 	if err := c.begin(p); err != nil {
 		return err

@@ -79,6 +79,10 @@ type Request struct {
 	Destination spec.ServerName
 	Local       bool
 
+	// Keeps says that the request brings something that is kept as mail is: a record of
+	// a server's relays, or receipts.
+	Keeps bool
+
 	// Bytes is the size of the body.
 	Bytes int64
 
