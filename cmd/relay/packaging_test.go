@@ -76,8 +76,9 @@ func TestInheritedSocket(t *testing.T) {
 // systemd takes the units as they are, and finds little that the relay could still do.
 func TestUnits(t *testing.T) {
 	analyze, dir := need.Program(t, "systemd-analyze"), t.TempDir()
-	for _, name := range []string{"relay.service", "relay.socket"} {
-		unit, err := os.ReadFile(filepath.Join("..", "..", "contrib", name))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "relay.service.d"), 0o700))
+	for name, from := range map[string]string{"relay.service": "relay.service", "relay.socket": "relay.socket", "relay.service.d/tls.conf": "tls.conf"} {
+		unit, err := os.ReadFile(filepath.Join("..", "..", "contrib", from))
 		require.NoError(t, err)
 		text := strings.Replace(string(unit), "ExecStart=/usr/local/bin/relay", "ExecStart="+os.Args[0], 1)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
