@@ -16,7 +16,8 @@ import (
 
 const fetchHelp = `Print the mail that a relay has for a server, a line for each transaction. It stays
 there, and only the first ones are printed, unless --acknowledge says to fetch all of it:
-then the relay removes each transaction after it was printed, and nobody else gets it.
+then the relay removes each transaction after it was printed, and nobody else gets it. It
+asks first if --bodies isn't given, since mail that nobody has seen is lost then.
 
   relay fetch --relay relay --at relay=127.0.0.1:9001 --signing-key b.pem --bodies`
 
@@ -24,6 +25,7 @@ then the relay removes each transaction after it was printed, and nobody else ge
 type fetching struct {
 	asNode
 	acknowledge, bodies bool
+	yes                 bool
 	limit               int
 	wait                time.Duration
 
@@ -37,6 +39,7 @@ func newFetch() *cobra.Command {
 	f.flags(c.Flags())
 	c.Flags().BoolVar(&f.acknowledge, "acknowledge", false, "fetch all mail, and have the relay remove it")
 	c.Flags().BoolVar(&f.bodies, "bodies", false, "print the transactions, too")
+	c.Flags().BoolVar(&f.yes, "yes", false, "don't ask")
 	c.Flags().IntVar(&f.limit, "limit", 100, "ask for this `NUMBER` of transactions at once")
 	c.Flags().DurationVar(&f.wait, "wait", 0, "if there is none, wait for it for this `DURATION`")
 	return c
@@ -51,6 +54,11 @@ func (f *fetching) run(c *cobra.Command, _ []string) error {
 		return err
 	}
 	defer hangUp()
+	if f.acknowledge && !f.bodies && !f.yes {
+		if err := confirm(c, "Have the relay remove all mail, without its text being printed (see --bodies)?"); err != nil {
+			return err
+		}
+	}
 	f.caller, f.self = caller, id.ServerName
 	print := printMail(c, f.bodies)
 	var last int64

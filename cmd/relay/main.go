@@ -39,8 +39,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetIn(&input{ctx: ctx, from: os.Stdin})
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetOut(onTerminal(stdout))
+	root.SetErr(onTerminal(stderr))
 	command, err := root.ExecuteContextC(ctx)
 	return report(command, err)
 }

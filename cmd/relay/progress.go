@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 )
 
@@ -16,15 +15,10 @@ type progress struct {
 
 // newProgress makes one on out, which is usually stderr.
 func newProgress(out io.Writer) *progress {
-	file, ok := out.(*os.File)
-	if !ok {
-		return &progress{}
+	if t, ok := out.(*terminal); ok {
+		return &progress{out: t.file}
 	}
-	info, err := file.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return &progress{}
-	}
-	return &progress{out: file}
+	return &progress{}
 }
 
 // show shows how much of all is done. The line says it in words, too.

@@ -55,6 +55,13 @@ func TestSendAndFetch(t *testing.T) {
 	require.Equal(t, 2, strings.Count(seen, "proof: right"), seen)
 	require.Equal(t, 1, strings.Count(tool(t, append([]string{"fetch", "--limit", "1"}, asB...)...), "\n"))
 
+	unseen := commandOf(os.Args[0], withInput, append([]string{"fetch", "--acknowledge"}, asB...))
+	unseen.Stdin = strings.NewReader("n\n")
+	said, err := unseen.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(said), "--yes doesn't ask")
+	require.Equal(t, seen, tool(t, append([]string{"fetch"}, asB...)...), "it is still there")
+
 	all := tool(t, append([]string{"fetch", "--acknowledge", "--bodies", "--json", "--limit", "1"}, asB...)...)
 	var ids []string
 	for line := range strings.Lines(all) {
@@ -66,6 +73,9 @@ func TestSendAndFetch(t *testing.T) {
 	require.Len(t, ids, 2)
 	require.Equal(t, "first", ids[0])
 	require.Contains(t, all, "1e2", "the bytes that were signed")
+	require.Empty(t, tool(t, append([]string{"fetch"}, asB...)...))
+	tool(t, append([]string{"send", "--to", nameB}, asA...)...)
+	require.Equal(t, 1, strings.Count(tool(t, append([]string{"fetch", "--acknowledge", "--yes"}, asB...)...), "\n"))
 	require.Empty(t, tool(t, append([]string{"fetch"}, asB...)...))
 }
 
