@@ -35,8 +35,10 @@ type operatedRelay struct {
 	*testing.T
 	folder  string
 	replace *strings.Replacer
+	path    string // of programs besides the relay
 	listen  string
 	metrics string
+	options []string // where the database is
 	running *program
 	input   *os.File // has an end when the test has
 }
@@ -52,7 +54,7 @@ func newOperated(t *testing.T) *operatedRelay {
 		"127.0.0.1:9002", r.metrics, "127.0.0.1:9003", address(2), "127.0.0.1:9004", address(3))
 	input, held, err := os.Pipe()
 	require.NoError(t, err)
-	r.input = input
+	r.input, r.path, r.options = input, os.Getenv("PATH"), []string{"--db", r.folder + "/lib/relay.db"}
 	t.Cleanup(func() {
 		require.NoError(t, input.Close())
 		require.NoError(t, held.Close())
@@ -66,7 +68,7 @@ func newOperated(t *testing.T) *operatedRelay {
 }
 
 func (r *operatedRelay) start() {
-	r.running = startIn(r, r.folder+"/lib", "--listen", r.listen, "--metrics", r.metrics, "--name", string(relayName), "--db", r.folder+"/lib/relay.db")
+	r.running = startIn(r, r.folder+"/lib", append([]string{"--listen", r.listen, "--metrics", r.metrics, "--name", string(relayName)}, r.options...)...)
 }
 
 // run runs commands, of which those for the service are the test's to do.
@@ -79,7 +81,7 @@ func (r *operatedRelay) run(commands string) (said string) {
 		c.ExtraFiles = []*os.File{r.input}
 		c.WaitDelay = time.Second
 		c.Dir = r.folder + "/home"
-		c.Env = append(os.Environ(), "PATH="+r.folder+"/bin:"+os.Getenv("PATH"))
+		c.Env = append(os.Environ(), "PATH="+r.folder+"/bin:"+r.path)
 		out, err := c.CombinedOutput()
 		require.NoError(r, err, "%s\n%s", script, out)
 		said, script = said+string(out), nil

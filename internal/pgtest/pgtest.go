@@ -131,6 +131,9 @@ func (s *Server) tool(name string, args ...string) error {
 // Socket is the path of the server's socket.
 func (s *Server) Socket() string { return filepath.Join(s.dir, ".s.PGSQL.5432") }
 
+// Bin is the directory of the server's programs.
+func (s *Server) Bin() string { return s.bin }
+
 // Dir is the directory of the server; the data is below it.
 func (s *Server) Dir() string { return s.dir }
 
