@@ -33,16 +33,22 @@ const (
 	// disk mail would be refused else.
 	backupSpare = 32 << 20
 
+	// backupLog is how large the log is when a backup doesn't rest any more, and when it ends
+	// if that leaves too little of the store's disk. Nothing takes the log's place until the
+	// backup is done.
+	backupLog = 128 << 20
+
 	// partSuffix is that of a copy that isn't whole.
 	partSuffix = "-part"
 )
 
 // Backup writes a copy of the store to path, at which there must be no file yet. It has
 // everything that was stored before the call, and is as of one moment; when Backup returns
-// nil it is durable. Calls of the store go on meanwhile: it works a third of the time, and
-// the log grows until it is done. One runs at a time, others wait. A crash leaves at most
-// PATH-part, which the next Backup to the same path removes. It gives store.ErrFull, at
-// once if it can tell, where the disk hasn't room for the copy and 32 MiB more.
+// nil it is durable. Calls of the store go on meanwhile: it works a third of the time, or all
+// the time once the log, which grows until it is done, has 128 MiB. One runs at a time,
+// others wait. A crash leaves at most PATH-part, which the next Backup to the same path
+// removes. It gives store.ErrFull, at once if it can tell, where the disk hasn't room for the
+// copy and 32 MiB more, or the store's disk hasn't that room because of the log.
 //
 // Pages are copied as they are, without a look at them. A store that must be
 // reopened refuses. Restore brings the copy back.
@@ -132,7 +138,7 @@ func (s *Store) copyTo(ctx context.Context, path string) (err error) {
 		if err = cmp.Or(err, leavesRoom(path, pages*pageSize)); err != nil {
 			return err
 		}
-		return conn.Raw(func(raw any) error { return copyPages(ctx, raw, f, s.options.backupRest) })
+		return conn.Raw(func(raw any) error { return s.copyPages(ctx, raw, f) })
 	})
 	return cmp.Or(err, f.Sync())
 }
@@ -155,7 +161,7 @@ func pinned(conn *sql.Conn, do func() error) (err error) {
 }
 
 // copyPages copies a database page by page, with rests for others.
-func copyPages(ctx context.Context, raw any, f *os.File, rest time.Duration) (err error) {
+func (s *Store) copyPages(ctx context.Context, raw any, f *os.File) (err error) {
 	from, ok := raw.(interface {
 		NewBackup(to string) (*driver.Backup, error)
 	})
@@ -175,13 +181,32 @@ func copyPages(ctx context.Context, raw any, f *os.File, rest time.Duration) (er
 		if err != nil || !more {
 			return err
 		}
-		if step%backupSync == 0 {
-			if err := cmp.Or(f.Sync(), leavesRoom(f.Name(), 0)); err != nil {
-				return err
-			}
+		rest, err := s.restAfter(time.Since(began))
+		if err == nil && step%backupSync == 0 {
+			err = syncWithRoom(f)
 		}
-		if err := sleep.For(ctx, rest*time.Since(began)); err != nil {
+		if err != nil {
+			return err
+		}
+		if err := sleep.For(ctx, rest); err != nil {
 			return err
 		}
 	}
+}
+
+// restAfter is how long is waited after a step that took so long.
+func (s *Store) restAfter(took time.Duration) (time.Duration, error) {
+	logged, err := sizeOf(s.files.path + "-wal")
+	if err != nil || logged <= s.options.backupLog {
+		return s.options.backupRest * took, err
+	}
+	return 0, leavesRoom(s.files.path, 0)
+}
+
+// syncWithRoom syncs a copy that isn't whole, if that leaves enough of its disk.
+func syncWithRoom(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return leavesRoom(f.Name(), 0)
 }

@@ -108,6 +108,28 @@ func TestBackupLeavesRoomForMail(t *testing.T) {
 	}
 }
 
+// A backup ends when the log, which can't shrink before, leaves too little of the store's
+// disk; with a shorter log it goes on, so that a store whose disk is nearly full can be saved.
+func TestBackupOnNearlyFullDisk(t *testing.T) {
+	small := smallDisk(t, "48m")
+	path := filepath.Join(small, "relay.db")
+	fill := openQuietly(t, path, Options{})
+	for n := range 24 {
+		large := mail(n)
+		large.Body = bytes.Repeat([]byte{byte(n)}, 1<<20)
+		put(t, fill, large)
+	}
+	require.NoError(t, fill.Close())
+	for backupLog, want := range map[int64]error{1: store.ErrFull, 64 << 20: nil} {
+		s, err := Open(path, Options{backupLog: backupLog})
+		require.NoError(t, err)
+		put(t, s, mail(int(100+backupLog))) // into the log
+		require.ErrorIs(t, s.Backup(t.Context(), filepath.Join(t.TempDir(), "copy")), want)
+		put(t, s, mail(int(101+backupLog)))
+		require.NoError(t, s.Close())
+	}
+}
+
 // A copy that isn't on the disk gets no name.
 func TestBackupFailedSync(t *testing.T) {
 	need.Root(t)

@@ -164,6 +164,18 @@ func hasMore(path string, bytes int64) bool {
 	return err == nil && info.Size() > bytes
 }
 
+// A backup doesn't rest any more once the log is long.
+func TestBackupBesideLongLog(t *testing.T) {
+	folder := t.TempDir()
+	s := openQuietly(t, filepath.Join(folder, "relay.db"), Options{backupRest: 1_000_000, backupLog: 1})
+	for n := range 150 {
+		put(t, s, heavy(n))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a single rest is nearly that long
+	defer cancel()
+	require.NoError(t, s.Backup(ctx, filepath.Join(folder, "copy")))
+}
+
 // A store that can't trust its disk makes no backup, which might lack mail.
 func TestBackupOfDistrusted(t *testing.T) {
 	folder := t.TempDir()

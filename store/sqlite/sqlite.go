@@ -114,10 +114,12 @@ type Options struct {
 	machineTime func() time.Time
 
 	// Tests that simulate weeks look at the files less often, those of long logs take
-	// shorter ones, and those of a backup that is ended have it rest for longer.
+	// shorter ones, and those of a backup that is ended have it rest for longer, or have a
+	// shorter log trouble it.
 	watchInterval   time.Duration
 	checkpointBytes int64
 	backupRest      time.Duration // in times of a step
+	backupLog       int64
 
 	// Logger is told of entries that can't be read and of failures of the
 	// disk. Default: slog.Default().
@@ -131,6 +133,7 @@ func (o Options) withDefaults() Options {
 	}
 	defaults.Set(&o.watchInterval, watchInterval)
 	defaults.Set(&o.checkpointBytes, checkpointBytes)
+	defaults.Set(&o.backupLog, backupLog)
 	defaults.Set(&o.backupRest, backupRest)
 	defaults.Set(&o.Logger, slog.Default())
 	return o
