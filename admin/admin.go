@@ -63,7 +63,7 @@ type Operator interface {
 	Entries(ctx context.Context, q EntryQuery) ([]Entry, error)
 
 	// Facts returns what the relay remembers of a server besides its mail: its mailbox and
-	// policy, a claim, its record. Their keys and values are those of the store's notes, and
+	// policy, a claim, its record, its receipts. Their keys and values are those of the store's notes, and
 	// mean the same in the store of another relay with the same policy.
 	Facts(ctx context.Context, server spec.ServerName) ([]Fact, error)
 

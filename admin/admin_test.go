@@ -340,25 +340,3 @@ func TestWholeEntries(t *testing.T) {
 		require.Empty(r, entries[0].Proof)
 	})
 }
-
-// Facts are those about one server, and about no other whose name begins the same.
-func TestFacts(t *testing.T) {
-	each(t, func(r *rig, o admin.Operator) {
-		notes := r.store.(store.Notes)
-		var want []admin.Fact
-		for _, prefix := range []string{"relay/claim/", "relay/member/", "relay/owned/", "relay/record/"} {
-			want = append(want, admin.Fact{Key: prefix + "b.example", Value: []byte("of " + prefix)})
-			require.NoError(r, notes.SetNotes(r.Context(), []store.Note{
-				{Key: prefix + "b.example", Value: []byte("of " + prefix)}, {Key: prefix + "b.example:8448", Value: []byte("x")}, {Key: prefix + "a.example", Value: []byte("x")},
-			}))
-		}
-		got, err := o.Facts(r.Context(), "b.example")
-		require.NoError(r, err)
-		require.Equal(r, want, got)
-		got, err = o.Facts(r.Context(), "c.example")
-		require.NoError(r, err)
-		require.Equal(r, []admin.Fact{}, got)
-		_, err = o.Facts(r.Context(), "")
-		requireStatus(r, 400, err)
-	})
-}

@@ -11,8 +11,11 @@ import (
 )
 
 // factPrefixes begin the keys of notes about one server, whose name follows: of package
-// policy (the first three) and of relay.Server.
-var factPrefixes = []string{"relay/claim/", "relay/member/", "relay/owned/", "relay/record/"}
+// policy (the first three) and of relay.Server. receiptPrefix is likewise, and there are as
+// many as Config.MaxReceipts allows.
+var factPrefixes = []string{"relay/claim/", "relay/member/", "relay/owned/", "relay/record/", "relay/receipts/"}
+
+const receiptPrefix = "relay/receipt/"
 
 // Facts implements Operator.
 func (d *Desk) Facts(ctx context.Context, server spec.ServerName) ([]Fact, error) {
@@ -33,6 +36,13 @@ func (d *Desk) Facts(ctx context.Context, server spec.ServerName) ([]Fact, error
 		if len(value) > 0 {
 			facts = append(facts, Fact{key, value})
 		}
+	}
+	err := notebook.Each(ctx, notes, receiptPrefix+string(server)+"/", func(note store.Note) error {
+		facts = append(facts, Fact(note))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("admin: receipts in the notes: %w", err)
 	}
 	return facts, nil
 }

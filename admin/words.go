@@ -16,6 +16,7 @@ var endpointWords = map[string]string{
 	string(wire.Relays):    "bring or ask where a server's mail goes",
 	string(wire.Policy):    "say whose mail is wanted",
 	string(wire.Leave):     "leave a mailbox",
+	string(wire.Receipts):  "bring or ask for receipts",
 	string(wire.Info):      "ask about this relay",
 	"other":                "get something that isn't here",
 }
