@@ -1,0 +1,96 @@
+package client_test
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/matrixrelay/relay/wire"
+)
+
+// A liar is a relay that isn't honest, in one of these ways.
+type liar struct {
+	http.Handler
+	lie string
+
+	mu     sync.Mutex
+	oldest map[string][]byte // the first records that it got, by path
+}
+
+// lies are what relays do that must harm nobody beside an honest one.
+var lies = []string{
+	"loses",     // says 200 to mail and drops it
+	"withholds", // takes mail and gives none
+	"forges",    // changes the mail that it gives
+	"strips",    // gives it without proofs
+	"serves old records",
+	"denies records",
+	"invents numbers of records",
+}
+
+func newLiar(honest http.Handler, dice *rand.Rand) *liar {
+	return &liar{Handler: honest, lie: lies[dice.IntN(len(lies))], oldest: make(map[string][]byte)}
+}
+
+// ServeHTTP implements http.Handler.
+func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	leaves, fetches := strings.Contains(r.URL.Path, "/send_relay/"), strings.Contains(r.URL.Path, "/relay_txn/")
+	aboutRecord := strings.HasPrefix(r.URL.Path, wire.Unstable+string(wire.Relays)+"/")
+	switch {
+	case l.lie == "loses" && leaves:
+		_, _ = io.WriteString(w, wire.SentAnswer)
+	case l.lie == "withholds" && fetches:
+		_, _ = io.WriteString(w, wire.EmptyAnswer)
+	case l.lie == "invents numbers of records" && leaves:
+		_, _ = w.Write(wire.WithRelaysSeq(wire.SentAnswer, wire.MaxInteger))
+	case l.lie == "denies records" && aboutRecord:
+		wire.Unrecognized().Write(w)
+	case l.lie == "serves old records" && aboutRecord:
+		l.serveOld(w, r)
+	case fetches && (l.lie == "forges" || l.lie == "strips"):
+		l.change(w, r)
+	default:
+		l.Handler.ServeHTTP(w, r)
+	}
+}
+
+// serveOld takes all records, and gives the first.
+func (l *liar) serveOld(w http.ResponseWriter, r *http.Request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.Method == http.MethodPut {
+		body, err := io.ReadAll(r.Body)
+		if _, known := l.oldest[r.URL.Path]; err == nil && !known {
+			l.oldest[r.URL.Path] = body
+		}
+		_, _ = io.WriteString(w, wire.SentAnswer)
+		return
+	}
+	record, known := l.oldest[r.URL.Path]
+	if !known {
+		wire.Unrecognized().Write(w)
+		return
+	}
+	_, _ = w.Write(record)
+}
+
+var proofField = regexp.MustCompile(`"relay_proof":\{[^{}]*\},?`)
+
+// change changes the mail in the relay's answer.
+func (l *liar) change(w http.ResponseWriter, r *http.Request) {
+	answer := httptest.NewRecorder()
+	l.Handler.ServeHTTP(answer, r)
+	body := answer.Body.Bytes()
+	if l.lie == "strips" {
+		body = proofField.ReplaceAll(body, nil)
+	} else {
+		body = bytes.ReplaceAll(body, []byte(`"depth":`), []byte(`"depth":1`))
+	}
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(body)
+}
