@@ -112,6 +112,10 @@ func TestPeersSayWhatIsNotKept(t *testing.T) {
 	require.Equal(t, []spec.ServerName{"r1"}, again.Relays("b"))
 
 	require.NoError(t, kept.SetNotes(t.Context(), []store.Note{{Key: "peer/b", Value: []byte("{")}}))
-	_, err = client.OpenPeers(t.Context(), kept)
-	require.Error(t, err)
+	again, err = client.OpenPeers(t.Context(), kept)
+	require.NoError(t, err)
+	require.Empty(t, again.Relays("b"))
+	aside, err := kept.Notes(t.Context(), "damaged/", "", 10)
+	require.NoError(t, err)
+	require.Equal(t, []store.Note{{Key: "damaged/peer/b", Value: []byte("{")}}, aside)
 }
