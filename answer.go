@@ -20,6 +20,7 @@ import (
 // An answer is the body of a 200, in pieces that needn't be put together.
 type answer struct {
 	pieces       [][]byte
+	gzip         bool // they are compressed
 	transactions int
 	share        *share // the memory that it holds already, as much as its size, or nil
 }
@@ -70,6 +71,9 @@ func (s *answers) send(q *request, a answer) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(size))
+	if a.gzip {
+		w.Header().Set("Content-Encoding", "gzip")
+	}
 	for _, piece := range a.pieces {
 		if _, err := w.Write(piece); err != nil {
 			return nil // a caller that has gone asks again

@@ -186,6 +186,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer q.admission.end()
 	defer s.busy.leave(&q)
 	answer, err := s.serve(w, r, &q)
+	if q.route.Query.List {
+		answer = compressed(answer, r)
+	}
 	if err == nil {
 		err = s.answers.send(&q, answer)
 	}

@@ -1,0 +1,30 @@
+package relay
+
+import (
+	"bytes"
+	"compress/gzip"
+	"net/http"
+	"strings"
+)
+
+// compressFrom is the size from which a list is worth compressing.
+const compressFrom = 1 << 10
+
+// compressed returns a list in gzip, if its receiver reads that. Most of a list is names
+// that it has again and again; transactions aren't compressed, since they may have secrets
+// in them beside content of strangers.
+func compressed(list answer, r *http.Request) answer {
+	if list.size() < compressFrom || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		return list
+	}
+	var text bytes.Buffer
+	to := gzip.NewWriter(&text)
+	for _, piece := range list.pieces {
+		_, _ = to.Write(piece) // a bytes.Buffer takes all
+	}
+	if to.Close() != nil {
+		return list
+	}
+	list.pieces, list.gzip = [][]byte{text.Bytes()}, true
+	return list
+}
