@@ -49,14 +49,14 @@ func (b *inbox) left(kept *memory.Store) int {
 
 // A thousand transactions take a handful of requests, of more and more.
 func TestBatchesAreFew(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		kept := b.filled(1000)
 		require.Equal(t, client.Drained{Relay: r1, Handled: 1000}, b.sync()[0])
 		require.Equal(t, upTo(1, 1000), b.got())
 		require.LessOrEqual(t, b.net.Asked(r1), 6)
 		require.Zero(t, b.left(kept))
 	})
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		s := b.scripted(r1, &scripted{last: 2000})
 		require.NoError(t, b.sync()[0].Err)
 		require.Equal(t, []int{100, 200, 400, 500, 500, 500, 500}, s.limits())
@@ -66,7 +66,7 @@ func TestBatchesAreFew(t *testing.T) {
 
 // The next batch is asked for while one is handled, and no more than that.
 func TestBatchesAhead(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		s := b.scripted(r1, &scripted{last: 1000})
 		most, early := 0, false
 		b.fail = func(client.Received) error {
@@ -86,7 +86,7 @@ func TestBatchesAhead(t *testing.T) {
 
 // Entries that are too long to be answered at once are asked for in smaller pieces.
 func TestBatchesShrink(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 20 << 10 })
 		s := b.scripted(r1, &scripted{last: 50, size: 1000})
 		require.Equal(t, client.Drained{Relay: r1, Handled: 50}, b.sync()[0])
@@ -94,7 +94,7 @@ func TestBatchesShrink(t *testing.T) {
 		require.Equal(t, []int{100, 25, 6, 12}, s.limits()[:4])
 		require.Less(t, len(s.limits()), 20)
 	})
-	inInbox(t, func(b *inbox) { // one that is too long by itself stays, and those before it are done
+	inOneInbox(t, func(b *inbox) { // one that is too long by itself stays, and those before it are done
 		b.restart(func(c *client.CallerConfig, _ *client.ReceiverConfig) { c.MaxAnswerBytes = 500 })
 		s := b.scripted(r1, &scripted{last: 5})
 		s.odd = func(w http.ResponseWriter, a *ask) bool {
@@ -112,7 +112,7 @@ func TestBatchesShrink(t *testing.T) {
 
 // A batch of large transactions isn't followed by a larger one.
 func TestBatchesOfLargeOnes(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		s := b.scripted(r1, &scripted{last: 250, size: 20_000})
 		require.NoError(t, b.sync()[0].Err)
 		require.Equal(t, []int{100, 100, 100, 100, 100}, s.limits())
@@ -124,7 +124,7 @@ func TestBatchesOfLargeOnes(t *testing.T) {
 // again, in order: in the middle of a batch, and at the beginning of one.
 func TestBatchesHandlerFails(t *testing.T) {
 	for _, at := range []int{1, 2, 100, 101, 102, 300, 301, 450} {
-		inInbox(t, func(b *inbox) {
+		inOneInbox(t, func(b *inbox) {
 			kept := b.filled(450)
 			broken := errors.New("the homeserver is busy")
 			b.fail = func(client.Received) error {
@@ -147,7 +147,7 @@ func TestBatchesHandlerFails(t *testing.T) {
 
 // When the node closes, handled mail isn't handled again.
 func TestBatchesContextEnds(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		kept := b.filled(250)
 		ctx, cancel := context.WithCancel(b.Context())
 		b.fail = func(client.Received) error {
@@ -200,7 +200,7 @@ func TestBatchesOddRelays(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inInbox(t, func(b *inbox) {
+			inOneInbox(t, func(b *inbox) {
 				s := b.scripted(r1, &scripted{last: 450})
 				s.odd = func(w http.ResponseWriter, a *ask) bool { return odd(s, w, a) }
 				require.Equal(t, client.Drained{Relay: r1, Handled: 450}, b.sync()[0])
@@ -226,7 +226,7 @@ func TestBatchesBrokenAnswers(t *testing.T) {
 		"the last once more": `{"transaction":{"origin":"a","pdus":[{"n":100}]},"entry_id":100,"entries_queued":true,"more":[]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			inInbox(t, func(b *inbox) {
+			inOneInbox(t, func(b *inbox) {
 				s := b.scripted(r1, &scripted{last: 450})
 				s.odd = func(w http.ResponseWriter, a *ask) bool {
 					if max(s.gone, a.After) < 100 {
@@ -250,7 +250,7 @@ func TestBatchesBrokenAnswers(t *testing.T) {
 
 // A relay that asks for time isn't bothered with an acknowledgement.
 func TestBatchesAskedToWait(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		s := b.scripted(r1, &scripted{last: 450})
 		s.odd = func(w http.ResponseWriter, a *ask) bool {
 			if a.number > 1 {
@@ -265,7 +265,7 @@ func TestBatchesAskedToWait(t *testing.T) {
 
 // An entry for ever, in a batch: nothing is handled twice, and it ends.
 func TestBatchesSameForEver(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		b.net.Set(r1, answers(200, `{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true,"more":[{"transaction":{"origin":"a","pdus":[{"n":2}]},"entry_id":4}]}`))
 		for range 3 {
 			require.ErrorContains(t, b.sync()[0].Err, "after 4")
@@ -277,7 +277,7 @@ func TestBatchesSameForEver(t *testing.T) {
 
 // A relay that answers for ever costs two answers of memory.
 func TestBatchesAreBounded(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		s := b.scripted(r1, &scripted{last: 1 << 40, size: 100})
 		most := 0
 		ctx, cancel := context.WithCancel(b.Context())
@@ -294,7 +294,7 @@ func TestBatchesAreBounded(t *testing.T) {
 
 // A deployed relay, which gives one at a time, is polled.
 func TestBatchesDeployedRelay(t *testing.T) {
-	inInbox(t, func(b *inbox) {
+	inOneInbox(t, func(b *inbox) {
 		require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r2, r3))
 		deployed := &deployedRelay{name: r1, first: 1}
 		b.net.Set(r1, relaytest.Host{Handler: deployed})

@@ -50,6 +50,7 @@ package client
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -266,51 +267,6 @@ func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
 	return isAnswer(answer, err)
 }
 
-// Next acknowledges the entry whose ID is given (0: none) and returns the
-// relay's answer, which holds the next transaction if EntriesQueued is true.
-func (c *Caller) Next(ctx context.Context, relay spec.ServerName, acknowledge int64) (wire.Answer, error) {
-	return c.Ask(ctx, relay, acknowledge, wire.Query{})
-}
-
-// Ask is Next with a query, which a deployed relay ignores: if the answer's More is
-// nil, it did. The time that the answer may be held comes on top of
-// CallerConfig.Timeout.
-func (c *Caller) Ask(ctx context.Context, relay spec.ServerName, acknowledge int64, query wire.Query) (wire.Answer, error) {
-	return c.askWith(ctx, relay, query, wire.Fetch{EntryID: acknowledge})
-}
-
-// askWith is Ask with receipts for mail that was handled.
-func (c *Caller) askWith(ctx context.Context, relay spec.ServerName, query wire.Query, fetch wire.Fetch) (wire.Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout+query.Timeout)
-	defer cancel()
-	ctx = c.toward(ctx, c.config.Identity.ServerName, relay)
-	if p, ok := ctx.Value(pathKey{}).(*path); ok {
-		p.hold = query.Timeout
-	}
-	read := wire.ReadAnswer
-	if query.List {
-		read = wire.ReadList
-	}
-	answer, err := c.ask(ctx, relay, wire.RelayTxnURI(c.user)+query.Encode(), fetch, read)
-	c.contacts.note(ctx, relay, err)
-	return answer, err
-}
-
-func (c *Caller) ask(ctx context.Context, relay spec.ServerName, uri string, fetch wire.Fetch, read func([]byte) (wire.Answer, error)) (wire.Answer, error) {
-	if !c.isWhole() {
-		return c.federated().next(ctx, relay, c.user, fetch.EntryID)
-	}
-	body, err := c.call(ctx, http.MethodGet, relay, uri, fetch)
-	if err != nil {
-		return wire.Answer{}, err
-	}
-	answer, err := read(body)
-	if err != nil {
-		return wire.Answer{}, fmt.Errorf("client: %s: %w", relay, err)
-	}
-	return answer, nil
-}
-
 // ErrUnsendable says that a request couldn't be made or signed, because of its
 // content: newer versions of gomatrixserverlib can't sign JSON with keys that need
 // an escape, for one. No server was asked, and trying again makes no sense.
@@ -376,8 +332,14 @@ func (c *Caller) roundTrip(request *http.Request, most int64) (body []byte, err 
 	if response.StatusCode != http.StatusOK {
 		limit = maxErrorBytes
 	}
+	content := io.Reader(response.Body)
+	if response.Header.Get("Content-Encoding") == "gzip" { // else the transport has seen to it
+		if content, err = gzip.NewReader(response.Body); err != nil {
+			return nil, fmt.Errorf("reading the answer: %w", err)
+		}
+	}
 	var read bytes.Buffer
-	n, err := read.ReadFrom(io.LimitReader(response.Body, limit+1))
+	n, err := read.ReadFrom(io.LimitReader(content, limit+1))
 	if response.StatusCode != http.StatusOK {
 		return nil, wire.ParseError(response.StatusCode, response.Header, read.Bytes())
 	}

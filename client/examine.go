@@ -46,6 +46,9 @@ var (
 // reports whether it was of use: see junk.
 func (m *mailbox) take(ctx context.Context, answer wire.Answer) (use bool, err error) {
 	r, d := m.receiver, &m.Drained
+	if answer.IsListed() {
+		return m.takeKnown(&answer), nil
+	}
 	received := Received{Relay: d.Relay, EntryID: answer.EntryID, TransactionID: answer.TransactionID, Body: answer.Transaction}
 	digest, why := r.examine(ctx, &received, answer)
 	if err := ctx.Err(); err != nil { // a look-up of keys that was cut short proves nothing
@@ -74,7 +77,7 @@ func (m *mailbox) take(ctx context.Context, answer wire.Answer) (use bool, err e
 		received.Origin, digest = content.Origin, content.Digest
 	}
 	from := source{relay: d.Relay, entry: received.EntryID, id: received.TransactionID}
-	from.unproven = r.config.Keys != nil && received.Proof != Proven
+	from.unproven, from.quiet = r.config.Keys != nil && received.Proof != Proven, hasReceiptsOnly(received.Body)
 	came, err := r.config.History.once(ctx, seenKeyOf(received.Origin, digest), from, func() error {
 		return r.config.Handle(ctx, received)
 	})
@@ -86,7 +89,7 @@ func (m *mailbox) take(ctx context.Context, answer wire.Answer) (use bool, err e
 	default:
 		d.Copies++
 	}
-	if r.config.Receipts && received.Proof == Proven && came.certain && !hasReceiptsOnly(received.Body) {
+	if r.config.Receipts && received.Proof == Proven && came.certain && !from.quiet {
 		m.giving.owe(received.Origin, wire.ReceiptItem{TransactionID: received.TransactionID, Digest: digest})
 	}
 	return came.dealing == isHandled || came.dealing == isCopy, nil

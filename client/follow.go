@@ -146,7 +146,7 @@ func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-cha
 		r.calendar.look()
 		start := time.Now()
 		answer, err := r.config.Caller.Ask(ctx, relay, 0, wire.Query{
-			Limit: r.config.Caller.batch(relay, firstLimit), Timeout: length.wait,
+			Limit: r.config.Caller.batch(relay, firstLimit), Timeout: length.wait, List: r.looksFirst(),
 		})
 		switch {
 		case ctx.Err() != nil:

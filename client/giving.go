@@ -118,7 +118,7 @@ func (m *mailbox) request(ctx context.Context, query wire.Query) (wire.Answer, e
 	answer, err := caller.askWith(ctx, m.Relay, query, wire.Fetch{EntryID: m.last, Receipts: receipts})
 	switch {
 	case err == nil:
-		g.takes = answer.Receipts
+		m.acked, g.takes = m.last, answer.Receipts
 		if len(receipts) > 0 {
 			g.due = left
 		}

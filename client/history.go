@@ -75,6 +75,7 @@ type counts struct {
 	IDs     []uint64                      `json:"i,omitempty"` // hashes of the IDs of those whose ID is known
 	Known   int                           `json:"k,omitempty"` // how many IDs there were
 	Guessed bool                          `json:"g,omitempty"` // one of them may be that of a copy only
+	Quiet   bool                          `json:"q,omitempty"` // there are no receipts for it
 	From    map[spec.ServerName]appearing `json:"f,omitempty"` // by relay; "": directly
 }
 
@@ -98,6 +99,8 @@ type source struct {
 	// Unproven says that its proof was looked for and isn't there, or couldn't be
 	// checked.
 	unproven bool
+
+	quiet bool // see hasReceiptsOnly
 }
 
 // idHash is 0 if the ID is unknown.
@@ -277,6 +280,7 @@ func (one *sighting) count(from source, came dealing) {
 	if came.toHandle() {
 		c.Handled++
 	}
+	c.Quiet = from.quiet
 	if c.From == nil {
 		c.From = make(map[spec.ServerName]appearing)
 	}
@@ -316,6 +320,19 @@ func (s *History) look(key seenKey) sighting {
 		one.counts, one.Unproven, one.isUnwritten = have.counts.clone(), have.Unproven.clone(), have.isUnwritten
 	}
 	return one
+}
+
+// has reports whether a transaction of that content and ID was handled for certain, and is
+// written down, and whether there are no receipts for it.
+func (s *History) has(key seenKey, id gomatrixserverlib.TransactionID) (known, quiet bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.known[key]
+	if e == nil {
+		return false, false
+	}
+	one := e.Value.(*sighting)
+	return !one.isUnwritten && one.isCertain(source{id: id}), one.Quiet
 }
 
 // remember writes down how a transaction was dealt with.

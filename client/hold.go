@@ -78,6 +78,9 @@ func (m *mailbox) endsHeld(answer wire.Answer) bool {
 
 // originOf is the origin of a transaction, as its relay says.
 func originOf(answer wire.Answer) spec.ServerName {
+	if answer.IsListed() {
+		return answer.Origin
+	}
 	proof, err := wire.ReadProof(answer.Proof)
 	if err == nil && proof.Origin != "" {
 		return proof.Origin

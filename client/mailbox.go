@@ -46,7 +46,8 @@ type relayTurn struct {
 	last  int64 // the entry up to which all were dealt with, guarded by taken
 	junk  junk  // likewise
 
-	giving giving // likewise
+	giving giving                 // likewise
+	listed map[listedKey]struct{} // likewise; those that were handled, and that it listed
 
 	fetched atomic.Int64 // transactions that were dealt with
 
@@ -84,7 +85,7 @@ func (r *Receiver) turn(relay spec.ServerName) *relayTurn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.turns[relay] == nil {
-		r.turns[relay] = &relayTurn{taken: turns.New(), passed: make(map[int64]struct{})}
+		r.turns[relay] = &relayTurn{taken: turns.New(), passed: make(map[int64]struct{}), listed: make(map[listedKey]struct{})}
 	}
 	return r.turns[relay]
 }
@@ -126,10 +127,9 @@ func (m *mailbox) firstAnswer(ctx context.Context, first *wire.Answer) (answer w
 // them or, if it is greater, the entry after. An answer that is too long is asked for
 // again in smaller pieces.
 func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
-	acknowledge := m.last
 	for {
 		answer, err := m.request(ctx, wire.Query{
-			Limit: m.receiver.config.Caller.batch(m.Relay, m.limit), After: after,
+			Limit: m.receiver.config.Caller.batch(m.Relay, m.limit), After: after, List: m.receiver.looksFirst(),
 		})
 		if errors.Is(err, errTooLong) && m.limit > 1 {
 			m.limit = max(1, m.limit/4)
@@ -137,7 +137,7 @@ func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
 		}
 		m.asked = retryAfter(err)
 		if err == nil {
-			m.acked, m.batches = acknowledge, answer.More != nil
+			m.batches = answer.More != nil
 		}
 		return answer, err
 	}
@@ -147,6 +147,9 @@ func (m *mailbox) ask(ctx context.Context, after int64) (wire.Answer, error) {
 // way, and returns that.
 func (m *mailbox) takeBatch(ctx context.Context, answer wire.Answer) (next wire.Answer, err error) {
 	batch := append([]wire.Answer{answer}, answer.More...)
+	if answer.IsListed() {
+		return m.takeListed(ctx, batch)
+	}
 	if !m.expectsMore(batch) {
 		if err := m.takeAll(ctx, batch); err != nil {
 			return next, errors.Join(err, m.acknowledge(ctx))
@@ -199,6 +202,7 @@ func (m *mailbox) takeAll(ctx context.Context, batch []wire.Answer) error {
 			return fmt.Errorf("client: handling entry %d of %s: %w", batch[i].EntryID, m.Relay, err)
 		}
 		anyUse = anyUse || use
+		m.receiver.fetching.goesOn(m)
 	}
 	if m.held.why != nil { // it ends after some answers, also if they are junk
 		m.held.answers++

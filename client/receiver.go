@@ -135,6 +135,7 @@ type Receiver struct {
 	self   spec.ServerName
 
 	calendar *calendar
+	fetching *fetchTurn
 
 	mu      sync.Mutex
 	turns   map[spec.ServerName]*relayTurn
@@ -173,6 +174,7 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 		config:   config,
 		self:     config.Caller.config.Identity.ServerName,
 		calendar: newCalendar(time.Now, config.KeyPatience),
+		fetching: newFetchTurn(),
 		turns:    make(map[spec.ServerName]*relayTurn),
 		keyless:  make(map[keyless]patience),
 		wake:     make(chan struct{}),
@@ -224,7 +226,7 @@ func (r *Receiver) Direct(ctx context.Context, origin spec.ServerName, id gomatr
 		err = handle(ctx)
 		return err == nil, err
 	}
-	came, err := r.config.History.once(ctx, seenKeyOf(origin, content.Digest), source{id: id}, func() error { return handle(ctx) })
+	came, err := r.config.History.once(ctx, seenKeyOf(origin, content.Digest), source{id: id, quiet: hasReceiptsOnly(body)}, func() error { return handle(ctx) })
 	return came.toHandle() && err == nil, err
 }
 

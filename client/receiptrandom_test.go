@@ -1,0 +1,299 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/internal/seeds"
+	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/store/memory"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// How many worlds TestReceiptsAtRandom runs, and the one seed to run.
+const (
+	receiptRuns = "RELAY_RECEIPT_RUNS"
+	receiptSeed = "RELAY_RECEIPT_SEED"
+)
+
+// TestReceiptsAtRandom has a write to b through three relays, of which one is honest, and
+// the others lose mail, say that they have none, strip proofs, and withhold, forge and
+// replay receipts. They never meet directly. Both are closed and opened now and then. In
+// the end b has handled each transaction once with its proof, a knows it, and never knew it
+// before b had.
+//
+// RELAY_RECEIPT_RUNS is how many there are (default: 5). RELAY_RECEIPT_SEED=n runs that
+// seed alone. A seed decides all but the jitter of back-offs, and which of two goroutines is
+// first.
+func TestReceiptsAtRandom(t *testing.T) {
+	seeds.Each(t, receiptSeed, receiptRuns, seeds.Rounds(5, 2), func(t *testing.T, seed uint64) {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(recordTime))
+			w := &liarWorld{T: t, net: relaytest.NewNetwork(), dice: rand.New(rand.NewPCG(seed, 0)), handled: make(map[wire.ReceiptItem]int)}
+			w.play()
+		})
+	})
+}
+
+// A liarWorld is nodes a and b, and relays of which all but one lie.
+type liarWorld struct {
+	*testing.T
+	net    *relaytest.Network
+	relays []*liar
+	a, b   *liarNode
+
+	mu      sync.Mutex
+	dice    *rand.Rand
+	handled map[wire.ReceiptItem]int // by b, with proofs
+	sent    []wire.ReceiptItem
+	known   []string // to be handled, by a
+}
+
+func (w *liarWorld) chance(percent int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dice.IntN(100) < percent
+}
+
+func (w *liarWorld) upTo(most time.Duration) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Duration(w.dice.Int64N(int64(most)))
+}
+
+func (w *liarWorld) play() {
+	for i, name := range []spec.ServerName{r1, r2, r3} {
+		box, err := w.net.AddRelay(relay.Config{ServerName: name, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(w, err)
+		l := &liar{w: w, real: box.Server}
+		w.relays = append(w.relays, l)
+		w.net.Set(name, relaytest.Host{Handler: l, Latency: time.Duration(i*30) * time.Millisecond})
+	}
+	honest := w.relays[w.dice.IntN(len(w.relays))]
+	honest.honest = true
+	w.a, w.b = w.node(a), w.node(b)
+	require.NoError(w, w.b.Announce(w.Context(), r1, r2, r3))
+	record, err := wire.ReadLink(w.b.Link())
+	require.NoError(w, err)
+	require.NoError(w, w.a.AddRecord(w.Context(), record))
+	for range 12 {
+		for range 1 + w.dice.IntN(4) {
+			w.write()
+		}
+		time.Sleep(w.upTo(10 * time.Minute))
+		for _, n := range []*liarNode{w.a, w.b} {
+			if w.chance(15) {
+				n.close()
+				time.Sleep(w.upTo(2 * time.Hour))
+				n.open()
+			}
+		}
+	}
+	w.settle()
+}
+
+// settle waits until a knows that b has handled all, and checks that it has.
+func (w *liarWorld) settle() {
+	for range 4 * 24 {
+		time.Sleep(time.Hour)
+		w.mu.Lock()
+		done := len(w.known) == len(w.sent)
+		w.mu.Unlock()
+		if done {
+			break
+		}
+	}
+	w.a.close()
+	w.b.close()
+	for _, item := range w.sent {
+		require.Equal(w, 1, w.handled[item], "%s", item.TransactionID)
+	}
+	require.Len(w, w.handled, len(w.sent))
+	require.Len(w, w.known, len(w.sent), "known to be handled")
+	require.NoError(w, w.net.Close())
+	require.NoError(w, w.a.mail.Close())
+	require.NoError(w, w.b.mail.Close())
+}
+
+// write has a write to b, sometimes what it has written before.
+func (w *liarWorld) write() {
+	id := fmt.Sprint("t", len(w.sent))
+	body := fmt.Sprintf(`{"edus":[{"content":{"n":%d},"edu_type":"m.typing"}],"origin":%q,"origin_server_ts":%d,"pdus":[]}`,
+		w.dice.IntN(40), a.ServerName, time.Now().UnixMilli())
+	content, err := wire.ReadContent([]byte(body))
+	require.NoError(w, err)
+	w.mu.Lock()
+	w.sent = append(w.sent, wire.ReceiptItem{TransactionID: gomatrixserverlib.TransactionID(id), Digest: content.Digest})
+	w.mu.Unlock()
+	require.NoError(w, w.a.Enqueue(w.Context(), client.Transaction{
+		ID: gomatrixserverlib.TransactionID(id), Destination: b.ServerName, Body: []byte(body),
+	}))
+}
+
+// handle is the handler of b, which takes EDUs only if they are proven.
+func (w *liarWorld) handle(_ context.Context, got client.Received) error {
+	content, err := wire.ReadContent(got.Body)
+	require.NoError(w, err)
+	if got.Proof != client.Proven || !strings.HasPrefix(string(got.TransactionID), "t") {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handled[wire.ReceiptItem{TransactionID: got.TransactionID, Digest: content.Digest}]++
+	return nil
+}
+
+// note takes a's news of its transactions.
+func (w *liarWorld) note(e client.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !strings.HasPrefix(string(e.TransactionID), "t") || e.Result == client.ResultRelayed {
+		return
+	}
+	require.Equal(w, client.ResultHandled, e.Result)
+	require.NotContains(w, w.known, string(e.TransactionID), "it ends once")
+	w.known = append(w.known, string(e.TransactionID))
+	at := slices.IndexFunc(w.sent, func(item wire.ReceiptItem) bool { return item.TransactionID == e.TransactionID })
+	require.Equal(w, 1, w.handled[w.sent[at]], "%s isn't handled", e.TransactionID)
+}
+
+// A liarNode is a Node in a liarWorld.
+type liarNode struct {
+	*client.Node
+	w       *liarWorld
+	is      *relaytest.Node
+	mail    *memory.Store
+	running sync.WaitGroup
+}
+
+func (w *liarWorld) node(is *relaytest.Node) *liarNode {
+	n := &liarNode{w: w, is: is, mail: memory.New(memory.Options{})}
+	n.open()
+	return n
+}
+
+func (n *liarNode) open() {
+	var err error
+	n.Node, err = client.OpenNode(n.w.Context(), client.NodeConfig{
+		Identity: n.is.SigningIdentity, Transport: n.w.net, Store: n.mail, Keys: relaytest.Keys(), Handle: n.w.handle,
+		Logger: slog.New(slog.DiscardHandler), Outbox: client.OutboxConfig{Notify: n.w.note},
+		Receiver: client.ReceiverConfig{Receipts: n.is == b},
+	})
+	require.NoError(n.w, err)
+	n.running.Go(func() { require.NoError(n.w, n.Run(context.Background())) })
+}
+
+func (n *liarNode) close() {
+	require.NoError(n.w, n.Close())
+	n.running.Wait()
+}
+
+// A liar is a relay that lies, unless it is honest.
+type liar struct {
+	w      *liarWorld
+	real   http.Handler
+	honest bool
+
+	mu  sync.Mutex
+	old []byte // an answer with receipts that it gave before
+}
+
+func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	uri, _ := wire.SignedURI(r)
+	route, err := wire.ParseURI(uri)
+	require.NoError(l.w, err)
+	real := httptest.NewRecorder()
+	switch {
+	case l.honest:
+		l.real.ServeHTTP(w, r)
+		return
+	case route.Endpoint == wire.SendRelay && l.w.chance(50):
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = w.Write([]byte(wire.SentAnswer)) // and it is lost
+		return
+	}
+	l.real.ServeHTTP(real, r)
+	answer := real.Body.Bytes()
+	switch {
+	case real.Code != http.StatusOK:
+	case route.Endpoint == wire.RelayTxn:
+		answer = l.tamper(answer)
+	case route.Endpoint == wire.Receipts && r.Method == http.MethodGet:
+		answer = l.lie(answer)
+	}
+	w.WriteHeader(real.Code)
+	_, _ = w.Write(answer)
+}
+
+// tamper changes an answer with mail.
+func (l *liar) tamper(body []byte) []byte {
+	answer, err := wire.ReadAnswer(body)
+	switch {
+	case err != nil || !answer.EntriesQueued || l.w.chance(40):
+		return body
+	case l.w.chance(30):
+		return []byte(wire.EmptyBatch)
+	}
+	var items []wire.Item
+	for _, one := range append([]wire.Answer{answer}, answer.More...) {
+		item := wire.Item{ID: one.EntryID, TransactionID: one.TransactionID, Transaction: one.Transaction, Proof: one.Proof}
+		switch {
+		case l.w.chance(30):
+			item.Proof = nil
+		case l.w.chance(30):
+			item.TransactionID = "made-up"
+		case l.w.chance(30):
+			item.Transaction = bytes.ReplaceAll(item.Transaction, []byte(`"n":`), []byte(`"n":1`))
+		}
+		items = append(items, item)
+	}
+	return slices.Concat(wire.TakingReceipts(wire.MakeAnswer(items, answer.More != nil))...)
+}
+
+// lie changes an answer with receipts.
+func (l *liar) lie(answer []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.old
+	l.old = answer
+	_, next, _ := wire.ReadNewReceipts(answer)
+	switch {
+	case l.w.chance(30):
+		return wire.NewReceipts{Next: next}.AnswerWith(nil) // withheld for good
+	case l.w.chance(30) && before != nil:
+		return before
+	}
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	forged := wire.NewReceipts{Next: next}
+	for _, by := range []*relaytest.Node{a, relaytest.NewNode("c")} {
+		as := by.SigningIdentity
+		if l.w.dice.IntN(2) == 0 {
+			as.ServerName = b.ServerName
+		}
+		receipts, err := wire.SignReceipts(a.ServerName, l.w.sent[max(0, len(l.w.sent)-wire.MaxReceiptItems):], time.Now(), as)
+		require.NoError(l.w, err)
+		for _, receipt := range receipts {
+			forged.Receipts = append(forged.Receipts, receipt.JSON())
+		}
+	}
+	return forged.AnswerWith(nil)
+}
