@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/activity"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -19,12 +20,13 @@ type receipts struct {
 	config   *Config
 	checks   *checks
 	metrics  *metrics
+	lately   *activity.Log
 	clearing *clearing     // nil: none are taken
 	kept     *keptReceipts // likewise
 }
 
-func newReceipts(config *Config, checks *checks, metrics *metrics) *receipts {
-	r := &receipts{config: config, checks: checks, metrics: metrics}
+func newReceipts(config *Config, checks *checks, metrics *metrics, lately *activity.Log) *receipts {
+	r := &receipts{config: config, checks: checks, metrics: metrics, lately: lately}
 	notes, isNotes := config.Store.(store.Notes)
 	if mail, ok := config.Store.(store.Managed); ok && isNotes && config.MaxReceipts > 0 {
 		r.kept = newKeptReceipts(notes, config)
@@ -114,6 +116,7 @@ func (r *receipts) take(ctx context.Context, q *request, destination spec.Server
 	removed, kept, err := r.takeLocked(ctx, q, destination, list, acknowledged)
 	unlock()
 	r.metrics.acknowledge(removed)
+	r.lately.Acknowledged(removed)
 	if err == nil && kept {
 		err = r.kept.lookFurther(ctx)
 	}

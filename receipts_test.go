@@ -181,6 +181,7 @@ func TestReceiptsClear(t *testing.T) {
 		require.Equal(t, []int64{ids[0], ids[1], ids[2], ids[4]}, listedIDs(r.listed()))
 		receipts, _ := r.given(r.a, 0)
 		require.Len(t, receipts, 1, "it is kept, whoever brought it")
+		require.EqualValues(t, 2, r.server.Activity().Report().Hour.Sum().Acknowledged)
 
 		again := newRig(t, func(c *relay.Config) { c.Store = unclosed{s.(wholeStore)} })
 		again.peek(again.b, 7)

@@ -106,7 +106,7 @@ func New(config Config) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("relay: metrics: %w", err), s.Close())
 	}
 	s.records = newRecords(&config, s.checks)
-	s.receipts = newReceipts(&config, s.checks, s.metrics)
+	s.receipts = newReceipts(&config, s.checks, s.metrics, s.lately)
 	if s.info, err = makeInfo(&config, s.records, s.receipts); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

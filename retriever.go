@@ -39,9 +39,6 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	}
 	r.lately.Asked(destination)
 	removed, err := r.acknowledge(ctx, q)
-	if removed > 0 {
-		r.lately.Acknowledged(removed)
-	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -101,6 +98,7 @@ func (r *retriever) acknowledge(ctx context.Context, q *request) (removed int, e
 	}
 	removed, err = r.receipts.clearing.acknowledge(ctx, r.config.Store, destination, acknowledged)
 	r.metrics.acknowledge(removed)
+	r.lately.Acknowledged(removed)
 	return removed, err
 }
 
