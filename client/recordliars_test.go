@@ -13,8 +13,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// A liar is a relay that isn't honest, in one of these ways.
-type liar struct {
+// A recordLiar is a relay that isn't honest, in one of these ways.
+type recordLiar struct {
 	http.Handler
 	lie string
 
@@ -33,12 +33,12 @@ var lies = []string{
 	"invents numbers of records",
 }
 
-func newLiar(honest http.Handler, dice *rand.Rand) *liar {
-	return &liar{Handler: honest, lie: lies[dice.IntN(len(lies))], oldest: make(map[string][]byte)}
+func newLiar(honest http.Handler, dice *rand.Rand) *recordLiar {
+	return &recordLiar{Handler: honest, lie: lies[dice.IntN(len(lies))], oldest: make(map[string][]byte)}
 }
 
 // ServeHTTP implements http.Handler.
-func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (l *recordLiar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	leaves, fetches := strings.Contains(r.URL.Path, "/send_relay/"), strings.Contains(r.URL.Path, "/relay_txn/")
 	aboutRecord := strings.HasPrefix(r.URL.Path, wire.Unstable+string(wire.Relays)+"/")
 	switch {
@@ -60,7 +60,7 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveOld takes all records, and gives the first.
-func (l *liar) serveOld(w http.ResponseWriter, r *http.Request) {
+func (l *recordLiar) serveOld(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if r.Method == http.MethodPut {
@@ -82,7 +82,7 @@ func (l *liar) serveOld(w http.ResponseWriter, r *http.Request) {
 var proofField = regexp.MustCompile(`"relay_proof":\{[^{}]*\},?`)
 
 // change changes the mail in the relay's answer.
-func (l *liar) change(w http.ResponseWriter, r *http.Request) {
+func (l *recordLiar) change(w http.ResponseWriter, r *http.Request) {
 	answer := httptest.NewRecorder()
 	l.Handler.ServeHTTP(answer, r)
 	body := answer.Body.Bytes()

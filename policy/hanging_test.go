@@ -23,7 +23,7 @@ func TestChangesThatHang(t *testing.T) {
 		require.NoError(t, err)
 		request := func() *policy.Request { return &policy.Request{Origin: "b", Member: true} }
 		changes := map[string]func(context.Context) error{
-			"block":   func(ctx context.Context) error { _, err := blocks.Block(ctx, policy.Block{What: "x"}); return err },
+			"block":   func(ctx context.Context) error { _, err := blocks.Block(ctx, policy.Block{Entity: "x"}); return err },
 			"unblock": func(ctx context.Context) error { _, err := blocks.Unblock(ctx, "x"); return err },
 			"mailbox": func(ctx context.Context) error { _, err := owners.Mailbox(ctx, request()); return err },
 			"policy":  func(ctx context.Context) error { _, err := owners.Policy(ctx, request()); return err },
