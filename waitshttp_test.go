@@ -218,7 +218,7 @@ func TestManyWaits(t *testing.T) {
 	require.EqualValues(t, each, mail.count.Load()-looked, "nobody else was woken")
 	q.server.EndWaits()
 	for _, a := range all[:len(all)-each] {
-		a.requireEmpty(t, wire.EmptyTaking)
+		a.requireEmpty(t, wire.EmptyBatch)
 	}
 	require.Zero(t, q.server.Waiting())
 }
