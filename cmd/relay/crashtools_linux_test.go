@@ -51,6 +51,7 @@ func TestKillTools(t *testing.T) {
 type killedTool struct {
 	strace, from string
 	args, calls  []string
+	most         int // calls that it makes; 0: a few
 	input        string
 	status       int // that it may have besides 0
 	prepare      func(t *testing.T, db string)
@@ -65,6 +66,9 @@ func (k *killedTool) round(t *testing.T, random *rand.Rand) {
 	}
 	calls := k.calls[random.IntN(len(k.calls))]
 	when := 1 + random.IntN(1<<random.IntN(6)) // often one of the first
+	if k.most > 0 {
+		when = 1 + random.IntN(k.most)
+	}
 	inject := fmt.Sprintf("inject=%s:signal=KILL:when=%d", calls, when)
 	isKilled := k.run(t, db, k.strace, "-f", "-o", "/dev/null", "-e", "trace="+calls, "-e", inject)
 	t.Logf("%s: killed: %v", inject, isKilled)
