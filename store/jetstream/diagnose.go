@@ -38,6 +38,9 @@ func (t *trial) over(ctx context.Context, failed error) error {
 	if now.After(t.end) {
 		return failed
 	}
+	if lost := t.engine.trust.Failure(); lost != nil {
+		return fmt.Errorf("%w: %w", errUnusable, lost)
+	}
 	if now.Before(t.look) {
 		return nil
 	}
