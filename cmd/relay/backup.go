@@ -37,7 +37,10 @@ func newBackup() *cobra.Command {
 const partSuffix = "-part"
 
 func backUp(ctx context.Context, c *cobra.Command, operator admin.Operator, file string) (err error) {
-	if err := checkNew(file); err != nil { // before the relay does all the work
+	if _, err := os.Stat(filepath.Dir(file)); err != nil { // before the relay does all the work
+		return err
+	}
+	if err := checkNew(file); err != nil {
 		return err
 	}
 	bar := newProgress(c.ErrOrStderr())

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,7 +63,9 @@ func TestBackupCommand(t *testing.T) {
 
 // A copy that is cut off on the way leaves no file, and isn't taken for a backup.
 func TestBackupCommandIsCutOff(t *testing.T) {
+	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
 		if !strings.HasSuffix(r.URL.Path, "/backup") {
 			t.Errorf("it says %s", r.URL)
 		}
@@ -78,4 +81,9 @@ func TestBackupCommandIsCutOff(t *testing.T) {
 	left, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Empty(t, left)
+
+	status, _, stderr = runTool(t, "backup", filepath.Join(folder, "nosuch", "copy.db"), "--admin", server.URL)
+	require.Equal(t, exitFailed, status)
+	require.Contains(t, stderr, "no such file")
+	require.EqualValues(t, 1, asked.Load(), "before the relay has worked for it")
 }

@@ -35,9 +35,10 @@ func (p *progress) show(done, all int64, words string) {
 	p.shown = true
 }
 
-// end leaves the line as it is.
+// end leaves the line as it is. It may be called twice.
 func (p *progress) end() {
 	if p.shown {
 		_, _ = fmt.Fprintln(p.out)
+		p.shown = false
 	}
 }
