@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/matrixrelay/relay/internal/address"
@@ -23,6 +24,11 @@ const (
 const (
 	formCost = 80 * time.Nanosecond  // about 4 are the least, 15 the most that it takes
 	slowCost = 800 * time.Nanosecond // 20 to 300
+
+	// wrongFactor is how many times the price a wrong signature costs in the end, so that
+	// an address has a small part of a processor for them. A right one that is being
+	// checked counts once, since others of its address may begin beside it.
+	wrongFactor = 4
 
 	// checkCredit is how much may be owed before the next check waits, and
 	// checkPatience how long it waits at most.
@@ -71,9 +77,14 @@ func (c *checks) formed(ctx context.Context, s *share, body *wire.Body, check fu
 	}
 	if err == nil || errors.Is(err, errNoMemory) {
 		c.debts.add(s.by.from, -cost)
+	} else {
+		c.debts.add(s.by.from, cost*(wrongFactor-1))
 	}
 	return err
 }
+
+// errManyWrong is in the refusal of a check whose address owes too much.
+var errManyWrong = errors.New("relay: many wrong signatures")
 
 // slow leaves the check to fclient. It is paid afterwards: it may take long because
 // somebody else's keys do. If the client goes away meanwhile, only a body costs that had
@@ -118,7 +129,7 @@ func (c *checks) await(ctx context.Context, from address.From) error {
 		return nil
 	}
 	if wait > checkPatience {
-		return wire.LimitExceeded("too many wrong signatures over bodies that take long to check", wholeSeconds(wait))
+		return fmt.Errorf("%w: %w", errManyWrong, wire.LimitExceeded("too many wrong signatures over bodies that take long to check", wholeSeconds(wait)))
 	}
 	return sleep.For(ctx, wait)
 }

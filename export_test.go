@@ -11,11 +11,12 @@ const AnswerTime = answerTime
 // FirstRead is how many bytes a body gets outside of the budget.
 const FirstRead = firstRead
 
-// CheckCredit, FormCost and SlowCost are the price of checks.
+// CheckCredit, FormCost, SlowCost and WrongFactor are the price of checks.
 const (
 	CheckCredit = checkCredit
 	FormCost    = formCost
 	SlowCost    = slowCost
+	WrongFactor = wrongFactor
 )
 
 // NoGrace lets a transfer be cut off for others at once. The others wait for that as

@@ -77,11 +77,11 @@ func (p *pauses) hold(ctx context.Context, q *request) {
 	q.held += time.Since(began)
 }
 
-// isOverShare reports whether a request was refused, unread, because others of its
-// address or name have used their share.
+// isOverShare reports whether a request was refused because others of its address or name
+// have used their share: unread, or unchecked.
 func isOverShare(q *request, err error) bool {
 	var e *wire.Error
-	if errors.Is(err, errBusy) {
+	if errors.Is(err, errBusy) || errors.Is(err, errManyWrong) {
 		return true
 	}
 	return q.admission.asked.Stage < policy.Signed && errors.Is(err, errPolicy) &&
