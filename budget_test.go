@@ -288,3 +288,26 @@ func TestKnownSizeGrowsInFewSteps(t *testing.T) {
 	require.EqualValues(t, size+1, body.held)
 	require.Less(t, left, size/2+1)
 }
+
+// A large transfer finds room beside a steady stream of small ones that is within half of
+// the memory, however often they come, and they find theirs beside it.
+func TestLargeBesideSteadySmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(40 * mib)
+		phones := make([]*transferred, 80) // which hold 20 MiB
+		for i := range phones {
+			phones[i] = begin(t, b, at(byte(i), "phone"), small)
+		}
+		for i := range 1000 {
+			large := start(b, at(200, "large"))
+			require.True(t, large.set(10*mib, true))
+			phone := i % len(phones)
+			phones[phone].release()
+			phones[phone] = begin(t, b, at(byte(phone), "phone"), small)
+			large.release()
+		}
+		for _, phone := range phones {
+			require.False(t, phone.isOver)
+		}
+	})
+}
