@@ -322,3 +322,18 @@ func TestLookFirstBytes(t *testing.T) {
 	t.Logf("from one relay %d bytes, from three %d: %.3f times", read[1], read[3], float64(read[3])/float64(read[1]))
 	require.LessOrEqual(t, 10*read[3], 11*read[1])
 }
+
+// What a relay brought without its proof is fetched from one that has it.
+func TestLookFirstStripped(t *testing.T) {
+	for range 5 { // either may be the first
+		inStripped(t, func(p *provenInbox) {
+			require.NoError(t, p.peers.SetRelays(p.Context(), nodeB, r1, r2))
+			p.leave("1", "m.direct_to_device", r1, r2)
+			p.leave("2", "m.direct_to_device", r1, r2)
+			require.NoError(t, errors.Join(p.receiver.Sync(p.Context())[0].Err, p.receiver.Sync(p.Context())[1].Err))
+			proven := slices.DeleteFunc(p.statuses(), func(s client.ProofStatus) bool { return s != client.Proven })
+			require.Len(t, proven, 2)
+			require.Zero(t, p.left())
+		})
+	}
+}
