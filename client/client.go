@@ -31,8 +31,8 @@
 // An Outbox tries for 30 days (OutboxConfig.MaxAge). Delivery is at least once:
 // an entry is acknowledged by asking for the next one, so an entry that was being
 // handled when the node or the relay went down comes again. Mail that was left at
-// several relays comes from each, and an Outbox hands over directly even mail that
-// relays had.
+// several relays comes from each that doesn't know lists, and an Outbox hands over
+// directly even mail that relays had.
 //
 // A Receiver handles each once, whichever way it comes, if its History is kept in
 // the store's notes (OpenHistory). There are three exceptions: a crash after a

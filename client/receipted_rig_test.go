@@ -92,6 +92,13 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.real.ServeHTTP(w, r)
 }
 
+// set changes how the office behaves.
+func (o *office) set(change func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change()
+}
+
 func (o *office) answer(after int64) []byte {
 	from := min(int(after), len(o.receipts))
 	to := min(from+o.page, len(o.receipts))

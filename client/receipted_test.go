@@ -95,14 +95,14 @@ func TestOutboxReceiptNumbers(t *testing.T) {
 		o := w.office(r1)
 		w.enqueue("1", "2", "3")
 		time.Sleep(time.Second)
-		o.page = 1
+		o.set(func() { o.page = 1 })
 		o.handled("1", "2")
 		time.Sleep(time.Hour)
 		require.Equal(t, []string{"1 handled", "2 handled"}, w.ends())
 		require.Equal(t, []int64{0, 1, 2}, o.after()[:3])
-		o.skip = math.MaxInt32
+		o.set(func() { o.skip = math.MaxInt32 })
 		time.Sleep(time.Hour)
-		o.skip = 0
+		o.set(func() { o.skip = 0 })
 		o.handled("3")
 		time.Sleep(2 * time.Hour)
 		require.Empty(t, w.ends())
@@ -115,7 +115,7 @@ func TestOutboxReceiptNumbers(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)
 		w.enqueue("1")
-		o.skip = 1 // always one more
+		o.set(func() { o.skip = 1 }) // always one more
 		time.Sleep(time.Hour)
 		require.Less(t, len(o.after()), 1000)
 	})
@@ -127,14 +127,14 @@ func TestOutboxSendsAgain(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)
 		lost := map[string]bool{"1": true, "2": true}
-		o.lost = func(id string) bool { return lost[id] }
+		o.set(func() { o.lost = func(id string) bool { return lost[id] } })
 		w.enqueue("1", "2")
 		time.Sleep(time.Hour)
 		require.Equal(t, 1, o.times("1"))
 		w.enqueue("3")
 		time.Sleep(35 * time.Hour)
 		require.Equal(t, 1, o.times("1"))
-		delete(lost, "1")
+		o.set(func() { delete(lost, "1") })
 		w.close()
 		w.open()
 		w.run()
@@ -168,10 +168,10 @@ func TestOutboxSendsAgainInVain(t *testing.T) {
 		o := w.office(r1)
 		w.enqueue("1", "2", "3")
 		time.Sleep(time.Hour)
-		o.mu.Lock()
-		clear(o.left)
-		o.answers = map[string]wire.Error{"1": {Status: 413}, "2": {Status: 400, Code: "M_BAD_JSON"}}
-		o.mu.Unlock()
+		o.set(func() {
+			clear(o.left)
+			o.answers = map[string]wire.Error{"1": {Status: 413}, "2": {Status: 400, Code: "M_BAD_JSON"}}
+		})
 		time.Sleep(60 * time.Hour)
 		require.Positive(t, o.times("3"))
 		require.Positive(t, o.times("2"))
@@ -226,7 +226,7 @@ func TestOutboxHandledMeanwhile(t *testing.T) {
 func TestOutboxReceiptForUnsent(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)
-		o.answers = map[string]wire.Error{"2": {Status: 413}}
+		o.set(func() { o.answers = map[string]wire.Error{"2": {Status: 413}} })
 		o.handled("1", "2")
 		w.enqueue("1", "2")
 		time.Sleep(3 * time.Hour)
