@@ -22,7 +22,7 @@ func New(t testing.TB, n int) uint64 {
 		return rand.Uint64()
 	}
 	sum := fnv.New64a()
-	fmt.Fprintf(sum, "%s %s %d", base, t.Name(), n)
+	_, _ = fmt.Fprintf(sum, "%s %s %d", base, t.Name(), n)
 	return sum.Sum64()
 }
 
