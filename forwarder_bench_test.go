@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,6 +61,14 @@ func serveBenchmark(kind string) error {
 		}
 		if kind == "unproven" {
 			config.Store = unprovenStore{kept}
+		}
+		if kind == "records" || kind == "unrecorded" {
+			if err := bringRecords(kept); err != nil {
+				return err
+			}
+		}
+		if kind == "unrecorded" {
+			config.MaxRecords = -1
 		}
 		if kind == "limited" || kind == "claimed" {
 			limited, err := benchPolicy(kept)
@@ -126,6 +136,38 @@ func BenchmarkPutProof(b *testing.B) { comparePuts(b, "relay", "unproven") }
 // BenchmarkPutPolicy compares the processor time that a PUT takes with the time that it
 // takes without limits by address and by name and without the mode open.
 func BenchmarkPutPolicy(b *testing.B) { comparePuts(b, "limited", "claimed") }
+
+// BenchmarkPutRecords compares the processor time that a PUT takes where all destinations have
+// relay records with the time that it takes where the relay keeps no records.
+func BenchmarkPutRecords(b *testing.B) { comparePuts(b, "records", "unrecorded") }
+
+// bringRecords has a relay with that store keep a record of each destination.
+func bringRecords(mail store.Store) (err error) {
+	server, err := relay.New(relay.Config{ServerName: relayName, Store: mail})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	for i := range benchDestinations {
+		by := relaytest.NewNode(fmt.Sprint("destination", i))
+		record, err := wire.SignRelayRecord(wire.RelayRecord{
+			Seq: 1, Relays: []wire.RecordRelay{{Name: relayName}},
+		}, by.SigningIdentity)
+		if err != nil {
+			return err
+		}
+		request, err := by.Request(http.MethodPut, relayName, wire.RelaysURI(by.ServerName), json.RawMessage(record.JSON()))
+		if err != nil {
+			return err
+		}
+		answer := httptest.NewRecorder()
+		server.ServeHTTP(answer, request)
+		if answer.Code != http.StatusOK {
+			return fmt.Errorf("%d %s", answer.Code, answer.Body)
+		}
+	}
+	return nil
+}
 
 // comparePuts compares the processor time of two kinds of server, in turn.
 func comparePuts(b *testing.B, kind, other string) {
