@@ -120,6 +120,10 @@ type Status struct {
 	// Files are the sizes of the store's files, nil if it has none or doesn't say.
 	Files *Files `json:"files,omitempty"`
 
+	// Copies counts the transactions that aren't kept any more and are remembered, so that
+	// copies of them are recognised; nil if the store doesn't say.
+	Copies *int64 `json:"copies,omitempty"`
+
 	// Activity is what the relay has done lately, nil if that isn't known.
 	Activity *activity.Report `json:"activity,omitempty"`
 

@@ -87,7 +87,7 @@ type sick struct{ *memory.Store }
 func (sick) Failed() <-chan struct{} { return nil }
 func (sick) Failure() error          { return fmt.Errorf("%w: the disk", store.ErrReopen) }
 func (sick) Sizes(context.Context) (store.Sizes, error) {
-	return store.Sizes{File: 5, Log: 7}, nil
+	return store.Sizes{Copies: 3, File: 5, Log: 7}, nil
 }
 
 func (s sick) Usage(ctx context.Context, name spec.ServerName) (store.Usage, error) {
@@ -103,6 +103,7 @@ func TestStatusOfTrouble(t *testing.T) {
 	status, err := desk.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, &admin.Files{Database: 5, Log: 7}, status.Files)
+	require.EqualValues(t, 3, *status.Copies)
 	require.Len(t, status.Problems, 3)
 	require.Contains(t, status.Problems[0], "the disk")
 	require.Contains(t, status.Problems[1], "no keys")

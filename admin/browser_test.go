@@ -169,7 +169,7 @@ func (c *chromium) walk(r *rig, url string) {
 type measured struct{ *memory.Store }
 
 func (measured) Sizes(context.Context) (store.Sizes, error) {
-	return store.Sizes{File: 84_000_000, Log: 4_200_000}, nil
+	return store.Sizes{Copies: 12_480, File: 84_000_000, Log: 4_200_000}, nil
 }
 
 func (measured) OnCommit(func(store.Commit)) (stop func()) { return func() {} }

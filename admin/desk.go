@@ -114,6 +114,7 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 		if files := (Files{Database: sizes.File, Log: sizes.Log}); files != (Files{}) {
 			status.Files = &files
 		}
+		status.Copies = &sizes.Copies
 	}
 	if d.config.Activity != nil {
 		status.Activity = d.config.Activity.Report()

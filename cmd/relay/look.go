@@ -47,6 +47,9 @@ func statusText(s *admin.Status) string {
 	if s.Files != nil {
 		row("files", fmt.Sprintf("%s, and a log of %s", bytesText(s.Files.Database), bytesText(s.Files.Log)))
 	}
+	if s.Copies != nil {
+		row("remembered", fmt.Sprintf("%d transactions, to recognise copies", *s.Copies))
+	}
 	if s.Backups {
 		row("backup", backupText(s))
 	}
