@@ -212,6 +212,12 @@ func (k *keptReceipts) lookThrough(ctx context.Context, destination spec.ServerN
 	if err != nil {
 		return err
 	}
+	for len(away) > sweptAtOnce {
+		if err := k.write(ctx, destination, count, away[:sweptAtOnce:sweptAtOnce]); err != nil {
+			return err
+		}
+		away = away[sweptAtOnce:]
+	}
 	count.Looked, count.Since = int64(now/time.Second), 0
 	if left == 0 {
 		count = receiptCount{}

@@ -24,8 +24,18 @@ type testReceipts struct {
 	store *memorystore.Store
 }
 
+// fewChanges is a store of notes that takes no more changes at once than each store does.
+type fewChanges struct{ *memorystore.Store }
+
+func (s fewChanges) SetNotes(ctx context.Context, changes []store.Note) error {
+	if len(changes) > 800 {
+		return fmt.Errorf("%d changes at once", len(changes))
+	}
+	return s.Store.SetNotes(ctx, changes)
+}
+
 func newTestReceipts(t testing.TB, s *memorystore.Store, most int) *testReceipts {
-	return &testReceipts{t, newKeptReceipts(s, &Config{Store: s, MaxReceipts: most}), s}
+	return &testReceipts{t, newKeptReceipts(fewChanges{s}, &Config{Store: s, MaxReceipts: most}), s}
 }
 
 // give keeps a receipt for so many items.
@@ -133,6 +143,32 @@ func TestReceiptsAreBounded(t *testing.T) {
 	got, _ = r.all("c.example", "a.example", 0)
 	require.Equal(t, []wire.Receipt{other}, got)
 	require.Less(t, len(r.notes()), 40)
+}
+
+// TestManyReceiptsGoAtOnce: a thousand receipts and more may be too many, or too old, at one
+// time, and the next one is kept all the same.
+func TestManyReceiptsGoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mail := memorystore.New(memorystore.Options{})
+		defer func() { require.NoError(t, mail.Close()) }()
+		r := newTestReceipts(t, mail, DefaultMaxReceipts)
+		receipt := signedReceipt(t, "b.example", "a.example", wire.ReceiptItem{TransactionID: "t"})
+		fill := func() {
+			for range 300 {
+				_, err := r.keep(t.Context(), "b.example", []wire.Receipt{receipt, receipt, receipt, receipt, receipt, receipt, receipt, receipt})
+				require.NoError(t, err)
+			}
+		}
+		fill()
+		got, _ := r.all("b.example", "a.example", 0)
+		require.LessOrEqual(t, len(got), 2000+8)
+		time.Sleep(receiptLasts + time.Hour)
+		fill()
+		require.NoError(t, r.lookThrough(t.Context(), "b.example", receiptLasts+time.Hour))
+		got, _ = r.all("b.example", "a.example", 0)
+		require.Len(t, got, 1000)
+		require.Len(t, r.notes(), 1000+1)
+	})
 }
 
 // TestReceiptsGrowOld: after 30 days a receipt isn't given out, and it leaves the store

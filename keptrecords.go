@@ -29,7 +29,8 @@ const (
 	// records are read for that.
 	fullFor = time.Hour
 
-	// sweptAtOnce is how many records are taken away in one step of the store.
+	// sweptAtOnce is how many notes are taken away in one step of the store: not every
+	// store takes any number of changes.
 	sweptAtOnce = 500
 )
 
