@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/notebook"
+	"github.com/matrixrelay/relay/internal/stripes"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -32,13 +33,15 @@ const (
 
 // clearing removes mail that receipts are for.
 type clearing struct {
-	mail  store.Managed
-	notes store.Notes
-	clock func(context.Context) (time.Duration, error)
+	mail    store.Managed
+	notes   store.Notes
+	clock   func(context.Context) (time.Duration, error)
+	writing *stripes.Locks // of a destination's notes
+	cleared round          // of the clearedNotes
 }
 
-func newClearing(mail store.Managed, notes store.Notes, clock func(context.Context) (time.Duration, error)) *clearing {
-	return &clearing{mail, notes, clock}
+func newClearing(mail store.Managed, kept *keptReceipts) *clearing {
+	return &clearing{mail, kept.notes, kept.clock, &kept.writing, round{notes: kept.notes, prefix: clearedPrefix}}
 }
 
 // A handled is mail that a receipt is for.
@@ -109,10 +112,42 @@ func (c *clearing) read(ctx context.Context, destination spec.ServerName) (note 
 		return nil, 0, fmt.Errorf("relay: reading about cleared mail: %w", err)
 	}
 	now = int64(passed / time.Second)
-	if value != nil && json.Unmarshal(value, &note) != nil { // one that can't be read is made anew
-		note = nil
+	return readClearedNote(value, now), now, nil
+}
+
+// readClearedNote leaves out what is too old. A note that can't be read is made anew.
+func readClearedNote(value []byte, now int64) (note clearedNote) {
+	if value == nil || json.Unmarshal(value, &note) != nil {
+		return nil
 	}
-	return slices.DeleteFunc(note, func(c clearedIDs) bool { return now-c.At > int64(clearedLasts/time.Second) }), now, nil
+	return slices.DeleteFunc(note, func(c clearedIDs) bool { return now-c.At > int64(clearedLasts/time.Second) })
+}
+
+// forget takes the next notes away, in turn, in which all is too old: those of mailboxes
+// from which nothing is cleared any more would else be kept for ever. The caller has no
+// lock.
+func (c *clearing) forget(ctx context.Context) error {
+	passed, err := c.clock(ctx)
+	if err != nil {
+		return fmt.Errorf("relay: the store's clock: %w", err)
+	}
+	return c.cleared.step(ctx, func(destination spec.ServerName, value []byte) error {
+		if len(readClearedNote(value, int64(passed/time.Second))) > 0 {
+			return nil
+		}
+		unlock, err := c.writing.Take(ctx, destination)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if note, _, err := c.read(ctx, destination); err != nil || len(note) > 0 {
+			return err
+		}
+		if err := c.notes.SetNotes(ctx, []store.Note{{Key: clearedPrefix + string(destination)}}); err != nil {
+			return fmt.Errorf("relay: forgetting cleared mail: %w", err)
+		}
+		return nil
+	})
 }
 
 // remove removes entries, and remembers their IDs first. The caller has the lock of the

@@ -47,9 +47,10 @@ type keptReceipts struct {
 	writing stripes.Locks
 	last    *numbers // the last number of a destination
 
-	mu     sync.Mutex
-	next   int64           // the smallest number that may be given
-	looked spec.ServerName // the last whose receipts were looked through in turn
+	counts round // of the destinations' counts
+
+	mu   sync.Mutex
+	next int64 // the smallest number that may be given
 }
 
 // A receiptNote is a note.
@@ -70,7 +71,7 @@ type receiptCount struct {
 func newKeptReceipts(notes store.Notes, config *Config) *keptReceipts {
 	return &keptReceipts{
 		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxReceipts,
-		last: newNumbers(), next: store.FirstID(time.Now()),
+		last: newNumbers(), counts: round{notes: notes, prefix: countPrefix}, next: store.FirstID(time.Now()),
 	}
 }
 
@@ -234,39 +235,27 @@ func readReceiptNote(value []byte, now time.Duration) *receiptNote {
 	return &note
 }
 
-// lookFurther looks the receipts of the next destination through, in turn, if they haven't
-// been for long: those that nobody adds to would else be kept for ever. The caller has no
-// lock.
+// lookFurther looks the receipts of the next destinations through, in turn, if they
+// haven't been for long: those that nobody adds to would else be kept for ever. The
+// caller has no lock.
 func (k *keptReceipts) lookFurther(ctx context.Context) error {
 	now, err := k.clock(ctx)
 	if err != nil {
 		return fmt.Errorf("relay: the store's clock: %w", err)
 	}
-	k.mu.Lock()
-	after := countPrefix + string(k.looked)
-	k.mu.Unlock()
-	list, err := k.notes.Notes(ctx, countPrefix, after, 1)
-	if err != nil {
-		return fmt.Errorf("relay: reading about receipts: %w", err)
-	}
-	var destination spec.ServerName
-	var count receiptCount
-	if len(list) > 0 {
-		destination = spec.ServerName(strings.TrimPrefix(list[0].Key, countPrefix))
-		_ = json.Unmarshal(list[0].Value, &count) // one that can't be read is looked through
-	}
-	k.mu.Lock()
-	k.looked = destination
-	k.mu.Unlock()
-	if destination == "" || now-time.Duration(count.Looked)*time.Second < lookThroughAfter {
-		return nil
-	}
-	unlock, err := k.writing.Take(ctx, destination)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return k.lookThrough(ctx, destination, now)
+	return k.counts.step(ctx, func(destination spec.ServerName, value []byte) error {
+		var count receiptCount
+		_ = json.Unmarshal(value, &count) // one that can't be read is looked through
+		if now-time.Duration(count.Looked)*time.Second < lookThroughAfter {
+			return nil
+		}
+		unlock, err := k.writing.Take(ctx, destination)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		return k.lookThrough(ctx, destination, now)
+	})
 }
 
 // after returns the receipts that destination has given origin, of those with a greater

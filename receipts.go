@@ -30,7 +30,7 @@ func newReceipts(config *Config, checks *checks, metrics *metrics, lately *activ
 	notes, isNotes := config.Store.(store.Notes)
 	if mail, ok := config.Store.(store.Managed); ok && isNotes && config.MaxReceipts > 0 {
 		r.kept = newKeptReceipts(notes, config)
-		r.clearing = newClearing(mail, notes, r.kept.clock)
+		r.clearing = newClearing(mail, r.kept)
 	}
 	return r
 }
@@ -119,6 +119,9 @@ func (r *receipts) take(ctx context.Context, q *request, destination spec.Server
 	r.lately.Acknowledged(removed)
 	if err == nil && kept {
 		err = r.kept.lookFurther(ctx)
+	}
+	if err == nil && removed > 0 {
+		err = r.clearing.forget(ctx)
 	}
 	return removed, err
 }
