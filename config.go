@@ -150,8 +150,9 @@ type Config struct {
 	// MaxReceipts bounds, for each destination, the mail for which receipts are kept (see
 	// wire.Receipt), each of them for 30 days; about a tenth of it may be for one origin. The
 	// oldest make room, so that there may be a fifth more for a while. One takes 70 to 500
-	// bytes. No receipts are taken if the store is no store.Notes or no store.Managed. Zero:
-	// DefaultMaxReceipts. Negative: none are taken.
+	// bytes, those of all destinations together at most a sixteenth of MaxStoreBytes: then
+	// no more are kept, and mail is removed as before. No receipts are taken if the store is
+	// no store.Notes or no store.Managed. Zero: DefaultMaxReceipts. Negative: none are taken.
 	MaxReceipts int
 
 	// Deliver takes mail for this server itself, which others pass on or leave

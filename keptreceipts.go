@@ -15,6 +15,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/internal/stripes"
+	"github.com/matrixrelay/relay/internal/turns"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -35,6 +36,13 @@ const (
 
 	// pairPart is the part of a destination's items that may be for one origin.
 	pairPart = 10
+
+	// roomPart is the part of the room for mail that all receipts may take: servers cost
+	// nothing, so without it there could be any number of destinations.
+	roomPart = 16
+
+	// A receipt of more bytes than these together has something else in it, and isn't kept.
+	receiptBytes, itemBytes = 1 << 10, 500
 )
 
 // keptReceipts are the receipts in the notes of a store. Their numbers grow, so that a
@@ -42,15 +50,20 @@ const (
 type keptReceipts struct {
 	notes store.Notes
 	clock func(context.Context) (time.Duration, error)
-	most  int // items of each destination
+	most  int   // items of each destination
+	room  int64 // bytes of all, 0: no limit
 
 	writing stripes.Locks
 	last    *numbers // the last number of a destination
 
 	counts round // of the destinations' counts
 
-	mu   sync.Mutex
-	next int64 // the smallest number that may be given
+	growing turns.Turn // while it is found whether there is room
+	full    time.Time  // when there was none
+
+	mu    sync.Mutex
+	next  int64 // the smallest number that may be given
+	bytes int64 // of all, -1 before they were counted
 }
 
 // A receiptNote is a note.
@@ -66,11 +79,13 @@ type receiptCount struct {
 	Last   int64 `json:"last"`   // the last number
 	Looked int64 `json:"looked"` // when they were looked through, likewise
 	Since  int   `json:"since"`  // items that came since
+	Bytes  int64 `json:"bytes"`  // of the notes of the receipts
 }
 
 func newKeptReceipts(notes store.Notes, config *Config) *keptReceipts {
 	return &keptReceipts{
-		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxReceipts,
+		notes: notes, clock: notebook.Clock(config.Store), most: config.MaxReceipts, room: max(config.MaxStoreBytes/roomPart, 0),
+		growing: turns.New(), bytes: -1,
 		last: newNumbers(), counts: round{notes: notes, prefix: countPrefix}, next: store.FirstID(time.Now()),
 	}
 }
@@ -107,8 +122,59 @@ func (k *keptReceipts) lastOf(ctx context.Context, destination spec.ServerName, 
 	return count.Last, err
 }
 
-// keep keeps receipts of one destination, whose writing lock the caller has, and returns
-// by how many bytes the store has grown. Of two processes that write at once, a sender
+// isPlain reports whether a receipt takes as many bytes as its items need.
+func isPlain(receipt *wire.Receipt) bool {
+	return len(receipt.JSON()) <= receiptBytes+itemBytes*len(receipt.Items)
+}
+
+// hasRoom reports whether the receipts of all destinations may take so many bytes more.
+// Other processes on the store may take some, too, until it is counted again.
+func (k *keptReceipts) hasRoom(ctx context.Context, more int64) (bool, error) {
+	if k.room == 0 {
+		return true, nil
+	}
+	if err := k.growing.Take(ctx); err != nil {
+		return false, err
+	}
+	defer k.growing.Give()
+	isFull := func() bool { k.mu.Lock(); defer k.mu.Unlock(); return k.bytes < 0 || k.bytes+more > k.room }
+	if !isFull() {
+		return true, nil
+	}
+	if time.Since(k.full) < fullFor {
+		return false, nil
+	}
+	all := int64(0)
+	err := notebook.Each(ctx, k.notes, countPrefix, func(note store.Note) error {
+		var count receiptCount
+		_ = json.Unmarshal(note.Value, &count) // one that can't be read is made anew
+		all += count.Bytes
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("relay: counting receipts: %w", err)
+	}
+	k.mu.Lock()
+	k.bytes = all
+	k.mu.Unlock()
+	if isFull() {
+		k.full = time.Now()
+		return false, nil
+	}
+	return true, nil
+}
+
+// grow notes that the receipts take so many bytes more, or less.
+func (k *keptReceipts) grow(bytes int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.bytes >= 0 {
+		k.bytes = max(k.bytes+bytes, 0)
+	}
+}
+
+// keep keeps receipts of one destination, whose writing lock the caller has, if there is
+// room, and returns by how many bytes the store has grown. Of two processes that write at once, a sender
 // may miss the receipts of one; it sends that mail again.
 func (k *keptReceipts) keep(ctx context.Context, destination spec.ServerName, receipts []wire.Receipt) (grown int64, err error) {
 	now, err := k.clock(ctx)
@@ -136,9 +202,14 @@ func (k *keptReceipts) keep(ctx context.Context, destination spec.ServerName, re
 		count.Since += len(receipt.Items)
 	}
 	count.Last = number + int64(len(receipts)) - 1
+	count.Bytes += grown
+	if ok, err := k.hasRoom(ctx, grown); !ok {
+		return 0, err
+	}
 	if err := k.write(ctx, destination, count, changes); err != nil {
 		return 0, err
 	}
+	k.grow(grown)
 	if count.Since*lookThroughPart > k.most {
 		err = k.lookThrough(ctx, destination, now)
 	}
@@ -176,6 +247,7 @@ func (k *keptReceipts) write(ctx context.Context, destination spec.ServerName, c
 type heldReceipt struct {
 	key   string
 	items int
+	bytes int64
 }
 
 // pair names the destination and the origin, number is as in the key.
@@ -189,7 +261,7 @@ func (k *keptReceipts) lookThrough(ctx context.Context, destination spec.ServerN
 	var away []store.Note
 	err := notebook.Each(ctx, k.notes, receiptPrefix+string(destination)+"/", func(note store.Note) error {
 		if read := readReceiptNote(note.Value, now); read != nil {
-			held = append(held, heldReceipt{note.Key, read.Items})
+			held = append(held, heldReceipt{note.Key, read.Items, int64(len(note.Key) + len(note.Value))})
 		} else {
 			away = append(away, store.Note{Key: note.Key})
 		}
@@ -199,7 +271,7 @@ func (k *keptReceipts) lookThrough(ctx context.Context, destination spec.ServerN
 		return fmt.Errorf("relay: looking through receipts: %w", err)
 	}
 	slices.SortFunc(held, func(a, b heldReceipt) int { return cmp.Compare(b.number(), a.number()) })
-	all, left, pairs := 0, 0, make(map[string]int)
+	all, bytes, pairs := 0, int64(0), make(map[string]int)
 	for _, one := range held {
 		pair := one.pair()
 		if all+one.items > k.most || pairs[pair]+one.items > max(k.most/pairPart, wire.MaxReceiptItems) {
@@ -207,7 +279,7 @@ func (k *keptReceipts) lookThrough(ctx context.Context, destination spec.ServerN
 			pairs[pair] = k.most // so that no older one is kept in its place
 			continue
 		}
-		all, left, pairs[pair] = all+one.items, left+1, pairs[pair]+one.items
+		all, bytes, pairs[pair] = all+one.items, bytes+one.bytes, pairs[pair]+one.items
 	}
 	count, err := k.readCount(ctx, destination)
 	if err != nil {
@@ -219,11 +291,16 @@ func (k *keptReceipts) lookThrough(ctx context.Context, destination spec.ServerN
 		}
 		away = away[sweptAtOnce:]
 	}
-	count.Looked, count.Since = int64(now/time.Second), 0
-	if left == 0 {
+	less := bytes - count.Bytes
+	count.Looked, count.Since, count.Bytes = int64(now/time.Second), 0, bytes
+	if bytes == 0 {
 		count = receiptCount{}
 	}
-	return k.write(ctx, destination, count, away)
+	if err := k.write(ctx, destination, count, away); err != nil {
+		return err
+	}
+	k.grow(less)
+	return nil
 }
 
 // readReceiptNote returns nil for a receipt that is too old, or can't be read.

@@ -171,6 +171,41 @@ func TestManyReceiptsGoAtOnce(t *testing.T) {
 	})
 }
 
+// TestReceiptsOfAllAreBounded: made-up destinations don't fill the store, also after a
+// restart, and there is room again when theirs are too old.
+func TestReceiptsOfAllAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mail := memorystore.New(memorystore.Options{})
+		defer func() { require.NoError(t, mail.Close()) }()
+		const room = 10_000
+		config := &Config{Store: mail, MaxReceipts: DefaultMaxReceipts, MaxStoreBytes: roomPart * room}
+		r := &testReceipts{t, newKeptReceipts(fewChanges{mail}, config), mail}
+		keep := func(name string) int64 {
+			by := spec.ServerName(name + ".example")
+			grown, err := r.keep(t.Context(), by, []wire.Receipt{signedReceipt(t, by, "a.example", wire.ReceiptItem{TransactionID: "t"})})
+			require.NoError(t, err)
+			require.NoError(t, r.lookFurther(t.Context()))
+			return grown
+		}
+		sum := int64(0)
+		fill := func(name string) {
+			for i := range 100 {
+				sum += keep(fmt.Sprint(name, i))
+			}
+			require.LessOrEqual(t, sum, int64(room))
+			require.Greater(t, sum, int64(room*9/10))
+		}
+		fill("first")
+		time.Sleep(time.Hour)
+		r.keptReceipts = newKeptReceipts(fewChanges{mail}, config)
+		fill("second")
+		require.Zero(t, keep("b"))
+		time.Sleep(receiptLasts)
+		sum = 0
+		fill("third")
+	})
+}
+
 // TestReceiptsGrowOld: after 30 days a receipt isn't given out, and it leaves the store
 // also where its destination gives no other.
 func TestReceiptsGrowOld(t *testing.T) {

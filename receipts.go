@@ -132,7 +132,7 @@ func (r *receipts) takeLocked(ctx context.Context, q *request, destination spec.
 		return 0, false, err
 	}
 	// Its origin has a receipt that it brings.
-	keep := slices.DeleteFunc(found.good, func(one wire.Receipt) bool { return one.Origin == q.signer })
+	keep := slices.DeleteFunc(found.good, func(one wire.Receipt) bool { return one.Origin == q.signer || !isPlain(&one) })
 	if len(keep) > 0 {
 		grown, err := r.kept.keep(ctx, destination, keep)
 		if err != nil {

@@ -112,6 +112,28 @@ func TestReceiptsForHalf(t *testing.T) {
 	require.Len(t, receipts, 1, "one repeated is one")
 }
 
+// TestReceiptWithMuchElse: a receipt with much in it that isn't an item removes mail, and
+// takes no room.
+func TestReceiptWithMuchElse(t *testing.T) {
+	r := newRig(t, nil)
+	r.fill(2, 100)
+	for i, entry := range r.listed() {
+		plain, object := receiptFor(t, r.b, entry), map[string]any{}
+		require.NoError(t, json.Unmarshal(plain.JSON(), &object))
+		delete(object, "signatures")
+		object["ext"] = map[string]string{"x": strings.Repeat("x", []int{100, 20_000}[i])}
+		text, err := json.Marshal(object)
+		require.NoError(t, err)
+		text, err = gomatrixserverlib.SignJSON(string(r.b.ServerName), r.b.KeyID, r.b.PrivateKey, text)
+		require.NoError(t, err)
+		receipt, err := wire.ReadReceipt(text)
+		require.NoError(t, err)
+		require.Equal(t, 1, r.bringReceipts(r.b, receipt))
+		receipts, _ := r.given(r.a, 0)
+		require.Len(t, receipts, 1)
+	}
+}
+
 // TestNoReceipts: a relay that takes none doesn't know the path, doesn't say that it does,
 // and passes over what it gets.
 func TestNoReceipts(t *testing.T) {
