@@ -30,6 +30,10 @@ const (
 	// checked counts once, since others of its address may begin beside it.
 	wrongFactor = 4
 
+	// lookCost is likewise the price of each entry that was looked at for receipts in vain,
+	// which may be good and sent again and again. It takes 8 to 22 microseconds in SQLite.
+	lookCost = 50 * time.Microsecond
+
 	// checkCredit is how much may be owed before the next check waits, and
 	// checkPatience how long it waits at most.
 	checkCredit   = 250 * time.Millisecond

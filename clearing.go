@@ -53,8 +53,9 @@ type handled struct {
 
 // A foundMail is the mail that receipts are for.
 type foundMail struct {
-	ids  []int64
-	good []wire.Receipt // those for which there was mail for half of the items, at least
+	looked int // entries
+	ids    []int64
+	good   []wire.Receipt // those for which there was mail for half of the items, at least
 }
 
 // find looks for the mail that receipts of one destination are for.
@@ -67,7 +68,7 @@ func (c *clearing) find(ctx context.Context, destination spec.ServerName, list [
 	}
 	var found foundMail
 	counts, after := make([]int, len(list)), int64(0)
-	for looked := 0; len(of) > 0 && looked < maxLooked; looked += lookedPage {
+	for len(of) > 0 && found.looked < maxLooked {
 		page, err := c.mail.List(ctx, destination, after, lookedPage)
 		if err != nil {
 			return foundMail{}, fmt.Errorf("relay: looking for mail: %w", err)
@@ -83,7 +84,7 @@ func (c *clearing) find(ctx context.Context, destination spec.ServerName, list [
 				found.ids = append(found.ids, entry.ID)
 			}
 		}
-		after = page[len(page)-1].ID
+		found.looked, after = found.looked+len(page), page[len(page)-1].ID
 	}
 	for i, count := range counts {
 		if count > 0 && 2*count >= len(list[i].Items) {

@@ -131,6 +131,9 @@ func (r *receipts) takeLocked(ctx context.Context, q *request, destination spec.
 	if err != nil {
 		return 0, false, err
 	}
+	if len(found.ids) == 0 {
+		r.checks.debts.add(q.memory.by.from, time.Duration(found.looked)*lookCost)
+	}
 	// Its origin has a receipt that it brings.
 	keep := slices.DeleteFunc(found.good, func(one wire.Receipt) bool { return one.Origin == q.signer || !isPlain(&one) })
 	if len(keep) > 0 {

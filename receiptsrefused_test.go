@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -17,6 +20,8 @@ import (
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/store"
+	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -132,6 +137,44 @@ func TestReceiptWithMuchElse(t *testing.T) {
 		receipts, _ := r.given(r.a, 0)
 		require.Len(t, receipts, 1)
 	}
+}
+
+// TestReceiptsInVain: an address that has deep mailboxes looked through again and again,
+// for receipts of mail that isn't there, is slowed down.
+func TestReceiptsInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mail := memory.New(memory.Options{})
+		server, err := relay.New(relay.Config{ServerName: relayName, Store: mail, MaxRecords: 2})
+		require.NoError(t, err)
+		defer func() {
+			require.NoError(t, server.Close())
+			require.NoError(t, mail.Close())
+		}()
+		a, b := relaytest.NewNode("a"), relaytest.NewNode("b")
+		for i := range 2000 {
+			one := store.Mail{Destination: b.ServerName, Origin: "o.example", TransactionID: gomatrixserverlib.TransactionID(fmt.Sprint(i)), Body: []byte("{}")}
+			_, err := mail.Put(t.Context(), one, store.Limits{})
+			require.NoError(t, err)
+		}
+		bring := func(id string) {
+			receipt := receiptOf(t, b, "o.example", wire.ReceiptItem{TransactionID: gomatrixserverlib.TransactionID(id)})
+			request, err := a.Request(http.MethodPut, relayName, wire.ReceiptsURI, wire.ReceiptsBody{Receipts: []wire.Receipt{receipt}})
+			require.NoError(t, err)
+			request.RequestURI = request.URL.RequestURI()
+			w := httptest.NewRecorder()
+			server.ServeHTTP(w, request)
+			require.Equal(t, http.StatusOK, w.Code, w.Body.String())
+		}
+		began := time.Now()
+		for i := range 20 {
+			bring(fmt.Sprint(1999 - i))
+		}
+		require.Zero(t, time.Since(began), "they were there")
+		for range 100 {
+			bring("gone")
+		}
+		require.Greater(t, time.Since(began), 3*time.Second)
+	})
 }
 
 // TestNoReceipts: a relay that takes none doesn't know the path, doesn't say that it does,
