@@ -90,6 +90,23 @@ func TestFetchedAgainAndAgain(t *testing.T) {
 	})
 }
 
+// TestWantedAtASlowerPace: one that fetches slowly for that isn't told that entries are gone
+// which are there.
+func TestWantedAtASlowerPace(t *testing.T) {
+	quietly(t, nil, func(q *quiet) {
+		q.fill(q.b, 0, 40)
+		_, count, last := q.fetch(floodAddress, q.b, 0, "?limit=500")
+		for count > 1 {
+			_, count, _ = q.fetch(floodAddress, q.b, 0, "?limit=500")
+		}
+		require.Equal(t, 1, count)
+		status, count, found := q.fetch(floodAddress, q.b, last-1, fmt.Sprintf("?limit=9&ids=%d,%d", last-1, last))
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, 1, count, "the first is gone")
+		require.Equal(t, last, found)
+	})
+}
+
 // TestManyNamesFetchAgain: an address has a share, too, under all its names. In a
 // network where nobody can be told apart, others would pay for that.
 func TestManyNamesFetchAgain(t *testing.T) {

@@ -54,12 +54,9 @@ func (r *retriever) next(ctx context.Context, q *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if !batch {
-		query.Limit, query.IDs = min(query.Limit, 1), query.IDs[:min(len(query.IDs), 1)]
-	}
-	found, err := r.fetch(ctx, q)
+	found, err := r.fetch(ctx, q, batch)
 	if errors.Is(err, store.ErrEmpty) && query.Timeout > 0 && query.IDs == nil {
-		found, err = r.await(ctx, q)
+		found, err = r.await(ctx, q, batch)
 	}
 	if errors.Is(err, store.ErrEmpty) {
 		found, err = emptyAnswer(*query), nil
@@ -111,12 +108,14 @@ func (r *retriever) repeatsOf(query *wire.Query) *repeats {
 }
 
 // fetch returns the answer with as many entries as are asked for and as it may
-// hold. If there is no room for a batch, it is a short one.
-func (r *retriever) fetch(ctx context.Context, q *request) (answer, error) {
+// hold, or with one unless it may be a batch. If there is no room for a batch, it is a
+// short one, too. All IDs are looked for nevertheless: those that are left out before the
+// last in the answer, or of an empty one, are gone.
+func (r *retriever) fetch(ctx context.Context, q *request, batch bool) (answer, error) {
 	query, by := q.route.Query, q.holder()
 	share := r.memory.handOut(q.w, by)
 	most, bytes := 1, int64(math.MaxInt64)
-	if max(query.Limit, len(query.IDs)) > 1 && share.set(r.config.MaxBatchBytes, false) {
+	if batch && max(query.Limit, len(query.IDs)) > 1 && share.set(r.config.MaxBatchBytes, false) {
 		most, bytes = min(max(query.Limit, len(query.IDs)), r.config.MaxBatch), r.config.MaxBatchBytes
 	}
 	found, entries, err := r.read(ctx, q, most, bytes)
@@ -158,7 +157,7 @@ func (r *retriever) read(ctx context.Context, q *request, most int, bytes int64)
 
 // await returns the answer with mail that arrives before the query's time is over, and
 // store.ErrEmpty if none does.
-func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
+func (r *retriever) await(ctx context.Context, q *request, batch bool) (answer, error) {
 	query, destination := q.route.Query, q.route.Destination()
 	waiting, done := r.waits.begin(ctx, q.holder(), min(query.Timeout, r.config.MaxWait))
 	if waiting == nil {
@@ -178,7 +177,7 @@ func (r *retriever) await(ctx context.Context, q *request) (answer, error) {
 		if err != nil {
 			return answer{}, err
 		}
-		found, err := r.fetch(ctx, q)
+		found, err := r.fetch(ctx, q, batch)
 		if !errors.Is(err, store.ErrEmpty) {
 			return found, err
 		}
