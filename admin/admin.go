@@ -64,8 +64,11 @@ type Operator interface {
 
 	// Facts returns what the relay remembers of a server besides its mail: its mailbox and
 	// policy, a claim, its record, its receipts. Their keys and values are those of the store's notes, and
-	// mean the same in the store of another relay with the same policy.
+	// mean the same in the store of another relay with the same policy. Forget removes them,
+	// once another relay has them and the server's requests are led there: a relay that runs
+	// may remember them for some minutes.
 	Facts(ctx context.Context, server spec.ServerName) ([]Fact, error)
+	Forget(ctx context.Context, server spec.ServerName) error
 
 	// Senders returns up to limit origins that hold most bytes in a mailbox, or in those
 	// of all servers if it is empty, largest first. Zero means DefaultPage. The answer

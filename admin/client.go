@@ -154,6 +154,12 @@ func (c *Client) Facts(ctx context.Context, server spec.ServerName) ([]Fact, err
 	return call[[]Fact](ctx, c, pathFacts, queryOf("server", string(server)), nil)
 }
 
+// Forget implements Operator.
+func (c *Client) Forget(ctx context.Context, server spec.ServerName) error {
+	_, err := call[forgetRequest](ctx, c, pathForget, nil, forgetRequest{server})
+	return err
+}
+
 // Senders implements Operator.
 func (c *Client) Senders(ctx context.Context, mailbox spec.ServerName, limit int) ([]Sender, error) {
 	return call[[]Sender](ctx, c, pathSenders, queryOf("mailbox", string(mailbox), "limit", strconv.Itoa(limit)), nil)

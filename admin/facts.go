@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -45,4 +46,27 @@ func (d *Desk) Facts(ctx context.Context, server spec.ServerName) ([]Fact, error
 		return nil, fmt.Errorf("admin: receipts in the notes: %w", err)
 	}
 	return facts, nil
+}
+
+// forgetStep is how many notes are removed in one step of the store.
+const forgetStep = 500
+
+// Forget implements Operator. After a failure a part may be left.
+func (d *Desk) Forget(ctx context.Context, server spec.ServerName) error {
+	facts, err := d.Facts(ctx, server)
+	if err != nil || len(facts) == 0 {
+		return err
+	}
+	notes := d.config.Store.(store.Notes) // the facts are from there
+	for some := range slices.Chunk(facts, forgetStep) {
+		var changes []store.Note
+		for _, fact := range some {
+			changes = append(changes, store.Note{Key: fact.Key})
+		}
+		if err := notes.SetNotes(ctx, changes); err != nil {
+			return fmt.Errorf("admin: forgetting a server: %w", err)
+		}
+	}
+	d.config.Logger.Info("admin: forgot what was remembered of a server", "server", server, "notes", len(facts))
+	return nil
 }

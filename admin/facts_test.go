@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/admin"
@@ -36,6 +37,14 @@ func TestFacts(t *testing.T) {
 		require.Equal(r, []admin.Fact{}, got)
 		_, err = o.Facts(r.Context(), "")
 		requireStatus(r, 400, err)
+		requireStatus(r, 400, o.Forget(r.Context(), ""))
+		require.NoError(r, o.Forget(r.Context(), "b.example"))
+		require.NoError(r, o.Forget(r.Context(), "b.example"))
+		for name, left := range map[spec.ServerName]int{"b.example": 0, "a.example": 5, "b.example:8448": 6} {
+			got, err := o.Facts(r.Context(), name)
+			require.NoError(r, err)
+			require.Len(r, got, left)
+		}
 	})
 }
 

@@ -25,7 +25,8 @@ const (
 	pathMailbox   = "/v1/mailbox"   // name
 	pathEntries   = "/v1/entries"   // mailbox, after, limit, bodies
 	pathFacts     = "/v1/facts"     // server
-	pathSenders   = "/v1/senders"   // mailbox, limit
+	pathForget    = "/v1/forget"
+	pathSenders   = "/v1/senders" // mailbox, limit
 	pathPurge     = "/v1/purge"
 	pathVerify    = "/v1/verify"
 	pathBlocked   = "/v1/blocked" // after, limit
@@ -46,6 +47,9 @@ type (
 	}
 	unblockAnswer struct {
 		Found bool `json:"found"`
+	}
+	forgetRequest struct {
+		Server spec.ServerName `json:"server"`
 	}
 	inviteRequest struct {
 		Uses  int       `json:"uses"`
@@ -94,6 +98,7 @@ func (d *Desk) Handler() http.Handler {
 		return p.or(func() (any, error) { return d.Blocked(ctx, after, limit) })
 	})
 	post(d, mux, pathPurge, func(ctx context.Context, p Purge) (any, error) { return d.Purge(ctx, p) })
+	post(d, mux, pathForget, func(ctx context.Context, r forgetRequest) (any, error) { return r, d.Forget(ctx, r.Server) })
 	post(d, mux, pathVerify, func(ctx context.Context, from Position) (any, error) { return d.Verify(ctx, from) })
 	post(d, mux, pathBlock, func(ctx context.Context, b policy.Block) (any, error) { return d.Block(ctx, b) })
 	post(d, mux, pathUnblock, func(ctx context.Context, r unblockRequest) (any, error) {

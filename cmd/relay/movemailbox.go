@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -41,6 +43,7 @@ type mailboxMove struct {
 	to      store.Store
 	name    spec.ServerName
 	firstID int64 // that to gives; it was opened after all that from gives
+	seen    int64 // the last ID in to that is known to be there
 	moved   int
 }
 
@@ -61,10 +64,7 @@ func (m *moveCommand) moveMailbox(c *cobra.Command, log *slog.Logger) (err error
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
 	one := &mailboxMove{from: from, to: to, name: spec.ServerName(m.destination), firstID: store.FirstID(opened)}
-	if err = one.facts(ctx); err == nil {
-		err = one.mail(ctx)
-	}
-	if err != nil {
+	if err := one.all(ctx); err != nil {
 		return explainUnanswered(m.admin.address, err)
 	}
 	return show(c, fmt.Sprintf("%d transactions for %s are in %s now: start its relay, and lead requests for that mailbox there", one.moved, one.name, shownDB(m.db)),
@@ -91,16 +91,53 @@ func awaitClock(ctx context.Context, from admin.Operator) error {
 	}
 }
 
-// facts takes over what the relay remembers of the server. Anything that is there already
-// stays: the move may have been ended, and the other relay may have been in use since.
-func (m *mailboxMove) facts(ctx context.Context) error {
-	facts, err := m.from.Facts(ctx, m.name)
-	if err != nil {
+// all moves the mail, and then what the relay remembers of the server: so a move that is
+// refused brings nothing over that is old by the next time.
+func (m *mailboxMove) all(ctx context.Context) error {
+	managed, isManaged := m.to.(store.Managed)
+	notes, hasNotes := m.to.(store.Notes)
+	if !isManaged || !hasNotes {
+		return errors.New("--db isn't one that a relay can be moved to")
+	}
+	if err := m.checkOther(ctx, notes); err != nil {
 		return err
 	}
-	notes, ok := m.to.(store.Notes)
-	if !ok && len(facts) > 0 {
-		return errors.New("--db has no notes, so what the relay remembers of the server would be lost")
+	if err := m.mail(ctx, managed); err != nil {
+		return err
+	}
+	return m.facts(ctx, notes)
+}
+
+// probePrefix is that of notes that Facts tells. A relay removes those that are no records.
+const probePrefix = "relay/record/"
+
+// checkOther refuses a database that the relay itself uses: mail would be a copy of itself
+// there, and then be removed.
+func (m *mailboxMove) checkOther(ctx context.Context, notes store.Notes) error {
+	name := rand.Text() + ".invalid"
+	if err := notes.SetNotes(ctx, []store.Note{{Key: probePrefix + name, Value: []byte("probe")}}); err != nil {
+		return err
+	}
+	found, err := m.from.Facts(ctx, spec.ServerName(name))
+	if err := errors.Join(err, notes.SetNotes(ctx, []store.Note{{Key: probePrefix + name}})); err != nil {
+		return err
+	}
+	if len(found) > 0 {
+		return errors.New("--db is the same database that the relay at --admin uses")
+	}
+	return nil
+}
+
+// notesAtOnce is how many notes are written in one step.
+const notesAtOnce = 500
+
+// facts takes over what the relay remembers of the server, and has it forget that: else a
+// move back would meet an old policy. Anything that is there already stays: the move may
+// have been ended, and the other relay may have been in use since.
+func (m *mailboxMove) facts(ctx context.Context, notes store.Notes) error {
+	facts, err := m.from.Facts(ctx, m.name)
+	if err != nil || len(facts) == 0 {
+		return err
 	}
 	var changes []store.Note
 	for _, fact := range facts {
@@ -112,20 +149,26 @@ func (m *mailboxMove) facts(ctx context.Context) error {
 			changes = append(changes, store.Note{Key: fact.Key, Value: fact.Value})
 		}
 	}
-	if len(changes) == 0 {
-		return nil
+	for some := range slices.Chunk(changes, notesAtOnce) {
+		if err := notes.SetNotes(ctx, some); err != nil {
+			return err
+		}
 	}
-	return notes.SetNotes(ctx, changes)
+	return m.from.Forget(ctx, m.name)
 }
 
 // mail moves page after page, in order, until the mailbox is empty.
-func (m *mailboxMove) mail(ctx context.Context) error {
+func (m *mailboxMove) mail(ctx context.Context, to store.Managed) error {
 	for {
 		page, err := m.from.Entries(ctx, admin.EntryQuery{Mailbox: m.name, Limit: admin.MaxPage, Bodies: true})
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		if err := m.put(ctx, page); err != nil {
+		batch, err := m.put(ctx, page)
+		if err != nil {
+			return err
+		}
+		if err := m.confirm(ctx, to, batch); err != nil {
 			return err
 		}
 		moved := admin.Purge{Mailbox: m.name, UpTo: page[len(page)-1].ID}
@@ -136,16 +179,52 @@ func (m *mailboxMove) mail(ctx context.Context) error {
 	}
 }
 
-func (m *mailboxMove) put(ctx context.Context, page []admin.Entry) error {
+func (m *mailboxMove) put(ctx context.Context, page []admin.Entry) ([]store.Mail, error) {
 	batch := make([]store.Mail, len(page))
 	for i := range page {
 		one, err := m.mailOf(&page[i])
 		if err != nil {
-			return fmt.Errorf("transaction %q of %s: %w", page[i].TransactionID, page[i].Origin, err)
+			return nil, fmt.Errorf("transaction %q of %s: %w", page[i].TransactionID, page[i].Origin, err)
 		}
 		batch[i] = one
 	}
-	return putAll(ctx, m.to, batch)
+	return batch, putAll(ctx, m.to, batch)
+}
+
+// A mailKey is by what a store tells copies.
+type mailKey struct {
+	origin spec.ServerName
+	id     gomatrixserverlib.TransactionID
+	digest store.Digest
+}
+
+// confirm sees that the other database has mail that was put there. One that was moved out
+// of it, or fetched there, within a day is taken for a copy and not stored.
+func (m *mailboxMove) confirm(ctx context.Context, to store.Managed, batch []store.Mail) error {
+	missing := make(map[mailKey]bool)
+	for i := range batch {
+		missing[mailKey{batch[i].Origin, batch[i].TransactionID, batch[i].Digest}] = true
+	}
+	for _, after := range []int64{m.seen, 0} { // mostly it came last
+		for len(missing) > 0 {
+			listed, err := to.List(ctx, m.name, after, admin.MaxPage)
+			if err != nil {
+				return err
+			}
+			if len(listed) == 0 {
+				break
+			}
+			for _, one := range listed {
+				delete(missing, mailKey{one.Origin, one.TransactionID, one.Digest})
+			}
+			after = listed[len(listed)-1].ID
+			m.seen = max(m.seen, after)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("--db remembers %d transactions as fetched there, or moved out of it, so it doesn't take them until its relay has run for a day; they stay where they are", len(missing))
+	}
+	return nil
 }
 
 func (m *mailboxMove) mailOf(e *admin.Entry) (mail store.Mail, err error) {
