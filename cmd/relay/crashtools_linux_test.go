@@ -166,12 +166,26 @@ func opened(t *testing.T, db string) (boxes, error) {
 	return all, nil
 }
 
+// checkRestore finds one of both databases, and the first that was replaced as it was. It
+// moves that away, so that the command can be given again.
 func (f *toolFixture) checkRestore(t *testing.T, db string, isDone bool) {
 	got, err := opened(t, db)
 	require.NoError(t, err)
 	if isDone || !assert.ObjectsAreEqual(f.now, got) {
 		require.Equal(t, f.before, got)
 	}
+	kept, first := db+"-before", db+"-first"
+	if _, err := os.Stat(kept); err != nil {
+		require.ErrorIs(t, err, os.ErrNotExist)
+		return
+	}
+	if _, err := os.Stat(first); err != nil {
+		require.ErrorIs(t, err, os.ErrNotExist)
+		got, err := opened(t, kept)
+		require.NoError(t, err)
+		require.Equal(t, f.now, got)
+	}
+	require.NoError(t, os.Rename(kept, first))
 }
 
 // cut takes the end of a database away, which is refused when it is opened.

@@ -14,7 +14,7 @@ import (
 // RestoreOptions are those of Restore. The zero value replaces nothing.
 type RestoreOptions struct {
 	// Replace says that the copy may take the place of a database. That is kept, with its
-	// log, as PATH-before until the next time.
+	// log, as PATH-before, where there must be none yet: it has mail that the copy lacks.
 	Replace bool
 
 	// Progress, if not nil, is told how many bytes of the copy are there.
@@ -45,6 +45,11 @@ func Restore(ctx context.Context, backup, path string, o RestoreOptions) (err er
 		}
 		if isThere && !o.Replace {
 			return fmt.Errorf("there is a database: %w", fs.ErrExist)
+		}
+		if isThere {
+			if err := checkNoneBefore(path); err != nil {
+				return err
+			}
 		}
 		if err := buildCopy(ctx, backup, path, o.Progress); err != nil {
 			return errors.Join(noRoomOr(err), removeBuild(path, ""))
@@ -83,6 +88,23 @@ func exclusively(path string, do func(path string, lock *lockFile) error) (err e
 		return err
 	}
 	return do(path, lock)
+}
+
+// checkNoneBefore refuses to replace a second database while the first is kept: a restore
+// that is done again, since it was ended or the backup was the wrong one, would remove all
+// mail that came since the backup.
+func checkNoneBefore(path string) error {
+	for _, suffix := range []string{beforeSuffix, beforeSuffix + "-wal"} {
+		kept, err := exists(path + suffix)
+		if err != nil {
+			return err
+		}
+		if kept {
+			name := filepath.Base(path) + suffix
+			return fmt.Errorf("%s, the database that an earlier restore has replaced, is there: remove it, or move it away if its mail is to be kept", name)
+		}
+	}
+	return nil
 }
 
 // hasDatabase reports whether there is a database, or the log of one.
