@@ -207,3 +207,30 @@ func TestSilentHost(t *testing.T) {
 		require.LessOrEqual(t, gets, 55)
 	})
 }
+
+// TestSilentAddress: however many records name a host that never answers as the address of
+// other relays, it is asked less and less.
+func TestSilentAddress(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.change = func(c *client.NodeConfig) { // so that it is over soon
+			c.Outbox.Backoff, c.Sender.AttemptsBeforeOffline = client.Backoff{First: time.Hour, Most: time.Hour}, 1
+		}
+		const victim, place = "victim.example", "https://victim.example:7"
+		w.places = map[string]spec.ServerName{place: victim}
+		w.net.Set(victim, relaytest.Host{})
+		alice := w.node(a)
+		for i := range 100 {
+			by := relaytest.NewNode(fmt.Sprint(i))
+			named := []wire.RecordRelay{{Name: spec.ServerName(fmt.Sprint("nobody", i, ".example")), At: []string{place}}}
+			record, err := wire.SignRelayRecord(wire.RelayRecord{Seq: 1, Relays: named}, by.SigningIdentity)
+			require.NoError(t, err)
+			require.NoError(t, alice.AddRecord(w.Context(), record))
+			alice.write(&recordNode{is: by}, "1")
+		}
+		w.pass(3 * time.Hour)
+		gets, puts := alice.askedAbout(victim)
+		require.Zero(t, puts)
+		require.Positive(t, gets)
+		require.LessOrEqual(t, gets, 12)
+	})
+}

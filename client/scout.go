@@ -150,7 +150,7 @@ func (s *scout) mayAsk(p pair, at []string) (addresses []string, may bool) {
 		return nil, false
 	}
 	for _, address := range at {
-		if host := hostAt(address); host == hostOf(p.relay) || s.book.todo.mayReach(host, now) {
+		if hostAt(address) == hostOf(p.relay) || s.book.todo.mayReachAt(address, now) {
 			addresses = append(addresses, address)
 		}
 	}
@@ -165,8 +165,11 @@ func (s *scout) askAt(ctx context.Context, p pair, addresses []string, known *wi
 	case ctx.Err() != nil: // it may not have come to the relay
 		s.unask(p, addresses)
 	case errors.As(err, new(unanswered)):
-		s.unask(p, addresses)
 		s.book.todo.silent.failed(host, 0)
+		for _, address := range addresses {
+			s.book.todo.silent.failed(silentAt(address), 0)
+		}
+		s.unask(p, addresses)
 		s.book.fails(p.destination, host)
 	default:
 		s.book.todo.silent.succeeded(host)
@@ -192,6 +195,7 @@ func (s *scout) prove(p pair, way *path) {
 	host := hostOf(p.relay)
 	if way.taken != "" {
 		host = hostAt(way.taken)
+		s.book.todo.silent.succeeded(silentAt(way.taken))
 	}
 	note(s.book.todo.proven, host, time.Now())
 }
@@ -293,8 +297,8 @@ func (s *scout) check(ctx context.Context, p pair, seq uint64) {
 	case ctx.Err() != nil:
 		s.unask(p, nil)
 	case errors.As(err, new(unanswered)):
-		s.unask(p, nil)
 		s.book.todo.silent.failed(hostOf(p.relay), 0)
+		s.unask(p, nil)
 	}
 	if err != nil || got.Seq < seq {
 		return

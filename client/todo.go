@@ -20,7 +20,7 @@ type todo struct {
 	hosts  map[string]time.Time          // when one was asked that hasn't shown to be a relay
 	proven map[string]time.Time          // when one has
 	hinted map[spec.ServerName]time.Time // when a hint of it was followed that was wrong
-	silent *backoffs[string]             // hosts that haven't answered
+	silent *backoffs[string]             // hosts that haven't answered, by name or silentAt
 }
 
 func newTodo() todo {
@@ -60,6 +60,18 @@ func (t *todo) mayReach(host string, now time.Time) bool {
 	note(t.hosts, host, now)
 	return true
 }
+
+// mayReachAt is mayReach for the host of an address in a record. One that is silent may be
+// no relay at all, so it is left alone, whichever relays it is said to be.
+func (t *todo) mayReachAt(address string, now time.Time) bool {
+	host := hostAt(address)
+	isProven := now.Sub(t.proven[host]) < agreementLasts
+	return (isProven || t.silent.wait(silentAt(address)) == 0) && t.mayReach(host, now)
+}
+
+// silentAt is the key under which the host of an address is silent. It isn't that of the
+// host's own name, since others could make that silent by what they write in a record.
+func silentAt(address string) string { return "at " + hostAt(address) }
 
 func note[K comparable](m map[K]time.Time, key K, now time.Time) {
 	if _, ok := m[key]; !ok {
