@@ -285,18 +285,15 @@ func (k *keptReceipts) lookThrough(ctx context.Context, destination spec.ServerN
 	if err != nil {
 		return err
 	}
-	for len(away) > sweptAtOnce {
-		if err := k.write(ctx, destination, count, away[:sweptAtOnce:sweptAtOnce]); err != nil {
-			return err
-		}
-		away = away[sweptAtOnce:]
+	if err := notebook.Remove(ctx, k.notes, away); err != nil {
+		return fmt.Errorf("relay: removing receipts: %w", err)
 	}
 	less := bytes - count.Bytes
 	count.Looked, count.Since, count.Bytes = int64(now/time.Second), 0, bytes
 	if bytes == 0 {
 		count = receiptCount{}
 	}
-	if err := k.write(ctx, destination, count, away); err != nil {
+	if err := k.write(ctx, destination, count, nil); err != nil {
 		return err
 	}
 	k.grow(less)

@@ -240,6 +240,34 @@ func TestReceiptsGrowOld(t *testing.T) {
 	})
 }
 
+// fewNotes take few changes at once, as those of JetStream do.
+type fewNotes struct{ *memorystore.Store }
+
+func (n fewNotes) SetNotes(ctx context.Context, changes []store.Note) error {
+	if len(changes) > 800 {
+		return fmt.Errorf("%d changes of notes at once", len(changes))
+	}
+	return n.Store.SetNotes(ctx, changes)
+}
+
+// TestManyReceiptsGrowOld: however many there are, they leave the store.
+func TestManyReceiptsGrowOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mail := memorystore.New(memorystore.Options{})
+		defer func() { require.NoError(t, mail.Close()) }()
+		r := newTestReceipts(t, mail, DefaultMaxReceipts)
+		r.keptReceipts.notes = fewNotes{mail}
+		for range 900 {
+			r.give("b.example", "a.example", 1)
+		}
+		time.Sleep(31 * 24 * time.Hour)
+		for range 3 {
+			require.NoError(t, r.lookFurther(t.Context()))
+		}
+		require.Empty(t, r.notes())
+	})
+}
+
 // TestReceiptsOfStoreSetBack: a sender misses nothing of what is given after a relay was
 // set back to an earlier copy, also if its clock isn't set.
 func TestReceiptsOfStoreSetBack(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -28,10 +27,6 @@ const (
 	// fullFor is for how long it isn't counted again whether there is room, since all
 	// records are read for that.
 	fullFor = time.Hour
-
-	// sweptAtOnce is how many notes are taken away in one step of the store: not every
-	// store takes any number of changes.
-	sweptAtOnce = 500
 )
 
 // keptRecords are the records in the notes of a store.
@@ -141,8 +136,8 @@ func (k *keptRecords) set(ctx context.Context, record, held *wire.RelayRecord) (
 	return grown, nil
 }
 
-func (k *keptRecords) write(ctx context.Context, changes ...store.Note) error {
-	if err := k.notes.SetNotes(ctx, changes); err != nil {
+func (k *keptRecords) write(ctx context.Context, note store.Note) error {
+	if err := k.notes.SetNotes(ctx, []store.Note{note}); err != nil {
 		return fmt.Errorf("relay: writing a record: %w", err)
 	}
 	return nil
@@ -189,10 +184,8 @@ func (k *keptRecords) sweep(ctx context.Context, now time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("relay: counting records: %w", err)
 	}
-	for some := range slices.Chunk(old, sweptAtOnce) {
-		if err := k.write(ctx, some...); err != nil {
-			return err
-		}
+	if err := notebook.Remove(ctx, k.notes, old); err != nil {
+		return fmt.Errorf("relay: removing old records: %w", err)
 	}
 	k.count = count
 	return nil

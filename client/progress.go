@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -178,8 +177,8 @@ func (o *Outbox) loadProgress(ctx context.Context) error {
 		d.relays[spec.ServerName(relay)] = p
 		return nil
 	})
-	if err != nil || len(stale) == 0 {
+	if err != nil {
 		return err
 	}
-	return errors.Join(err, o.notes.SetNotes(ctx, stale))
+	return notebook.Remove(ctx, o.notes, stale)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -268,11 +267,11 @@ func (c *claims) makeRoom(ctx context.Context, most int, now time.Duration) erro
 	if c.count-len(old) >= most {
 		return errBooked
 	}
-	changes := slices.Clone(old)
+	var changes []store.Note
 	for _, note := range old {
-		changes = append(changes, store.Note{Key: ownedPrefix + strings.TrimPrefix(note.Key, c.prefix)})
+		changes = append(changes, note, store.Note{Key: ownedPrefix + strings.TrimPrefix(note.Key, c.prefix)})
 	}
-	err = c.notes.SetNotes(ctx, changes)
+	err = notebook.Remove(ctx, c.notes, changes)
 	c.forget(old...)
 	if err != nil {
 		return fmt.Errorf("policy: removing old claims: %w", err)

@@ -181,8 +181,8 @@ func (o *Owners) countAgain(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err == nil && len(over) > 0 {
-		err = o.notes.SetNotes(ctx, over)
+	if err == nil {
+		err = notebook.Remove(ctx, o.notes, over)
 	}
 	if err != nil {
 		return fmt.Errorf("policy: counting owners: %w", err)

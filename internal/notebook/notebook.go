@@ -1,8 +1,10 @@
-// Package notebook reads the notes of a store, and the clock for times in them.
+// Package notebook reads and removes the notes of a store, and reads the clock for times in
+// them.
 package notebook
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/matrixrelay/relay/store"
@@ -33,6 +35,21 @@ func Read(ctx context.Context, notes store.Notes, key string) ([]byte, error) {
 		return nil, err
 	}
 	return list[0].Value, nil
+}
+
+// removedAtOnce is how many notes are removed in one step. Stores take only so many changes
+// at once, and others wait meanwhile. It is even, so that two that follow each other can
+// go together.
+const removedAtOnce = 500
+
+// Remove makes changes that remove notes, some at a time.
+func Remove(ctx context.Context, notes store.Notes, changes []store.Note) error {
+	for some := range slices.Chunk(changes, removedAtOnce) {
+		if err := notes.SetNotes(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Clock returns the clock of a store, or one that stands still if it isn't a store.Timed.
