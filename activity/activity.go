@@ -25,7 +25,8 @@ type Options struct {
 	MaxWaiting int
 }
 
-// A Log counts. Make one with New. All methods are safe for concurrent use, and quick.
+// A Log counts what a relay does. Make one with New. All methods are safe for concurrent
+// use, and quick.
 type Log struct {
 	options Options
 
@@ -106,7 +107,7 @@ func (l *Log) timeOf(since time.Duration) time.Time {
 	return now.Add(since - now.Sub(l.began)).UTC().Truncate(time.Second)
 }
 
-// Report returns what there is at this moment.
+// Report returns the counts as they are at this moment.
 func (l *Log) Report() *Report {
 	r := &Report{MaxWaiting: l.options.MaxWaiting}
 	if l.options.Waiting != nil {

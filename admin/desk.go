@@ -59,7 +59,7 @@ type Config struct {
 
 // Activity tells what a relay has done lately. It is safe for concurrent use.
 type Activity interface {
-	// Report returns what there is at this moment.
+	// Report returns the counts as they are at this moment.
 	Report() *activity.Report
 
 	// LastAsked returns when a server has last asked for its mail; if known is false, it

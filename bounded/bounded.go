@@ -41,8 +41,8 @@ type Options struct {
 
 	// PerSecond bounds the new connections of one address a second, and of an overlay
 	// network, loopback or a /48 of IPv6 at sixteen times that. After a rest ten times as
-	// many may come at once. One that comes too soon is read when it is its turn, within
-	// five seconds; if there are more than that, it is closed. Zero: DefaultPerSecond.
+	// many may come at once. One that comes too soon isn't read before its turn; if that
+	// is more than five seconds later, it is closed. Zero: DefaultPerSecond.
 	PerSecond int
 
 	// Proxies are addresses whose connections aren't bounded by address, since they

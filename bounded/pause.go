@@ -7,7 +7,7 @@ import (
 )
 
 // A paused connection's bytes aren't handed on before its pause is over. So requests on it
-// cost nothing that long, also those that HTTP/2 brings side by side.
+// cost nothing for that long, nor do those that HTTP/2 brings side by side.
 type paused struct {
 	net.Conn
 
@@ -20,8 +20,8 @@ type paused struct {
 
 func newPaused(c net.Conn) *paused { return &paused{Conn: c, closed: make(chan struct{})} }
 
-// Pause has the connection not be read for that long from now on, unless it is paused for
-// longer already.
+// Pause stops the reading of the connection for that long from now on, unless it is paused
+// for longer already.
 func (c *paused) Pause(d time.Duration) {
 	until := time.Now().Add(d)
 	c.mu.Lock()

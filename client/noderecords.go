@@ -70,12 +70,11 @@ func (n *Node) addresses(about, relay spec.ServerName) []string {
 // to, as an EDU. With OutboxConfig.Source, the embedder sends that: see Link.
 //
 // It returns nil once that is on the disk; servers that couldn't be reached by then
-// get the record while Run runs. An error means that nothing was changed. A record is signed
-// once an hour at most: until then the Node also fetches from the relays of the next one,
-// which it signs while it runs. The Node signs the
-// record anew in time, fetches from a relay that it has left until the last record that
-// names that one has expired, and logs a record of its own that it doesn't know.
-// Close ends it.
+// get the record while Run runs. An error means that nothing was changed. At most one record
+// an hour is signed: until the next one is, the Node already fetches from the relays in it.
+// Run signs a new record before the last expires, fetches from a relay that was left until
+// the last record that names it has expired, and logs a record of this server that the Node
+// doesn't know. Close ends it.
 func (n *Node) Announce(ctx context.Context, relays ...spec.ServerName) error {
 	named := make([]wire.RecordRelay, len(relays))
 	for i, relay := range relays {
@@ -84,9 +83,9 @@ func (n *Node) Announce(ctx context.Context, relays ...spec.ServerName) error {
 	return n.AnnounceAt(ctx, named...)
 }
 
-// AnnounceAt is Announce for relays that have addresses besides, up to wire.MaxRelayAt of
-// the form https://host:port, for servers that can't reach them by their names: see
-// CallerConfig.Addresses. This server uses them likewise.
+// AnnounceAt is Announce with addresses of the relays, up to wire.MaxRelayAt of each, of the
+// form https://host:port. Servers that can't reach a relay by its name use them: see
+// CallerConfig.Addresses. So does this server.
 func (n *Node) AnnounceAt(ctx context.Context, relays ...wire.RecordRelay) error {
 	if !n.caller.isWhole() {
 		return fmt.Errorf("client: announce: %w", errNeedsTransport)

@@ -101,11 +101,11 @@ type ReceiverConfig struct {
 	// Origin is the one that the relay claims.
 	Rejected func(ctx context.Context, received Received, why error)
 
-	// Receipts gives receipts: the relays of this server are told, in its name, which
-	// transactions that are proven to come from their origin Handle took, and tell the
-	// origins. So these know that they needn't keep and send them any more. Receipts tell
-	// when this server was there, and are evidence for anyone that has them. A Node says
-	// in its relay record that it gives them. Keys is needed, and a clock that is set.
+	// Receipts has this server sign receipts for the transactions that Handle took and that
+	// are proven to come from their origin. Its relays get them and show them to the
+	// origins, which needn't keep and send those transactions any more. Receipts tell when
+	// this server was online, and are evidence for anyone that has them. A Node says in its
+	// relay record that it gives them. They need Keys, and a clock that is set.
 	Receipts bool
 
 	// PollInterval is how often a relay that had nothing and doesn't hold
