@@ -107,8 +107,8 @@ func (c *checks) slow(ctx context.Context, s *share, body *wire.Body, check func
 	return err
 }
 
-// ofObject has the signature of an object be checked that a request has brought. Its error
-// names the object.
+// ofObject checks the signature of an object that a request has brought. Its error names
+// the object.
 func (c *checks) ofObject(ctx context.Context, q *request, object string, check func(context.Context) error) error {
 	err := q.memory.cuttable(ctx, func(ctx context.Context) error {
 		if err := c.await(ctx, q.memory.by.from); err != nil {

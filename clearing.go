@@ -102,7 +102,7 @@ type clearedIDs struct {
 	IDs []int64 `json:"ids"`
 }
 
-// read returns the note of a destination without what is too old.
+// read returns the note of a destination without the IDs that are too old.
 func (c *clearing) read(ctx context.Context, destination spec.ServerName) (note clearedNote, now int64, err error) {
 	passed, err := c.clock(ctx)
 	if err != nil {

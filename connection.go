@@ -131,7 +131,7 @@ func (c *connection) belongsToOrigin() {
 	c.count()
 }
 
-// pause has the connection not be read for that long, and reports whether it can.
+// pause stops the reading of the connection for that long, and reports whether it can.
 func (c *connection) pause(d time.Duration) bool {
 	if c == nil || c.place == nil {
 		return false

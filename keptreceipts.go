@@ -29,8 +29,8 @@ const (
 	// receiptLasts is for how long a receipt is kept, by the store's clock.
 	receiptLasts = 30 * 24 * time.Hour
 
-	// A destination's receipts are looked through when so many items have come, as a
-	// part of those that it may have, or when somebody else's come after that time.
+	// A destination's receipts are looked through when as many items have come as this
+	// part of those that it may have, or after that time, when anybody's receipts come.
 	lookThroughPart  = 10
 	lookThroughAfter = 24 * time.Hour
 
@@ -343,7 +343,7 @@ func (k *keptReceipts) after(ctx context.Context, destination, origin spec.Serve
 	if err != nil || after == last {
 		return found, err
 	}
-	if after > last { // the store was set back: what was given since has other numbers
+	if after > last { // the store was set back: receipts that came since have other numbers
 		after = 0
 	}
 	now, err := k.clock(ctx)

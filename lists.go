@@ -10,8 +10,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// lists let receivers look first: they say what is in a mailbox, and hand out single
-// entries.
+// lists let receivers look first: they list the entries of a mailbox, and hand out single
+// ones.
 type lists struct {
 	mail    store.Store
 	managed store.Managed // nil: they aren't known

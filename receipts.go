@@ -54,7 +54,8 @@ func (r *receipts) serve(ctx context.Context, q *request) (answer, error) {
 	return answer{pieces: [][]byte{found.AnswerWith([]byte(wire.SentAnswer))}}, nil
 }
 
-// put takes receipts of any destinations. What was kept and removed is on the disk by then.
+// put takes receipts of any destinations. All that it has done is on the disk when it
+// returns.
 func (r *receipts) put(ctx context.Context, q *request) (answer, error) {
 	list, err := r.read(ctx, q, "")
 	if err != nil {

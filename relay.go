@@ -136,7 +136,7 @@ func (s *Server) SetEnabled(on bool) {
 // Enabled reports whether relaying is on.
 func (s *Server) Enabled() bool { return s.gate.enabled.Load() }
 
-// Activity has the counts of what the Server has done lately: see package activity.
+// Activity has the counts of the Server's last hour and day: see package activity.
 func (s *Server) Activity() *activity.Log { return s.lately }
 
 // EndWaits answers the requests that wait for mail as if their time were over,

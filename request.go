@@ -20,7 +20,7 @@ import (
 //	forwarder.go  it leaves mail (passing.go: another server's), or
 //	retriever.go  it fetches mail (waits.go: once there is some), or
 //	records.go    it brings or asks for where a server's mail goes, or
-//	receipts.go   for what a server has handled
+//	receipts.go   for mail that a server has handled
 //	answer.go     the answer, or the error
 //
 // None of them names another one but answer.go; they all use memory.go.

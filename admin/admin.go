@@ -62,11 +62,11 @@ type Operator interface {
 	// empty is the end.
 	Entries(ctx context.Context, q EntryQuery) ([]Entry, error)
 
-	// Facts returns what the relay remembers of a server besides its mail: its mailbox and
-	// policy, a claim, its record, its receipts. Their keys and values are those of the store's notes, and
-	// mean the same in the store of another relay with the same policy. Forget removes them,
-	// once another relay has them and the server's requests are led there: a relay that runs
-	// may remember them for some minutes.
+	// Facts returns all that the relay remembers of a server besides its mail: its mailbox
+	// and policy, a claim, its record, its receipts. Their keys and values are those of the
+	// store's notes, and mean the same in the store of another relay with the same policy.
+	// Forget removes them, once another relay has them and the server's requests are led
+	// there: a relay that runs may remember them for some minutes.
 	Facts(ctx context.Context, server spec.ServerName) ([]Fact, error)
 	Forget(ctx context.Context, server spec.ServerName) error
 
@@ -245,7 +245,7 @@ type Purge struct {
 	Origin    spec.ServerName `json:"origin,omitempty"`
 	ExpiresMS int64           `json:"expires_within_ms,omitempty"` // 0: at any time, or never
 
-	// UpTo is the greatest ID of what is removed, for a Mailbox alone; 0: all.
+	// UpTo is the greatest ID of the entries to remove, if a Mailbox is named. 0: all.
 	UpTo int64 `json:"up_to,omitempty"`
 
 	// DryRun counts the mail only.

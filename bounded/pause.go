@@ -40,7 +40,7 @@ func (c *paused) rest() time.Duration {
 	return time.Until(c.until)
 }
 
-// Read implements net.Conn. It waits with what it has read: a pause may begin while a
+// Read implements net.Conn. It holds back the bytes that it has read: a pause may begin while a
 // server is in Read already, for the next request.
 func (c *paused) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)

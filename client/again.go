@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// againEvery is how often a relay is given again, for a destination that gives
-	// receipts, what there is no receipt for: the relay may have lost it. For one that
-	// hasn't, it is a copy.
+	// againEvery is how often a relay is given mail again for which there is no receipt,
+	// though its destination gives them: the relay may have lost it. A relay that hasn't
+	// takes it for a copy.
 	againEvery = 24 * time.Hour
 
 	// maxAgain is how often each transaction is given again.

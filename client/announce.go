@@ -111,8 +111,8 @@ func (a *announcer) keep(ctx context.Context, o own) error {
 	return nil
 }
 
-// announce has a record name these relays, once each of them has been asked for mail, so
-// that it knows this server, and brings it to those that are to have it.
+// announce makes a record that names these relays, once each of them has been asked for
+// mail, so that it knows this server, and brings it to those that are to have it.
 func (a *announcer) announce(ctx context.Context, relays []wire.RecordRelay) error {
 	if _, err := a.draft(relays, nil); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (a *announcer) announce(ctx context.Context, relays []wire.RecordRelay) err
 	return nil
 }
 
-// leave has no record name a relay any more.
+// leave takes a relay out of the records to come.
 func (a *announcer) leave(ctx context.Context, relay spec.ServerName) error {
 	if err := a.lock(ctx); err != nil {
 		return err
@@ -148,8 +148,8 @@ func (a *announcer) leave(ctx context.Context, relay spec.ServerName) error {
 	return nil
 }
 
-// name has a record name these relays: now, or once the last is old enough. Without relays
-// there is no other record, and the last one expires.
+// name makes a record that names these relays: now, or once the last one is old enough.
+// Without relays there is no other record, and the last one expires.
 func (a *announcer) name(ctx context.Context, relays []wire.RecordRelay) error {
 	o := a.current()
 	if o == nil {

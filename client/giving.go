@@ -27,8 +27,8 @@ type giving struct {
 	due   []dueItem
 	takes bool // the relay's last answer said that it takes them
 
-	// byPut says that they don't go in requests for mail, for now, since such a request has
-	// failed. If it was refused, they never do.
+	// byPut says that receipts don't go with requests for mail, for now, since such a
+	// request has failed. If it was refused, they never do again.
 	byPut, refused bool
 }
 
@@ -38,7 +38,8 @@ type dueItem struct {
 	item   wire.ReceiptItem
 }
 
-// owe has the relay get a receipt for a transaction that was handled for certain.
+// owe notes that the relay is to get a receipt for a transaction that was handled for
+// certain.
 func (g *giving) owe(origin spec.ServerName, item wire.ReceiptItem) {
 	id := string(item.TransactionID)
 	if id == "" || len(id) > wire.MaxTransactionIDBytes || !utf8.ValidString(id) || len(g.due) >= maxDue {
@@ -159,7 +160,7 @@ func (m *mailbox) putReceipts(ctx context.Context) {
 	}
 }
 
-// join takes over what a copy of it is still to give.
+// join takes over the receipts that a copy of it is still to give.
 func (g *giving) join(ahead giving) {
 	ahead.due = slices.Concat(ahead.due, g.due)
 	*g = ahead

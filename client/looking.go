@@ -13,7 +13,7 @@ import (
 
 // A receiver with several relays looks first: it has each of them list its mail, and
 // fetches only what no other relay has brought. A list never counts as mail that was
-// handled: what is in it is fetched unless just that was handled before.
+// handled: a transaction in it is fetched unless that very one was handled before.
 
 // fetchPatience is how long a relay may make no progress with the mail that it was asked for
 // before the others no longer wait for it.
@@ -22,8 +22,8 @@ const fetchPatience = 10 * time.Second
 // enoughListed is how much mail is asked for at once, as far as its relay tells its size.
 const enoughListed = 4 << 20
 
-// A fetchTurn is held while a relay brings mail that it has listed, so that others see what
-// it has brought, and don't bring it again.
+// A fetchTurn is held while a relay brings mail that it has listed, so that others see it,
+// and don't bring the same again.
 type fetchTurn struct {
 	mu     sync.Mutex
 	holder *mailbox
@@ -188,7 +188,7 @@ func (m *mailbox) fetch(ctx context.Context, ids []int64) (map[int64]wire.Answer
 			}
 		}
 		m.receiver.fetching.goesOn(m)
-		// The answer may be cut off. What is missing before its last entry is gone.
+		// The answer may be cut off. Entries that are missing before its last one are gone.
 		ids = slices.DeleteFunc(slices.Clone(ids), func(id int64) bool { return id <= last })
 	}
 	return found, nil

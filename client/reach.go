@@ -37,8 +37,8 @@ func withAddresses(ctx context.Context, relay spec.ServerName, addresses []strin
 	return context.WithValue(ctx, pathKey{}, p), p
 }
 
-// toward has a request about a server's mail know the addresses of a relay, unless ctx has
-// them already.
+// toward adds the addresses of a relay to the context of a request about a server's mail,
+// unless it has them already.
 func (c *Caller) toward(ctx context.Context, about, relay spec.ServerName) context.Context {
 	if c.addresses == nil || ctx.Value(pathKey{}) != nil {
 		return ctx

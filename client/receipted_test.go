@@ -15,8 +15,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// What a relay has is stored, and what the destination has signed for is handled: it leaves
-// the queue from wherever it is there, and isn't handed over again.
+// Mail that a relay has is stored, and mail that the destination has signed for is handled:
+// it leaves the queue from wherever it is there, and isn't handed over again.
 func TestOutboxHandled(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)
@@ -222,7 +222,7 @@ func TestOutboxHandledMeanwhile(t *testing.T) {
 	})
 }
 
-// A relay's receipt for what it wasn't given doesn't count.
+// A relay's receipt for mail that it wasn't given doesn't count.
 func TestOutboxReceiptForUnsent(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)

@@ -176,7 +176,7 @@ func (s *scout) askAt(ctx context.Context, p pair, addresses []string, known *wi
 	}
 }
 
-// unask has a relay count as not asked.
+// unask forgets that a relay was asked.
 func (s *scout) unask(p pair, addresses []string) {
 	s.book.mu.Lock()
 	defer s.book.mu.Unlock()

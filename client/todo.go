@@ -97,7 +97,8 @@ func (b *book) takeTodo() (wanted map[spec.ServerName]struct{}, hints map[pair]u
 	return wanted, hints, shown
 }
 
-// fails has the relays of a server be asked again when one that didn't answer may be.
+// fails notes that a relay of a server didn't answer: once it may be asked again, all of
+// that server's are.
 func (b *book) fails(server spec.ServerName, relay string) {
 	until := time.Now().Add(b.todo.silent.wait(relay))
 	b.mu.Lock()
@@ -119,7 +120,7 @@ func (b *book) rest() time.Duration {
 	return max(rest, time.Second)
 }
 
-// anew has all be asked again that didn't answer, since there is another network.
+// anew asks all again that didn't answer, since there is another network.
 func (b *book) anew() {
 	b.todo.silent.anew()
 	b.mu.Lock()
@@ -130,7 +131,7 @@ func (b *book) anew() {
 	b.awake()
 }
 
-// awake has all that is due be done at once.
+// awake has the book do at once all that is due.
 func (b *book) awake() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// A Listed is what a relay says of an entry without its transaction. See Query.List.
+// A Listed describes an entry without its transaction, by the relay's word. See Query.List.
 type Listed struct {
 	EntryID       int64                           `json:"entry_id"`
 	Origin        spec.ServerName                 `json:"origin"`

@@ -26,9 +26,9 @@ type Query struct {
 	// whole milliseconds. A relay may hold it for less.
 	Timeout time.Duration
 
-	// List asks for what the relay knows of the entries, and not for the transactions:
-	// see Answer.IsListed. IDs, up to MaxIDs, asks for just these entries, and not for
-	// the oldest ones; those that are gone are left out of the answer, and it isn't held.
+	// List asks for a list of the entries, without their transactions: see
+	// Answer.IsListed. IDs, up to MaxIDs, asks for just these entries, and not for the
+	// oldest ones; those that are gone are left out of the answer, and it isn't held.
 	List bool
 	IDs  []int64
 

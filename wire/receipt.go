@@ -35,8 +35,8 @@ type Receipt struct {
 	Destination spec.ServerName
 	Origin      spec.ServerName
 
-	// TS is when, in milliseconds: whole hours, so that it doesn't tell more of when the
-	// destination was there.
+	// TS is when it was signed, in milliseconds: whole hours, so that it doesn't tell more
+	// of when the destination was online.
 	TS uint64
 
 	// Items are 1 to MaxReceiptItems.
@@ -97,8 +97,8 @@ type receiptJSON struct {
 	Signatures  signatures      `json:"signatures,omitempty"`
 }
 
-// SignReceipts makes receipts of by.ServerName for what it has handled of origin's by now,
-// as few as hold the items. Items that no receipt can have are left out: those whose ID is
+// SignReceipts makes receipts of by.ServerName for transactions of origin that it has handled
+// by now, as few as hold the items. Items that no receipt can have are left out: those whose ID is
 // empty, longer than MaxTransactionIDBytes or not UTF-8.
 func SignReceipts(origin spec.ServerName, items []ReceiptItem, now time.Time, by fclient.SigningIdentity) ([]Receipt, error) {
 	var good []ReceiptItem

@@ -126,5 +126,5 @@ func (b backupTime) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// scrapeTime bounds what a scrape waits for the database.
+// scrapeTime bounds how long a scrape waits for the database.
 const scrapeTime = 5 * time.Second

@@ -37,7 +37,7 @@ func (m *moveCommand) checkDestination() error {
 }
 
 // A mailboxMove moves a mailbox. Each step may be done twice: mail is removed when the
-// other database has it on the disk, and what that has already is a copy there.
+// other database has it on the disk, and mail that it has already is a copy there.
 type mailboxMove struct {
 	from    admin.Operator
 	to      store.Store
@@ -131,7 +131,7 @@ func (m *mailboxMove) checkOther(ctx context.Context, notes store.Notes) error {
 // notesAtOnce is how many notes are written in one step.
 const notesAtOnce = 500
 
-// facts takes over what the relay remembers of the server, and has it forget that: else a
+// facts takes over all that the relay remembers of the server, and has it forget that: else a
 // move back would meet an old policy. Anything that is there already stays: the move may
 // have been ended, and the other relay may have been in use since.
 func (m *mailboxMove) facts(ctx context.Context, notes store.Notes) error {

@@ -34,7 +34,8 @@ func (t *terminal) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// escaped leaves of a text what can be printed, lines and tabs, and has escapes for the rest.
+// escaped leaves printable characters, line feeds and tabs as they are, and has escapes for
+// the rest.
 func escaped(text []byte) []byte {
 	shown := make([]byte, 0, len(text))
 	for len(text) > 0 {

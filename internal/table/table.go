@@ -31,7 +31,7 @@ func (t *Table[K, V]) Get(key K) (value V, ok bool) {
 	return e.Value.(*row[K, V]).value, true
 }
 
-// Set has the table know a value.
+// Set puts a value into the table.
 func (t *Table[K, V]) Set(key K, value V) {
 	if e, ok := t.entries[key]; ok {
 		e.Value.(*row[K, V]).value = value
@@ -54,7 +54,7 @@ func (t *Table[K, V]) Remove(key K) {
 	}
 }
 
-// IsFull reports whether one more key has the least used forgotten.
+// IsFull reports whether the least used key is forgotten for one more.
 func (t *Table[K, V]) IsFull() bool { return t.order.Len() >= t.most }
 
 // Last returns the least used key.

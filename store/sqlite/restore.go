@@ -67,8 +67,8 @@ func Restore(ctx context.Context, backup, path string, o RestoreOptions) (err er
 	})
 }
 
-// exclusively does something with a database that nobody has open, after it has brought
-// to an end what a crash has left. The path is resolved.
+// exclusively does something with a database that nobody has open, after it has finished any
+// work that a crash has ended. The path is resolved.
 func exclusively(path string, do func(path string, lock *lockFile) error) (err error) {
 	if path, err = resolve(path); err != nil {
 		return err

@@ -35,7 +35,7 @@ type salvage struct {
 	unread    map[uint32]struct{} // such pages
 }
 
-// A file is what a salvage needs of one.
+// A file has the methods that a salvage needs.
 type file interface {
 	io.ReaderAt
 	io.Closer
@@ -60,7 +60,7 @@ type mapCache struct {
 // again later.
 func openSalvage(path string) (*salvage, error) { return newSalvage(path, false) }
 
-// openImpatient opens one for a repair that does without what the disk doesn't give.
+// openImpatient opens one for a repair that does without pages that the disk doesn't give.
 func openImpatient(path string) (*salvage, error) { return newSalvage(path, true) }
 
 func newSalvage(path string, impatient bool) (*salvage, error) {

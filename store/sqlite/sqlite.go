@@ -53,8 +53,8 @@
 // place of the old one when it is on the disk. That needs as much room again. IDs go on
 // after all that were given, the counts are made anew, and entries that were set
 // aside aren't counted any more. If something couldn't be read, the old file is kept as
-// PATH-damaged, one at most. Repair does the same when it is called, also with what is left of
-// a file that was cut, or of one that the disk doesn't give whole.
+// PATH-damaged, one at most. Repair does the same when it is called, also with
+// the rest of a file that was cut, or of one that the disk doesn't give whole.
 //
 // Notes have no checksum. The log has SQLite's, which can't tell a damaged end from
 // one that wasn't written: mail that was only in that end is gone.
