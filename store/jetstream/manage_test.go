@@ -14,17 +14,22 @@ import (
 	"github.com/matrixrelay/relay/store/internal/seal"
 )
 
+// putMany fills a mailbox and returns its entries.
+func putMany(t *testing.T, s *Store, n int) []store.Entry {
+	var mails []store.Mail
+	for i := range n {
+		mails = append(mails, testMail(fmt.Sprint(i)))
+	}
+	require.NoError(t, s.PutAll(t.Context(), mails))
+	return next(t, s, "b.example")
+}
+
 // Entries at the beginning of a mailbox that were removed must not be passed over with
 // each Next.
 func TestRemovedAreForgotten(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)
-	var mails []store.Mail
-	for i := range 3 * pageSize {
-		mails = append(mails, testMail(fmt.Sprint(i)))
-	}
-	require.NoError(t, s.PutAll(t.Context(), mails))
-	entries := next(t, s, "b.example")
+	entries := putMany(t, s, 3*pageSize)
 	ids := make([]int64, len(entries))
 	for i, e := range entries {
 		ids[i] = e.ID
@@ -52,12 +57,7 @@ func TestRemovedAreForgotten(t *testing.T) {
 func TestRemoveInTheMiddle(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, nil)
-	var mails []store.Mail
-	for i := range 40 * pageSize {
-		mails = append(mails, testMail(fmt.Sprint(i)))
-	}
-	require.NoError(t, s.PutAll(t.Context(), mails))
-	entries := next(t, s, "b.example")
+	entries := putMany(t, s, 40*pageSize)
 	before := s.engine.conn.Stats().OutMsgs
 	removed, err := s.Remove(t.Context(), "b.example", []int64{entries[30*pageSize].ID})
 	require.NoError(t, err)

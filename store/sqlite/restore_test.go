@@ -22,13 +22,18 @@ func backedUp(t *testing.T) (path, backup string, then, now []store.Entry) {
 	s, err := Open(path, Options{SweepInterval: time.Hour})
 	require.NoError(t, err)
 	require.NoError(t, s.Backup(t.Context(), backup))
-	m := bigMail(100, 100)
-	m.Destination = "b"
-	put(t, s, m)
-	now = holds(t, s, "b")
+	now = putOneMore(t, s, 100)
 	require.NoError(t, s.Close())
 	require.Len(t, now, len(then)+1)
 	return path, backup, then, now
+}
+
+// putOneMore returns all entries with one more.
+func putOneMore(t *testing.T, s *Store, id int) []store.Entry {
+	m := bigMail(id, 100)
+	m.Destination = "b"
+	put(t, s, m)
+	return holds(t, s, "b")
 }
 
 // A backup takes the place of a database only if that is wanted, and the database is kept
@@ -36,10 +41,7 @@ func backedUp(t *testing.T) (path, backup string, then, now []store.Entry) {
 func TestRestoreReplaces(t *testing.T) {
 	path, backup, then, _ := backedUp(t)
 	s := open(t, path)
-	m := bigMail(101, 100)
-	m.Destination = "b"
-	put(t, s, m)
-	now := holds(t, s, "b")
+	now := putOneMore(t, s, 101)
 	path = crashed(t, path) // its last mail is in the log alone
 	require.ErrorIs(t, Restore(t.Context(), backup, path, RestoreOptions{}), fs.ErrExist)
 	var told []int64
@@ -55,8 +57,7 @@ func TestRestoreReplaces(t *testing.T) {
 	require.Equal(t, told[1], told[len(told)-2], "all of it")
 	s = open(t, path)
 	require.Equal(t, then, holds(t, s, "b"))
-	put(t, s, m)
-	entries := holds(t, s, "b")
+	entries := putOneMore(t, s, 101)
 	require.Greater(t, entries[len(entries)-1].ID, then[len(then)-1].ID+1, "IDs go on after those of mail that is lost")
 	require.NoError(t, s.Close())
 	info, err := os.Stat(path)
@@ -93,11 +94,8 @@ func TestRestoreToNothing(t *testing.T) {
 // A crash between any two steps leaves the old state or the new one.
 func TestRestoreIsEnded(t *testing.T) {
 	path, backup, then, _ := backedUp(t)
-	s := open(t, path)
-	m := bigMail(101, 100)
-	m.Destination = "b"
-	put(t, s, m)
-	now, killed := holds(t, s, "b"), crashed(t, path) // its last mail is in the log alone
+	now := putOneMore(t, open(t, path), 101)
+	killed := crashed(t, path) // its last mail is in the log alone
 	for name, c := range map[string]struct {
 		crash func(to string) error
 		want  []store.Entry
