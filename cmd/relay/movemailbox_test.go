@@ -14,7 +14,7 @@ import (
 	"github.com/matrixrelay/relay/store/memory"
 )
 
-const movedName = spec.ServerName("d1")
+const movedBack = spec.ServerName("d1")
 
 // A cellStore is the database of a cell.
 type cellStore struct {
@@ -33,7 +33,7 @@ func newCellStore(t *testing.T) cellStore {
 func (s cellStore) fill() (entries int64) {
 	s.Helper()
 	for _, m := range mailOf(s.T) {
-		if m.Destination == movedName {
+		if m.Destination == movedBack {
 			_, err := s.Put(s.Context(), m, store.Limits{})
 			require.NoError(s, err)
 			entries++
@@ -47,13 +47,13 @@ func (s cellStore) moveTo(to store.Store) error {
 	s.Helper()
 	desk, err := admin.New(admin.Config{Store: s.Store, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(s, err)
-	one := &mailboxMove{from: desk, to: to, name: movedName, firstID: store.FirstID(time.Now().Add(time.Hour))}
+	one := &mailboxMove{from: desk, to: to, name: movedBack, firstID: store.FirstID(time.Now().Add(time.Hour))}
 	return one.all(s.Context())
 }
 
 func (s cellStore) requireHolds(want int64) {
 	s.Helper()
-	usage, err := s.Usage(s.Context(), movedName)
+	usage, err := s.Usage(s.Context(), movedBack)
 	require.NoError(s, err)
 	require.Equal(s, want, usage.Entries)
 }
