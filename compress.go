@@ -14,7 +14,7 @@ const compressFrom = 1 << 10
 // that it has again and again; transactions aren't compressed, since they may have secrets
 // in them beside content of strangers.
 func compressed(list answer, r *http.Request) answer {
-	if list.size() < compressFrom || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if list.size() < compressFrom || !readsGzip(r.Header.Values("Accept-Encoding")) {
 		return list
 	}
 	var text bytes.Buffer
@@ -27,4 +27,16 @@ func compressed(list answer, r *http.Request) answer {
 	}
 	list.pieces, list.gzip = [][]byte{text.Bytes()}, true
 	return list
+}
+
+// readsGzip reports whether gzip is among the encodings that a receiver reads. One with a
+// weight of zero is refused.
+func readsGzip(accepted []string) bool {
+	for _, encoding := range strings.Split(strings.Join(accepted, ","), ",") {
+		name, weight, _ := strings.Cut(strings.ReplaceAll(encoding, " ", ""), ";")
+		if strings.EqualFold(name, "gzip") {
+			return strings.TrimRight(strings.TrimPrefix(weight, "q="), ".0") != "" || weight == ""
+		}
+	}
+	return false
 }

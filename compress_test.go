@@ -36,6 +36,12 @@ func TestListsAreCompressed(t *testing.T) {
 	same, err := io.ReadAll(text)
 	require.NoError(t, err)
 	require.Equal(t, string(plain), string(same))
+	for encoding, reads := range map[string]bool{
+		"": false, "gzip": true, "br;q=1.0, GZIP;q=0.5": true, "identity, gzip;q=0": false, "gzip; q=0.000, br": false, "x-gzipped": false,
+	} {
+		encoded, _ = ask(wire.Query{List: true, Limit: 50}, encoding)
+		require.Equal(t, reads, encoded == "gzip", encoding)
+	}
 	for _, query := range []wire.Query{{Limit: 50}, {List: true, Limit: 1}} {
 		encoded, body = ask(query, "gzip")
 		require.Empty(t, encoded)

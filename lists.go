@@ -18,6 +18,9 @@ type lists struct {
 	repeats *repeats      // for lists, which have bytes of their own
 }
 
+// listedBytes is about the most that one entry takes in a list.
+const listedBytes = 1 << 10
+
 func newLists(config *Config) lists {
 	managed, _ := config.Store.(store.Managed)
 	return lists{config.Store, managed, newRepeats()}

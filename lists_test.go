@@ -57,6 +57,14 @@ func TestLookingFirst(t *testing.T) {
 	require.Empty(t, r.listed())
 }
 
+// TestListsAreBounded: a list holds about as many bytes as a batch may, also where that may
+// have any number of entries.
+func TestListsAreBounded(t *testing.T) {
+	r := newRig(t, func(c *relay.Config) { c.MaxBatch, c.MaxBatchBytes = -1, 8<<10 })
+	ids := r.fill(12, 100)
+	require.Equal(t, ids[:8], listedIDs(r.listed()))
+}
+
 // TestWantedAreBounded: an answer has no more bytes than others, but always one entry.
 func TestWantedAreBounded(t *testing.T) {
 	r := newRig(t, func(c *relay.Config) { c.MaxBatchBytes, c.MaxBatch = 5000, 3 })

@@ -136,7 +136,7 @@ func (r *retriever) fetch(ctx context.Context, q *request, batch bool) (answer, 
 func (r *retriever) read(ctx context.Context, q *request, most int, bytes int64) (answer, []given, error) {
 	query, destination := q.route.Query, q.route.Destination()
 	if query.List {
-		return r.lists.list(ctx, destination, query.After, most)
+		return r.lists.list(ctx, destination, query.After, min(most, max(int(bytes/listedBytes), 1)))
 	}
 	var entries []store.Entry
 	var err error
