@@ -77,7 +77,8 @@ func (r *receipts) put(ctx context.Context, q *request) (answer, error) {
 }
 
 // read reads the receipts in a request, without those for mailboxes that are empty, and
-// checks their signatures. Unless destination is empty, they must all be its.
+// checks their signatures: where it can also of the former, so that a wrong one doesn't
+// tell a stranger whether there is mail. Unless destination is empty, they must all be its.
 func (r *receipts) read(ctx context.Context, q *request, destination spec.ServerName) (signed []wire.Receipt, err error) {
 	all, err := wire.ReadReceipts(q.Content)
 	if err != nil {
@@ -91,7 +92,7 @@ func (r *receipts) read(ctx context.Context, q *request, destination spec.Server
 		if err != nil {
 			return nil, fmt.Errorf("relay: usage of a mailbox: %w", err)
 		}
-		if usage.Entries == 0 { // so that no keys are looked up for it
+		if usage.Entries == 0 && !all[i].HasKnownKey(r.config.Keys) { // so that none is looked up for it
 			continue
 		}
 		err = r.checks.ofObject(ctx, q, "a receipt", func(ctx context.Context) error {
@@ -100,7 +101,9 @@ func (r *receipts) read(ctx context.Context, q *request, destination spec.Server
 		if err != nil {
 			return nil, err
 		}
-		signed = append(signed, all[i])
+		if usage.Entries > 0 {
+			signed = append(signed, all[i])
+		}
 	}
 	return signed, nil
 }

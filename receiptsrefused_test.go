@@ -45,7 +45,7 @@ func TestWrongReceipts(t *testing.T) {
 		"another ID":            {receiptFor(t, r.b, renamed)},
 		"another origin":        {receiptFor(t, r.b, unrelated)},
 		"another destination":   {receiptFor(t, r.a, entries...), receiptFor(t, relaytest.NewNode("d"), entries...)},
-		"no mail, wrong key":    {receiptWithKey(t, relaytest.NewNode("d"), r.c)},
+		"no mail":               {receiptWithKey(t, relaytest.NewNode("d"), relaytest.NewNode("d"))},
 		"none":                  {},
 		"of the other mailbox":  {receiptFor(t, r.c, renamed)},
 		"the same content only": {receiptFor(t, r.b, wire.Answer{Origin: r.a.ServerName, TransactionID: "t1", Digest: entries[0].Digest})},
@@ -65,6 +65,7 @@ func TestWrongReceipts(t *testing.T) {
 	}{
 		"forged":       {json.RawMessage(`{"receipts":[` + string(forged) + `]}`), http.StatusForbidden, "M_FORBIDDEN"},
 		"wrong key":    {wire.ReceiptsBody{Receipts: []wire.Receipt{receiptWithKey(t, r.b, r.c)}}, http.StatusForbidden, "M_FORBIDDEN"},
+		"no mail":      {wire.ReceiptsBody{Receipts: []wire.Receipt{receiptWithKey(t, relaytest.NewNode("d"), r.c)}}, http.StatusForbidden, "M_FORBIDDEN"},
 		"one forged":   {json.RawMessage(`{"receipts":[` + string(good.JSON()) + `,` + string(forged) + `]}`), http.StatusForbidden, "M_FORBIDDEN"},
 		"no receipt":   {json.RawMessage(`{"receipts":[{}]}`), http.StatusBadRequest, "M_BAD_JSON"},
 		"too many":     {nine, http.StatusBadRequest, "M_BAD_JSON"},

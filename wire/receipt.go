@@ -195,6 +195,15 @@ func (r *Receipt) Check(ctx context.Context, keys gomatrixserverlib.JSONVerifier
 	return r.text.check(ctx, keys, now)
 }
 
+// HasKnownKey reports whether Check asks nobody for the key.
+func (r *Receipt) HasKnownKey(keys gomatrixserverlib.JSONVerifier) bool {
+	known, ok := keys.(KnownKeys)
+	if ok {
+		_, ok = known.KnownKey(r.text.server, r.text.key)
+	}
+	return ok
+}
+
 // JSON is the receipt on the wire. It must not be changed.
 func (r *Receipt) JSON() []byte { return r.text.json }
 
