@@ -16,8 +16,12 @@ import (
 // handled: a transaction in it is fetched unless that very one was handled before.
 
 // fetchPatience is how long a relay may make no progress with the mail that it was asked for
-// before the others no longer wait for it.
-const fetchPatience = 10 * time.Second
+// before the others no longer wait for it. mostFetchPatience is how long they wait at most:
+// it could have mail without end.
+const (
+	fetchPatience     = 10 * time.Second
+	mostFetchPatience = time.Minute
+)
 
 // enoughListed is how much mail is asked for at once, as far as its relay tells its size.
 const enoughListed = 4 << 20
@@ -33,10 +37,11 @@ type fetchTurn struct {
 
 func newFetchTurn() *fetchTurn { return &fetchTurn{free: make(chan struct{})} }
 
-// take takes the turn, from a relay that doesn't get on if need be.
+// take takes the turn, from another relay if need be.
 func (t *fetchTurn) take(ctx context.Context, m *mailbox) error {
+	latest := time.Now().Add(mostFetchPatience)
 	for {
-		free, wait := t.tryTake(m)
+		free, wait := t.tryTake(m, latest)
 		if wait <= 0 {
 			return nil
 		}
@@ -54,11 +59,11 @@ func (t *fetchTurn) take(ctx context.Context, m *mailbox) error {
 }
 
 // tryTake takes the turn, or says for how long to wait for it at most.
-func (t *fetchTurn) tryTake(m *mailbox) (free <-chan struct{}, wait time.Duration) {
+func (t *fetchTurn) tryTake(m *mailbox, latest time.Time) (free <-chan struct{}, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.holder != nil {
-		if wait := fetchPatience - time.Since(t.moved); wait > 0 {
+		if wait := min(fetchPatience-time.Since(t.moved), time.Until(latest)); wait > 0 {
 			return t.free, wait
 		}
 	}
@@ -180,7 +185,9 @@ func (m *mailbox) fetch(ctx context.Context, ids []int64) (map[int64]wire.Answer
 		}
 		last := ids[min(most, len(ids))-1]
 		if answer.EntriesQueued {
-			last = answer.EntryID
+			if last = answer.EntryID; last < ids[0] { // else it could go on for ever
+				return nil, fmt.Errorf("client: %s answers entry %d when it is asked for %d", m.Relay, last, ids[0])
+			}
 			found[last] = answer
 			for _, one := range answer.More {
 				last = one.EntryID

@@ -19,6 +19,7 @@ import (
 
 	"github.com/matrixrelay/relay"
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
@@ -156,6 +157,54 @@ func TestLookFirstLiars(t *testing.T) {
 			b.requireOnce(300)
 		})
 	}
+}
+
+// A relay that answers with other entries than those that were asked for isn't asked for ever.
+func TestLookFirstOtherEntries(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		liar, honest := b.lister(r1, 300), b.lister(r2, 300)
+		b.net.Set(r2, relaytest.Host{Handler: honest.scripted, Latency: time.Second}) // so the other is first
+		asked := 0
+		liar.fails = func(w http.ResponseWriter, _ []int64) bool {
+			if asked++; asked > 1000 {
+				return false
+			}
+			item := wire.Item{ID: 1, TransactionID: txnID(1), Transaction: []byte(liar.content(1))}
+			_, _ = w.Write(slices.Concat(wire.MakeAnswer([]wire.Item{item}, true)...))
+			return true
+		}
+		got := b.sync()
+		require.ErrorContains(t, got[0].Err, "answers entry 1")
+		require.NoError(t, got[1].Err)
+		require.LessOrEqual(t, asked, 2)
+		require.EqualValues(t, 300, honest.gone)
+		b.requireOnce(300)
+	})
+}
+
+// A relay that always gets on, with mail of its own and slowly, doesn't keep others waiting
+// for ever.
+func TestLookFirstTrickle(t *testing.T) {
+	inInbox(t, func(b *inbox) {
+		liar := b.lister(r1, 6000)
+		liar.gone = 1000
+		liar.fails = func(w http.ResponseWriter, ids []int64) bool {
+			item := wire.Item{ID: ids[0], TransactionID: txnID(ids[0]), Transaction: []byte(liar.content(ids[0]))}
+			_, _ = w.Write(slices.Concat(wire.MakeAnswer([]wire.Item{item}, true)...))
+			return true
+		}
+		b.net.Set(r1, relaytest.Host{Handler: liar.scripted, Latency: 4 * time.Second})
+		ctx, cancel := context.WithCancel(b.Context())
+		var all sync.WaitGroup
+		all.Go(func() { b.receiver.Sync(ctx) })
+		time.Sleep(time.Minute) // it has its turn by now
+		honest := b.lister(r2, 300)
+		all.Go(func() { b.receiver.Sync(ctx) })
+		time.Sleep(10 * time.Minute)
+		cancel()
+		all.Wait()
+		require.EqualValues(t, 300, honest.gone)
+	})
 }
 
 // Others wait for one that doesn't get on for some seconds, and no longer.
