@@ -117,13 +117,16 @@ func (o *Outbox) newReceipts(ctx context.Context, r *road, after int64) (all []w
 			unsure = unsure || !errors.Is(err, wire.ErrSigned) // it may be good, and is looked at again
 			o.config.Logger.Debug("client: a receipt isn't taken", "destination", r.to.name, "relay", r.relay, "error", err)
 		}
-		if next <= after {
+		if next < after { // the relay was set back, and begins anew
+			from = 0
+		}
+		if !unsure {
+			from = next
+		}
+		if next == after {
 			break
 		}
 		after = next
-		if !unsure {
-			from = after
-		}
 	}
 	return all, from, nil
 }

@@ -88,8 +88,8 @@ func TestOutboxLyingReceipts(t *testing.T) {
 	})
 }
 
-// Numbers that a relay makes up hide its receipts from a until that is restarted, and no
-// longer; old ones that it shows again change nothing.
+// Numbers that a relay makes up, or gives anew after it was set back, hide no receipts for
+// long; old ones that it shows again change nothing.
 func TestOutboxReceiptNumbers(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)
@@ -105,12 +105,30 @@ func TestOutboxReceiptNumbers(t *testing.T) {
 		o.set(func() { o.skip = 0 })
 		o.handled("3")
 		time.Sleep(2 * time.Hour)
-		require.Empty(t, w.ends())
-		w.close()
-		w.open()
-		w.run()
-		time.Sleep(2 * time.Hour)
 		require.Equal(t, []string{"3 handled"}, w.ends())
+	})
+	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
+		o := w.office(r1)
+		o.set(func() { o.page = 8 })
+		for i := range 30 {
+			w.enqueue(fmt.Sprint(i))
+			o.give(b, a.ServerName, time.Now(), o.item("other"))
+		}
+		time.Sleep(time.Hour)
+		require.Empty(t, w.ends())
+		o.set(func() { o.receipts = nil }) // it is set back
+		for i := range 20 {
+			o.handled(fmt.Sprint(i))
+		}
+		time.Sleep(2 * time.Hour)
+		require.Len(t, w.ends(), 20)
+		o.set(func() { o.receipts = nil }) // and has none at all
+		time.Sleep(2 * time.Hour)
+		for i := range 10 {
+			o.handled(fmt.Sprint(20 + i))
+		}
+		time.Sleep(2 * time.Hour)
+		require.Len(t, w.ends(), 10)
 	})
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		o := w.office(r1)
@@ -118,6 +136,30 @@ func TestOutboxReceiptNumbers(t *testing.T) {
 		o.set(func() { o.skip = 1 }) // always one more
 		time.Sleep(time.Hour)
 		require.Less(t, len(o.after()), 1000)
+		o.set(func() { o.skip = 0 })
+		for range 2 {
+			o.give(b, a.ServerName, time.Now(), o.item("other"))
+		}
+		o.handled("1")
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []string{"1 handled"}, w.ends())
+	})
+}
+
+// A relay that has a transaction, and doubts it when it is given again, gives receipts for it
+// all the same.
+func TestOutboxReceiptForDoubted(t *testing.T) {
+	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
+		o := w.office(r1)
+		w.enqueue("1")
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, o.times("1"))
+		o.set(func() { o.answers = map[string]wire.Error{"1": {Status: 413}} })
+		time.Sleep(50 * time.Hour)
+		require.LessOrEqual(t, o.times("1"), 3)
+		o.handled("1")
+		time.Sleep(3 * time.Hour)
+		require.Equal(t, []string{"1 handled"}, w.ends())
 	})
 }
 

@@ -119,6 +119,10 @@ func (o *Outbox) dealtWith(ctx context.Context, r *road, item Item, attempt Atte
 		}
 		p.through(item.Position) // it isn't for relays
 	case Doubtful:
+		if p.has(item.Position) { // and was given it again
+			p.Again.passed(item.Position)
+			return true
+		}
 		return p.owe(item.Position, time.Now().Add(attempt.RetryAfter))
 	default:
 		return false
