@@ -30,6 +30,10 @@ type giving struct {
 	// byPut says that receipts don't go with requests for mail, for now, since such a
 	// request has failed. If it was refused, they never do again.
 	byPut, refused bool
+
+	// waits says that the relay doesn't take them now: it is asked again in its next turn, or
+	// mail would wait for each attempt.
+	waits bool
 }
 
 // A dueItem is a transaction that was handled, in a receipt for its origin.
@@ -104,7 +108,8 @@ func (g *giving) sign(by fclient.SigningIdentity, now time.Time) (receipts []wir
 }
 
 // request acknowledges the entries that were dealt with, gives the receipts that are due,
-// and asks for more. The relay has the receipts before it forgets the mail.
+// and asks for more. The relay has the receipts before it forgets the mail, if it takes
+// them; else mail mustn't wait for them.
 func (m *mailbox) request(ctx context.Context, query wire.Query) (wire.Answer, error) {
 	g, caller := &m.giving, m.receiver.config.Caller
 	if !g.takes {
@@ -143,7 +148,7 @@ func isRefusal(err error) bool {
 // as far as it takes them now.
 func (m *mailbox) putReceipts(ctx context.Context) {
 	g, caller := &m.giving, m.receiver.config.Caller
-	for len(g.due) > 0 {
+	for len(g.due) > 0 && !g.waits {
 		receipts, left := g.sign(caller.config.Identity, time.Now())
 		if len(receipts) == 0 || len(left) == 0 && !g.byPut {
 			return
@@ -155,7 +160,10 @@ func (m *mailbox) putReceipts(ctx context.Context) {
 			g.takes, g.due = false, nil
 		default:
 			m.receiver.config.Logger.Debug("client: receipts", "relay", m.Relay, "error", err)
-			return
+			if hasStatus(err, http.StatusForbidden, http.StatusRequestEntityTooLarge) { // it never will
+				g.due = left
+			}
+			g.waits = true
 		}
 	}
 }
@@ -163,5 +171,6 @@ func (m *mailbox) putReceipts(ctx context.Context) {
 // join takes over the receipts that a copy of it is still to give.
 func (g *giving) join(ahead giving) {
 	ahead.due = slices.Concat(ahead.due, g.due)
+	ahead.due = ahead.due[:min(len(ahead.due), maxDue)]
 	*g = ahead
 }

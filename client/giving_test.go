@@ -183,6 +183,40 @@ func TestReceiptsThatAProxyRefuses(t *testing.T) {
 	})
 }
 
+// A relay that doesn't take receipts for now gets them once in each turn, so that they delay
+// no mail, and those that it will never take no more.
+func TestReceiptsThatArentTaken(t *testing.T) {
+	for status, want := range map[int][]string{http.StatusServiceUnavailable: upTo(0, 249), http.StatusForbidden: nil} {
+		inGiving(t, nil, func(p *provenInbox, at *taker) {
+			puts, broken := 0, true
+			at.refuse = func(r *http.Request, receipts int) *wire.Error {
+				if receipts == 0 || !broken {
+					return nil
+				}
+				if r.Method == http.MethodPut {
+					puts++
+					return &wire.Error{Status: status, Code: spec.ErrorForbidden}
+				}
+				return &wire.Error{Status: http.StatusBadGateway}
+			}
+			for i := range 250 {
+				p.leave(fmt.Sprint(i), i, r1)
+			}
+			got := p.sync()
+			require.NoError(t, got.Err)
+			require.Equal(t, 250, got.Handled)
+			require.Zero(t, p.left())
+			if status == http.StatusServiceUnavailable {
+				require.Equal(t, 1, puts)
+			}
+			broken = false
+			require.NoError(t, p.sync().Err)
+			items := at.got()
+			require.ElementsMatch(t, want, items)
+		})
+	}
+}
+
 // A Node's record says whether it gives receipts, also after that was changed.
 func TestRecordTellsOfReceipts(t *testing.T) {
 	inRecordWorld(t, func(w *recordWorld) {

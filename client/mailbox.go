@@ -69,7 +69,7 @@ func (r *Receiver) drain(ctx context.Context, relay spec.ServerName, first *wire
 		first, m.stale = nil, true // somebody has dealt with it since it came, or the relay repeats itself
 	}
 	r.calendar.look()
-	m.giving = turn.giving
+	m.giving, m.giving.waits = turn.giving, false
 	m.Err = m.empty(ctx, first)
 	if m.Err == nil {
 		m.giving.byPut = m.giving.refused
