@@ -35,6 +35,7 @@ var (
 type inquiry struct {
 	after int64 // the number of the last one
 	vain  int   // how often in a row there was none for anything that waits
+	none  bool  // the relay keeps none
 	due   time.Time
 }
 
@@ -53,7 +54,7 @@ func (o *Outbox) askReceipts(ctx context.Context, r *road, left bool) (wait time
 	r.to.mu.Lock()
 	q := r.to.progressOf(r.relay).inquiry
 	r.to.mu.Unlock()
-	if soon := now.Add(asking.after(1, 0)); q.due.IsZero() || left && q.due.After(soon) {
+	if soon := now.Add(asking.after(1, 0)); q.due.IsZero() || left && !q.none && q.due.After(soon) {
 		q.due, q.vain = soon, 0
 	}
 	if wait := o.config.Sender.relayWait(r.relay, r.to.name); wait > 0 && !q.due.After(now) {
@@ -81,18 +82,16 @@ func ignoreEmpty(err error) error {
 // fails only if the store does.
 func (o *Outbox) inquire(ctx context.Context, r *road, q *inquiry) error {
 	receipts, after, err := o.newReceipts(ctx, r, q.after)
-	ended := 0
-	if err == nil {
-		if ended, err = o.endHandled(ctx, r, receipts); err != nil {
-			return err
-		}
-		q.after = after
+	ended, failed := o.endHandled(ctx, r, receipts)
+	if failed != nil {
+		return failed
 	}
+	q.after = after
 	if q.vain++; ended > 0 {
 		q.vain = 0
 	}
 	backoff := asking
-	if err != nil && isUnknownThere(err) {
+	if q.none = err != nil && isUnknownThere(err); q.none {
 		backoff = unreceipting
 	}
 	q.due = time.Now().Add(backoff.after(max(q.vain, 1), retryAfter(err)))
@@ -100,13 +99,13 @@ func (o *Outbox) inquire(ctx context.Context, r *road, q *inquiry) error {
 }
 
 // newReceipts asks a relay for receipts, and returns those that the destination signed, and
-// the number to ask from next time.
+// the number to ask from next time, also if it fails after some.
 func (o *Outbox) newReceipts(ctx context.Context, r *road, after int64) (all []wire.Receipt, from int64, err error) {
 	from, unsure := after, false
 	for range maxReceiptPages {
 		receipts, next, err := o.config.Sender.config.Caller.Receipts(ctx, r.relay, r.to.name, after)
 		if err != nil {
-			return nil, 0, err
+			return all, from, err
 		}
 		for _, receipt := range receipts {
 			err := o.checkReceipt(ctx, r.to.name, &receipt)

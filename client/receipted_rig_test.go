@@ -32,6 +32,8 @@ type office struct {
 	receipts []wire.Receipt // the n-th has the number n+1
 	page     int            // how many it gives at once
 	skip     int64          // what it adds to the number that it says
+
+	fails func(after int64) *wire.Error // such a question, or nil
 }
 
 // inReceiptWorld runs a test in which a knows by b's record whether b gives receipts.
@@ -75,6 +77,12 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.asked = append(o.asked, route.Query.After)
 		if o.before != nil {
 			o.before()
+		}
+		if o.fails != nil {
+			if why := o.fails(route.Query.After); why != nil {
+				why.Write(w)
+				return
+			}
 		}
 		_, _ = w.Write(o.answer(route.Query.After))
 		return

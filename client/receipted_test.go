@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -261,6 +262,47 @@ func TestOutboxHandledMeanwhile(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, []string{"1 relayed", "1 handled"}, w.told())
 		require.Equal(t, 1, slow.times("1"))
+	})
+}
+
+// Receipts count though others of the same relay can't be had.
+func TestOutboxReceiptsInPart(t *testing.T) {
+	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
+		o := w.office(r1)
+		o.set(func() {
+			o.page = 2
+			o.fails = func(after int64) *wire.Error {
+				if after < 2 {
+					return nil
+				}
+				return &wire.Error{Status: http.StatusInternalServerError}
+			}
+		})
+		w.enqueue("1", "2", "3")
+		o.handled("1", "2", "3")
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []string{"1 handled", "2 handled"}, w.ends())
+		require.Less(t, len(o.after()), 20)
+		o.set(func() { o.fails = nil })
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, []string{"3 handled"}, w.ends())
+	})
+}
+
+// A relay that keeps no receipts is asked once a day, however much it is given.
+func TestOutboxAsksWhereNoneAreKept(t *testing.T) {
+	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
+		o := w.office(r1)
+		o.set(func() { o.fails = func(int64) *wire.Error { return wire.Unrecognized() } })
+		for i := range 40 {
+			w.enqueue(fmt.Sprint(i))
+			time.Sleep(time.Hour)
+		}
+		require.LessOrEqual(t, len(o.after()), 4)
+		o.set(func() { o.fails = nil })
+		o.handled("1")
+		time.Sleep(25 * time.Hour)
+		require.Equal(t, []string{"1 handled"}, w.ends())
 	})
 }
 
