@@ -148,7 +148,10 @@ const (
 // that of sending it as long as it moves.
 func (d *Desk) sendBackup(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Time{}) // a server that hasn't got this has no limit either
+	// A server that hasn't got these has no limits either. Only once the body was read does it
+	// notice that the client has gone.
+	_, _ = io.Copy(io.Discard, http.MaxBytesReader(nil, r.Body, maxRequest))
+	_ = errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{}))
 	copied, err := d.Backup(r.Context())
 	if err != nil {
 		d.errorOf(r, err).Write(w)

@@ -192,6 +192,34 @@ func testSlowBackup(t *testing.T, desk *admin.Desk, http2 bool, content []byte, 
 	require.NoError(t, copied.Close())
 }
 
+// A told store tells how the making of a copy ended.
+type told struct {
+	*copying
+	ended chan error
+}
+
+func (s told) Backup(ctx context.Context, path string) error {
+	err := s.copying.Backup(ctx, path)
+	s.ended <- err
+	return err
+}
+
+// The copy of a client that has gone isn't made to its end: the next one would wait for that.
+func TestBackupOfClientThatGoes(t *testing.T) {
+	copying, _, path := newCopying(t, []byte("copy"))
+	copying.takes = 5 * time.Second
+	s := told{copying, make(chan error, 1)}
+	desk, err := admin.New(admin.Config{Store: s, BackupFile: path, Logger: quiet})
+	require.NoError(t, err)
+	server := httptest.NewServer(desk.Handler())
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = newClient(t, server.URL, "").Backup(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, <-s.ended, context.Canceled)
+}
+
 // A oneConn is a listener that has one connection.
 type oneConn struct {
 	conn   net.Conn
