@@ -187,6 +187,12 @@ func TestCellOfRequest(t *testing.T) {
 		require.Len(p, counts, 2)
 		require.Greater(p, min(counts["0"], counts["1"]), 8)
 		require.Contains(p, p.ask("GET", wire.Unstable+"info", ""), wire.Unstable+"info", "any cell can answer it")
+		p.move(map[spec.ServerName]string{"slip.example": "7"})
+		require.NoError(p, p.command.Process.Signal(p.reload))
+		slip := func() bool { // no cell has the mail of one that there isn't
+			return strings.Contains(p.ask("GET", wire.Prefix+"relay_txn/@user:slip.example", ""), "50")
+		}
+		require.Eventually(p, slip, patience, 10*time.Millisecond)
 	})
 }
 
