@@ -36,8 +36,9 @@ func Short(name string) string {
 	return name
 }
 
-// Add counts a name, unless it is empty.
-func (t *Top) Add(name string) { t.add(Short(name), 1) }
+// Add counts a name, unless it is empty. It keeps a copy: a name may be a piece of a long
+// header, which would be kept with it.
+func (t *Top) Add(name string) { t.add(strings.Clone(Short(name)), 1) }
 
 func (t *Top) add(name string, times int64) {
 	if name == "" {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -45,4 +46,14 @@ func TestLongNames(t *testing.T) {
 	top := frequent.New(2)
 	top.Add(strings.Repeat("ä", 1000))
 	require.Equal(t, strings.Repeat("ä", 127)+"...", top.List(1)[0].Name)
+}
+
+// A name keeps nothing of the header that it is a piece of.
+func TestAddCopies(t *testing.T) {
+	header := strings.Repeat("x", 1<<20)
+	name := header[10:20]
+	top := frequent.New(2)
+	top.Add(name)
+	top.Add(name)
+	require.NotSame(t, unsafe.StringData(name), unsafe.StringData(top.List(1)[0].Name))
 }
