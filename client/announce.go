@@ -60,6 +60,10 @@ type announcer struct {
 	// When each of our relays last told which record it has. Guarded by signing.
 	checked map[spec.ServerName]time.Time
 
+	// A record of this server that it was shown, while it could sign none above it. Only
+	// tend and rest, and those that they call, use it.
+	shown *wire.RelayRecord
+
 	mu  sync.Mutex
 	own *own // replaced, never changed; nil: nothing was announced
 }
@@ -271,7 +275,7 @@ func (a *announcer) rest() time.Duration {
 		return tendEvery
 	case len(o.Owed) > 0:
 		return tendSoon
-	case o.Next != nil:
+	case o.Next != nil || a.shown != nil:
 		return min(max(o.rest(time.Now()), time.Second), tendEvery)
 	}
 	return tendEvery
@@ -295,6 +299,9 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 		return
 	}
 	now := time.Now()
+	if shown == nil && o.rest(now) == 0 {
+		shown, a.shown = a.shown, nil
+	}
 	if shown != nil {
 		a.takeOver(ctx, *shown, "")
 	}

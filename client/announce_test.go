@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +48,29 @@ func TestAnnounceIsHourly(t *testing.T) {
 		alice.write(bob, "1")
 		w.pass(time.Minute)
 		bob.requireGot("1")
+	})
+}
+
+// TestShownSoonAfterAnnouncing: a newer record of its own that a node is shown only once, while
+// it may sign none, isn't forgotten: it was set back, and has announced at once.
+func TestShownSoonAfterAnnouncing(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1, r2)
+		bob := w.node(b)
+		bob.announce(r1)
+		newer, err := wire.SignRelayRecord(wire.RelayRecord{
+			Seq: linked(w, bob.Link()).Seq + 5, Expires: uint64(time.Now().Add(80 * 24 * time.Hour).UnixMilli()),
+			Relays: []wire.RecordRelay{{Name: r2}},
+		}, b.SigningIdentity)
+		require.NoError(t, err)
+		w.sendRecord(a, b, r1, newer.JSON())
+		w.pass(time.Minute)
+		require.Contains(t, bob.log.String(), "that it doesn't know")
+		require.Less(t, linked(w, bob.Link()).Seq, newer.Seq)
+		time.Sleep(2 * time.Hour)
+		require.Greater(t, linked(w, bob.Link()).Seq, newer.Seq)
+		require.Equal(t, []spec.ServerName{r1, r2}, bob.Relays(b.ServerName))
+		require.Equal(t, 2, strings.Count(bob.log.String(), "that it doesn't know"))
 	})
 }
 

@@ -60,7 +60,11 @@ func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from s
 	}
 	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(found.Relays))
 	if o.rest(now) > 0 {
-		note(a.checked, from, now.Add(o.rest(now)-checkOwnEvery)) // it is asked again then
+		if from == "" {
+			a.shown = &found // perhaps nobody shows it again
+		} else {
+			note(a.checked, from, now.Add(o.rest(now)-checkOwnEvery)) // it is asked again then
+		}
 		return
 	}
 	relays, above := o.wanted(), *o
