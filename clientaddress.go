@@ -26,7 +26,7 @@ func ProxiedAddress(header string, proxies ...netip.Prefix) func(*http.Request) 
 	return func(r *http.Request) netip.Addr {
 		client := RemoteAddress(r)
 		if address.IsIn(client, proxies) {
-			anyConnectionOf(r).isOfAll() // also if it doesn't say whose this request is
+			anyConnectionOf(r).isOfProxy() // also if it doesn't say whose this request is
 		}
 		rest := strings.Join(r.Header.Values(header), ",")
 		for range maxProxies {

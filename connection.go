@@ -21,6 +21,7 @@ type connection struct {
 	from  spec.ServerName // that all requests named as their origin; empty if there was none
 	ofAll bool            // requests of several servers came, or of none: a proxy's, perhaps
 	asked bool            // from has signed, asks for its mail, and has a mailbox
+	proxy bool            // it is one of the operator's own proxies
 
 	place    place           // or nil
 	countFor spec.ServerName // as it was told
@@ -81,6 +82,17 @@ func (c *connection) isOfAll() {
 	c.count()
 }
 
+// isOfProxy says that the connection is that of one of the operator's own proxies.
+func (c *connection) isOfProxy() {
+	if c == nil {
+		return
+	}
+	c.isOfAll()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.proxy = true
+}
+
 // server is the server that the connection counts for, if there is one.
 func (c *connection) server() spec.ServerName {
 	if c == nil {
@@ -131,9 +143,15 @@ func (c *connection) belongsToOrigin() {
 	c.count()
 }
 
-// pause stops the reading of the connection for that long, and reports whether it can.
+// pause stops the reading of the connection for that long, and reports whether it can. On
+// one of a proxy, others would wait, too.
 func (c *connection) pause(d time.Duration) bool {
 	if c == nil || c.place == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proxy {
 		return false
 	}
 	c.place.Pause(d)

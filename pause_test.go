@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -115,6 +116,35 @@ func TestRefusalsPauseTheConnection(t *testing.T) {
 		require.Zero(t, time.Since(began), "no refusal was held")
 		time.Sleep(time.Minute)
 		require.Equal(t, time.Second/2, longest("192.0.2.1"))
+		require.NoError(t, server.Close())
+		require.NoError(t, mail.Close())
+	})
+}
+
+// The connection of a proxy isn't paused, also if the proxy says that the request is its own
+// or doesn't say whose it is: others' requests come on it.
+func TestProxyIsNotPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mail := memory.New(memory.Options{})
+		server, err := relay.New(relay.Config{
+			ServerName: relayName, Store: mail,
+			ClientAddress: relay.ProxiedAddress("X-Forwarded-For", netip.MustParsePrefix("127.0.0.0/8")),
+			Policy: policy.Func(func(context.Context, spec.ServerName, spec.ServerName) error {
+				return wire.LimitExceeded("too much", time.Second)
+			}),
+		})
+		require.NoError(t, err)
+		for _, from := range []string{"127.0.0.1", "unknown", "192.0.2.1"} {
+			r := httptest.NewRequest(http.MethodPut, "/_matrix/federation/v1/send_relay/1/@user:b", strings.NewReader("{}"))
+			r.Header.Set("Authorization", `X-Matrix origin="stranger",key="ed25519:1",sig="AA"`)
+			r.Header.Set("X-Forwarded-For", from)
+			r.RemoteAddr = "127.0.0.1:1"
+			c, w, began := &pausable{}, httptest.NewRecorder(), time.Now()
+			server.ServeHTTP(w, r.WithContext(relay.ConnContext(t.Context(), c)))
+			require.Equal(t, http.StatusTooManyRequests, w.Code)
+			require.Zero(t, c.longest, from)
+			require.GreaterOrEqual(t, time.Since(began), time.Second/2, "the answer is held")
+		}
 		require.NoError(t, server.Close())
 		require.NoError(t, mail.Close())
 	})
