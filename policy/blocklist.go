@@ -43,6 +43,9 @@ const (
 	// blocksAge is how old a Blocklist may be before it reads the notes again, since
 	// another process may have changed them.
 	blocksAge = time.Minute
+
+	// blocksPatience is how long that may take.
+	blocksPatience = 10 * time.Second
 )
 
 // A Block refuses a server or addresses.
@@ -266,6 +269,9 @@ func (b *Blocklist) keepUp(ctx context.Context) {
 		return
 	}
 	defer b.writing.Give()
+	// A client that goes away must not keep us from hearing that it is blocked.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), blocksPatience)
+	defer cancel()
 	if err := b.load(ctx); err != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -122,6 +123,21 @@ func TestBlocksOfAnotherProcess(t *testing.T) {
 		s.fails = false
 		time.Sleep(2 * time.Minute)
 		refuses(t, get("", "new.example").run(t, b))
+	})
+}
+
+// A stranger that goes away at once, whenever the list is read again, is blocked all the same.
+func TestBlockedAndGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memory.New(memory.Options{})
+		b := newBlocklist(t, s)
+		newBlocklist(t, s, "192.0.2.1")
+		time.Sleep(2 * time.Minute)
+		gone, goes := context.WithCancel(t.Context())
+		goes()
+		refuses(t, b.Admit(gone, &policy.Request{Address: netip.MustParseAddr("192.0.2.1")}))
+		refuses(t, get("192.0.2.1", "a.example").run(t, b))
+		require.NoError(t, s.Close())
 	})
 }
 
