@@ -9,13 +9,13 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// hostOf is the host of a server, in one spelling: ports cost nothing.
+// hostOf is the host of a server, in one spelling: ports and a dot at the end cost nothing.
 func hostOf(server spec.ServerName) string {
 	host, _, ok := spec.ParseAndValidateServerName(server)
 	if !ok {
 		host = string(server)
 	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
+	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
 	if address, err := netip.ParseAddr(host); err == nil {
 		return address.Unmap().String()
 	}

@@ -109,7 +109,7 @@ func TestThousandRecords(t *testing.T) {
 			named := []wire.RecordRelay{{Name: spec.ServerName(fmt.Sprint(victim, ":", i+1))}}
 			switch i % 3 {
 			case 1:
-				named[0].Name = spec.ServerName(fmt.Sprint("Victim.example:", i+1))
+				named[0].Name = spec.ServerName(fmt.Sprint("Victim.example.:", i+1))
 			case 2:
 				named[0] = wire.RecordRelay{Name: spec.ServerName(fmt.Sprint("nobody", i, ".example")), At: []string{place, "https://VICTIM.example"}}
 			}
