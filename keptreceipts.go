@@ -174,8 +174,8 @@ func (k *keptReceipts) grow(bytes int64) {
 }
 
 // keep keeps receipts of one destination, whose writing lock the caller has, if there is
-// room, and returns by how many bytes the store has grown. Of two processes that write at once, a sender
-// may miss the receipts of one; it sends that mail again.
+// room, and returns by how many bytes the store has grown. Of two processes that write at
+// once, a sender may miss the receipts of one; it sends that mail again.
 func (k *keptReceipts) keep(ctx context.Context, destination spec.ServerName, receipts []wire.Receipt) (grown int64, err error) {
 	now, err := k.clock(ctx)
 	if err != nil {

@@ -66,9 +66,9 @@ type OutboxConfig struct {
 	// KeepRelayed is how many transactions for each destination are kept after
 	// all its relays took them, to be handed over directly when the destination
 	// is back; older ones are dropped. Nothing is dropped that a relay of the
-	// destination could still get, nor for a destination that gives receipts. A transaction that all of them have refused isn't
-	// dropped either: it stays, and those behind it, up to MaxAge and Limits. Zero:
-	// DefaultKeepRelayed. Negative: none.
+	// destination could still get, nor for a destination that gives receipts. A
+	// transaction that all of them have refused isn't dropped either: it stays, and those
+	// behind it, up to MaxAge and Limits. Zero: DefaultKeepRelayed. Negative: none.
 	KeepRelayed int
 
 	// MaxAge is how long a transaction is tried. It is counted by the clock of
