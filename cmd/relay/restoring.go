@@ -15,10 +15,10 @@ import (
 
 const (
 	restoreHelp = `Put a copy that relay backup made in the place of a SQLite database that no relay uses.
-A database that is there is replaced only with --replace; it is kept as DATABASE-before, where
-there must be none of an earlier time. If this is ended at any moment, the old database is there or the new one.
-Entry IDs go on after all that were given before, if the machine's clock is right, so no old
-acknowledgement removes mail.
+A database that is there is replaced only with --replace; it is kept as DATABASE-before, and
+none may be there from an earlier time. If this is ended at any moment, the old database is
+there or the new one. Entry IDs go on after all that were given before, if the machine's clock
+is right, so no old acknowledgement removes mail.
 
   relay restore /var/backups/relay/relay.db --db relay.db --replace`
 
