@@ -46,6 +46,8 @@ const (
 
 // RoundTrip implements http.RoundTripper.
 func (a *answers) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	request.Header.Del("Accept-Encoding") // so that the transport decompresses, before they are read here
 	response, err := a.road.RoundTrip(request)
 	uri, _ := wire.SignedURI(request)
 	route, notOurs := wire.ParseURI(uri)
@@ -61,7 +63,7 @@ func (a *answers) RoundTrip(request *http.Request) (*http.Response, error) {
 		a.note(func() { a.left[leaving{relay, route.TransactionID}] = status })
 	case wire.RelayTxn:
 		if status == http.StatusOK {
-			if status, err = look(response); err != nil {
+			if status, err = look(response, route.Query); err != nil {
 				return nil, err
 			}
 		}
@@ -71,17 +73,24 @@ func (a *answers) RoundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // look reads an answer to a node that fetches, which can be read again.
-func look(response *http.Response) (status int, err error) {
+func look(response *http.Response, asked wire.Query) (status int, err error) {
 	body, err := io.ReadAll(response.Body)
 	if err := errors.Join(err, response.Body.Close()); err != nil {
 		return 0, err
 	}
 	response.Body = io.NopCloser(bytes.NewReader(body))
-	answer, err := wire.ReadAnswer(body)
-	if err != nil || !answer.EntriesQueued {
-		return http.StatusOK, err
+	read := wire.ReadAnswer
+	if asked.List {
+		read = wire.ReadList
 	}
-	return hasMail, nil
+	answer, err := read(body)
+	if err != nil {
+		return 0, err
+	}
+	if answer.EntriesQueued || asked.IDs != nil { // which are but some of the mail
+		return hasMail, nil
+	}
+	return http.StatusOK, nil
 }
 
 func (a *answers) note(change func()) {
