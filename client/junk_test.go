@@ -116,7 +116,8 @@ func TestJunkSlowsItsRelayDown(t *testing.T) {
 				before := b.net.Asked(r1)
 				t.Log(before, "requests in 6 hours")
 				time.Sleep(time.Hour)
-				require.Less(t, b.net.Asked(r1)-before, 450, "in one more")
+				// Pauses are 7.5 to 15 minutes by now, so there may be 8 times 65 requests.
+				require.LessOrEqual(t, b.net.Asked(r1)-before, 8*65, "in one more")
 				stop()
 			})
 		})
