@@ -47,11 +47,12 @@ func (w *world) tap(seed string) *tap {
 	return p
 }
 
-// set says where the relay is.
-func (p *tap) set(forward http.RoundTripper) {
+// set says where the relay is, and returns where it was.
+func (p *tap) set(forward http.RoundTripper) (before http.RoundTripper) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.forward = forward
+	before, p.forward = p.forward, forward
+	return before
 }
 
 // at is the way to an address.
