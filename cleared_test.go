@@ -14,7 +14,7 @@ import (
 	memorystore "github.com/matrixrelay/relay/store/memory"
 )
 
-// TestClearedIsForgotten: what is remembered of cleared mail leaves the store after a day,
+// TestClearedIsForgotten: the marks of cleared mail leave the store after a day,
 // also of mailboxes from which nothing is cleared any more.
 func TestClearedIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -116,7 +116,7 @@ func (c *clearing) read(ctx context.Context, destination spec.ServerName) (note 
 	return readClearedNote(value, now), now, nil
 }
 
-// readClearedNote leaves out what is too old. A note that can't be read is made anew.
+// readClearedNote leaves out marks that are too old. A note that can't be read is made anew.
 func readClearedNote(value []byte, now int64) (note clearedNote) {
 	if value == nil || json.Unmarshal(value, &note) != nil {
 		return nil

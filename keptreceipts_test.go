@@ -268,7 +268,7 @@ func TestManyReceiptsGrowOld(t *testing.T) {
 	})
 }
 
-// TestReceiptsOfStoreSetBack: a sender misses nothing of what is given after a relay was
+// TestReceiptsOfStoreSetBack: a sender misses no receipt that is given after a relay was
 // set back to an earlier copy, also if its clock isn't set.
 func TestReceiptsOfStoreSetBack(t *testing.T) {
 	for _, isSet := range []bool{true, false} {

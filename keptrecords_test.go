@@ -17,7 +17,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// Made-up names don't have the relay forget what it knows of a server that is in use.
+// Made-up names don't have the relay forget the record of a server that is in use.
 func TestMadeUpNamesDisplaceNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mail := inmemory.New(inmemory.Options{})

@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// TestLookingFirst: a receiver sees what is there, and fetches what it wants of that.
+// TestLookingFirst: a receiver sees a list of its mail, and fetches the entries that it wants.
 func TestLookingFirst(t *testing.T) {
 	r := newRig(t, nil)
 	ids := r.fill(5, 300)

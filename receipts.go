@@ -14,8 +14,8 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// receipts take what destinations have signed about mail that they have handled, keep it
-// for the senders, and remove that mail. Nothing depends on which server brings them.
+// receipts take the receipts that destinations have signed for mail that they have handled,
+// keep them for the senders, and remove that mail. Nothing depends on which server brings them.
 type receipts struct {
 	config   *Config
 	checks   *checks

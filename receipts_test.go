@@ -103,7 +103,7 @@ func noteBytes(t testing.TB, s store.Store, prefix string) (size int) {
 	return size
 }
 
-// TestReceiptsReachSender: what the destination has signed comes to the sender, and to
+// TestReceiptsReachSender: a receipt of the destination comes to the sender, and to
 // nobody else, as often as it asks.
 func TestReceiptsReachSender(t *testing.T) {
 	r := newRig(t, nil)

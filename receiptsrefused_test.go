@@ -241,7 +241,7 @@ func TestReceiptsWithoutKey(t *testing.T) {
 	require.Equal(t, ids[0], entries[0].ID)
 }
 
-// TestReceiptsAreCharged: what receipts add to the store counts for the server that brings
+// TestReceiptsAreCharged: the bytes that receipts add to the store count for the server that brings
 // them.
 func TestReceiptsAreCharged(t *testing.T) {
 	var used policy.Used
@@ -257,7 +257,7 @@ func TestReceiptsAreCharged(t *testing.T) {
 	require.Zero(t, used.Stored)
 }
 
-// usedOf is a policy that admits all and is told what requests have used.
+// usedOf is a policy that admits all and is told how much requests have used.
 type usedOf func(policy.Used)
 
 func (u usedOf) Admit(_ context.Context, r *policy.Request) error {

@@ -1,4 +1,4 @@
-// Package activity counts what a relay has done in the last hour and day, for its
+// Package activity counts the work of a relay in the last hour and day, for its
 // operator. All of it is in memory, of a bounded size, and begins anew with the process.
 //
 // relay.Server keeps a Log, and package admin shows it.
@@ -25,7 +25,7 @@ type Options struct {
 	MaxWaiting int
 }
 
-// A Log counts what a relay does. Make one with New. All methods are safe for concurrent
+// A Log counts the work of a relay. Make one with New. All methods are safe for concurrent
 // use, and quick.
 type Log struct {
 	options Options
@@ -122,7 +122,7 @@ func (l *Log) Report() *Report {
 	return r
 }
 
-// A Report is what a relay has done lately.
+// A Report is the recent work of a relay.
 type Report struct {
 	// Hour and Day are the counts of the last hour and day, as far as the process runs.
 	Hour Series `json:"hour"`

@@ -127,7 +127,7 @@ type Status struct {
 	// copies of them are recognised; nil if the store doesn't say.
 	Copies *int64 `json:"copies,omitempty"`
 
-	// Activity is what the relay has done lately, nil if that isn't known.
+	// Activity is the recent work of the relay, nil if that isn't known.
 	Activity *activity.Report `json:"activity,omitempty"`
 
 	// Problems says in words why the relay can't work as it should; it is empty if all

@@ -165,7 +165,7 @@ func (c *chromium) walk(r *rig, url string) {
 	require.Contains(c, c.text(), "All is well.")
 }
 
-// A measured store says what one on a disk does.
+// A measured store tells sizes, as one on a disk does.
 type measured struct{ *memory.Store }
 
 func (measured) Sizes(context.Context) (store.Sizes, error) {

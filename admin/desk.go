@@ -49,7 +49,7 @@ type Config struct {
 	// relay.Server.Health is one. Nil: only the store is asked.
 	Ready func(context.Context) error
 
-	// Activity tells what the relay has done lately: relay.Server.Activity returns one.
+	// Activity tells of the relay's recent work: relay.Server.Activity returns one.
 	// Nil: that isn't known, and not shown.
 	Activity Activity
 
@@ -57,7 +57,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Activity tells what a relay has done lately. It is safe for concurrent use.
+// Activity tells of the recent work of a relay. It is safe for concurrent use.
 type Activity interface {
 	// Report returns the counts as they are at this moment.
 	Report() *activity.Report

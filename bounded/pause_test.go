@@ -48,7 +48,7 @@ func TestNewConnectionsOfOneAddress(t *testing.T) {
 	})
 }
 
-// What a paused connection brings is handed on after its longest pause, and its owner can
+// Data that a paused connection brings is handed on after its longest pause, and its owner can
 // close it meanwhile.
 func TestPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -74,7 +74,7 @@ func TestShownSoonAfterAnnouncing(t *testing.T) {
 	})
 }
 
-// TestAnnounceTheSame: announcing what was announced costs nobody anything, and an announcement
+// TestAnnounceTheSame: announcing the same again costs nobody anything, and an announcement
 // that waits is taken back by another.
 func TestAnnounceTheSame(t *testing.T) {
 	inRecordWorld(t, func(w *recordWorld) {

@@ -129,7 +129,7 @@ func (m *mailbox) request(ctx context.Context, query wire.Query) (wire.Answer, e
 			g.due = left
 		}
 	case len(receipts) > 0 && ctx.Err() == nil:
-		// Proxies refuse long requests for mail, or drop what is in them.
+		// Proxies refuse long requests for mail, or drop their bodies.
 		g.byPut, g.refused = true, isRefusal(err)
 		if g.refused {
 			return m.request(ctx, query)

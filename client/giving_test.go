@@ -98,7 +98,7 @@ func TestReceiptsOff(t *testing.T) {
 	require.ErrorContains(t, err, "Receipts needs Keys")
 }
 
-// A relay can't have a receipt made for mail that is like what was handled, by giving it
+// A relay can't have a receipt made for mail that is like mail that was handled, by giving it
 // under a number that was acknowledged.
 func TestReceiptsForAnotherLikeIt(t *testing.T) {
 	inGiving(t, nil, func(p *provenInbox, at *taker) {

@@ -12,7 +12,7 @@ import (
 )
 
 // A receiver with several relays looks first: it has each of them list its mail, and
-// fetches only what no other relay has brought. A list never counts as mail that was
+// fetches only mail that no other relay has brought. A list never counts as mail that was
 // handled: a transaction in it is fetched unless that very one was handled before.
 
 // fetchPatience is how long a relay may make no progress with the mail that it was asked for

@@ -233,7 +233,7 @@ func TestLookFirstSlow(t *testing.T) {
 	})
 }
 
-// Relays that don't know lists give their mail, and what they gave isn't fetched from
+// Relays that don't know lists give their mail, and mail that they gave isn't fetched from
 // others.
 func TestLookFirstFallsBack(t *testing.T) {
 	inInbox(t, func(b *inbox) {
@@ -372,7 +372,7 @@ func TestLookFirstBytes(t *testing.T) {
 	require.LessOrEqual(t, 10*read[3], 11*read[1])
 }
 
-// What a relay brought without its proof is fetched from one that has it.
+// Mail that a relay brought without its proof is fetched from one that has it.
 func TestLookFirstStripped(t *testing.T) {
 	for range 5 { // either may be the first
 		inStripped(t, func(p *provenInbox) {

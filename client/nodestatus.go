@@ -84,7 +84,7 @@ type DestinationStatus struct {
 	Oldest time.Duration
 
 	// Receipts is whether its record says that it gives receipts. Without them nobody can
-	// tell whether it has handled what relays were given.
+	// tell whether it has handled mail that relays were given.
 	Receipts bool
 
 	// Offline is whether it counts as offline, so that relays are used.

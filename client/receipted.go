@@ -39,7 +39,7 @@ type inquiry struct {
 	due   time.Time
 }
 
-// givesReceipts reports whether a destination says what it has handled, and we can use it.
+// givesReceipts reports whether a destination says that it has handled mail, and we can use it.
 func (o *Outbox) givesReceipts(destination spec.ServerName) bool {
 	return o.queue != nil && o.queue.managed != nil && o.config.Sender.book.givesReceipts(destination)
 }
@@ -186,7 +186,7 @@ func (q *queue) handled(ctx context.Context, destination spec.ServerName, handle
 				these, ids = append(these, Item{Transaction: Transaction{ID: item.ID}}), append(ids, entry.ID)
 			}
 		}
-		// What was handled must be taken off, even if we are being closed.
+		// Handled mail must be taken off, even if we are being closed.
 		if _, err := q.managed.Remove(context.WithoutCancel(ctx), mailbox, ids); err != nil {
 			return items, err
 		}

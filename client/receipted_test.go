@@ -56,7 +56,7 @@ func TestOutboxAllHandled(t *testing.T) {
 	})
 }
 
-// No relay makes a believe that b has handled what it hasn't.
+// No relay makes a believe that b has handled mail that it hasn't.
 func TestOutboxLyingReceipts(t *testing.T) {
 	inReceiptWorld(t, true, nil, func(w *nodeWorld) {
 		lies, honest := w.office(r1), w.office(r2)

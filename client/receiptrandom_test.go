@@ -135,7 +135,7 @@ func (w *liarWorld) settle() {
 	require.NoError(w, w.b.mail.Close())
 }
 
-// write has a write to b, sometimes what it has written before.
+// write has a write to b, sometimes the same as before.
 func (w *liarWorld) write() {
 	id := fmt.Sprint("t", len(w.sent))
 	body := fmt.Sprintf(`{"edus":[{"content":{"n":%d},"edu_type":"m.typing"}],"origin":%q,"origin_server_ts":%d,"pdus":[]}`,

@@ -22,7 +22,7 @@ type recordLiar struct {
 	oldest map[string][]byte // the first records that it got, by path
 }
 
-// lies are what relays do that must harm nobody beside an honest one.
+// lies are things that relays do that must harm nobody beside an honest one.
 var lies = []string{
 	"loses",     // says 200 to mail and drops it
 	"withholds", // takes mail and gives none

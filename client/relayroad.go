@@ -131,7 +131,7 @@ func (o *Outbox) dealtWith(ctx context.Context, r *road, item Item, attempt Atte
 }
 
 // trim drops the oldest of those that all relays have, down to as many as may be kept, unless
-// the destination will say what it has handled.
+// the destination gives receipts.
 func (o *Outbox) trim(ctx context.Context, d *destination) error {
 	for {
 		item, err := o.oldest(ctx, d)

@@ -70,7 +70,7 @@ func (t *todo) mayReachAt(address string, now time.Time) bool {
 }
 
 // silentAt is the key under which the host of an address is silent. It isn't that of the
-// host's own name, since others could make that silent by what they write in a record.
+// host's own name, since others could make that silent by their records.
 func silentAt(address string) string { return "at " + hostAt(address) }
 
 func note[K comparable](m map[K]time.Time, key K, now time.Time) {

@@ -178,7 +178,7 @@ func signReceipt(t testing.TB, ids ...gomatrixserverlib.TransactionID) Receipt {
 	return receipts[0]
 }
 
-// TestReceiptsInRequests: what one side writes the other reads.
+// TestReceiptsInRequests: one side reads all that the other writes.
 func TestReceiptsInRequests(t *testing.T) {
 	one, other := signReceipt(t, "1"), signReceipt(t, "2", `"<`)
 	for _, body := range []any{Fetch{EntryID: 7, Receipts: []Receipt{one, other}}, ReceiptsBody{Receipts: []Receipt{one, other}}} {

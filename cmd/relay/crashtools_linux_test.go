@@ -149,7 +149,7 @@ func newToolFixture(t *testing.T) *toolFixture {
 	return f
 }
 
-// opened opens a database and returns what is in it, which must be counted rightly.
+// opened opens a database and returns its mail, which must be counted rightly.
 func opened(t *testing.T, db string) (boxes, error) {
 	s, err := sqlite.Open(db, sqlite.Options{})
 	if err != nil {

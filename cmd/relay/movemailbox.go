@@ -91,7 +91,7 @@ func awaitClock(ctx context.Context, from admin.Operator) error {
 	}
 }
 
-// all moves the mail, and then what the relay remembers of the server: so a move that is
+// all moves the mail, and then all that the relay remembers of the server: so a move that is
 // refused brings nothing over that is old by the next time.
 func (m *mailboxMove) all(ctx context.Context) error {
 	managed, isManaged := m.to.(store.Managed)
@@ -191,7 +191,7 @@ func (m *mailboxMove) put(ctx context.Context, page []admin.Entry) ([]store.Mail
 	return batch, putAll(ctx, m.to, batch)
 }
 
-// A mailKey is by what a store tells copies.
+// A mailKey has the fields by which a store tells copies.
 type mailKey struct {
 	origin spec.ServerName
 	id     gomatrixserverlib.TransactionID

@@ -98,7 +98,7 @@ func TestMoveMailboxToItself(t *testing.T) {
 	a.requireHolds(entries)
 }
 
-// What is remembered of a server goes with its mail, so that a later move back doesn't meet
+// All that is remembered of a server goes with its mail, so that a later move back doesn't meet
 // an older policy.
 func TestMoveMailboxFacts(t *testing.T) {
 	a, b := newCellStore(t), newCellStore(t)

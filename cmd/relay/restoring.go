@@ -68,7 +68,7 @@ func (o *sqliteFile) restore(c *cobra.Command, backup string, replace bool) erro
 	return o.showHeld(c, "restored", nil)
 }
 
-// showHeld opens the database, so that it is seen to work, and shows what it holds.
+// showHeld opens the database, so that it is seen to work, and shows how much it holds.
 func (o *sqliteFile) showHeld(c *cobra.Command, how string, more map[string]any) (err error) {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	mail, err := sqlite.Open(o.db, sqlite.Options{Logger: log})
@@ -109,7 +109,7 @@ func (o *sqliteFile) repair(c *cobra.Command) error {
 	return errProblems
 }
 
-// lossesOf says in words what a repair has lost.
+// lossesOf names the losses of a repair in words.
 func lossesOf(r sqlite.Repaired) []string {
 	losses := []string{}
 	for _, loss := range []struct {

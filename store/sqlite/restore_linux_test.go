@@ -11,7 +11,7 @@ import (
 	"github.com/matrixrelay/relay/internal/need"
 )
 
-// What root restores or repairs can be opened by the relay, which isn't root.
+// A database that root restores or repairs can be opened by the relay, which isn't root.
 func TestRootLeavesTheOwner(t *testing.T) {
 	need.Root(t)
 	const owner = 61234
