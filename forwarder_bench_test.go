@@ -41,6 +41,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if name := os.Getenv(benchAttack); name != "" {
+		if err := serveAttack(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -110,8 +117,8 @@ func BenchmarkPut(b *testing.B) {
 	requests := signedPuts(b, connections, each)
 	var verify, keep time.Duration
 	for range b.N {
-		verify += putRound(b, "verify", requests).took
-		keep += putRound(b, "relay", requests).took
+		verify += putRound(b, "verify", requests)
+		keep += putRound(b, "relay", requests)
 	}
 	count := float64(b.N * connections * each)
 	b.ReportMetric(count/verify.Seconds(), "verify/s")
@@ -169,20 +176,72 @@ func bringRecords(mail store.Store) (err error) {
 	return nil
 }
 
-// comparePuts compares the processor time of two kinds of server, in turn.
+// comparePuts compares the processor time of two kinds of server. They take turns every
+// few requests, so that both meet the same machine.
 func comparePuts(b *testing.B, kind, other string) {
 	const connections, each = 64, 100
 	requests := signedPuts(b, connections, each)
 	var with, without time.Duration
 	for range b.N {
-		without += putRound(b, other, requests).cpu
-		with += putRound(b, kind, requests).cpu
+		servers := [2]*puts{startPuts(b, other, connections), startPuts(b, kind, connections)}
+		for turn := range each / turnPuts {
+			servers[turn%2].put(requests, turn)
+			servers[1-turn%2].put(requests, turn)
+		}
+		without += servers[0].end()
+		with += servers[1].end()
 	}
 	count := float64(b.N * connections * each)
 	b.ReportMetric(float64(with.Microseconds())/count, "µs/with")
 	b.ReportMetric(float64(without.Microseconds())/count, "µs/without")
 	b.ReportMetric(with.Seconds()/without.Seconds(), "ratio")
 	b.ReportMetric(0, "ns/op")
+}
+
+// turnPuts is how many requests of each connection a server gets before it's the other's turn.
+const turnPuts = 5
+
+// puts goes to a server in another process.
+type puts struct {
+	testing.TB
+	server      *exec.Cmd
+	input       io.Closer
+	connections []*putConnection
+}
+
+func startPuts(b *testing.B, kind string, connections int) *puts {
+	p := &puts{TB: b}
+	var address string
+	p.server, p.input, address = startServer(b, kind)
+	for range connections {
+		c, err := dialPuts(address)
+		require.NoError(b, err)
+		p.connections = append(p.connections, c)
+	}
+	return p
+}
+
+// put sends a turn of each connection's requests.
+func (p *puts) put(requests [][][]byte, turn int) {
+	var all sync.WaitGroup
+	for i, c := range p.connections {
+		all.Go(func() {
+			if err := c.put(requests[i][turn*turnPuts : (turn+1)*turnPuts]); err != nil {
+				p.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// end returns the processor time that the server took.
+func (p *puts) end() time.Duration {
+	for _, c := range p.connections {
+		require.NoError(p, c.Close())
+	}
+	require.NoError(p, p.input.Close())
+	require.NoError(p, p.server.Wait())
+	return p.server.ProcessState.UserTime() + p.server.ProcessState.SystemTime()
 }
 
 // benchPolicy has limits that are never reached, and the mode open in which all
@@ -211,9 +270,6 @@ const benchDestinations = 16
 func benchDestination(i int) spec.ServerName {
 	return relaytest.NewNode(fmt.Sprint("destination", i)).ServerName
 }
-
-// A round is how long it took, and the server's processor time.
-type round struct{ took, cpu time.Duration }
 
 // signedPuts makes the bytes of each connection's requests.
 func signedPuts(b *testing.B, connections, each int) [][][]byte {
@@ -261,13 +317,18 @@ func startServer(b *testing.B, kind string) (server *exec.Cmd, input io.Closer, 
 
 // putRound sends all requests to a fresh server, which must answer 200 to
 // each.
-func putRound(b *testing.B, kind string, requests [][][]byte) round {
+// putRound is how long a server of that kind takes for all requests.
+func putRound(b *testing.B, kind string, requests [][][]byte) time.Duration {
 	server, input, address := startServer(b, kind)
 	start := time.Now()
 	var all sync.WaitGroup
 	for _, mine := range requests {
 		all.Go(func() {
-			if err := putAll(address, mine); err != nil {
+			c, err := dialPuts(address)
+			if err == nil {
+				err = errors.Join(c.put(mine), c.Close())
+			}
+			if err != nil {
 				b.Error(err)
 			}
 		})
@@ -276,21 +337,26 @@ func putRound(b *testing.B, kind string, requests [][][]byte) round {
 	took := time.Since(start)
 	require.NoError(b, input.Close())
 	require.NoError(b, server.Wait())
-	return round{took, server.ProcessState.UserTime() + server.ProcessState.SystemTime()}
+	return took
 }
 
-func putAll(address string, requests [][]byte) error {
+// A putConnection sends bytes that were made before, so that it takes little time itself.
+type putConnection struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func dialPuts(address string) (*putConnection, error) {
 	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	in := bufio.NewReader(conn)
+	return &putConnection{conn, bufio.NewReader(conn)}, err
+}
+
+func (c *putConnection) put(requests [][]byte) error {
 	for _, request := range requests {
-		if _, err := conn.Write(request); err != nil {
+		if _, err := c.Write(request); err != nil {
 			return err
 		}
-		response, err := http.ReadResponse(in, nil)
+		response, err := http.ReadResponse(c.in, nil)
 		if err != nil {
 			return err
 		}
