@@ -1,10 +1,8 @@
 package relay
 
 import (
-	"cmp"
 	"container/list"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,22 +35,29 @@ type budget struct {
 	held        int64
 	heldBySmall int64 // of it
 	parties     map[address.From]*party
-	bySite      map[netip.Prefix]int64
-	over        bool          // transfers that begin are cut off, too
-	changed     chan struct{} // closed when something was given back
+	sites       map[netip.Prefix]*site
+	large       line // those that wait
+	small       line
+	over        bool // transfers that begin are cut off, too
 }
 
 // A party is the transfers of one address.
 type party struct {
-	from   address.From
+	site   *site
 	held   int64
 	shares list.List // of *share, the oldest first
+}
+
+// A site has so many parties, which hold so much together.
+type site struct {
+	parties int
+	held    int64
 }
 
 func newBudget(bytes int64) *budget {
 	return &budget{
 		total: bytes, forSmall: bytes / 4, grace: grace, patience: patience,
-		parties: make(map[address.From]*party), bySite: make(map[netip.Prefix]int64), changed: make(chan struct{}),
+		parties: make(map[address.From]*party), sites: make(map[netip.Prefix]*site),
 	}
 }
 
@@ -64,9 +69,13 @@ type share struct {
 	element *list.Element
 	since   time.Time
 	held    int64
-	wants   int64       // while it waits in line
 	cut     func() bool // ends the transfer, if it can; nil while it must not be
 	isCut   bool
+
+	// While it stands in line:
+	wants   int64
+	mayWait bool
+	left    chan struct{} // closed when it has left the line; nil if it doesn't wait for that
 }
 
 // share begins a transfer, which holds nothing yet. It must be released. Cut
@@ -74,11 +83,7 @@ type share struct {
 func (b *budget) share(by holder, cut func() bool) *share {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	p := b.parties[by.from]
-	if p == nil {
-		p = &party{from: by.from}
-		b.parties[by.from] = p
-	}
+	p := b.party(by.from)
 	s := &share{budget: b, party: p, by: by, since: time.Now(), cut: cut}
 	s.element = p.shares.PushBack(s)
 	if b.over {
@@ -87,42 +92,60 @@ func (b *budget) share(by holder, cut func() bool) *share {
 	return s
 }
 
+func (b *budget) party(from address.From) *party {
+	if p := b.parties[from]; p != nil {
+		return p
+	}
+	at := b.sites[from.Site]
+	if at == nil {
+		at = new(site)
+		b.sites[from.Site] = at
+	}
+	at.parties++
+	p := &party{site: at}
+	b.parties[from] = p
+	return p
+}
+
 // set makes the share hold that many bytes and reports whether there is room. If
 // there isn't, another is cut off, and if the share may, it waits in line.
 func (s *share) set(bytes int64, mayWait bool) bool {
 	b := s.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s.trySet(bytes, mayWait) || !mayWait {
-		return s.held == bytes
+	if bytes <= s.held {
+		b.hold(s, bytes)
+		b.serveAll()
+		return true
 	}
-	timer := time.NewTimer(b.patience)
-	defer timer.Stop()
-	s.wants = bytes
-	defer func() { s.wants = 0 }()
-	for !s.isCut && s.held != bytes {
-		changed := b.changed
-		b.mu.Unlock()
-		select {
-		case <-changed:
-			b.mu.Lock()
-		case <-timer.C:
-			b.mu.Lock()
-			return false
-		}
-		s.trySet(bytes, mayWait)
+	if s.isCut {
+		return false
+	}
+	s.wants, s.mayWait = bytes, mayWait
+	line := b.lineOf(bytes)
+	line.enter(s)
+	if b.serve(line); mayWait && s.wants > 0 {
+		s.wait()
+	}
+	if s.wants > 0 {
+		line.leave(s)
+		b.serve(line) // it may have been before others that need less
 	}
 	return s.held == bytes
 }
 
-func (s *share) trySet(bytes int64, mayWait bool) bool {
-	b := s.budget
-	if bytes > s.held && b.held > s.held && (s.isCut || !s.fits(bytes)) {
-		b.makeRoom(s, bytes, mayWait)
-		return false
+// wait waits until the share has left the line, but not for ever.
+func (s *share) wait() {
+	timer := time.NewTimer(s.budget.patience)
+	defer timer.Stop()
+	left := make(chan struct{})
+	s.left = left
+	s.budget.mu.Unlock()
+	defer s.budget.mu.Lock()
+	select {
+	case <-left:
+	case <-timer.C:
 	}
-	b.hold(s, bytes)
-	return true
 }
 
 // fits reports whether there is room beside others. The part that is kept for small
@@ -130,8 +153,11 @@ func (s *share) trySet(bytes int64, mayWait bool) bool {
 func (s *share) fits(bytes int64) bool {
 	b := s.budget
 	others := b.held - s.held
-	if bytes > small {
-		return others+bytes <= b.total-b.forSmall && !b.othersFirst(s.party)
+	switch {
+	case others == 0:
+		return true
+	case bytes > small:
+		return others+bytes <= b.total-b.forSmall
 	}
 	return others+bytes <= b.total || b.heldBySmall-s.heldIfSmall()+bytes <= b.forSmall
 }
@@ -144,91 +170,101 @@ func (s *share) heldIfSmall() int64 {
 	return s.held
 }
 
-// othersFirst reports whether somebody waits in line whose party would still hold no
-// more than this one does.
-func (b *budget) othersFirst(than *party) bool {
-	for _, p := range b.parties {
-		for e := p.shares.Front(); e != nil && p != than; e = e.Next() {
-			if s := e.Value.(*share); s.wants > 0 && p.held-s.held+s.wants <= than.held {
-				return true
-			}
-		}
-	}
-	return false
-}
-
+// hold has a share hold so much. If that is less than it did, others must be served.
 func (b *budget) hold(s *share, bytes int64) {
-	less := bytes < s.held
 	b.held += bytes - s.held
 	s.party.held += bytes - s.held
-	site := s.by.from.Site
-	if b.bySite[site] += bytes - s.held; b.bySite[site] == 0 {
-		delete(b.bySite, site)
-	}
+	s.party.site.held += bytes - s.held
 	b.heldBySmall -= s.heldIfSmall()
 	s.held = bytes
 	b.heldBySmall += s.heldIfSmall()
-	if less {
-		b.wakeAll()
-	}
-}
-
-func (b *budget) wakeAll() {
-	close(b.changed)
-	b.changed = make(chan struct{})
-}
-
-// makeRoom cuts one transfer off for a share, unless one is on its way to its end
-// already. The memory of that one is free when it is released. A party that holds more
-// than the share's would then is cut without grace, if the share waits for that.
-func (b *budget) makeRoom(s *share, bytes int64, mayWait bool) {
-	parties := make([]*party, 0, len(b.parties))
-	for _, p := range b.parties {
-		parties = append(parties, p)
-	}
-	slices.SortFunc(parties, func(one, other *party) int {
-		return cmp.Or(cmp.Compare(b.weight(other), b.weight(one)), cmp.Compare(other.held, one.held))
-	})
-	would := max(s.party.held-s.held+bytes, b.bySite[s.by.from.Site]/address.Wide)
-	for _, p := range parties {
-		atOnce := mayWait && p != s.party && b.weight(p) > would
-		if p.cutFor(s, bytes, atOnce) {
-			return
-		}
-	}
 }
 
 // weight is the memory of a party, or its part of the memory of its site, if that is more.
-func (b *budget) weight(p *party) int64 { return max(p.held, b.bySite[p.from.Site]/address.Wide) }
+func (p *party) weight() int64 { return max(p.held, p.site.held/address.Wide) }
 
-// cutFor cuts off a transfer, of the name that holds most the oldest, and reports
-// whether one is on its way to its end.
-func (p *party) cutFor(s *share, bytes int64, atOnce bool) bool {
-	held := make(map[spec.ServerName]int64)
-	var others []*share
+// would is the weight of the share's party, had it what it wants.
+func (s *share) would() int64 {
+	return max(s.party.held-s.held+s.wants, s.party.site.held/address.Wide)
+}
+
+// makeRoom cuts one transfer off for another, unless one is on its way to its end
+// already. Its memory is free when it is released.
+func (b *budget) makeRoom(s *share) {
+	for other := b.victim(s); other != nil && !other.end(); other = b.victim(s) {
+		other.cut = nil // it can't be, so it isn't found again
+	}
+}
+
+// victim is the transfer that is cut off first for another, or is on its way to its end
+// already, nil if there is none: of the party that holds most of those that have one.
+func (b *budget) victim(s *share) *share {
+	now, would := time.Now(), s.would()
+	var first *share
+	var most int64
+	for _, p := range b.parties {
+		weight := p.weight()
+		if p.held == 0 || weight < most || first != nil && weight == most && p.held <= first.party.held {
+			continue
+		}
+		before := now.Add(-b.grace)
+		if s.mayWait && p != s.party && weight > would {
+			before = now // it holds more than the other would
+		}
+		if found := p.victim(s, before); found != nil {
+			first, most = found, weight
+		}
+	}
+	return first
+}
+
+// victim is the transfer of the party that is cut off first for another, if it began by
+// then: the oldest of the name that holds most.
+func (p *party) victim(s *share, before time.Time) (first *share) {
+	var held map[spec.ServerName]int64
 	for e := p.shares.Front(); e != nil; e = e.Next() {
 		other := e.Value.(*share)
-		isSpared := other.held == 0 || other.held <= small && bytes > small
-		if other == s || isSpared {
+		if !other.yieldsTo(s) {
 			continue
 		}
 		if other.isCut {
-			return true
+			return other
 		}
-		if atOnce || time.Since(other.since) >= s.budget.grace {
-			others = append(others, other)
+		if other.cut == nil || other.since.After(before) {
+			continue
 		}
-		held[other.by.name] += other.held
+		if held == nil {
+			held = p.heldByName()
+		}
+		if first == nil || held[other.by.name] > held[first.by.name] {
+			first = other
+		}
 	}
-	slices.SortStableFunc(others, func(a, b *share) int { return cmp.Compare(held[b.by.name], held[a.by.name]) })
-	return slices.ContainsFunc(others, (*share).end)
+	return first
+}
+
+func (p *party) heldByName() map[spec.ServerName]int64 {
+	held := make(map[spec.ServerName]int64)
+	for e := p.shares.Front(); e != nil; e = e.Next() {
+		s := e.Value.(*share)
+		held[s.by.name] += s.held
+	}
+	return held
+}
+
+// yieldsTo reports whether the share is one that may be cut off for another.
+func (s *share) yieldsTo(other *share) bool {
+	isSpared := s.held <= small && other.wants > small
+	return s != other && s.held > 0 && !isSpared
 }
 
 // end cuts the transfer off, if it can be.
 func (s *share) end() bool {
 	if !s.isCut && s.cut != nil && s.cut() {
 		s.isCut = true
-		s.budget.wakeAll() // it may wait itself
+		if s.wants > 0 {
+			s.budget.lineOf(s.wants).leave(s)
+		}
 	}
 	return s.isCut
 }
@@ -267,5 +303,9 @@ func (s *share) release() {
 	s.element = nil
 	if s.party.shares.Len() == 0 {
 		delete(b.parties, s.by.from)
+		if s.party.site.parties--; s.party.site.parties == 0 {
+			delete(b.sites, s.by.from.Site)
+		}
 	}
+	b.serveAll()
 }

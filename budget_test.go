@@ -107,7 +107,7 @@ func TestWideSiteIsCut(t *testing.T) {
 		for _, o := range append(flood, carrier, phone, other) {
 			o.release()
 		}
-		require.Empty(t, b.bySite)
+		require.Empty(t, b.sites)
 	})
 }
 

@@ -1,0 +1,116 @@
+package relay
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/stretchr/testify/require"
+)
+
+// waiting has a transfer wait for so much, and notes whether it got that.
+func waiting(s *transferred, bytes int64) *atomic.Bool {
+	got := new(atomic.Bool)
+	go func() { got.Store(s.set(bytes, true)) }()
+	synctest.Wait()
+	return got
+}
+
+// The party that would hold least comes first, though it came last, and those that are
+// equal in the order in which they came.
+func TestLeastComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(40 * mib)
+		var held []*share
+		for range 3 {
+			s := b.share(at(1, "held"), nil)
+			require.True(t, s.set(10*mib, false))
+			held = append(held, s)
+		}
+		much := waiting(start(b, at(2, "much")), 9*mib)
+		little, same := waiting(start(b, at(3, "little")), 6*mib), waiting(start(b, at(4, "same")), 6*mib)
+		held[0].release()
+		synctest.Wait()
+		require.Equal(t, []bool{true, false, false}, []bool{little.Load(), same.Load(), much.Load()})
+		held[1].release()
+		synctest.Wait()
+		require.Equal(t, []bool{true, true, false}, []bool{little.Load(), same.Load(), much.Load()})
+		held[2].release()
+		synctest.Wait()
+		require.True(t, much.Load())
+		require.Empty(t, b.large.shares)
+	})
+}
+
+// When a transfer gives up waiting, those behind it have their turn, for which there may
+// be room already; and so they have when it is cut off.
+func TestThoseBehindHaveTheirTurn(t *testing.T) {
+	for name, end := range map[string]func(b *budget, first *transferred){
+		"gives up": func(*budget, *transferred) { time.Sleep(patience / 2) },
+		"is cut off": func(b *budget, first *transferred) {
+			b.mu.Lock()
+			first.end()
+			b.mu.Unlock()
+			time.Sleep(2 * time.Millisecond)
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBudget(40 * mib)
+			require.True(t, b.share(at(1, "held"), nil).set(23*mib, false))
+			first, next := start(b, at(2, "first")), begin(t, b, at(3, "next"), 3*mib)
+			gotFirst := waiting(first, 5*mib)
+			time.Sleep(patience / 2)
+			synctest.Wait()
+			gotNext := waiting(next, 6*mib)
+			require.False(t, gotNext.Load(), name)
+			end(b, first)
+			synctest.Wait()
+			require.True(t, gotNext.Load(), name)
+			require.False(t, gotFirst.Load(), name)
+		})
+	}
+}
+
+// While one that is cut off comes to its end, no other of its address is cut off.
+func TestOneIsCutAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(40 * mib)
+		cut := make(map[string]int)
+		flood := func(name string, bytes int64) *share {
+			s := b.share(at(1, spec.ServerName(name)), func() bool { cut[name]++; return true })
+			require.True(t, s.set(bytes, false))
+			return s
+		}
+		first, second := flood("much", 6*mib), flood("much", 6*mib)
+		flood("less", 10*mib)
+		require.True(t, b.share(at(2, "other"), nil).set(6*mib, false))
+		got := waiting(start(b, at(3, "one")), 9*mib)
+		require.True(t, second.set(mib, false), "now the other name has more")
+		synctest.Wait()
+		require.False(t, got.Load())
+		require.Equal(t, map[string]int{"much": 1}, cut)
+		first.release()
+		synctest.Wait()
+		require.True(t, got.Load())
+		require.Equal(t, map[string]int{"much": 1}, cut)
+	})
+}
+
+// One that can't be cut off, since its connection has no deadlines, is passed over.
+func TestUncuttableIsPassedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(40 * mib)
+		tried := 0
+		fixed := b.share(at(1, "flood"), func() bool { tried++; return false })
+		require.True(t, fixed.set(10*mib, false))
+		other := begin(t, b, at(1, "flood"), 20*mib)
+		got := waiting(start(b, at(2, "one")), mib)
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		require.True(t, got.Load())
+		require.True(t, other.isOver)
+		require.Equal(t, 1, tried)
+	})
+}
