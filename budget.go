@@ -19,40 +19,47 @@ const (
 
 	// A quarter of a budget is kept for transfers that are no larger than this.
 	small = 256 << 10
+
+	// modest is how much the small transfers of an address may hold, and of a site
+	// address.Wide times as much, before they are cut off for large ones, too.
+	modest = 12 * small
 )
 
 // A budget is memory that transfers share. When there is none left, those that need
 // more wait in line, and one is cut off for them: of the address whose transfers hold
 // most, and there of the name, the oldest. So those that are slow, or do it on purpose,
 // stop nobody at another address, and don't stop the others for good. A small transfer
-// is never cut off for a large one. A transfer that is alone gets as much as it needs,
+// is never cut off for a large one, unless its address has many. A transfer that is alone gets as much as it needs,
 // even if that is more than the budget.
 type budget struct {
 	total, forSmall int64
 	grace, patience time.Duration
 
-	mu          sync.Mutex
-	held        int64
-	heldBySmall int64 // of it
-	parties     map[address.From]*party
-	sites       map[netip.Prefix]*site
-	large       line // those that wait
-	small       line
-	over        bool // transfers that begin are cut off, too
+	mu sync.Mutex
+	sum
+	parties map[address.From]*party
+	sites   map[netip.Prefix]*site
+	large   line // those that wait
+	small   line
+	over    bool // transfers that begin are cut off, too
 }
 
 // A party is the transfers of one address.
 type party struct {
+	sum
 	site   *site
-	held   int64
+	isSite bool      // many parties that can't be told apart
 	shares list.List // of *share, the oldest first
 }
 
 // A site has so many parties, which hold so much together.
 type site struct {
+	sum
 	parties int
-	held    int64
 }
+
+// A sum is the memory that transfers hold together, and how much of it small ones do.
+type sum struct{ held, heldBySmall int64 }
 
 func newBudget(bytes int64) *budget {
 	return &budget{
@@ -102,7 +109,7 @@ func (b *budget) party(from address.From) *party {
 		b.sites[from.Site] = at
 	}
 	at.parties++
-	p := &party{site: at}
+	p := &party{site: at, isSite: from.Shared}
 	b.parties[from] = p
 	return p
 }
@@ -172,12 +179,15 @@ func (s *share) heldIfSmall() int64 {
 
 // hold has a share hold so much. If that is less than it did, others must be served.
 func (b *budget) hold(s *share, bytes int64) {
-	b.held += bytes - s.held
-	s.party.held += bytes - s.held
-	s.party.site.held += bytes - s.held
-	b.heldBySmall -= s.heldIfSmall()
+	sums := [...]*sum{&b.sum, &s.party.sum, &s.party.site.sum}
+	for _, of := range sums {
+		of.held += bytes - s.held
+		of.heldBySmall -= s.heldIfSmall()
+	}
 	s.held = bytes
-	b.heldBySmall += s.heldIfSmall()
+	for _, of := range sums {
+		of.heldBySmall += s.heldIfSmall()
+	}
 }
 
 // weight is the memory of a party, or its part of the memory of its site, if that is more.
@@ -254,8 +264,14 @@ func (p *party) heldByName() map[spec.ServerName]int64 {
 
 // yieldsTo reports whether the share is one that may be cut off for another.
 func (s *share) yieldsTo(other *share) bool {
-	isSpared := s.held <= small && other.wants > small
+	isSpared := s.held <= small && other.wants > small && s.party.isModest()
 	return s != other && s.held > 0 && !isSpared
+}
+
+// isModest reports whether the small transfers of the party are so few that an honest one
+// could have them.
+func (p *party) isModest() bool {
+	return (p.isSite || p.heldBySmall <= modest) && p.site.heldBySmall <= address.Wide*modest
 }
 
 // end cuts the transfer off, if it can be.

@@ -27,6 +27,7 @@ type transferred struct {
 	*share
 	isOver bool
 	cutAt  int64 // its bytes then
+	modest bool  // and whether its party was
 }
 
 // begin begins a transfer that holds so much, and gives it back when it is cut off.
@@ -40,7 +41,7 @@ func begin(t testing.TB, b *budget, by holder, bytes int64) *transferred {
 func start(b *budget, by holder) *transferred {
 	o := new(transferred)
 	o.share = b.share(by, func() bool {
-		o.isOver, o.cutAt = true, o.share.held
+		o.isOver, o.cutAt, o.modest = true, o.share.held, o.party.isModest()
 		time.AfterFunc(time.Millisecond, o.release)
 		return true
 	})
@@ -132,20 +133,71 @@ func TestSmallIsNotCutForLarge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(8 * mib)
 		var phones []*transferred
-		for range 32 {
-			phones = append(phones, begin(t, b, at(1, "phone"), small))
+		for i := range 32 {
+			phones = append(phones, begin(t, b, at(byte(i/8), "phone"), small))
 		}
 		time.Sleep(time.Hour)
-		large := start(b, at(2, "large"))
+		large := start(b, at(200, "large"))
 		require.False(t, large.set(mib, true))
 		for _, phone := range phones {
 			require.False(t, phone.isOver)
 		}
-		another := start(b, at(3, "another"))
+		another := start(b, at(201, "another"))
 		require.True(t, another.set(small, true), "but for a small one of somebody who holds less")
-		require.True(t, phones[0].isOver)
+		cut := 0
+		for _, phone := range phones {
+			if phone.isOver {
+				cut++
+			}
+		}
+		require.Equal(t, 1, cut)
 	})
 }
+
+// An address or a site that has many small transfers keeps no large one of others out: it
+// has some cut off, as few as must be, and nobody else has.
+func TestManySmallAreCutForLarge(t *testing.T) {
+	for name, c := range map[string]struct {
+		from  func(i int) holder
+		times int
+		cut   bool
+	}{
+		"one address": {func(i int) holder { return at(1, spec.ServerName(fmt.Sprint(i))) }, 1, true},
+		"a site":      {func(i int) holder { return atText(fmt.Sprintf("2a01:1:1:%x::1", i)) }, address.Wide, true},
+		"an overlay":  {func(i int) holder { return atText(fmt.Sprintf("200::%x", i)) }, address.Wide, true},
+		"addresses":   {func(i int) holder { return at(byte(i), "phone") }, 1, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBudget(int64(c.times) * 40 * mib)
+			var many, phones []*transferred
+			for i := range c.times * 110 {
+				many = append(many, begin(t, b, c.from(i%250), small))
+			}
+			for range modest / small {
+				phones = append(phones, begin(t, b, at(251, "phone"), small))
+			}
+			time.Sleep(time.Hour)
+			large := start(b, at(252, "large"))
+			require.Equal(t, c.cut, large.set(int64(c.times)*8*mib, true), name)
+			cut := 0
+			for _, one := range many {
+				if one.isOver {
+					cut++
+				}
+			}
+			if c.cut {
+				require.Equal(t, c.times*(110+32-120)+12, cut, name)
+			} else {
+				require.Zero(t, cut, name)
+			}
+			for _, phone := range phones {
+				require.False(t, phone.isOver, name)
+			}
+		})
+	}
+}
+
+func atText(text string) holder { return holder{address.Of(netip.MustParseAddr(text)), "n"} }
 
 // A large transfer that is alone may hold more than there is: a check takes many times its
 // body. Small ones have their part even then, and no more.
@@ -214,8 +266,8 @@ func TestLineIsByParty(t *testing.T) {
 }
 
 // TestBudgetRandom: for random transfers, a budget isn't exceeded, no party is cut off for
-// one that would hold more, no small transfer for a large one, and the party that would
-// hold least finds room.
+// one that would hold more, no small transfer for a large one unless its party has many,
+// and the party that would hold least finds room.
 func TestBudgetRandom(t *testing.T) {
 	seed := seeds.Of(t, "RELAY_BUDGET_SEED")
 	synctest.Test(t, func(t *testing.T) {
@@ -251,7 +303,7 @@ func checkOne(t testing.TB, b *budget, all *[]*transferred, by holder, size int6
 	kept, cut := (*all)[:0], 0
 	for _, other := range *all {
 		if other.isOver && !before[other] {
-			require.False(t, size > small && other.cutAt <= small, "a small one was cut off for a large one")
+			require.False(t, size > small && other.cutAt <= small && other.modest, "a small one was cut off for a large one")
 			cut++
 		}
 		if !other.isOver {
