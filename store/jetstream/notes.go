@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -101,24 +99,13 @@ func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]s
 
 // noteKeys returns the keys that begin with prefix and come after one, sorted.
 func (s *Store) noteKeys(ctx context.Context, prefix, after string) (keys []string, err error) {
-	var info *jetstream.StreamInfo
-	err = s.engine.retry(ctx, func(ctx context.Context) error {
-		stream, err := s.engine.js.Stream(ctx, s.engine.stream)
-		if err != nil {
-			return err
-		}
-		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(s.cache.subjects.notes()))
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("jetstream: list notes: %w", err)
-	}
-	for subject := range info.State.Subjects {
+	subjects, err := s.engine.matching(ctx, s.cache.subjects.notes())
+	for subject := range subjects {
 		key, ok := s.cache.subjects.name(".note.", subject)
 		if ok && key > after && strings.HasPrefix(key, prefix) {
 			keys = append(keys, key)
 		}
 	}
 	slices.Sort(keys)
-	return keys, nil
+	return keys, err
 }
