@@ -83,10 +83,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	return upkeep.Steps(func() (int, bool, error) {
 		step := ackJob{destination: destination, id: id}
-		err := s.mending(ctx, destination, func() error {
-			return s.writer.do(ctx, step.run, 0)
-		})
-		if err != nil { // it may run yet
+		if err := s.change(ctx, destination, step.run, 0); err != nil { // it may run yet
 			return 0, false, err
 		}
 		return step.removed, step.more, nil

@@ -140,8 +140,7 @@ func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []i
 	ids = slices.Sorted(slices.Values(ids)) // it may be read after an early return, too
 	return upkeep.Steps(func() (int, bool, error) {
 		step := removeJob{destination: destination, ids: ids[:min(len(ids), removeStep)]}
-		err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, step.run, 0) })
-		if err != nil { // it may run yet
+		if err := s.change(ctx, destination, step.run, 0); err != nil { // it may run yet
 			return 0, false, err
 		}
 		ids = ids[step.done:]

@@ -45,6 +45,11 @@ func (s *Store) mending(ctx context.Context, destination spec.ServerName, try fu
 	}
 }
 
+// change has the writer do something to a mailbox, whose bad pages it mends.
+func (s *Store) change(ctx context.Context, destination spec.ServerName, run func(*batch) error, size int64) error {
+	return s.mending(ctx, destination, func() error { return s.writer.do(ctx, run, size) })
+}
+
 func (s *Store) mend(ctx context.Context, destination spec.ServerName, bad *badPage) error {
 	job := mendJob{destination: destination}
 	if err := s.writer.do(ctx, job.run, 0); err != nil {

@@ -197,8 +197,7 @@ func (s *Store) putAll(ctx context.Context, puts []*putJob) error {
 			n++
 		}
 		step := rowJob{puts: puts[:n]}
-		err := s.mending(ctx, puts[0].mail.Destination, func() error { return s.writer.do(ctx, step.run, size) })
-		if err != nil {
+		if err := s.change(ctx, puts[0].mail.Destination, step.run, size); err != nil {
 			return err
 		}
 		for _, p := range puts[:step.done] {

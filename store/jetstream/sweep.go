@@ -19,8 +19,7 @@ func (s *Store) sweep(ctx context.Context) (did bool, err error) {
 	for _, destination := range s.cache.due() {
 		e := expireJob{destination: destination}
 		removed, err := upkeep.Steps(func() (int, bool, error) {
-			err := s.mending(ctx, destination, func() error { return s.writer.do(ctx, e.run, 0) })
-			if err != nil { // it may run yet
+			if err := s.change(ctx, destination, e.run, 0); err != nil { // it may run yet
 				return 0, false, err
 			}
 			e.looked, e.soonest = e.upTo, e.soonestUpTo
