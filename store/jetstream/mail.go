@@ -14,7 +14,7 @@ import (
 )
 
 // maxParts bounds the messages of one mail, so that the messages that remove it fit
-// into a batch: see remover.
+// into a batch: see batch.remove.
 const maxParts = 512
 
 var (

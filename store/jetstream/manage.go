@@ -3,7 +3,6 @@ package jetstream
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -162,58 +161,16 @@ func (j *removeJob) run(b *batch) error {
 	if err != nil {
 		return err
 	}
-	var missing error
-	last := x.value.mark
-	for before := b.size(); j.done < len(j.ids) && b.size()-before < b.maxMessages/3; j.done++ {
-		place, err := j.removeOne(b, x, j.ids[j.done])
-		switch {
-		case errors.Is(err, errMissing): // and more may be
-			missing = err
-		case err != nil:
-			return err
-		}
-		last = max(last, place)
-	}
-	if missing != nil {
-		return missing
-	}
-	if j.removed == 0 {
-		return b.sure(j.destination, x)
-	}
-	return b.forgetGone(j.destination, x, last)
-}
-
-// removeOne removes an entry, and returns its place; zero if there is none.
-func (j *removeJob) removeOne(b *batch, x *record[box], id int64) (place int64, err error) {
-	place = x.value.placeOf(id)
-	m, changed, err := b.meta(j.destination, x, place)
-	if err != nil || m == nil || m.state != live || x.value.idAt(place) != id {
-		return 0, err
-	}
-	j.removed++
-	return place, b.removeEntry(j.destination, x, m, changed)
-}
-
-// forgetGone forgets the entries at the beginning of a mailbox that are gone, of those up
-// to a place: Next would have to pass over them each time.
-func (b *batch) forgetGone(of spec.ServerName, x *record[box], to int64) error {
-	mark := x.value.mark
-	to = min(to, mark+dropStep*pageSize)
-	// Mostly the first isn't gone, and then the pages behind it needn't be read.
-	if m, _, err := b.meta(of, x, mark+1); err != nil || m == nil || m.state != gone {
-		return err
-	}
-	if err := b.needMetas(of, x, mark+1, to); err != nil {
-		return err
-	}
-	for ; mark < to; mark++ {
-		m, _, err := b.meta(of, x, mark+1)
-		if err != nil {
-			return err
-		}
-		if m.state != gone {
-			break
+	at := make([]int64, len(j.ids))
+	for i, id := range j.ids {
+		if place := x.value.placeOf(id); x.value.idAt(place) == id {
+			at[i] = place // else 0, where nothing is
 		}
 	}
-	return b.forget(of, x, mark)
+	looked, removed, err := b.remove(j.destination, x, slices.Values(at), func(m *meta) bool { return m.state == live })
+	if err == nil && removed == 0 {
+		err = b.sure(j.destination, x)
+	}
+	j.done, j.removed = int(looked), removed
+	return err
 }

@@ -2,12 +2,13 @@ package jetstream
 
 import (
 	"errors"
+	"iter"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
 const (
-	// removeStep bounds the messages of the entries that one batch removes.
+	// removeStep bounds the entries that one batch removes.
 	removeStep = 256
 
 	// dropStep bounds the pages in which one batch looks for expired mail.
@@ -37,8 +38,8 @@ func (a *ackJob) run(b *batch) error {
 		return b.sure(a.destination, x)
 	}
 	from := x.value.mark + 1
-	upTo, removed, err := b.remove(a.destination, x, from, min(place, from+removeStep-1), func(*meta) bool { return true })
-	a.removed, a.more = removed, upTo < place
+	looked, removed, err := b.remove(a.destination, x, places(from, min(place, from+removeStep-1)), func(*meta) bool { return true })
+	a.removed, a.more = removed, from+looked <= place
 	return err
 }
 
@@ -64,29 +65,38 @@ func (e *expireJob) run(b *batch) error {
 	}
 	from := max(e.looked, x.value.mark) + 1
 	last := min(from-1+int64(min(dropStep, b.maxMessages/8)*pageSize), x.value.next()-1)
-	upTo, removed, err := b.remove(e.destination, x, from, last, func(m *meta) bool {
-		if !m.expired(b.now) && m.expires != 0 && m.state != gone && (e.soonestUpTo == 0 || m.expires < e.soonestUpTo) {
+	looked, removed, err := b.remove(e.destination, x, places(from, last), func(m *meta) bool {
+		if !m.expired(b.now) && m.expires != 0 && (e.soonestUpTo == 0 || m.expires < e.soonestUpTo) {
 			e.soonestUpTo = m.expires
 		}
 		return m.expired(b.now)
 	})
-	e.upTo, e.removed, e.more = upTo, removed, upTo < x.value.next()-1
+	e.upTo, e.removed, e.more = from+looked-1, removed, from+looked < x.value.next()
 	if err == nil && !e.more && x.value.soonest != e.soonestUpTo {
 		x.value.soonest, x.changed = e.soonestUpTo, true
 	}
 	return err
 }
 
-// remove looks at the entries of some places, removes those that are over, and
-// forgets those at the beginning of the mailbox that are gone. UpTo is how far it
-// came, as one batch has no room for all: a third of the batch is left for one large
-// mail, and a third for the pages.
-func (b *batch) remove(of spec.ServerName, x *record[box], from, to int64, over func(*meta) bool) (upTo int64, removed int, err error) {
-	upTo, mark := from-1, x.value.mark
-	missing := b.needMetas(of, x, from, to)
-	for before, sent := b.size(), len(b.out); upTo < to && len(b.out)-sent < removeStep && b.size()-before < b.maxMessages/3; upTo++ {
-		m, changed, err := b.meta(of, x, upTo+1)
-		if err == nil && over(m) && m.state != gone {
+// places are those from one to another.
+func places(from, to int64) iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		for place := from; place <= to && yield(place); place++ {
+		}
+	}
+}
+
+// remove looks at the entries at some places, removes those that are over, and forgets
+// the first of the mailbox that are gone. It looks at as many as one batch has room for:
+// a third of the batch is left for one large mail, and a third for the pages.
+func (b *batch) remove(of spec.ServerName, x *record[box], places iter.Seq[int64], over func(*meta) bool) (looked int64, removed int, err error) {
+	missing, before, last := error(nil), b.size(), x.value.mark
+	for place := range places {
+		if b.size()-before >= b.maxMessages/3 {
+			break
+		}
+		m, changed, err := b.meta(of, x, place)
+		if err == nil && m != nil && m.state != gone && over(m) {
 			err = b.removeEntry(of, x, m, changed)
 			removed++
 		}
@@ -94,15 +104,14 @@ func (b *batch) remove(of spec.ServerName, x *record[box], from, to int64, over 
 		case errors.Is(err, errMissing): // and more may be
 			missing = err
 		case err != nil:
-			return upTo, 0, err
-		case m.state == gone && mark == upTo:
-			mark++
+			return 0, 0, err
 		}
+		looked, last = looked+1, max(last, place)
 	}
 	if missing != nil {
-		return upTo, 0, missing
+		return 0, 0, missing
 	}
-	return upTo, removed, b.forget(of, x, mark)
+	return looked, removed, b.forgetGone(of, x, last)
 }
 
 // removeEntry takes away an entry that is live or set aside, and leaves the messages
@@ -126,6 +135,30 @@ func (b *batch) removeEntry(of spec.ServerName, x *record[box], m *meta, changed
 		b.vanish(b.subjects.part(m.key, part+1), 0)
 	}
 	return nil
+}
+
+// forgetGone forgets the entries at the beginning of a mailbox that are gone, of those up
+// to a place: Next would have to pass over them each time.
+func (b *batch) forgetGone(of spec.ServerName, x *record[box], to int64) error {
+	mark := x.value.mark
+	to = min(to, mark+dropStep*pageSize)
+	// Mostly the first isn't gone, and then the pages behind it needn't be read.
+	if m, _, err := b.meta(of, x, mark+1); err != nil || m == nil || m.state != gone {
+		return err
+	}
+	if err := b.needMetas(of, x, mark+1, to); err != nil {
+		return err
+	}
+	for ; mark < to; mark++ {
+		m, _, err := b.meta(of, x, mark+1)
+		if err != nil {
+			return err
+		}
+		if m.state != gone {
+			break
+		}
+	}
+	return b.forget(of, x, mark)
 }
 
 // forget drops all entries up to a place, which must be gone, and the pages that
