@@ -24,6 +24,15 @@ import (
 // most.
 const maxAnswer = 64 << 20
 
+const (
+	// callTime bounds a call of a Client and its answer. A Desk does long work in steps, each
+	// of which takes less by far. Only a backup isn't bounded by it.
+	callTime = 2 * time.Minute
+
+	// dialTime bounds how long connecting takes.
+	dialTime = 30 * time.Second
+)
+
 // A Client is an Operator over HTTP. Make one with NewClient. An answer other than 200
 // is a *wire.Error.
 type Client struct {
@@ -36,14 +45,19 @@ var _ Operator = (*Client)(nil)
 
 // NewClient makes a Client for the Handler at an address: unix:PATH for a Unix socket,
 // or an http or https URL, also with a path that the Handler is mounted on. An empty
-// token sends none. Contexts end its calls; it has no other time limit.
+// token sends none. Contexts end its calls, and so does a limit of two minutes, except that a
+// backup may take as long as it needs.
 func NewClient(address, token string) (*Client, error) {
-	transport := &http.Transport{MaxIdleConns: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true}
+	dialer := &net.Dialer{Timeout: dialTime}
+	transport := &http.Transport{
+		DialContext: dialer.DialContext, TLSHandshakeTimeout: dialTime,
+		MaxIdleConns: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
+	}
 	client := &Client{base: strings.TrimSuffix(address, "/"), token: token, http: &http.Client{Transport: transport}}
 	if path, isUnix := strings.CutPrefix(address, "unix:"); isUnix {
 		client.base = "http://relay"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+			return dialer.DialContext(ctx, "unix", path)
 		}
 		return client, nil
 	}
@@ -64,6 +78,8 @@ func (c *Client) Close() error {
 
 // call makes a request and reads the answer. A nil body is a GET.
 func call[T any](ctx context.Context, c *Client, path string, query url.Values, body any) (answer T, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
 	response, err := c.request(ctx, path, query, body)
 	if err != nil {
 		return answer, err

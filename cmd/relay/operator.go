@@ -92,6 +92,9 @@ func explainUnanswered(address string, err error) error {
 	if unanswered := new(net.OpError); errors.As(err, &unanswered) {
 		return unreachable{fmt.Errorf("no relay answers at %s, so none runs there, or its --admin is another: %w", address, err)}
 	}
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+		return unreachable{fmt.Errorf("the relay at %s doesn't answer in time: %w", address, err)}
+	}
 	return err
 }
 

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -171,4 +174,13 @@ func TestConfirm(t *testing.T) {
 		require.Equal(t, yes, err == nil, "%q", answer)
 		require.Contains(t, asked.String(), "Really?")
 	}
+}
+
+// A relay that hangs may answer later, and isn't one that doesn't run.
+func TestRelayThatHangs(t *testing.T) {
+	err := explainUnanswered("unix:relay.db-admin", fmt.Errorf("admin: %w", &url.Error{Op: "Get", URL: "http://relay", Err: context.DeadlineExceeded}))
+	require.ErrorContains(t, err, "doesn't answer in time")
+	require.Equal(t, exitLater, statusOf(err))
+	ended := &url.Error{Op: "Get", URL: "http://relay", Err: context.Canceled}
+	require.Equal(t, ended, explainUnanswered("unix:relay.db-admin", ended))
 }
