@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"github.com/matrixrelay/relay/internal/owned"
 )
 
 // writeNew writes a secret into a file that isn't there yet.
@@ -16,10 +18,11 @@ func writeNew(file string, content []byte) error {
 	})
 }
 
-// writeNewFrom has something written into a private file that isn't there yet. When it
-// returns nil, the file survives a power cut; after an error there is none.
+// writeNewFrom has something written into a private file that isn't there yet: that of the
+// folder's owner if root does it. When it returns nil, the file survives a power cut; after an
+// error there is none.
 func writeNewFrom(file string, write func(io.Writer) error) error {
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := owned.Create(file, file)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,4 +30,17 @@ func TestKeyOutlivesPowerCut(t *testing.T) {
 	trace, err := os.ReadFile(traced)
 	require.NoError(t, err)
 	require.Regexp(t, `(?s)fsync\(\d+<`+key+`>.*fsync\(\d+<`+filepath.Dir(key)+`>`, string(trace))
+}
+
+// A key that root makes in the relay's folder can be read by the relay, which isn't root.
+func TestKeyBelongsToTheFolder(t *testing.T) {
+	need.Root(t)
+	const owner = 61234
+	key := filepath.Join(t.TempDir(), "relay.pem")
+	require.NoError(t, os.Chown(filepath.Dir(key), owner, owner))
+	tool(t, "keygen", key)
+	info, err := os.Stat(key)
+	require.NoError(t, err)
+	require.EqualValues(t, owner, info.Sys().(*syscall.Stat_t).Uid)
+	require.EqualValues(t, 0o600, info.Mode())
 }

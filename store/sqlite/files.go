@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/matrixrelay/relay/internal/owned"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -40,7 +41,10 @@ func (f *files) check() error {
 func openFiles(path string) (*files, error) {
 	// The lock comes before anything else: to open and close a database that
 	// another Store of this process has open would drop SQLite's own locks.
-	lock, err := takeLock(path + "-lock")
+	if err := beforeLock(path, refuseOther); err != nil {
+		return nil, err
+	}
+	lock, err := takeLock(path + lockSuffix)
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +53,28 @@ func openFiles(path string) (*files, error) {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
+}
+
+// beforeLock looks at a path that has no lock file, so no Store has it open, before one is made:
+// a mistyped path must not get one.
+func beforeLock(path string, look func(path string) error) error {
+	if locked, err := exists(path + lockSuffix); err != nil || locked {
+		return err
+	}
+	return look(path)
+}
+
+// refuseOther refuses a file that has nothing of a relay in it. It may also be missing, or be a
+// database without tables: a crash has ended its making then.
+func refuseOther(path string) error {
+	size, err := sizeOf(path)
+	switch {
+	case err != nil || size == 0:
+		return err
+	case size <= pageSize:
+		return checkHeader(path, true)
+	}
+	return checkRepairable(path)
 }
 
 func (f *files) prepare() error {
@@ -131,9 +157,9 @@ func sizeOf(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-// makeFile makes a private file if there is none.
+// makeFile makes a private file if there is none. See owned for root.
 func makeFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := owned.Create(path, path)
 	if err == nil {
 		return f.Close()
 	}

@@ -88,20 +88,37 @@ func isUsual(header [headerSize]byte) bool {
 
 // checkNotNewer refuses to repair the file of a newer program: data that only the newer
 // program knows would be lost.
-func checkNotNewer(path string) (err error) {
-	f, err := os.Open(path)
+func checkNotNewer(path string) error {
+	header, err := readHeader(path)
 	if err != nil {
 		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	var header [headerSize]byte
-	if _, err := io.ReadFull(f, header[:]); err != nil {
-		return fmt.Errorf("header: %w", err)
 	}
 	if err := checkVersion(int(int32(binary.BigEndian.Uint32(header[60:])))); !errors.Is(err, errDamaged) {
 		return err
 	}
 	return nil
+}
+
+// checkMarked refuses a file whose header doesn't say that it is a relay's database. A new one
+// doesn't before it has tables, nor do those of many other programs.
+func checkMarked(path string) error {
+	header, err := readHeader(path)
+	if err == nil && binary.BigEndian.Uint32(header[68:]) != applicationID {
+		err = errors.New("the file may be a database of something else")
+	}
+	return err
+}
+
+func readHeader(path string) (header [headerSize]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return header, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.ReadFull(f, header[:]); err != nil {
+		return header, fmt.Errorf("header: %w", err)
+	}
+	return header, nil
 }
 
 // writeHeader makes the header such that SQLite opens the file, if it isn't.

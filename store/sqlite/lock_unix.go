@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,15 +31,6 @@ func checkLinks(path string) error {
 		return fmt.Errorf("the file has %d hard links, and must have one name", stat.Nlink)
 	}
 	return nil
-}
-
-// giveTo gives a file to the owner of another one, if root does it.
-func giveTo(f *os.File, other os.FileInfo) error {
-	stat, ok := other.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 {
-		return nil
-	}
-	return f.Chown(int(stat.Uid), int(stat.Gid))
 }
 
 // syncDir makes names in a folder last.

@@ -20,8 +20,5 @@ func lock(f *os.File) error {
 // checkLinks isn't needed: SQLite's locks are mandatory here.
 func checkLinks(string) error { return nil }
 
-// giveTo has nothing to do: a new file gets the rights of its folder.
-func giveTo(*os.File, os.FileInfo) error { return nil }
-
 // syncDir has nothing to do: names last by themselves.
 func syncDir(string) error { return nil }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/matrixrelay/relay/internal/owned"
 )
 
 // The words that the lock file begins with once a database was made, and how many
@@ -39,9 +42,15 @@ type lockFile struct {
 	held  bool // the reserve is there
 }
 
+// lockSuffix ends the name of a lock file.
+const lockSuffix = "-lock"
+
 // takeLock opens the lock file and locks it.
 func takeLock(path string) (*lockFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := owned.Create(path, strings.TrimSuffix(path, lockSuffix))
+	if errors.Is(err, fs.ErrExist) {
+		f, err = os.OpenFile(path, os.O_RDWR, 0)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -38,10 +39,7 @@ func (r *Repaired) isLoss() bool {
 // which the disk doesn't give all. A crash at any moment leaves the old state or the new
 // one for the next Open.
 func Repair(path string) (repaired Repaired, err error) {
-	err = exclusively(path, func(path string, lock *lockFile) error {
-		if err := checkRepairable(path); err != nil {
-			return err
-		}
+	err = exclusively(path, checkRepairable, func(path string, lock *lockFile) error {
 		r := &repair{path: path, lock: lock, first: store.FirstID(time.Now())}
 		if repaired, err = r.run(openImpatient); err != nil {
 			return noRoomOr(err)
@@ -63,7 +61,7 @@ func checkRepairable(path string) error {
 	if size == 0 {
 		return fmt.Errorf("%s is missing or empty", filepath.Base(path))
 	}
-	damage := checkHeader(path, true)
+	damage := cmp.Or(checkHeader(path, true), checkMarked(path))
 	if damage == nil {
 		return nil
 	}

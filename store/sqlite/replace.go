@@ -1,9 +1,10 @@
 package sqlite
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
+
+	"github.com/matrixrelay/relay/internal/owned"
 )
 
 // Suffixes of the file that is being built, of one that a repair couldn't read whole, and
@@ -71,27 +72,13 @@ func keepLogAs(path, suffix string) error {
 
 // makeBuild makes the file that is to be built. If root does that, it belongs to the
 // owner of the database, as the one that it replaces does.
-func makeBuild(path string) (err error) {
+func makeBuild(path string) error {
 	if err := removeBuild(path, "", "-wal", "-shm", "-journal"); err != nil {
 		return err
 	}
-	return makeOwned(path+buildSuffix, path)
-}
-
-// makeOwned makes a private file that isn't there yet. If root does that, it belongs to
-// the owner of the database at path, or else of the folder.
-func makeOwned(name, path string) (err error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := owned.Create(path+buildSuffix, path)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		info, err = os.Stat(filepath.Dir(path))
-	}
-	if err != nil {
-		return err
-	}
-	return giveTo(f, info)
+	return f.Close()
 }

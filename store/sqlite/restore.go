@@ -38,13 +38,16 @@ func Restore(ctx context.Context, backup, path string, o RestoreOptions) (err er
 	if err := checkBackup(backup); err != nil {
 		return fmt.Errorf("the backup: %w", err)
 	}
-	return exclusively(path, func(path string, lock *lockFile) error {
+	refuse := func(path string) error {
+		if isThere, err := hasDatabase(path); err != nil || !isThere || o.Replace {
+			return err
+		}
+		return fmt.Errorf("there is a database: %w", fs.ErrExist)
+	}
+	return exclusively(path, refuse, func(path string, lock *lockFile) error {
 		isThere, err := hasDatabase(path)
 		if err != nil {
 			return err
-		}
-		if isThere && !o.Replace {
-			return fmt.Errorf("there is a database: %w", fs.ErrExist)
 		}
 		if isThere {
 			if err := checkNoneBefore(path); err != nil {
@@ -68,15 +71,16 @@ func Restore(ctx context.Context, backup, path string, o RestoreOptions) (err er
 }
 
 // exclusively does something with a database that nobody has open, after it has finished any
-// work that a crash has ended. The path is resolved.
-func exclusively(path string, do func(path string, lock *lockFile) error) (err error) {
+// work that a crash has ended. The path is resolved. Refuse says why it can't be done: it is
+// asked then, and also before a lock file is made, since a mistyped path must not get one.
+func exclusively(path string, refuse func(path string) error, do func(path string, lock *lockFile) error) (err error) {
 	if path, err = resolve(path); err != nil {
 		return err
 	}
-	if err := makeOwned(path+"-lock", path); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := beforeLock(path, refuse); err != nil {
 		return err
 	}
-	lock, err := takeLock(path + "-lock")
+	lock, err := takeLock(path + lockSuffix)
 	if err != nil {
 		return err
 	}
@@ -84,7 +88,7 @@ func exclusively(path string, do func(path string, lock *lockFile) error) (err e
 	if err := lock.makeRoom(); err != nil {
 		return err
 	}
-	if err := unfinished(path, lock); err != nil {
+	if err := cmp.Or(unfinished(path, lock), refuse(path)); err != nil {
 		return err
 	}
 	return do(path, lock)
@@ -124,12 +128,12 @@ func checkBackup(path string) error {
 	if logged > 0 {
 		return fmt.Errorf("it has a log beside it, %s-wal, so it is a database and no copy that relay backup made", filepath.Base(path))
 	}
-	locked, err := exists(path + "-lock")
+	locked, err := exists(path + lockSuffix)
 	if err != nil {
 		return err
 	}
 	if locked {
-		lock, err := takeLock(path + "-lock")
+		lock, err := takeLock(path + lockSuffix)
 		if err != nil {
 			return err
 		}
@@ -138,7 +142,7 @@ func checkBackup(path string) error {
 	if err := checkHeader(path, false); err != nil {
 		return err
 	}
-	return checkNotNewer(path)
+	return cmp.Or(checkMarked(path), checkNotNewer(path))
 }
 
 // copyStep is how much of a file is copied between two looks at the context.

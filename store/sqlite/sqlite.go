@@ -167,8 +167,8 @@ var (
 
 var errInUse = errors.New("in use by another relay, or by this process already")
 
-// Open opens the file at path, and makes it (readable for its owner only) if
-// there is none. The directory must exist.
+// Open opens the file at path, and makes it if there is none, readable for its owner only: that
+// of the directory if root opens it. The directory must exist.
 func Open(path string, options Options) (*Store, error) {
 	s := &Store{options: options.withDefaults(), backups: turns.New()}
 	s.trust = trust.New("sqlite", s.options.Logger)
