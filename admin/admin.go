@@ -134,6 +134,10 @@ type Status struct {
 	// is well.
 	Problems []string `json:"problems"`
 
+	// MustRestart says that only a restart helps: the store takes no more mail until it is
+	// reopened. A full disk and damaged entries are problems that a restart doesn't mend.
+	MustRestart bool `json:"must_restart,omitempty"`
+
 	// Blocks, Invites and Backups say whether the calls about these work here.
 	Blocks  bool `json:"blocks"`
 	Invites bool `json:"invites"`

@@ -108,6 +108,7 @@ func TestStatusOfTrouble(t *testing.T) {
 	require.Contains(t, status.Problems[0], "the disk")
 	require.Contains(t, status.Problems[1], "no keys")
 	require.Contains(t, status.Problems[2], "4")
+	require.True(t, status.MustRestart)
 	require.False(t, status.Blocks)
 	require.False(t, status.Invites)
 
@@ -116,6 +117,23 @@ func TestStatusOfTrouble(t *testing.T) {
 	status, err = desk.Status(t.Context())
 	require.NoError(t, err)
 	require.Len(t, status.Problems, 2, "the same isn't said twice")
+
+	full := aside{memory.New(memory.Options{})}
+	desk, err = admin.New(admin.Config{Store: full, Logger: quiet, Ready: func(context.Context) error { return store.ErrFull }})
+	require.NoError(t, err)
+	status, err = desk.Status(t.Context())
+	require.NoError(t, err)
+	require.Len(t, status.Problems, 2)
+	require.False(t, status.MustRestart, "a restart mends neither")
+}
+
+// An aside store has an entry that can't be read.
+type aside struct{ *memory.Store }
+
+func (s aside) Usage(ctx context.Context, name spec.ServerName) (store.Usage, error) {
+	usage, err := s.Store.Usage(ctx, name)
+	usage.SetAside = 1
+	return usage, err
 }
 
 func TestMailboxes(t *testing.T) {

@@ -123,14 +123,15 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 	if status.LastBackup, err = LastBackup(ctx, d.config.Store); err != nil {
 		return nil, err
 	}
-	status.Problems = append(status.Problems, d.problems(ctx, status)...)
+	failure := store.FailureOf(d.config.Store)
+	status.MustRestart = failure != nil
+	status.Problems = append(status.Problems, d.problems(ctx, status, failure)...)
 	return status, nil
 }
 
-// problems says in words why the relay isn't well.
-func (d *Desk) problems(ctx context.Context, status *Status) (all []string) {
+// problems says in words why the relay isn't well. Failure is that of the store.
+func (d *Desk) problems(ctx context.Context, status *Status, failure error) (all []string) {
 	var unready error
-	failure := store.FailureOf(d.config.Store)
 	if d.config.Ready != nil {
 		unready = d.config.Ready(ctx)
 	}

@@ -15,7 +15,9 @@ import (
 )
 
 func newStatus() *cobra.Command {
-	return new(operating).command(&cobra.Command{
+	var o operating
+	var alive bool
+	c := o.command(&cobra.Command{
 		Use: "status", Short: "Show how a relay is", Args: noArgs,
 		Long: "Show how full a relay is, for how long it has run, and what is wrong with it. The exit\nstatus is 5 if something is.",
 	}, func(ctx context.Context, c *cobra.Command, operator admin.Operator, _ []string) error {
@@ -26,11 +28,13 @@ func newStatus() *cobra.Command {
 		if err := show(c, statusText(s), s); err != nil {
 			return err
 		}
-		if len(s.Problems) > 0 {
+		if s.MustRestart || len(s.Problems) > 0 && !alive {
 			return errProblems
 		}
 		return nil
 	})
+	c.Flags().BoolVar(&alive, "alive", false, "the exit status is 5 only if nothing but a restart helps, for programs that\nstart the relay again then")
+	return c
 }
 
 func statusText(s *admin.Status) string {

@@ -163,6 +163,22 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// Health checks fail only where a restart helps.
+func TestAlive(t *testing.T) {
+	for _, one := range []admin.Status{{}, {Problems: []string{"The disk is full."}}, {Problems: []string{"It failed."}, MustRestart: true}} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(one) }))
+		status, stdout, _ := runTool(t, "status", "--alive", "--admin", server.URL)
+		require.Equal(t, one.MustRestart, status == exitProblem)
+		require.Equal(t, !one.MustRestart, status == 0)
+		for _, problem := range one.Problems {
+			require.Contains(t, stdout, problem)
+		}
+		server.Close()
+	}
+	status, _, _ := runTool(t, "status", "--alive", "--db", "nosuch.db")
+	require.Equal(t, exitLater, status)
+}
+
 // Only a yes is one.
 func TestConfirm(t *testing.T) {
 	for answer, yes := range map[string]bool{"y\n": true, " YES\n": true, "n\n": false, "\n": false, "": false, "yesterday\n": false} {

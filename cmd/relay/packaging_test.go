@@ -120,17 +120,17 @@ func TestContainerfile(t *testing.T) {
 	env := append(os.Environ(), "RELAY_NAME=relay", "RELAY_LISTEN=127.0.0.1:0", "RELAY_DB="+filepath.Join(data, "relay.db"))
 	require.Equal(t, "RELAY_LISTEN=:9001 RELAY_DB=/data/relay.db", steps["ENV"])
 	require.Equal(t, `["serve"]`, steps["CMD"])
-	require.Contains(t, steps["HEALTHCHECK"], `CMD ["/relay", "status"]`)
+	require.Contains(t, steps["HEALTHCHECK"], `CMD ["/relay", "status", "--alive"]`)
 	c := exec.Command(relay, "serve")
 	c.Env = env
 	p := launchCommand(t, c)
 	p.waitReady()
-	check := exec.Command(relay, "status")
+	check := exec.Command(relay, "status", "--alive")
 	check.Env = env
 	out, err := check.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	p.stop()
-	check = exec.Command(relay, "status")
+	check = exec.Command(relay, "status", "--alive")
 	check.Env = env
 	require.Error(t, check.Run())
 }
