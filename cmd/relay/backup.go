@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,8 +46,7 @@ func backUp(ctx context.Context, c *cobra.Command, operator admin.Operator, file
 	}
 	bar := newProgress(c.ErrOrStderr())
 	defer bar.end()
-	bar.show(0, 1, "the relay copies its database")
-	copied, err := operator.Backup(ctx)
+	copied, err := relayCopies(ctx, c, operator, bar)
 	if err != nil {
 		return err
 	}
@@ -67,6 +67,42 @@ func backUp(ctx context.Context, c *cobra.Command, operator admin.Operator, file
 	bar.end()
 	return show(c, fmt.Sprintf("%s has %s, as of %s", file, bytesText(copied.Size), copied.Began.Local().Format(time.DateTime)),
 		map[string]any{"file": file, "bytes": copied.Size, "began": copied.Began})
+}
+
+// relayCopies has the relay make its copy, and says meanwhile that it does: on a terminal for how
+// long, else once.
+func relayCopies(ctx context.Context, c *cobra.Command, operator admin.Operator, bar *progress) (*admin.Copy, error) {
+	status, err := operator.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	words := "the relay copies its database"
+	if files := status.Files; files != nil {
+		words += ", " + bytesText(files.Database)
+	}
+	if bar.out == nil {
+		c.PrintErrf("%s, and then hands the copy out\n", words)
+	}
+	making, made := context.WithCancel(ctx)
+	var showing sync.WaitGroup
+	showing.Go(func() { showTime(making, bar, words) })
+	copied, err := operator.Backup(ctx)
+	made()
+	showing.Wait()
+	return copied, err
+}
+
+// showTime shows for how long something has been done, until ctx ends.
+func showTime(ctx context.Context, bar *progress, words string) {
+	began, tick := time.Now(), time.NewTicker(time.Second)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		bar.show(0, 1, fmt.Sprintf("%s: %v so far", words, time.Since(began).Round(time.Second)))
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // checkNew returns an error if there is such a file.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -9,8 +11,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/admin"
@@ -65,6 +69,10 @@ func TestBackupCommand(t *testing.T) {
 func TestBackupCommandIsCutOff(t *testing.T) {
 	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/status") {
+			_, _ = fmt.Fprint(w, "{}")
+			return
+		}
 		asked.Add(1)
 		if !strings.HasSuffix(r.URL.Path, "/backup") {
 			t.Errorf("it says %s", r.URL)
@@ -86,4 +94,35 @@ func TestBackupCommandIsCutOff(t *testing.T) {
 	require.Equal(t, exitFailed, status)
 	require.Contains(t, stderr, "no such file")
 	require.EqualValues(t, 1, asked.Load(), "before the relay has worked for it")
+}
+
+// A slowOperator takes its time for a backup.
+type slowOperator struct{ admin.Operator }
+
+func (slowOperator) Status(context.Context) (*admin.Status, error) {
+	return &admin.Status{Files: &admin.Files{Database: 5_000_000_000}}, nil
+}
+
+func (slowOperator) Backup(context.Context) (*admin.Copy, error) {
+	time.Sleep(90*time.Second + time.Millisecond)
+	return &admin.Copy{Size: 7}, nil
+}
+
+// While the relay copies its database, the operator sees that it does: how large it is, and
+// for how long that has taken.
+func TestBackupShowsTheCopying(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var shown, said bytes.Buffer
+		c := new(cobra.Command)
+		c.SetErr(&said)
+		copied, err := relayCopies(t.Context(), c, slowOperator{}, &progress{out: &shown})
+		require.NoError(t, err)
+		require.EqualValues(t, 7, copied.Size)
+		require.Contains(t, shown.String(), "the relay copies its database, 5.0 GB: 0s so far")
+		require.Contains(t, shown.String(), "5.0 GB: 1m30s so far")
+		require.Empty(t, said.String())
+		_, err = relayCopies(t.Context(), c, slowOperator{}, &progress{})
+		require.NoError(t, err)
+		require.Equal(t, "the relay copies its database, 5.0 GB, and then hands the copy out\n", said.String())
+	})
 }
