@@ -60,6 +60,7 @@ type Listener struct {
 	net.Listener
 	options Options
 	rates   rates
+	http2   http2
 
 	mu    sync.Mutex
 	crowd *crowd.Crowd
@@ -75,7 +76,7 @@ func Listen(l net.Listener, o Options) *Listener {
 		o.Address = remoteAddress
 	}
 	return &Listener{
-		Listener: l, options: o, rates: newRates(o.PerSecond), crowd: crowd.New(o.Connections, o.Connections, part),
+		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{of: make(map[address.From]int)}, crowd: crowd.New(o.Connections, o.Connections, part),
 	}
 }
 
@@ -151,6 +152,8 @@ type conn struct {
 	listener *Listener
 	from     address.From
 	member   *crowd.Member
+
+	isHTTP2, isClosed bool // under the lock of http2
 }
 
 // CountFor has the connection count for a server, from any address, or for
@@ -170,5 +173,6 @@ func (c *conn) Close() error {
 	c.listener.mu.Lock()
 	c.listener.crowd.Leave(c.member)
 	c.listener.mu.Unlock()
+	c.listener.http2.end(c)
 	return c.paused.Close()
 }

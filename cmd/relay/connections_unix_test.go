@@ -125,3 +125,26 @@ func TestStreamsAreBounded(t *testing.T) {
 	assert.EqualValues(t, streamBuffer, settings[initialWindowSize])
 	assert.LessOrEqual(t, settings[maxHeaderListSize], uint32(maxHeader+4096))
 }
+
+// TestHTTP2IsBounded: connections over those of an address speak HTTP/1.1, and others are good
+// for requests as before.
+func TestHTTP2IsBounded(t *testing.T) {
+	cert, key, pool := certificate(t)
+	p := start(t, "--db", database(t), "--tls-cert", cert, "--tls-key", key)
+	config := &tls.Config{RootCAs: pool, ServerName: "relay.example", NextProtos: []string{"h2", "http/1.1"}}
+	got := make(map[string]int)
+	for range 512/8 + 1 {
+		c, err := tls.Dial("tcp", p.address, config)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		got[c.ConnectionState().NegotiatedProtocol]++
+	}
+	require.Equal(t, map[string]int{"h2": 64, "http/1.1": 1}, got)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	response, err := client.Get("https://" + p.address + wire.InfoURI)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Equal(t, 1, response.ProtoMajor)
+}

@@ -179,6 +179,9 @@ func listen(o *options, handler http.Handler, registry *prometheus.Registry, log
 	most, _ := o.connections.fit(o.maxWaiting)
 	listener := bounded.Listen(all, bounded.Options{Connections: most, Proxies: o.proxies})
 	registry.MustRegister(openConnections(listener))
+	if tlsConfig != nil {
+		tlsConfig = listener.BoundHTTP2(tlsConfig)
+	}
 	return &webServer{listener: listener, failures: failures, Server: &http.Server{
 		Handler:           uncached(handler),
 		TLSConfig:         tlsConfig,

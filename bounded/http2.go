@@ -1,0 +1,78 @@
+package bounded
+
+import (
+	"crypto/tls"
+	"slices"
+	"sync"
+
+	"github.com/matrixrelay/relay/internal/address"
+)
+
+// maxHTTP2 is how many connections may be HTTP/2, where a client has many requests under way
+// on each. One whose answer it doesn't read takes about 18 KB. Of these connections an
+// address has one in ofAddress, and one in ofShared where parties can't be told apart.
+const (
+	maxHTTP2  = 512
+	ofAddress = 32
+	ofShared  = 8
+)
+
+// BoundHTTP2 returns a copy of a server's TLS configuration with which only so many
+// connections of the Listener are HTTP/2: 512, one in 32 of them for one address, and one in
+// eight where many parties can't be told apart. Others are HTTP/1.1, where a connection has
+// one request at a time. Those of Options.Proxies aren't counted. The configuration must have
+// no GetConfigForClient of its own.
+func (l *Listener) BoundHTTP2(config *tls.Config) *tls.Config {
+	bound, plain := config.Clone(), config.Clone()
+	plain.NextProtos = []string{"http/1.1"}
+	bound.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c, ours := hello.Conn.(*conn)
+		if ours && slices.Contains(hello.SupportedProtos, "h2") && !l.http2.begin(c) {
+			return plain, nil
+		}
+		return nil, nil // as it is
+	}
+	return bound
+}
+
+// http2 counts the connections that may be HTTP/2.
+type http2 struct {
+	mu  sync.Mutex
+	all int
+	of  map[address.From]int
+}
+
+// begin counts a connection, if it may be one.
+func (h *http2) begin(c *conn) bool {
+	if c.from == proxies {
+		return true
+	}
+	most := maxHTTP2 / ofAddress
+	if c.from.Shared {
+		most = maxHTTP2 / ofShared
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c.isClosed || h.all >= maxHTTP2 || h.of[c.from] >= most {
+		return false
+	}
+	c.isHTTP2 = true
+	h.all++
+	h.of[c.from]++
+	return true
+}
+
+// end counts a connection that is closed no more.
+func (h *http2) end(c *conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.isClosed = true
+	if !c.isHTTP2 {
+		return
+	}
+	c.isHTTP2 = false
+	h.all--
+	if h.of[c.from]--; h.of[c.from] == 0 {
+		delete(h.of, c.from)
+	}
+}

@@ -1,0 +1,110 @@
+package bounded_test
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/bounded"
+	"github.com/matrixrelay/relay/internal/pipes"
+)
+
+// http2Rig has a listener whose connections come from the address that the test says.
+type http2Rig struct {
+	*testing.T
+	pipes    *pipes.Listener
+	listener *bounded.Listener
+	config   *tls.Config
+	at       netip.Addr
+}
+
+func newHTTP2Rig(t *testing.T) *http2Rig {
+	r := &http2Rig{T: t, pipes: pipes.Listen()}
+	r.listener = bounded.Listen(r.pipes, bounded.Options{
+		PerSecond: -1, Proxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Address: func(net.Conn) netip.Addr { return r.at },
+	})
+	r.config = r.listener.BoundHTTP2(&tls.Config{ServerName: "relay.example"})
+	return r
+}
+
+// accept makes a connection from an address.
+func (r *http2Rig) accept(from string) net.Conn {
+	r.Helper()
+	r.at = netip.MustParseAddr(from)
+	dialed := make(chan net.Conn, 1)
+	go func() {
+		theirs, _ := r.pipes.DialContext(r.Context(), "", "")
+		dialed <- theirs
+	}()
+	c, err := r.listener.Accept()
+	require.NoError(r, err)
+	theirs := <-dialed
+	r.Cleanup(func() { _ = theirs.Close() })
+	return c
+}
+
+// offer reports whether a connection gets HTTP/2 that a client offers for it.
+func (r *http2Rig) offer(c net.Conn, protocols ...string) bool {
+	r.Helper()
+	config, err := r.config.GetConfigForClient(&tls.ClientHelloInfo{Conn: c, SupportedProtos: protocols})
+	require.NoError(r, err)
+	if config == nil {
+		return true
+	}
+	require.Equal(r, []string{"http/1.1"}, config.NextProtos)
+	require.Equal(r, "relay.example", config.ServerName)
+	return false
+}
+
+// isHTTP2 makes a connection from an address and reports whether it gets HTTP/2.
+func (r *http2Rig) isHTTP2(from string) bool {
+	r.Helper()
+	return r.offer(r.accept(from), "h2", "http/1.1")
+}
+
+// An address has few connections with HTTP/2, and others without it. When one is closed,
+// there is room for another.
+func TestHTTP2OfOneAddress(t *testing.T) {
+	r := newHTTP2Rig(t)
+	const each, shared = 512 / 32, 512 / 8
+	first := r.accept("192.0.2.1")
+	require.True(t, r.offer(first, "http/1.1"), "one that doesn't ask for it isn't counted")
+	for range each - 1 {
+		require.True(t, r.isHTTP2("192.0.2.1"))
+	}
+	last := r.accept("192.0.2.1")
+	require.True(t, r.offer(last, "h2", "http/1.1"))
+	require.False(t, r.isHTTP2("192.0.2.1"))
+	require.True(t, r.isHTTP2("2001:db8::1"), "others have theirs")
+	for range 2 * shared {
+		require.True(t, r.isHTTP2("10.0.0.1"), "a proxy's aren't counted")
+	}
+	for range shared {
+		require.True(t, r.isHTTP2("127.0.0.1"))
+	}
+	require.False(t, r.isHTTP2("127.0.0.1"))
+
+	for range 2 {
+		_ = last.Close()
+	}
+	require.False(t, r.offer(last, "h2"), "it is closed")
+	require.True(t, r.isHTTP2("192.0.2.1"))
+	require.False(t, r.isHTTP2("192.0.2.1"))
+}
+
+// All have a bound together.
+func TestHTTP2OfAll(t *testing.T) {
+	r := newHTTP2Rig(t)
+	at := netip.MustParseAddr("192.0.2.1")
+	for range 512 / 16 {
+		for range 16 {
+			require.True(t, r.isHTTP2(at.String()))
+		}
+		at = at.Next()
+	}
+	require.False(t, r.isHTTP2(at.String()))
+}
