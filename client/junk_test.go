@@ -54,6 +54,7 @@ func waiting(a *ask) bool { return a.Timeout > 0 }
 // Relays that have nothing but junk, or nothing, are asked less and less. Others
 // notice nothing of it.
 func TestJunkSlowsItsRelayDown(t *testing.T) {
+	skipIfShort(t)
 	required := func(_ *client.CallerConfig, c *client.ReceiverConfig) { c.Keys, c.RequireProof = wire.HexKeys{}, true }
 	for name, c := range map[string]struct {
 		relay  *scripted

@@ -85,6 +85,7 @@ func TestAddressMustAgree(t *testing.T) {
 // TestThousandRecords: however many records name a host, by any port, spelling and address,
 // a sender asks it once an hour at most, without a body.
 func TestThousandRecords(t *testing.T) {
+	skipIfShort(t)
 	inRecordWorld(t, func(w *recordWorld) {
 		w.change = func(c *client.NodeConfig) { // so that it is over soon
 			c.Outbox.Backoff, c.Sender.AttemptsBeforeOffline = client.Backoff{First: time.Hour, Most: time.Hour}, 1

@@ -19,6 +19,9 @@ import (
 // RELAY_CLOCK_ROUNDS is how many things happen to each (default 150),
 // RELAY_CLOCK_SEED makes the same choices again.
 func TestClockJumps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds everything anew, and its programs aren't built for the race detector")
+	}
 	path := withClock(t)
 	t.Run("the clock is set", func(t *testing.T) { testClockIsSet(t, path) })
 	t.Run("outbox", func(t *testing.T) { testOutboxClock(t, path) })
