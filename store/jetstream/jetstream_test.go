@@ -115,7 +115,7 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 	admin := open(t, testOptions(servers[0]))
 	t.Cleanup(func() { require.NoError(t, admin.Close()) })
 	var opened atomic.Int64
-	streams := &streamPool{admin: admin}
+	streams := &streamPool{admin: admin, servers: servers}
 	storetest.Run(t, func(tb testing.TB) storetest.Place {
 		stream := streams.take(tb)
 		openIt := func(tb testing.TB, retention time.Duration) *Store {
@@ -147,10 +147,11 @@ func runSuite(t *testing.T, servers ...*server.Server) {
 // A streamPool lends streams that are empty: servers in a cluster take longer to
 // make a stream than a test takes.
 type streamPool struct {
-	admin *Store
-	mu    sync.Mutex
-	made  int
-	free  []string
+	admin   *Store
+	servers []*server.Server
+	mu      sync.Mutex
+	made    int
+	free    []string
 }
 
 // take returns the name of a stream, which another test may have when this ends.
@@ -170,9 +171,39 @@ func (p *streamPool) take(tb testing.TB) (stream string) {
 		}
 		require.NoError(tb, err)
 		require.NoError(tb, used.Purge(context.Background()))
+		p.awaitPurge(tb, used)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.free = append(p.free, stream)
 	})
 	return stream
+}
+
+// awaitPurge waits until all servers have purged the stream: a store that is opened at one
+// that lags behind reads the mail of the test before.
+func (p *streamPool) awaitPurge(tb testing.TB, purged jetstream.Stream) {
+	info, err := purged.Info(context.Background())
+	require.NoError(tb, err)
+	for _, s := range p.servers {
+		require.Eventually(tb, func() bool {
+			first, err := firstSequence(s, info.Config.Name)
+			return err == nil && first >= info.State.FirstSeq
+		}, patience, time.Millisecond, "%s still has mail in %s", s.Name(), info.Config.Name)
+	}
+}
+
+// firstSequence is that of the first message that a server has of a stream, or would have.
+func firstSequence(s *server.Server, stream string) (uint64, error) {
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return 0, err
+	}
+	for _, account := range info.AccountDetails {
+		for _, detail := range account.Streams {
+			if detail.Name == stream {
+				return detail.State.FirstSeq, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("%s has no stream %s", s.Name(), stream)
 }
