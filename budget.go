@@ -76,6 +76,7 @@ type share struct {
 	element *list.Element
 	since   time.Time
 	held    int64
+	most    int64       // that it holds while it is small: more while its body is checked
 	cut     func() bool // ends the transfer, if it can; nil while it must not be
 	isCut   bool
 
@@ -91,7 +92,7 @@ func (b *budget) share(by holder, cut func() bool) *share {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.party(by.from)
-	s := &share{budget: b, party: p, by: by, since: time.Now(), cut: cut}
+	s := &share{budget: b, party: p, by: by, since: time.Now(), most: small, cut: cut}
 	s.element = p.shares.PushBack(s)
 	if b.over {
 		s.end()
@@ -129,7 +130,7 @@ func (s *share) set(bytes int64, mayWait bool) bool {
 		return false
 	}
 	s.wants, s.mayWait = bytes, mayWait
-	line := b.lineOf(bytes)
+	line := b.lineOf(s)
 	line.enter(s)
 	if b.serve(line); mayWait && s.wants > 0 {
 		s.wait()
@@ -163,7 +164,7 @@ func (s *share) fits(bytes int64) bool {
 	switch {
 	case others == 0:
 		return true
-	case bytes > small:
+	case bytes > s.most:
 		return others+bytes <= b.total-b.forSmall
 	}
 	return others+bytes <= b.total || b.heldBySmall-s.heldIfSmall()+bytes <= b.forSmall
@@ -171,7 +172,7 @@ func (s *share) fits(bytes int64) bool {
 
 // heldIfSmall is the memory that the share holds if that is little, else 0.
 func (s *share) heldIfSmall() int64 {
-	if s.held > small {
+	if s.held > s.most {
 		return 0
 	}
 	return s.held
@@ -264,7 +265,7 @@ func (p *party) heldByName() map[spec.ServerName]int64 {
 
 // yieldsTo reports whether the share is one that may be cut off for another.
 func (s *share) yieldsTo(other *share) bool {
-	isSpared := s.held <= small && other.wants > small && s.party.isModest()
+	isSpared := s.held <= s.most && other.wants > other.most && s.party.isModest()
 	return s != other && s.held > 0 && !isSpared
 }
 
@@ -279,7 +280,7 @@ func (s *share) end() bool {
 	if !s.isCut && s.cut != nil && s.cut() {
 		s.isCut = true
 		if s.wants > 0 {
-			s.budget.lineOf(s.wants).leave(s)
+			s.budget.lineOf(s).leave(s)
 		}
 	}
 	return s.isCut

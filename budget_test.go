@@ -199,6 +199,27 @@ func TestManySmallAreCutForLarge(t *testing.T) {
 
 func atText(text string) holder { return holder{address.Of(netip.MustParseAddr(text)), "n"} }
 
+// A small transfer stays one while its check takes many times as much, and a large one
+// doesn't become small.
+func TestCheckedStaysSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(8 * mib)
+		phone := begin(t, b, at(1, "phone"), small)
+		phone.staysSmall(12)
+		require.True(t, phone.set(3*mib, true))
+		require.EqualValues(t, 3*mib, b.heldBySmall)
+		large := begin(t, b, at(2, "large"), 2*mib)
+		large.staysSmall(12)
+		require.EqualValues(t, 3*mib, b.heldBySmall)
+		time.Sleep(time.Hour)
+		require.True(t, start(b, at(3, "another")).set(3*mib, true))
+		require.True(t, large.isOver)
+		require.False(t, phone.isOver)
+		phone.release()
+		require.Zero(t, b.heldBySmall)
+	})
+}
+
 // A large transfer that is alone may hold more than there is: a check takes many times its
 // body. Small ones have their part even then, and no more.
 func TestSmallBesideMoreThanThereIs(t *testing.T) {

@@ -94,11 +94,12 @@ var errManyWrong = errors.New("relay: many wrong signatures")
 // somebody else's keys do. If the client goes away meanwhile, only a body costs that had
 // to be brought into another form before.
 func (c *checks) slow(ctx context.Context, s *share, body *wire.Body, check func(context.Context) error) error {
+	before := s.held
 	if !s.reserve(body, slowFactor) {
 		return errNoMemory
 	}
 	if body.IsCanonical() { // then only the check takes more
-		defer s.set(int64(len(body.JSON())), false)
+		defer s.set(before, false)
 	}
 	err := check(ctx)
 	if err != nil && (ctx.Err() == nil || !body.IsCanonical()) {
@@ -139,11 +140,24 @@ func (c *checks) await(ctx context.Context, from address.From) error {
 }
 
 // reserve takes memory for checking a body, as many times its size, which it has until
-// the share is released: a body that isn't canonical is read again after the check.
-// Small ones take none to speak of.
+// the share is released: a body that isn't canonical is read again after the check. A small
+// body stays one, and what a body gets outside of the budget does for a tiny one.
 func (s *share) reserve(body *wire.Body, times int64) bool {
 	size := int64(len(body.JSON()))
-	return size <= small || s.set(times*size, true)
+	if size*times <= firstRead {
+		return true
+	}
+	s.staysSmall(times)
+	return s.set(times*size, true)
+}
+
+// staysSmall has a small share be one while it holds that many times as much.
+func (s *share) staysSmall(times int64) {
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	if s.held <= s.most {
+		s.most = max(s.most, times*small)
+	}
 }
 
 // cuttable has the transfer be cut off, if that must be, while it does something.

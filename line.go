@@ -6,9 +6,9 @@ import "slices"
 // have room that the large ones don't.
 type line struct{ shares []*share }
 
-// lineOf is the line for a transfer that wants so much.
-func (b *budget) lineOf(bytes int64) *line {
-	if bytes > small {
+// lineOf is the line for a transfer, as much as it wants.
+func (b *budget) lineOf(s *share) *line {
+	if s.wants > s.most {
 		return &b.large
 	}
 	return &b.small

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -292,4 +293,52 @@ func TestUncanonicalIsHeld(t *testing.T) {
 		require.InDelta(t, c.times, float64(got)/(1<<20), 0.01)
 		require.Zero(t, q.server.Held())
 	}
+}
+
+// countedKeys say how many checks hang, and never come.
+type countedKeys struct{ now atomic.Int32 }
+
+func (k *countedKeys) VerifyJSONs(ctx context.Context, _ []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	k.now.Add(1)
+	defer k.now.Add(-1)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Checks of small bodies that are left to fclient together take no more than there is. A
+// phone whose check takes as much has its turn while an address does its worst.
+func TestSmallSlowChecksFitInMemory(t *testing.T) {
+	const size, most, slowFactor = 200_000, 20 << 20, 12
+	keys := new(countedKeys)
+	quietly(t, func(c *relay.Config) {
+		c.MaxInFlightBytes, c.Keys = most, wire.HexKeys{Others: keys}
+	}, func(q *quiet) {
+		ctx, stop := context.WithCancel(q.Context())
+		statuses := make(chan int, 100)
+		var flood sync.WaitGroup
+		for range 100 {
+			flood.Go(func() {
+				answer := httptest.NewRecorder()
+				q.server.ServeHTTP(answer, q.forged("slow.example", floodAddress, largeContent(size)).WithContext(ctx))
+				statuses <- answer.Code
+			})
+		}
+		synctest.Wait()
+		require.LessOrEqual(t, q.server.Held(), int64(most))
+		require.EqualValues(t, most/(slowFactor*size), keys.now.Load())
+		phone := httptest.NewRecorder()
+		q.server.ServeHTTP(phone, uncanonical(t, q.putRequest(q.a, phoneAddress, "1", size)))
+		require.Equal(t, http.StatusOK, phone.Code, phone.Body)
+		time.Sleep(10 * time.Second)
+		require.LessOrEqual(t, keys.now.Load(), int32(most/(slowFactor*size)))
+		stop()
+		flood.Wait()
+		require.Zero(t, q.server.Held())
+		close(statuses)
+		counts := make(map[int]int)
+		for status := range statuses {
+			counts[status]++
+		}
+		require.Greater(t, counts[http.StatusTooManyRequests], 80, "the others gave up waiting")
+	})
 }
