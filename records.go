@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"golang.org/x/time/rate"
 
-	"github.com/matrixrelay/relay/internal/table"
+	"github.com/matrixrelay/relay/internal/allowance"
 	"github.com/matrixrelay/relay/policy"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
@@ -26,7 +26,7 @@ type records struct {
 	kept   *keptRecords  // nil: none are kept
 
 	// Where the relay acts for everybody, new records are limited by address.
-	begun *table.Addresses[rate.Limiter]
+	begun *allowance.Addresses
 }
 
 // One address may bring the first records of so many servers in an hour, and at once,
@@ -34,9 +34,7 @@ type records struct {
 const begunPerHour = 16
 
 func newRecords(config *Config, checks *checks) *records {
-	r := &records{config: config, checks: checks, begun: table.NewAddresses(policy.DefaultParties, policy.DefaultWide, func(times int) *rate.Limiter {
-		return rate.NewLimiter(rate.Every(time.Hour/time.Duration(begunPerHour*times)), begunPerHour*times)
-	})}
+	r := &records{config: config, checks: checks, begun: allowance.New(policy.DefaultParties, policy.DefaultWide, rate.Every(time.Hour/begunPerHour), begunPerHour)}
 	if acting, ok := policy.ActingOf(config.Policy); ok {
 		r.acting = acting
 	}
@@ -111,14 +109,8 @@ func (r *records) mayTake(ctx context.Context, q *request, record, held *wire.Re
 
 // begin counts the first record of a server for the address that brings it.
 func (r *records) begin(from netip.Addr) error {
-	parties := r.begun.Of(from)
-	for _, p := range parties {
-		if p.Tokens() < 1 {
-			return wire.LimitExceeded("this address has brought records of too many servers", time.Hour/begunPerHour)
-		}
-	}
-	for _, p := range parties {
-		p.Allow()
+	if wait, ok := r.begun.Take(from, 0); !ok {
+		return wire.LimitExceeded("this address has brought records of too many servers", wholeSeconds(wait))
 	}
 	return nil
 }

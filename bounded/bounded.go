@@ -16,6 +16,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/internal/allowance"
 	"github.com/matrixrelay/relay/internal/crowd"
 	"github.com/matrixrelay/relay/internal/defaults"
 )
@@ -59,7 +60,7 @@ type Options struct {
 type Listener struct {
 	net.Listener
 	options Options
-	rates   rates
+	rates   *allowance.Addresses
 	http2   http2
 
 	mu    sync.Mutex
@@ -120,7 +121,7 @@ func (l *Listener) take(c net.Conn) *conn {
 	limited := &conn{paused: newPaused(c), listener: l, from: proxies}
 	if !address.IsIn(at, l.options.Proxies) {
 		limited.from = address.Of(at)
-		wait, ok := l.rates.turn(at)
+		wait, ok := l.rates.Take(at, longestTurn)
 		if !ok {
 			return nil
 		}
