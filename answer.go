@@ -62,6 +62,7 @@ func (s *answers) send(q *request, a answer) error {
 		return errNoMemory
 	}
 	q.admission.used.Sent = int64(size)
+	q.admission.on.use(size / readAnswer)
 	s.metrics.answered(q, http.StatusOK)
 	s.metrics.handOut(a.transactions)
 	if q.route.Endpoint == wire.Info {

@@ -31,7 +31,16 @@ type connection struct {
 type place interface {
 	CountFor(server spec.ServerName)
 	Pause(time.Duration)
+	Use(bytes int)
 }
+
+// Of the bytes that come on a connection, those of a request's head are about as many, and
+// each body or answer has some more around it: frames, records and what acknowledges them.
+const (
+	headBytes  = 1 << 10
+	aroundBody = 16 // one in so many
+	readAnswer = 32
+)
 
 type connectionKey struct{}
 
@@ -141,6 +150,13 @@ func (c *connection) belongsToOrigin() {
 	defer c.mu.Unlock()
 	c.asked = true
 	c.count()
+}
+
+// use says that a request uses bytes that came on the connection.
+func (c *connection) use(bytes int) {
+	if c != nil && c.place != nil {
+		c.place.Use(bytes)
+	}
 }
 
 // pause stops the reading of the connection for that long, and reports whether it can. On

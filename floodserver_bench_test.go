@@ -57,5 +57,5 @@ func apartHandler(next http.Handler) http.Handler {
 }
 
 func listenApart(l net.Listener) net.Listener {
-	return bounded.Listen(l, bounded.Options{Address: func(c net.Conn) netip.Addr { return apart(c.RemoteAddr().String()) }})
+	return bounded.Listen(l, bounded.Options{Unused: 256 << 10, Address: func(c net.Conn) netip.Addr { return apart(c.RemoteAddr().String()) }})
 }

@@ -65,7 +65,11 @@ func (g *gate) arrive(r *http.Request, q *request) error {
 	from := g.address(r)
 	q.from = address.Of(from)
 	q.admission = admission{policy: g.policy, asked: policy.Request{Address: from}}
-	return q.admission.arrived(r)
+	if err := q.admission.arrived(r); err != nil {
+		return err
+	}
+	q.admission.on.use(headBytes)
+	return nil
 }
 
 // pass refuses a request that has arrived, or finds its route.

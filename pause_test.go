@@ -75,6 +75,7 @@ type pausable struct {
 }
 
 func (p *pausable) CountFor(spec.ServerName) {}
+func (p *pausable) Use(int)                  {}
 func (p *pausable) Pause(d time.Duration)    { p.longest = max(p.longest, d) }
 
 // Where the connection can be paused the refusal comes at once, and the more refusals an

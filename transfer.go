@@ -27,7 +27,7 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 	case wire.Policy:
 		limit, most = wire.MaxPolicyBytes, wire.MaxPolicyBytes
 	}
-	body := body{share: q.memory}
+	body := body{share: q.memory, on: q.admission.on}
 	err := body.read(w, r, limit)
 	q.admission.used.Received = int64(len(body.bytes))
 	if err != nil {
@@ -47,6 +47,7 @@ func transfer(w http.ResponseWriter, r *http.Request, q *request, maxBodyBytes i
 type body struct {
 	*share
 	bytes []byte
+	on    *connection // or nil
 }
 
 // read reads the whole body, at most limit bytes. It takes memory only as the
@@ -74,6 +75,7 @@ func (b *body) readAll(in io.Reader, announced, limit int64) error {
 	for {
 		n, err := in.Read(b.bytes[len(b.bytes):cap(b.bytes)])
 		b.bytes = b.bytes[:len(b.bytes)+n]
+		b.on.use(n + n/aroundBody)
 		if err == io.EOF {
 			return nil
 		}

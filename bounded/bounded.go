@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -46,6 +47,14 @@ type Options struct {
 	// is more than five seconds later, it is closed. Zero: DefaultPerSecond.
 	PerSecond int
 
+	// Unused bounds the bytes a second that one address sends and no request uses, such as
+	// frames of HTTP/2 that carry nothing; an overlay network, loopback or a /48 of IPv6 has
+	// four times that. After a rest 16 seconds' may come at once. Connections that bring more
+	// aren't read for a while. Only a relay that has a Policy, on a server with
+	// relay.ConnContext, says which bytes its requests use, so nothing else that takes more
+	// than small requests may have such a bound. Zero: no limit.
+	Unused int
+
 	// Proxies are addresses whose connections aren't bounded by address, since they
 	// bring many parties' requests. The zero Prefix stands for all connections that
 	// have no IP address.
@@ -62,6 +71,7 @@ type Listener struct {
 	options Options
 	rates   *allowance.Addresses
 	http2   http2
+	unused  *unused
 
 	mu    sync.Mutex
 	crowd *crowd.Crowd
@@ -77,7 +87,7 @@ func Listen(l net.Listener, o Options) *Listener {
 		o.Address = remoteAddress
 	}
 	return &Listener{
-		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{of: make(map[address.From]int)}, crowd: crowd.New(o.Connections, o.Connections, part),
+		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{of: make(map[address.From]int)}, unused: newUnused(o.Unused), crowd: crowd.New(o.Connections, o.Connections, part),
 	}
 }
 
@@ -128,7 +138,9 @@ func (l *Listener) take(c net.Conn) *conn {
 		if wait > 0 {
 			limited.Pause(wait)
 		}
+		limited.ofAddress = l.unused.of(at)
 	}
+	limited.countUnusedFor("")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	limited.member = l.crowd.Join(limited.from, "", func() { _ = limited.paused.Close() }) // its owner closes it too, and has the error
@@ -155,6 +167,9 @@ type conn struct {
 	member   *crowd.Member
 
 	isHTTP2, isClosed bool // under the lock of http2
+
+	ofAddress []*account
+	unused    atomic.Pointer[[]*account] // that it counts for now
 }
 
 // CountFor has the connection count for a server, from any address, or for
@@ -164,6 +179,7 @@ func (c *conn) CountFor(server spec.ServerName) {
 	if server != "" {
 		from = address.OfServer(string(server))
 	}
+	c.countUnusedFor(server)
 	c.listener.mu.Lock()
 	defer c.listener.mu.Unlock()
 	c.listener.crowd.Move(c.member, from, "")

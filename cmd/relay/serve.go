@@ -177,7 +177,7 @@ func listen(o *options, handler http.Handler, registry *prometheus.Registry, log
 	}
 	failures := newErrorLog(log)
 	most, _ := o.connections.fit(o.maxWaiting)
-	listener := bounded.Listen(all, bounded.Options{Connections: most, Proxies: o.proxies})
+	listener := bounded.Listen(all, bounded.Options{Connections: most, Unused: unusedBytes, Proxies: o.proxies})
 	registry.MustRegister(openConnections(listener))
 	if tlsConfig != nil {
 		tlsConfig = listener.BoundHTTP2(tlsConfig)

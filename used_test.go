@@ -1,0 +1,79 @@
+package relay_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay"
+	"github.com/matrixrelay/relay/bounded"
+	"github.com/matrixrelay/relay/internal/pipes"
+	"github.com/matrixrelay/relay/policy"
+	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// usedRig is a relay on a listener that bounds bytes which no request uses, and a client on
+// one connection.
+func usedRig(t *testing.T) (q *quiet, send func(*http.Request) (status int)) {
+	all := pipes.Listen()
+	q = newQuiet(t, func(c *relay.Config) { c.Policy = policy.NewLimits(policy.LimitsConfig{}) })
+	web := &http.Server{Handler: q.server, ConnContext: relay.ConnContext}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(bounded.Listen(all, bounded.Options{Unused: 4 << 10})) }()
+	client := &http.Client{Transport: &http.Transport{DialContext: all.DialContext, MaxConnsPerHost: 1}}
+	t.Cleanup(func() {
+		client.CloseIdleConnections()
+		require.NoError(t, web.Close())
+		require.ErrorIs(t, <-served, http.ErrServerClosed)
+	})
+	return q, func(r *http.Request) int {
+		r.URL.Scheme, r.URL.Host = "http", relayName
+		response, err := client.Do(r)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		return response.StatusCode
+	}
+}
+
+// The bytes of requests that are served don't count as unused, however many there are.
+func TestUsedBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, send := usedRig(t)
+		began := time.Now()
+		for i := range 3 { // much more than may come unused
+			r, err := q.a.Request(http.MethodPut, relayName, wire.SendRelayURI("1", relaytest.User(q.b.ServerName)), largeContent(1<<20+i))
+			require.NoError(t, err)
+			require.Equal(t, http.StatusOK, send(r))
+		}
+		for range 900 {
+			r, err := q.a.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(q.a.ServerName)), json.RawMessage(`{"entry_id":0}`))
+			require.NoError(t, err)
+			r.Header.Set("X-Padding", strings.Repeat("x", 300))
+			require.Equal(t, http.StatusOK, send(r))
+		}
+		require.Zero(t, time.Since(began))
+	})
+}
+
+// A body in pieces of one byte has most of its bytes around it: they come slowly.
+func TestTinyPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, send := usedRig(t)
+		r, err := q.a.Request(http.MethodPut, relayName, wire.SendRelayURI("1", relaytest.User(q.b.ServerName)), largeContent(200_000))
+		require.NoError(t, err)
+		r.Body, r.ContentLength = io.NopCloser(iotest.OneByteReader(r.Body)), -1
+		began := time.Now()
+		require.Equal(t, http.StatusOK, send(r))
+		require.Greater(t, time.Since(began), 30*time.Second)
+	})
+}
