@@ -87,7 +87,7 @@ func Listen(l net.Listener, o Options) *Listener {
 		o.Address = remoteAddress
 	}
 	return &Listener{
-		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{of: make(map[address.From]int)}, unused: newUnused(o.Unused), crowd: crowd.New(o.Connections, o.Connections, part),
+		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{rates: newHTTP2Rates(), of: make(map[address.From]int)}, unused: newUnused(o.Unused), crowd: crowd.New(o.Connections, o.Connections, part),
 	}
 }
 
@@ -128,7 +128,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 // take gives a connection its place and its turn, or returns nil.
 func (l *Listener) take(c net.Conn) *conn {
 	at := l.options.Address(c).Unmap()
-	limited := &conn{paused: newPaused(c), listener: l, from: proxies}
+	limited := &conn{paused: newPaused(c), listener: l, at: at, from: proxies}
 	if !address.IsIn(at, l.options.Proxies) {
 		limited.from = address.Of(at)
 		wait, ok := l.rates.Take(at, longestTurn)
@@ -163,6 +163,7 @@ func part(from address.From) int {
 type conn struct {
 	*paused
 	listener *Listener
+	at       netip.Addr
 	from     address.From
 	member   *crowd.Member
 

@@ -5,7 +5,10 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/time/rate"
+
 	"github.com/matrixrelay/relay/internal/address"
+	"github.com/matrixrelay/relay/internal/table"
 )
 
 // maxHTTP2 is how many connections may be HTTP/2, where a client has many requests under way
@@ -17,10 +20,22 @@ const (
 	ofShared  = 8
 )
 
+// http2PerSecond is how many new ones an address has a second; ten times that after a rest,
+// and sharedTimes as many where parties can't be told apart. Each may bring some hundred
+// requests before the first of them is refused.
+const http2PerSecond = 2
+
+// newHTTP2Rates are by address.
+func newHTTP2Rates() *table.Addresses[rate.Limiter] {
+	return table.NewAddresses(ratesOf, sharedTimes, func(times int) *rate.Limiter {
+		return rate.NewLimiter(rate.Limit(http2PerSecond*times), http2PerSecond*times*restSeconds)
+	})
+}
+
 // BoundHTTP2 returns a copy of a server's TLS configuration with which only so many
 // connections of the Listener are HTTP/2: 512, one in 32 of them for one address, and one in
-// eight where many parties can't be told apart. Others are HTTP/1.1, where a connection has
-// one request at a time. Those of Options.Proxies aren't counted. The configuration must have
+// eight where many parties can't be told apart. An address has two new ones a second, 20 at
+// once after a rest. Others are HTTP/1.1, where a connection has one request at a time. Those of Options.Proxies aren't counted. The configuration must have
 // no GetConfigForClient of its own.
 func (l *Listener) BoundHTTP2(config *tls.Config) *tls.Config {
 	bound, plain := config.Clone(), config.Clone()
@@ -37,6 +52,8 @@ func (l *Listener) BoundHTTP2(config *tls.Config) *tls.Config {
 
 // http2 counts the connections that may be HTTP/2.
 type http2 struct {
+	rates *table.Addresses[rate.Limiter]
+
 	mu  sync.Mutex
 	all int
 	of  map[address.From]int
@@ -55,6 +72,11 @@ func (h *http2) begin(c *conn) bool {
 	defer h.mu.Unlock()
 	if c.isClosed || h.all >= maxHTTP2 || h.of[c.from] >= most {
 		return false
+	}
+	for _, limiter := range h.rates.Of(c.at) {
+		if !limiter.Allow() {
+			return false
+		}
 	}
 	c.isHTTP2 = true
 	h.all++

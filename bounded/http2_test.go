@@ -2,9 +2,12 @@ package bounded_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -94,6 +97,37 @@ func TestHTTP2OfOneAddress(t *testing.T) {
 	require.False(t, r.offer(last, "h2"), "it is closed")
 	require.True(t, r.isHTTP2("192.0.2.1"))
 	require.False(t, r.isHTTP2("192.0.2.1"))
+}
+
+// New connections with HTTP/2 have a rate of their own; those over it don't have to wait.
+func TestNewHTTP2OfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newHTTP2Rig(t)
+		again := func(from string) bool {
+			c := r.accept(from)
+			defer func() { _ = c.Close() }()
+			return r.offer(c, "h2", "http/1.1")
+		}
+		for range 20 {
+			require.True(t, again("2001:db8::1"))
+		}
+		require.False(t, again("2001:db8::1"))
+		require.True(t, again("2001:db8:0:1::1"))
+		time.Sleep(time.Second)
+		require.True(t, again("2001:db8::1"))
+		require.True(t, again("2001:db8::1"))
+		require.False(t, again("2001:db8::1"))
+		some := 0
+		for i := range 200 {
+			if again(fmt.Sprintf("2001:db8:0:%x::1", i+2)) {
+				some++
+			}
+		}
+		require.Less(t, some, 80, "a /48 has four times that")
+		for range 100 {
+			require.True(t, again("10.0.0.1"), "a proxy's aren't counted")
+		}
+	})
 }
 
 // All have a bound together.

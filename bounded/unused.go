@@ -15,8 +15,8 @@ const (
 	// HTTP/2 reads ahead of a request that uses them count meanwhile.
 	unusedSeconds = 16
 
-	// unusedShared is how many times as much an overlay network, loopback or a /48 has.
-	unusedShared = 4
+	// sharedTimes is how many times as much an overlay network, loopback or a /48 has.
+	sharedTimes = 4
 
 	// longestUnused bounds the pause of a connection.
 	longestUnused = time.Minute
@@ -40,7 +40,7 @@ func newUnused(perSecond int) *unused {
 	}
 	return &unused{
 		perSecond: perSecond,
-		addresses: table.NewAddresses(ratesOf, unusedShared, func(times int) *account { return &account{perSecond: perSecond * times} }),
+		addresses: table.NewAddresses(ratesOf, sharedTimes, func(times int) *account { return &account{perSecond: perSecond * times} }),
 		servers:   table.New[spec.ServerName, *account](ratesOf),
 	}
 }
