@@ -58,12 +58,24 @@ func (c *Caller) MailboxPolicy(ctx context.Context, relay spec.ServerName) (hold
 
 // SetMailboxPolicy sets the policy for this server's mailbox at a relay, whose name
 // Mailbox tells. It returns nil once it holds. A *wire.Error of 403 says that the mailbox
-// is another by now, 409 that a policy holds whose number is at least as great.
+// is another by now, 409 that another policy holds whose number is at least as great.
 func (c *Caller) SetMailboxPolicy(ctx context.Context, relay spec.ServerName, p wire.MailboxPolicy) error {
 	if err := p.Check(); err != nil {
 		return fmt.Errorf("client: policy: %w", err)
 	}
-	return c.own(ctx, http.MethodPut, relay, wire.PolicyURI, p, &struct{}{})
+	err := c.own(ctx, http.MethodPut, relay, wire.PolicyURI, p, &struct{}{})
+	if hasStatus(err, http.StatusConflict) && c.hasPolicy(ctx, relay, p) {
+		return nil
+	}
+	return err
+}
+
+// hasPolicy reports whether just that policy holds: the request that set it was sent again,
+// since its answer was lost.
+func (c *Caller) hasPolicy(ctx context.Context, relay spec.ServerName, p wire.MailboxPolicy) bool {
+	holds, err := c.MailboxPolicy(ctx, relay)
+	want := MailboxPolicy{Allow: p.Allow, Deny: p.Deny, Strangers: p.Strangers}
+	return err == nil && holds.Mailbox == p.Mailbox && holds.Seq == p.Seq && want.sorted().isThat(holds)
 }
 
 // own makes a request about this server's mailbox, and reads the answer.
@@ -133,8 +145,17 @@ func (c *Caller) Leave(ctx context.Context, relay spec.ServerName, leaving wire.
 }
 
 // Return has this server's mailbox at a relay, which it has left, take mail again, under
-// another name. A *wire.Error of 403 says that it wasn't left under that name, of 507 that
-// there is no room for it any more.
+// another name. It returns nil also if the mailbox takes mail under another name already. A
+// *wire.Error of 403 says that it wasn't left under that name, of 507 that there is no room for
+// it any more.
 func (c *Caller) Return(ctx context.Context, relay spec.ServerName, back wire.Return) error {
-	return c.own(ctx, http.MethodPut, relay, wire.MailboxURI, back, &struct{}{})
+	err := c.own(ctx, http.MethodPut, relay, wire.MailboxURI, back, &struct{}{})
+	if !hasStatus(err, http.StatusForbidden) {
+		return err
+	}
+	// It works once, and may have been sent again, since its answer was lost.
+	if state, failed := c.Mailbox(ctx, relay); failed != nil || state.State != wire.StateOpen || state.Mailbox == back.After {
+		return err
+	}
+	return nil
 }

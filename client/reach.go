@@ -59,9 +59,11 @@ func (c *Caller) exchange(request *http.Request) (*http.Response, error) {
 		return c.client.Do(request)
 	}
 	var failed error
-	if c.nameless.wait(p.relay) == 0 {
+	byName := c.nameless.wait(p.relay) == 0
+	if byName {
 		response, err := c.byName(request, p)
 		if err == nil {
+			c.nameless.succeeded(p.relay)
 			return response, nil
 		}
 		failed = err
@@ -73,7 +75,9 @@ func (c *Caller) exchange(request *http.Request) (*http.Response, error) {
 		response, err := c.at(request, address)
 		if err == nil {
 			p.taken = address
-			c.nameless.failed(p.relay, 0)
+			if byName {
+				c.nameless.failed(p.relay, 0)
+			}
 			return response, nil
 		}
 		failed = errors.Join(failed, err)
