@@ -60,10 +60,6 @@ type announcer struct {
 	// When each of our relays last told which record it has. Guarded by signing.
 	checked map[spec.ServerName]time.Time
 
-	// A record of this server that it was shown, while it could sign none above it. Only
-	// tend and rest, and those that they call, use it.
-	shown *wire.RelayRecord
-
 	mu  sync.Mutex
 	own *own // replaced, never changed; nil: nothing was announced
 }
@@ -100,7 +96,10 @@ func (a *announcer) current() *own {
 
 // keep makes it the current one, durably.
 func (a *announcer) keep(ctx context.Context, o own) error {
-	o.Text = o.record.JSON()
+	o.Text, o.Shown = o.record.JSON(), nil
+	if o.shown != nil {
+		o.Shown = o.shown.JSON()
+	}
 	value, err := json.Marshal(&o)
 	if err != nil {
 		return fmt.Errorf("client: own record: %w", err)
@@ -275,7 +274,7 @@ func (a *announcer) rest() time.Duration {
 		return tendEvery
 	case len(o.Owed) > 0:
 		return tendSoon
-	case o.Next != nil || a.shown != nil:
+	case o.Next != nil || o.shown != nil:
 		return min(max(o.rest(time.Now()), time.Second), tendEvery)
 	}
 	return tendEvery
@@ -299,12 +298,10 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 		return
 	}
 	now := time.Now()
-	if shown == nil && o.rest(now) == 0 {
-		shown, a.shown = a.shown, nil
-	}
 	if shown != nil {
 		a.takeOver(ctx, *shown, "")
 	}
+	a.takeOverShown(ctx)
 	a.checkOwn(ctx, slices.DeleteFunc(o.relays(now), func(relay spec.ServerName) bool {
 		return now.Sub(a.checked[relay]) < checkOwnEvery || a.checks.wait(relay) > 0
 	}))

@@ -52,7 +52,8 @@ func TestAnnounceIsHourly(t *testing.T) {
 }
 
 // TestShownSoonAfterAnnouncing: a newer record of its own that a node is shown only once, while
-// it may sign none, isn't forgotten: it was set back, and has announced at once.
+// it may sign none, isn't forgotten, not by a restart either: it was set back, and has announced
+// at once.
 func TestShownSoonAfterAnnouncing(t *testing.T) {
 	inRecordWorld(t, func(w *recordWorld) {
 		w.relays(r1, r2)
@@ -67,10 +68,37 @@ func TestShownSoonAfterAnnouncing(t *testing.T) {
 		w.pass(time.Minute)
 		require.Contains(t, bob.log.String(), "that it doesn't know")
 		require.Less(t, linked(w, bob.Link()).Seq, newer.Seq)
+		bob.close()
+		bob.open()
 		time.Sleep(2 * time.Hour)
 		require.Greater(t, linked(w, bob.Link()).Seq, newer.Seq)
 		require.Equal(t, []spec.ServerName{r1, r2}, bob.Relays(b.ServerName))
 		require.Equal(t, 2, strings.Count(bob.log.String(), "that it doesn't know"))
+	})
+}
+
+// TestAnnounceAboveShown: other relays that are announced as soon as that is possible are named by
+// a record above one that was shown before, also after a restart.
+func TestAnnounceAboveShown(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1, r2, r3)
+		bob := w.node(b)
+		bob.announce(r1)
+		newer, err := wire.SignRelayRecord(wire.RelayRecord{
+			Seq: linked(w, bob.Link()).Seq + 5, Expires: uint64(time.Now().Add(80 * 24 * time.Hour).UnixMilli()),
+			Relays: []wire.RecordRelay{{Name: r2}},
+		}, b.SigningIdentity)
+		require.NoError(t, err)
+		w.sendRecord(a, b, r1, newer.JSON())
+		w.pass(time.Minute)
+		require.NoError(t, bob.Announce(w.Context(), r3))
+		bob.close()
+		time.Sleep(time.Hour)
+		bob.open()
+		require.NoError(t, bob.Announce(w.Context(), r3))
+		time.Sleep(time.Minute)
+		require.Greater(t, linked(w, bob.Link()).Seq, newer.Seq)
+		require.Equal(t, []spec.ServerName{r1, r2, r3}, bob.Relays(b.ServerName))
 	})
 }
 

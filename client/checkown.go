@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -52,31 +51,40 @@ func (a *announcer) told(ctx context.Context, relay spec.ServerName, found wire.
 
 // takeOver is for a record of this server that somebody has shown. One that is newer than
 // ours was made by this server before it was set back, or by somebody that has its key:
-// its relays are asked for mail, too, and ours is signed above it.
+// its relays are asked for mail, too, and ours is signed above it, once we may sign one.
 func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from spec.ServerName) {
 	o, now := a.current(), time.Now()
 	if !o.record.Precedes(&found) || found.Check(ctx, a.book.keys, now) != nil {
 		return
 	}
 	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(found.Relays))
-	if o.rest(now) > 0 {
-		if from == "" {
-			a.shown = &found // perhaps nobody shows it again
-		} else {
-			note(a.checked, from, now.Add(o.rest(now)-checkOwnEvery)) // it is asked again then
-		}
+	if o.shown != nil && found.Precedes(o.shown) {
 		return
 	}
-	relays, above := o.wanted(), *o
+	later := *o
+	later.shown = &found
+	if o.rest(now) > 0 {
+		a.warn(ctx, a.keep(ctx, later)) // perhaps nobody shows it again
+		return
+	}
+	relays := o.wanted()
 	if o.Ended { // when this server was set back to
 		relays = found.Relays
 	}
-	above.record, above.Left = &found, maps.Clone(o.Left)
-	if above.Left == nil {
-		above.Left = make(map[spec.ServerName]uint64)
+	a.warn(ctx, a.sign(ctx, relays, &later))
+}
+
+// takeOverShown takes over a record that was shown, now that another may be signed. One whose
+// key doesn't hold any more is forgotten.
+func (a *announcer) takeOverShown(ctx context.Context) {
+	o := a.current()
+	if o.shown == nil || o.rest(time.Now()) > 0 {
+		return
 	}
-	for _, relay := range namesOf(o.record.Relays) {
-		above.Left[relay] = o.record.Expires
+	a.takeOver(ctx, *o.shown, "")
+	if o := a.current(); o.shown != nil {
+		without := *o
+		without.shown = nil
+		a.warn(ctx, a.keep(ctx, without))
 	}
-	a.warn(ctx, a.sign(ctx, relays, &above))
 }

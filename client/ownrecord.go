@@ -35,7 +35,11 @@ type own struct {
 	Next  []wire.RecordRelay `json:"next,omitempty"`
 	Ended bool               `json:"ended,omitempty"`
 
-	record *wire.RelayRecord
+	// Shown, if there is one, is a record of this server that it didn't know and was shown while
+	// it could sign none above it.
+	Shown json.RawMessage `json:"shown,omitempty"`
+
+	record, shown *wire.RelayRecord
 }
 
 func readOwn(value []byte) (*own, error) {
@@ -45,7 +49,27 @@ func readOwn(value []byte) (*own, error) {
 	}
 	record, err := wire.ReadRelayRecord(read.Text)
 	read.record = &record
+	if err != nil || len(read.Shown) == 0 {
+		return read, err
+	}
+	shown, err := wire.ReadRelayRecord(read.Shown)
+	read.shown = &shown
 	return read, err
+}
+
+// raised is as if this server had signed the record that it was shown, if that is newer, in
+// place of its own.
+func (o *own) raised() *own {
+	if o.shown == nil || !o.record.Precedes(o.shown) {
+		return o
+	}
+	raised := *o
+	raised.record, raised.shown, raised.Left = o.shown, nil, make(map[spec.ServerName]uint64)
+	maps.Copy(raised.Left, o.Left)
+	for _, relay := range namesOf(o.record.Relays) {
+		raised.Left[relay] = o.record.Expires
+	}
+	return &raised
 }
 
 // wanted are the relays that this server's record is to name, now or later.
@@ -137,8 +161,12 @@ func (a *announcer) draft(relays []wire.RecordRelay, before *own) (wire.RelayRec
 	return record, nil
 }
 
-// sign makes a record above the one before, which may be nil, and keeps it.
+// sign makes a record above the one before, which may be nil, and the one that it was shown, and
+// keeps it.
 func (a *announcer) sign(ctx context.Context, relays []wire.RecordRelay, before *own) error {
+	if before != nil {
+		before = before.raised()
+	}
 	record, err := a.draft(relays, before)
 	if err != nil {
 		return err
