@@ -85,11 +85,14 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			failures = 0 // it holds its answers, and gives the mail that it has
 		}
 		held = nil
+		isOver := false // an answer was held, and receipts are still owed
 		if d.Err == nil && d.batches && r.config.Wait > 0 {
 			asked := time.Now()
-			if held, d.Err = r.await(ctx, relay, woken, &length); held != nil {
+			owes := d.giving.owes()
+			if held, d.Err = r.await(ctx, relay, woken, &length, owes); held != nil {
 				continue
 			}
+			isOver = owes && time.Since(asked) >= r.leastHeld()
 			d.asked = retryAfter(d.Err)
 			if time.Since(asked) >= r.leastHeld() {
 				failures = 0 // an answer that is held may be ended by a proxy
@@ -97,6 +100,8 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 		}
 		wait := r.config.PollInterval - r.config.PollInterval/4 + rand.N(r.config.PollInterval/2+1)
 		switch {
+		case d.Err == nil && isOver:
+			wait, failures = 0, 0
 		case d.Err == nil:
 			failures = 0
 		case d.pause > 0:
@@ -128,9 +133,9 @@ const leastWait = 10 * time.Second
 func (r *Receiver) leastHeld() time.Duration { return min(r.config.Wait, leastWait) / 2 }
 
 // await has a relay hold its answers until there is mail, which it returns. It
-// returns nil when the node comes online, since its connections may be dead, and
-// when the relay doesn't hold an answer.
-func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-chan struct{}, length *holdLength) (*wire.Answer, error) {
+// returns nil when the node comes online, since its connections may be dead,
+// when the relay doesn't hold an answer, and after the first one if it is to be once.
+func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-chan struct{}, length *holdLength, once bool) (*wire.Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	defer watcher.Wait()
@@ -156,7 +161,7 @@ func (r *Receiver) await(ctx context.Context, relay spec.ServerName, woken <-cha
 			return nil, err
 		case answer.EntriesQueued:
 			return &answer, nil
-		case time.Since(start) < r.leastHeld():
+		case once, time.Since(start) < r.leastHeld():
 			return nil, nil
 		}
 	}

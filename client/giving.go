@@ -31,8 +31,8 @@ type giving struct {
 	// request has failed. If it was refused, they never do again.
 	byPut, refused bool
 
-	// waits says that the relay doesn't take them now: it is asked again in its next turn, or
-	// mail would wait for each attempt.
+	// waits says that the relay doesn't take them now: it is asked again in its next turn, which
+	// comes after one held answer (see follow), or mail would wait for each attempt.
 	waits bool
 }
 
@@ -51,6 +51,9 @@ func (g *giving) owe(origin spec.ServerName, item wire.ReceiptItem) {
 	}
 	g.due = append(g.due, dueItem{origin, item})
 }
+
+// owes reports whether the relay is still to get receipts that it takes.
+func (g *giving) owes() bool { return g.takes && len(g.due) > 0 }
 
 // hasReceiptsOnly reports whether a transaction has nothing in it but receipts. For those
 // there are none, or two servers would never come to an end.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -215,6 +216,39 @@ func TestReceiptsThatArentTaken(t *testing.T) {
 			require.ElementsMatch(t, want, items)
 		})
 	}
+}
+
+// A relay that didn't take a receipt gets it a little later, also if no more mail comes.
+func TestReceiptsThatAreOwed(t *testing.T) {
+	inGiving(t, func(c *client.ReceiverConfig) { c.Wait = 50 * time.Second }, func(p *provenInbox, at *taker) {
+		broken, puts := true, 0
+		at.refuse = func(r *http.Request, receipts int) *wire.Error {
+			if receipts == 0 || !broken {
+				return nil
+			}
+			if r.Method == http.MethodPut {
+				puts++
+			}
+			return &wire.Error{Status: http.StatusBadGateway}
+		}
+		ctx, cancel := context.WithCancel(p.Context())
+		var running sync.WaitGroup
+		running.Go(func() { require.ErrorIs(t, p.receiver.Run(ctx), context.Canceled) })
+		p.leave("1", 1, r1)
+		time.Sleep(10 * time.Minute)
+		require.Zero(t, p.left())
+		require.Empty(t, at.got())
+		require.Greater(t, puts, 5)
+		require.Less(t, puts, 15)
+		p.leave("2", 2, r1) // it isn't held up
+		time.Sleep(time.Second)
+		require.Len(t, p.taken(), 2)
+		broken = false
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"1", "2"}, at.got())
+		cancel()
+		running.Wait()
+	})
 }
 
 // A Node's record says whether it gives receipts, also after that was changed.
