@@ -16,18 +16,11 @@ import (
 // harmless. A *wire.Error of 403 says that the invite isn't valid (any more), of 404
 // that the relay knows no invites, of 507 that it has no room for another mailbox.
 func (c *Caller) Claim(ctx context.Context, relay spec.ServerName, invite string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
-	defer cancel()
-	if !c.isWhole() {
-		return fmt.Errorf("client: claim at %s: %w", relay, errNeedsTransport)
-	}
-	ctx = c.toward(ctx, c.config.Identity.ServerName, relay)
 	claim, err := wire.NewClaim(invite, relay, c.config.Identity.ServerName)
 	if err != nil {
 		return fmt.Errorf("client: claim at %s: %w", relay, err)
 	}
-	answer, err := c.call(ctx, http.MethodPut, relay, wire.MailboxURI, claim)
-	return isAnswer(answer, err)
+	return c.own(ctx, http.MethodPut, relay, wire.MailboxURI, claim, &struct{}{})
 }
 
 var errNeedsTransport = errors.New("it needs CallerConfig.Transport, or a Federation that is an HTTPDoer")

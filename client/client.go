@@ -263,8 +263,12 @@ func (c *Caller) SendDirect(ctx context.Context, t Transaction) error {
 	if !c.isWhole() {
 		return c.federated().direct(ctx, t)
 	}
-	answer, err := c.call(ctx, http.MethodPut, t.Destination, wire.SendURI(t.ID), t.Body)
-	return isAnswer(answer, err)
+	uri := wire.SendURI(t.ID)
+	request, err := c.sign(http.MethodPut, t.Destination, uri, t.Body)
+	if err != nil {
+		return fmt.Errorf("client: %s: %w", uri, err)
+	}
+	return isAnswer(c.do(ctx, t.Destination, uri, request))
 }
 
 // ErrUnsendable says that a request couldn't be made or signed, because of its
@@ -302,22 +306,30 @@ func (c *Caller) sign(method string, server spec.ServerName, uri string, content
 	return request, nil
 }
 
-// call makes a request and returns the body of an answer that is a success.
-func (c *Caller) call(ctx context.Context, method string, server spec.ServerName, uri string, content any) ([]byte, error) {
-	request, err := c.sign(method, server, uri, content)
-	if err != nil {
-		return nil, fmt.Errorf("client: %s: %w", uri, err)
-	}
-	return c.do(ctx, server, uri, request)
-}
-
-// do makes a signed request, likewise.
+// do makes a signed request and returns the body of an answer that is a success.
 func (c *Caller) do(ctx context.Context, server spec.ServerName, uri string, request *http.Request) ([]byte, error) {
 	body, err := c.roundTrip(request.WithContext(ctx), c.config.MaxAnswerBytes)
 	if err != nil {
 		return nil, fmt.Errorf("client: %s at %s: %w", uri, server, err)
 	}
 	return body, nil
+}
+
+// callAbout makes a request about a server's mail to a relay, and returns an answer that has
+// at most that many bytes.
+func (c *Caller) callAbout(ctx context.Context, about, relay spec.ServerName, method, uri string, content any, most int64) ([]byte, error) {
+	if !c.isWhole() {
+		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)
+	}
+	request, err := c.sign(method, relay, uri, content)
+	if err != nil {
+		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, err)
+	}
+	answer, err := c.roundTrip(request.WithContext(c.toward(ctx, about, relay)), most)
+	if err != nil {
+		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, err)
+	}
+	return answer, nil
 }
 
 // roundTrip makes a request and returns the body of an answer that is a success and has

@@ -82,17 +82,9 @@ func (c *Caller) hasPolicy(ctx context.Context, relay spec.ServerName, p wire.Ma
 func (c *Caller) own(ctx context.Context, method string, relay spec.ServerName, uri string, content, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	if !c.isWhole() {
-		return fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)
-	}
-	ctx = c.toward(ctx, c.config.Identity.ServerName, relay)
-	signed, err := c.sign(method, relay, uri, content)
+	body, err := c.callAbout(ctx, c.config.Identity.ServerName, relay, method, uri, content, maxOwnerAnswer)
 	if err != nil {
-		return fmt.Errorf("client: %s: %w", uri, err)
-	}
-	body, err := c.roundTrip(signed.WithContext(ctx), maxOwnerAnswer)
-	if err != nil {
-		return fmt.Errorf("client: %s at %s: %w", uri, relay, err)
+		return err
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("client: %s at %s: %w: %w", uri, relay, errNoAnswer, err)

@@ -14,7 +14,7 @@ import (
 // other servers. The relay keeps those for mail that it had, and removes the mail in its
 // mailboxes that they are for.
 func (c *Caller) PutReceipts(ctx context.Context, relay spec.ServerName, receipts []wire.Receipt) error {
-	answer, err := c.receiptCall(ctx, http.MethodPut, relay, wire.ReceiptsURI, wire.ReceiptsBody{Receipts: receipts})
+	answer, err := c.receiptCall(ctx, c.config.Identity.ServerName, relay, http.MethodPut, wire.ReceiptsURI, wire.ReceiptsBody{Receipts: receipts})
 	return isAnswer(answer, err)
 }
 
@@ -22,7 +22,7 @@ func (c *Caller) PutReceipts(ctx context.Context, relay spec.ServerName, receipt
 // that the relay has numbered higher than after. The next ones follow the number that is
 // returned. Their signatures aren't checked: see wire.Receipt.Check.
 func (c *Caller) Receipts(ctx context.Context, relay, destination spec.ServerName, after int64) (receipts []wire.Receipt, next int64, err error) {
-	answer, err := c.receiptCall(ctx, http.MethodGet, relay, wire.AskReceiptsURI(destination, after), nil)
+	answer, err := c.receiptCall(ctx, destination, relay, http.MethodGet, wire.AskReceiptsURI(destination, after), nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -36,19 +36,8 @@ func (c *Caller) Receipts(ctx context.Context, relay, destination spec.ServerNam
 // maxReceiptsAnswer bounds an answer about receipts.
 const maxReceiptsAnswer = 2 * wire.MaxReceiptsBytes
 
-func (c *Caller) receiptCall(ctx context.Context, method string, relay spec.ServerName, uri string, content any) ([]byte, error) {
+func (c *Caller) receiptCall(ctx context.Context, about, relay spec.ServerName, method, uri string, content any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(c.config.Timeout, DefaultRelayTimeout))
 	defer cancel()
-	if !c.isWhole() {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)
-	}
-	request, err := c.sign(method, relay, uri, content)
-	if err != nil {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, err)
-	}
-	answer, err := c.roundTrip(request.WithContext(ctx), maxReceiptsAnswer)
-	if err != nil {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, err)
-	}
-	return answer, nil
+	return c.callAbout(ctx, about, relay, method, uri, content, maxReceiptsAnswer)
 }

@@ -58,6 +58,25 @@ func TestAddressOfRecord(t *testing.T) {
 	})
 }
 
+// TestReceiptsAtAddress: a relay that nobody reaches by its name gives receipts at its
+// address.
+func TestReceiptsAtAddress(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.change = func(c *client.NodeConfig) { c.Receiver.Receipts = true }
+		w.placed(r1, addressOfR1)
+		alice, bob := w.node(a), w.node(b)
+		require.NoError(t, bob.AnnounceAt(w.Context(), wire.RecordRelay{Name: r1, At: []string{addressOfR1}}))
+		alice.add(bob.Link())
+		alice.write(bob, "1")
+		w.pass(time.Minute)
+		bob.requireGot("1")
+		w.pass(2 * time.Hour)
+		status, err := alice.Status(w.Context())
+		require.NoError(t, err)
+		require.Empty(t, status.Destinations, "bob has handled it")
+	})
+}
+
 // TestAddressMustAgree: mail goes to no address that hasn't itself shown the record, though
 // the relay has by its name.
 func TestAddressMustAgree(t *testing.T) {

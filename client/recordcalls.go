@@ -40,18 +40,5 @@ func (c *Caller) PutRelayRecord(ctx context.Context, relay spec.ServerName, reco
 func (c *Caller) recordCall(ctx context.Context, method string, relay, server spec.ServerName, content any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(c.config.Timeout, DefaultRelayTimeout)) // it is small
 	defer cancel()
-	ctx = c.toward(ctx, server, relay)
-	uri := wire.RelaysURI(server)
-	if !c.isWhole() {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, errNeedsTransport)
-	}
-	request, err := c.sign(method, relay, uri, content)
-	if err != nil {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, err)
-	}
-	answer, err := c.roundTrip(request.WithContext(ctx), wire.MaxRecordBytes)
-	if err != nil {
-		return nil, fmt.Errorf("client: %s at %s: %w", uri, relay, err)
-	}
-	return answer, nil
+	return c.callAbout(ctx, server, relay, method, wire.RelaysURI(server), content, wire.MaxRecordBytes)
 }
