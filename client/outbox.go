@@ -207,9 +207,7 @@ func (c OutboxConfig) withDefaults() OutboxConfig {
 	defaults.Bounds(&c.MaxAge, DefaultMaxAge, defaults.Forever)
 	defaults.Bounds(&c.Workers, DefaultWorkers, noLimit/int(classes))
 	c.Backoff = c.Backoff.withDefaults().paced()
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
+	defaults.Set(&c.Logger, slog.Default())
 	l := &c.Limits // 0: no limit, for the store
 	defaults.Bounds(&l.Entries, DefaultOutboxEntries, 0)
 	defaults.Bounds(&l.Bytes, DefaultOutboxBytes, 0)

@@ -167,9 +167,7 @@ func NewReceiver(config ReceiverConfig) (*Receiver, error) {
 	if config.History == nil {
 		config.History = NewHistory(0)
 	}
-	if config.Logger == nil {
-		config.Logger = slog.Default()
-	}
+	defaults.Set(&config.Logger, slog.Default())
 	return &Receiver{
 		config:   config,
 		self:     config.Caller.config.Identity.ServerName,

@@ -50,7 +50,7 @@ const (
 	changes
 )
 
-// transitions say which state follows. A change that isn't in it changes nothing: the
+// transitions say which state follows. A change that isn't in it changes nothing.
 var transitions = [states][changes]state{
 	idle:    {wakes: ready, pauses: waiting},
 	ready:   {wakes: ready, taken: served}, // to another class

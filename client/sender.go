@@ -87,9 +87,7 @@ func NewSender(config SenderConfig) (*Sender, error) {
 	defaults.Bounds(&config.RelayTimeout, DefaultRelayTimeout, defaults.Forever)
 	defaults.Bounds(&config.MaxBackground, DefaultMaxBackground, 0)
 	config.RelayBackoff = config.RelayBackoff.withDefaults()
-	if config.Logger == nil {
-		config.Logger = slog.Default()
-	}
+	defaults.Set(&config.Logger, slog.Default())
 	s := &Sender{
 		config:     config,
 		relays:     newBackoffs[spec.ServerName](config.RelayBackoff),
