@@ -1,87 +1,28 @@
 package client_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
-	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
-
-var errFlaky = errors.New("flaky")
-
-// A flaky store fails now and then, before or after doing its work.
-type flaky struct {
-	*memory.Store
-	rate atomic.Int32 // percent
-}
-
-func (f *flaky) fails() bool { return rand.Int32N(100) < f.rate.Load() }
-
-func (f *flaky) Put(ctx context.Context, m store.Mail, l store.Limits) (bool, error) {
-	if f.fails() {
-		return false, errFlaky
-	}
-	ok, err := f.Store.Put(ctx, m, l)
-	if f.fails() {
-		return false, errFlaky
-	}
-	return ok, err
-}
-
-func (f *flaky) Next(ctx context.Context, d spec.ServerName, after int64, n int, b int64) ([]store.Entry, error) {
-	if f.fails() {
-		return nil, errFlaky
-	}
-	return f.Store.Next(ctx, d, after, n, b)
-}
-
-func (f *flaky) Ack(ctx context.Context, d spec.ServerName, id int64) (int, error) {
-	if f.fails() {
-		return 0, errFlaky
-	}
-	n, err := f.Store.Ack(ctx, d, id)
-	if f.fails() {
-		return 0, errFlaky
-	}
-	return n, err
-}
-
-func (f *flaky) Usage(ctx context.Context, d spec.ServerName) (store.Usage, error) {
-	if f.fails() {
-		return store.Usage{}, errFlaky
-	}
-	return f.Store.Usage(ctx, d)
-}
-
-func (f *flaky) SetNotes(ctx context.Context, c []store.Note) error {
-	if f.fails() {
-		return errFlaky
-	}
-	return f.Store.SetNotes(ctx, c)
-}
 
 // Though everything fails now and then, all that was enqueued arrives, in order, and
 // nothing is dropped that neither the destination nor a relay has.
 func TestOutboxOnFlakyStore(t *testing.T) {
 	for range seeds.Rounds(10, 2) {
-		f := &flaky{}
-		f.rate.Store(10)
+		f := newFaulty(nil, 10, "")
 		inOutWorld(t, func(c *client.OutboxConfig) {
-			f.Store = c.Store.(*memory.Store)
+			f.notedStore = c.Store.(notedStore)
 			c.Store = f
 			c.KeepRelayed = 20
 			c.Backoff = client.Backoff{First: time.Second, Most: 5 * time.Second}
@@ -122,11 +63,11 @@ func TestOutboxOnFlakyStore(t *testing.T) {
 				case 1:
 					o.net.Set(b.ServerName, relaytest.Host{})
 				case 2:
-					f.rate.Store(0)
+					f.percent.Store(0)
 					require.NoError(t, o.outbox.Close())
-					o.mail = f.Store
+					o.mail = f.notedStore.(*memory.Store)
 					o.open()
-					f.rate.Store(10)
+					f.percent.Store(10)
 				}
 				time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond)
 			}

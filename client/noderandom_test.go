@@ -17,7 +17,6 @@ import (
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
-	"github.com/matrixrelay/relay/store"
 )
 
 // How many worlds TestNodeAtRandom runs, and the one seed to run.
@@ -53,43 +52,6 @@ type nodeRandom struct {
 	down     map[spec.ServerName]bool
 	enqueued []string
 	left     []string // "relay number"
-}
-
-// A mortal is a store of a process that may be killed: from then on, nothing is
-// read or written.
-type mortal struct {
-	notedStore
-	dead atomic.Bool
-}
-
-var errKilled = errors.New("killed")
-
-func (m *mortal) Put(ctx context.Context, mail store.Mail, l store.Limits) (bool, error) {
-	if m.dead.Load() {
-		return false, errKilled
-	}
-	return m.notedStore.Put(ctx, mail, l)
-}
-
-func (m *mortal) Next(ctx context.Context, d spec.ServerName, after int64, n int, bytes int64) ([]store.Entry, error) {
-	if m.dead.Load() {
-		return nil, errKilled
-	}
-	return m.notedStore.Next(ctx, d, after, n, bytes)
-}
-
-func (m *mortal) Ack(ctx context.Context, d spec.ServerName, id int64) (int, error) {
-	if m.dead.Load() {
-		return 0, errKilled
-	}
-	return m.notedStore.Ack(ctx, d, id)
-}
-
-func (m *mortal) SetNotes(ctx context.Context, notes []store.Note) error {
-	if m.dead.Load() {
-		return errKilled
-	}
-	return m.notedStore.SetNotes(ctx, notes)
 }
 
 func (r *nodeRandom) play(w *nodeWorld) {
@@ -169,14 +131,14 @@ func (r *nodeRandom) some(least int) []spec.ServerName {
 
 // restart closes the Node, or has it killed, and opens it again.
 func (r *nodeRandom) restart() {
-	if m, ok := r.mail.(*mortal); ok && r.mayDie && r.script.IntN(2) == 0 {
-		m.dead.Store(true)
+	if m, ok := r.mail.(*faulty); ok && r.mayDie && r.script.IntN(2) == 0 {
+		m.percent.Store(100) // a process that was killed reads and writes nothing
 		r.kills++
 		time.Sleep(time.Duration(r.script.IntN(2)) * time.Second) // its requests go on meanwhile
 	}
 	r.close()
 	r.offline.Store(r.script.IntN(2) == 0)
-	r.mail = &mortal{notedStore: r.disk}
+	r.mail = &faulty{notedStore: r.disk}
 	r.change = func(c *client.NodeConfig) { c.Offline = r.offline.Load() }
 	time.Sleep(time.Duration(r.script.IntN(100)) * time.Second)
 	r.open()

@@ -68,9 +68,8 @@ func TestOutboxAgeIsTheStores(t *testing.T) {
 // A destination that is seen isn't tried again and again while the store can't
 // take off mail that was sent.
 func TestOutboxStoreFailsWhileSeen(t *testing.T) {
-	f := &failingStore{}
-	f.fail.Store(true)
-	inOutWorld(t, func(c *client.OutboxConfig) { f.Store = c.Store; c.Store = f }, func(o *outWorld) {
+	f := newFaulty(nil, 100, "Ack")
+	inOutWorld(t, func(c *client.OutboxConfig) { f.notedStore = c.Store.(notedStore); c.Store = f }, func(o *outWorld) {
 		o.net.Set(b.ServerName, takes)
 		o.enqueue("1")
 		for range 3600 {
@@ -78,7 +77,7 @@ func TestOutboxStoreFailsWhileSeen(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		require.Less(t, o.net.Asked(b.ServerName), 30)
-		f.fail.Store(false)
+		f.percent.Store(0)
 		time.Sleep(client.DefaultMostBackoff)
 		require.Zero(t, o.queued(b.ServerName))
 	})

@@ -1,8 +1,6 @@
 package client_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -81,31 +79,18 @@ func TestPeersAreKept(t *testing.T) {
 	require.Equal(t, []spec.ServerName{"b"}, again.OfflineServers())
 	notes, err := kept.Notes(ctx, "", "", 10_000)
 	require.NoError(t, err)
-	require.Len(t, notes, 2500, "what is nothing isn't kept")
-}
-
-// brokenNotes fail until they are mended.
-type brokenNotes struct {
-	*memory.Store
-	mended bool
-}
-
-func (n *brokenNotes) SetNotes(ctx context.Context, changes []store.Note) error {
-	if n.mended {
-		return n.Store.SetNotes(ctx, changes)
-	}
-	return errors.New("no disk")
+	require.Len(t, notes, 2500, "a server of which nothing is known isn't kept")
 }
 
 func TestPeersSayWhatIsNotKept(t *testing.T) {
 	kept := memory.New(memory.Options{})
 	defer func() { require.NoError(t, kept.Close()) }()
-	broken := &brokenNotes{Store: kept}
+	broken := newFaulty(kept, 100, "SetNotes")
 	p, err := client.OpenPeers(t.Context(), broken)
 	require.NoError(t, err)
-	require.ErrorContains(t, p.AddRelays(t.Context(), "b", "r1"), "no disk")
+	require.ErrorIs(t, p.AddRelays(t.Context(), "b", "r1"), errFault)
 	require.Equal(t, []spec.ServerName{"r1"}, p.Relays("b"), "it counts until the process ends")
-	broken.mended = true
+	broken.percent.Store(0)
 	require.NoError(t, p.AddRelays(t.Context(), "b", "r1"), "the same again is written down")
 	again, err := client.OpenPeers(t.Context(), kept)
 	require.NoError(t, err)

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
@@ -110,20 +109,12 @@ type forger struct {
 }
 
 func (f *forger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	real := httptest.NewRecorder()
-	f.real.ServeHTTP(real, r)
-	body := real.Body.Bytes()
-	if answer, err := wire.ReadAnswer(body); err == nil && answer.EntriesQueued && f.p.forge != nil {
-		var items []wire.Item
-		for _, a := range append([]wire.Answer{answer}, answer.More...) {
-			item := wire.Item{ID: a.EntryID, TransactionID: a.TransactionID, Transaction: a.Transaction, Proof: a.Proof}
-			f.p.forge(&item)
-			items = append(items, item)
+	serveChanged(f.real, w, r, func(body []byte) []byte {
+		if f.p.forge == nil {
+			return body
 		}
-		body = slices.Concat(wire.MakeAnswer(items, answer.More != nil)...)
-	}
-	w.WriteHeader(real.Code)
-	_, _ = w.Write(body)
+		return changeMail(body, f.p.forge)
+	})
 }
 
 // A keyBook is the keys of servers whose names are none: all have that of a.

@@ -8,12 +8,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -24,7 +22,6 @@ import (
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/internal/seeds"
 	"github.com/matrixrelay/relay/relaytest"
-	"github.com/matrixrelay/relay/store/memory"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -45,20 +42,18 @@ const (
 // back-offs, and which of two goroutines is first.
 func TestReceiptsAtRandom(t *testing.T) {
 	seeds.Each(t, receiptSeed, receiptRuns, seeds.Rounds(5, 1), func(t *testing.T, seed uint64) {
-		synctest.Test(t, func(t *testing.T) {
-			time.Sleep(time.Until(recordTime))
-			w := &liarWorld{T: t, net: relaytest.NewNetwork(), dice: rand.New(rand.NewPCG(seed, 0)), handled: make(map[wire.ReceiptItem]int)}
-			w.play()
+		inRecordWorld(t, func(w *recordWorld) {
+			l := &liarWorld{recordWorld: w, dice: rand.New(rand.NewPCG(seed, 0)), handled: make(map[wire.ReceiptItem]int)}
+			l.play()
 		})
 	})
 }
 
 // A liarWorld is nodes a and b, and relays of which all but one lie.
 type liarWorld struct {
-	*testing.T
-	net    *relaytest.Network
+	*recordWorld
 	relays []*liar
-	a, b   *liarNode
+	a, b   *recordNode
 
 	mu      sync.Mutex
 	dice    *rand.Rand
@@ -91,17 +86,19 @@ func (w *liarWorld) play() {
 	}
 	honest := w.relays[w.intN(len(w.relays))]
 	honest.honest = true
+	w.change = func(c *client.NodeConfig) {
+		c.Handle, c.Outbox.Notify = w.handle, w.note
+		c.Receiver = client.ReceiverConfig{Receipts: c.Identity.ServerName == b.ServerName}
+	}
 	w.a, w.b = w.node(a), w.node(b)
-	require.NoError(w, w.b.Announce(w.Context(), r1, r2, r3))
-	record, err := wire.ReadLink(w.b.Link())
-	require.NoError(w, err)
-	require.NoError(w, w.a.AddRecord(w.Context(), record))
+	w.b.announce(r1, r2, r3)
+	w.a.add(w.b.Link())
 	for range 8 {
 		for range 1 + w.intN(4) {
 			w.write()
 		}
 		time.Sleep(w.upTo(10 * time.Minute))
-		for _, n := range []*liarNode{w.a, w.b} {
+		for _, n := range []*recordNode{w.a, w.b} {
 			if w.chance(15) {
 				n.close()
 				time.Sleep(w.upTo(2 * time.Hour))
@@ -130,9 +127,6 @@ func (w *liarWorld) settle() {
 	}
 	require.Len(w, w.handled, len(w.sent))
 	require.Len(w, w.known, len(w.sent), "known to be handled")
-	require.NoError(w, w.net.Close())
-	require.NoError(w, w.a.mail.Close())
-	require.NoError(w, w.b.mail.Close())
 }
 
 // write has a write to b, sometimes the same as before.
@@ -177,37 +171,6 @@ func (w *liarWorld) note(e client.Event) {
 	require.Equal(w, 1, w.handled[w.sent[at]], "%s isn't handled", e.TransactionID)
 }
 
-// A liarNode is a Node in a liarWorld.
-type liarNode struct {
-	*client.Node
-	w       *liarWorld
-	is      *relaytest.Node
-	mail    *memory.Store
-	running sync.WaitGroup
-}
-
-func (w *liarWorld) node(is *relaytest.Node) *liarNode {
-	n := &liarNode{w: w, is: is, mail: memory.New(memory.Options{})}
-	n.open()
-	return n
-}
-
-func (n *liarNode) open() {
-	var err error
-	n.Node, err = client.OpenNode(n.w.Context(), client.NodeConfig{
-		Identity: n.is.SigningIdentity, Transport: n.w.net, Store: n.mail, Keys: relaytest.Keys(), Handle: n.w.handle,
-		Logger: slog.New(slog.DiscardHandler), Outbox: client.OutboxConfig{Notify: n.w.note},
-		Receiver: client.ReceiverConfig{Receipts: n.is == b},
-	})
-	require.NoError(n.w, err)
-	n.running.Go(func() { require.NoError(n.w, n.Run(context.Background())) })
-}
-
-func (n *liarNode) close() {
-	require.NoError(n.w, n.Close())
-	n.running.Wait()
-}
-
 // A liar is a relay that lies, unless it is honest.
 type liar struct {
 	w      *liarWorld
@@ -222,41 +185,30 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	uri, _ := wire.SignedURI(r)
 	route, err := wire.ParseURI(uri)
 	require.NoError(l.w, err)
-	real := httptest.NewRecorder()
 	switch {
 	case l.honest:
 		l.real.ServeHTTP(w, r)
-		return
 	case route.Endpoint == wire.SendRelay && l.w.chance(50):
 		_, _ = io.Copy(io.Discard, r.Body)
 		_, _ = w.Write([]byte(wire.SentAnswer)) // and it is lost
-		return
-	}
-	l.real.ServeHTTP(real, r)
-	answer := real.Body.Bytes()
-	switch {
-	case real.Code != http.StatusOK:
 	case route.Endpoint == wire.RelayTxn:
-		answer = l.tamper(answer)
+		serveChanged(l.real, w, r, l.tamper)
 	case route.Endpoint == wire.Receipts && r.Method == http.MethodGet:
-		answer = l.lie(answer)
+		serveChanged(l.real, w, r, l.lie)
+	default:
+		l.real.ServeHTTP(w, r)
 	}
-	w.WriteHeader(real.Code)
-	_, _ = w.Write(answer)
 }
 
 // tamper changes an answer with mail.
-func (l *liar) tamper(body []byte) []byte {
-	answer, err := wire.ReadAnswer(body)
+func (l *liar) tamper(answer []byte) []byte {
 	switch {
-	case err != nil || !answer.EntriesQueued || l.w.chance(40):
-		return body
+	case l.w.chance(40):
+		return answer
 	case l.w.chance(30):
 		return []byte(wire.EmptyBatch)
 	}
-	var items []wire.Item
-	for _, one := range append([]wire.Answer{answer}, answer.More...) {
-		item := wire.Item{ID: one.EntryID, TransactionID: one.TransactionID, Transaction: one.Transaction, Proof: one.Proof}
+	return changeMail(answer, func(item *wire.Item) {
 		switch {
 		case l.w.chance(30):
 			item.Proof = nil
@@ -265,9 +217,7 @@ func (l *liar) tamper(body []byte) []byte {
 		case l.w.chance(30):
 			item.Transaction = bytes.ReplaceAll(item.Transaction, []byte(`"n":`), []byte(`"n":1`))
 		}
-		items = append(items, item)
-	}
-	return slices.Concat(wire.TakingReceipts(wire.MakeAnswer(items, answer.More != nil))...)
+	})
 }
 
 // lie changes an answer with receipts.

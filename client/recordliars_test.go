@@ -5,8 +5,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
-	"regexp"
 	"strings"
 	"sync"
 
@@ -79,18 +77,15 @@ func (l *recordLiar) serveOld(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(record)
 }
 
-var proofField = regexp.MustCompile(`"relay_proof":\{[^{}]*\},?`)
-
 // change changes the mail in the relay's answer.
 func (l *recordLiar) change(w http.ResponseWriter, r *http.Request) {
-	answer := httptest.NewRecorder()
-	l.Handler.ServeHTTP(answer, r)
-	body := answer.Body.Bytes()
-	if l.lie == "strips" {
-		body = proofField.ReplaceAll(body, nil)
-	} else {
-		body = bytes.ReplaceAll(body, []byte(`"depth":`), []byte(`"depth":1`))
-	}
-	w.WriteHeader(answer.Code)
-	_, _ = w.Write(body)
+	serveChanged(l.Handler, w, r, func(body []byte) []byte {
+		return changeMail(body, func(item *wire.Item) {
+			if l.lie == "strips" {
+				item.Proof = nil
+			} else {
+				item.Transaction = bytes.ReplaceAll(item.Transaction, []byte(`"depth":`), []byte(`"depth":1`))
+			}
+		})
+	})
 }

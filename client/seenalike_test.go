@@ -67,7 +67,7 @@ func TestSeenWritesAgain(t *testing.T) {
 	inInbox(t, func(b *inbox) {
 		kept := memory.New(memory.Options{})
 		defer func() { require.NoError(t, kept.Close()) }()
-		broken := &brokenNotes{Store: kept}
+		broken := newFaulty(kept, 100, "SetNotes")
 		open := func() {
 			history, err := client.OpenHistory(b.Context(), broken, 0)
 			require.NoError(t, err)
@@ -83,12 +83,12 @@ func TestSeenWritesAgain(t *testing.T) {
 			return err
 		}
 		for range 2 {
-			require.ErrorContains(t, direct(), "no disk")
+			require.ErrorIs(t, direct(), errFault)
 			require.Equal(t, 1, handled)
 		}
-		broken.mended = true
+		broken.percent.Store(0)
 		require.NoError(t, direct())
-		broken.mended = false
+		broken.percent.Store(100)
 		require.NoError(t, direct(), "it is written down")
 		open()
 		require.NoError(t, direct())
