@@ -48,7 +48,7 @@ func TestWrongRequests(t *testing.T) {
 		parsed := wire.ParseError(answer.Code, answer.Header(), answer.Body.Bytes())
 		require.NotEmpty(t, parsed.Code, "%s %s", one.method, one.target)
 	}
-	require.Len(t, r.left(r.client, "b.example"), 1, "no purge of what was misspelt")
+	require.Len(t, r.left(r.client, "b.example"), 1, "no purge for a misspelt request")
 }
 
 // A GET changes nothing.

@@ -27,7 +27,7 @@ func TestPurge(t *testing.T) {
 	}{
 		"a mailbox": {admin.Purge{Mailbox: boxes[0]}, func(box int, _ string, _ bool) bool { return box == 0 }},
 		"an origin": {admin.Purge{Origin: "a.example"}, func(box int, origin string, _ bool) bool { return box < 2 && origin == "a.example" }},
-		"what expires soon": {admin.Purge{ExpiresMS: 2 * hour.Milliseconds()}, func(box int, _ string, soon bool) bool {
+		"mail that expires soon": {admin.Purge{ExpiresMS: 2 * hour.Milliseconds()}, func(box int, _ string, soon bool) bool {
 			return box < 2 && soon
 		}},
 		"an origin in a mailbox": {admin.Purge{Mailbox: boxes[1], Origin: "a.example"}, func(box int, origin string, _ bool) bool {

@@ -8,7 +8,7 @@ import (
 	"github.com/matrixrelay/relay/wire"
 )
 
-// endpointWords say for what a request is made.
+// endpointWords say why a request is made.
 var endpointWords = map[string]string{
 	string(wire.SendRelay): "leave mail",
 	string(wire.RelayTxn):  "fetch mail",

@@ -168,7 +168,7 @@ func TestBatchesContextEnds(t *testing.T) {
 // Relays that are in the way of their own batches still get rid of their mail.
 func TestBatchesOddRelays(t *testing.T) {
 	for name, odd := range map[string]func(s *scripted, w http.ResponseWriter, a *ask) bool{
-		"doesn't mind what is to be skipped": func(_ *scripted, _ http.ResponseWriter, a *ask) bool {
+		"skips nothing": func(_ *scripted, _ http.ResponseWriter, a *ask) bool {
 			a.After = 0
 			return false
 		},

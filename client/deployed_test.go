@@ -229,7 +229,7 @@ func TestOutboxDeployedRelays(t *testing.T) {
 		o.outbox.Seen(b.ServerName)
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"1 delivered", "2 delivered", "3 delivered"}, o.told())
-		require.Equal(t, []string{"1", "2", "3"}, took(), "what it says of single PDUs isn't for us")
+		require.Equal(t, []string{"1", "2", "3"}, took(), "its results for single PDUs aren't for us")
 	})
 }
 
@@ -260,7 +260,7 @@ func TestDeployedNodeFetches(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"1 relayed", "2 relayed", "3 relayed"}, o.told())
 		got := deployedSync(o.T, b, o.net, r2)
-		require.Len(t, got, 3, "what was retried is there once")
+		require.Len(t, got, 3, "retried mail is there once")
 		for i, id := range []string{"1", "2", "3"} {
 			requireContent(t, id, got[i])
 			require.Equal(t, spec.AsTimestamp(sent), got[i].OriginServerTS)

@@ -34,7 +34,7 @@ func TestFollowBacksOffAnew(t *testing.T) {
 			r.well = r.number == failures+2
 			r.fails = r.number <= failures || r.number > failures+2
 		},
-		"it gave what it held": func(s *scripted, r *reaction, waiting bool) {
+		"it gave its answer": func(s *scripted, r *reaction, waiting bool) {
 			if r.well = waiting && r.waits == failures+1; r.well {
 				s.last++
 			}
@@ -140,7 +140,7 @@ func TestRunRelaysChange(t *testing.T) {
 			require.Equal(t, gone.Load()+1, asking.Load())
 			require.NoError(t, b.peers.RemoveRelays(b.Context(), nodeB, r1, r2))
 			time.Sleep(time.Millisecond)
-			require.Equal(t, asking.Load(), gone.Load(), "what was asked is given up")
+			require.Equal(t, asking.Load(), gone.Load(), "requests under way are given up")
 			before := b.net.Asked(r1)
 			time.Sleep(48 * time.Hour)
 			require.Equal(t, before, b.net.Asked(r1))

@@ -109,14 +109,14 @@ const maxKeyless = 1000
 // while where proof is required, and where there is a key that wasn't valid by our
 // clock. For the next mail of the same origin the while doesn't begin anew, or it
 // could be held for ever.
-func (r *Receiver) withoutKey(received *Received, who keyless, err error) error {
+func (r *Receiver) withoutKey(received *Received, of keyless, err error) error {
 	if !r.config.RequireProof && !errors.Is(err, wire.ErrKeyNotValid) {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.calendar.look().since
-	have, known := r.keyless[who]
+	have, known := r.keyless[of]
 	if !known || have.entry != received.EntryID && now-have.last > r.config.KeyPatience {
 		have.since = now
 	}
@@ -124,7 +124,7 @@ func (r *Receiver) withoutKey(received *Received, who keyless, err error) error 
 	if !known {
 		makeRoom(r.keyless, maxKeyless)
 	}
-	r.keyless[who] = have
+	r.keyless[of] = have
 	switch {
 	case now-have.since < r.config.KeyPatience:
 		return &heldError{err}
@@ -134,8 +134,8 @@ func (r *Receiver) withoutKey(received *Received, who keyless, err error) error 
 	return fmt.Errorf("%w: %w", ErrUnproven, err)
 }
 
-func (r *Receiver) withKey(who keyless) {
+func (r *Receiver) withKey(of keyless) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.keyless, who)
+	delete(r.keyless, of)
 }

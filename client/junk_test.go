@@ -75,7 +75,7 @@ func TestJunkSlowsItsRelayDown(t *testing.T) {
 			a.Limit = 1
 			return says(wire.EmptyBatch, func(a *ask) bool { return a.number%2 == 0 })(w, a)
 		}}},
-		"only to who waits": {relay: &scripted{last: endless, body: sameBody(unreadable), odd: func(w http.ResponseWriter, a *ask) bool {
+		"only to a request that waits": {relay: &scripted{last: endless, body: sameBody(unreadable), odd: func(w http.ResponseWriter, a *ask) bool {
 			a.Limit = 1
 			return says(wire.EmptyBatch, func(a *ask) bool { return !waiting(a) })(w, a)
 		}}},
@@ -86,10 +86,10 @@ func TestJunkSlowsItsRelayDown(t *testing.T) {
 		"nothing, at once": {relay: &scripted{}},
 		"one entry for ever": {relay: &scripted{odd: says(
 			`{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true,"more":[]}`, always)}},
-		"one entry for ever to who waits": {relay: &scripted{odd: says(
+		"one entry for ever to a request that waits": {relay: &scripted{odd: says(
 			`{"transaction":{"origin":"a","pdus":[{"n":1}]},"entry_id":3,"entries_queued":true,"more":[]}`, waiting)}},
-		"without a transaction":              {relay: &scripted{odd: says(`{"entries_queued":true,"entry_id":3,"more":[]}`, always)}},
-		"without a transaction to who waits": {relay: &scripted{odd: says(`{"entries_queued":true,"entry_id":3,"more":[]}`, waiting)}},
+		"without a transaction":                         {relay: &scripted{odd: says(`{"entries_queued":true,"entry_id":3,"more":[]}`, always)}},
+		"without a transaction to a request that waits": {relay: &scripted{odd: says(`{"entries_queued":true,"entry_id":3,"more":[]}`, waiting)}},
 		"IDs that fall": {relay: &scripted{odd: func(w http.ResponseWriter, a *ask) bool {
 			_, _ = fmt.Fprintf(w, `{"transaction":%s,"entry_id":%d,"entries_queued":true,"more":[]}`, unreadable, endless-a.number)
 			return true

@@ -103,7 +103,7 @@ func TestNodeReopened(t *testing.T) {
 		w.setRelays(a.ServerName, r3)
 		w.leave(r3, "x")
 		time.Sleep(time.Second)
-		require.Equal(t, []string{"x", "y"}, w.fetched(), "what was handled before is a copy")
+		require.Equal(t, []string{"x", "y"}, w.fetched(), "mail that was handled before is a copy")
 	})
 }
 

@@ -162,7 +162,7 @@ func TestOutboxSurvives(t *testing.T) {
 
 		o.open()
 		time.Sleep(time.Second)
-		require.Equal(t, asked, o.net.Asked(r1), "what relays have isn't left there again")
+		require.Equal(t, asked, o.net.Asked(r1), "mail that relays have isn't left there again")
 		o.net.Set(b.ServerName, takes)
 		o.enqueue("3")
 		o.outbox.Seen(b.ServerName)

@@ -96,7 +96,7 @@ func TestPassOnToRelay(t *testing.T) {
 		w.b(true)
 		w.leave("3", own)
 		time.Sleep(client.DefaultMostBackoff)
-		require.Equal(t, []string{"handed 3"}, w.got(), "what was fetched isn't handled again")
+		require.Equal(t, []string{"handed 3"}, w.got(), "fetched mail isn't handled again")
 		require.Zero(t, own.left())
 		w.sync(own, theirs)
 		require.Empty(t, w.got())

@@ -299,11 +299,11 @@ func (p *Peers) tell(server spec.ServerName) {
 	}
 }
 
-func (p *Peers) keep(ctx context.Context, server spec.ServerName, what *peer) error {
+func (p *Peers) keep(ctx context.Context, server spec.ServerName, have *peer) error {
 	note := store.Note{Key: notePrefix + string(server)}
-	if len(what.Relays) > 0 || what.Offline || what.Only {
+	if len(have.Relays) > 0 || have.Offline || have.Only {
 		var err error
-		if note.Value, err = json.Marshal(what); err != nil {
+		if note.Value, err = json.Marshal(have); err != nil {
 			return fmt.Errorf("client: peers: %w", err)
 		}
 	}

@@ -32,7 +32,7 @@ func TestProven(t *testing.T) {
 		for i, got := range p.taken() {
 			require.Equal(t, client.Proven, got.Proof)
 			require.Equal(t, a.ServerName, got.Origin)
-			require.EqualValues(t, fmt.Sprint(i+1), got.TransactionID, "what the origin says, not the relay")
+			require.EqualValues(t, fmt.Sprint(i+1), got.TransactionID, "as the origin says, not the relay")
 			decoded, err := got.Decode()
 			require.NoError(t, err)
 			require.Equal(t, a.ServerName, decoded.Origin)
@@ -83,7 +83,7 @@ func TestProofIsRequired(t *testing.T) {
 		require.ErrorIs(t, p.why()[0], client.ErrUnproven)
 		require.Equal(t, r1, p.refused()[0].Relay)
 		require.Contains(t, string(p.refused()[0].Body), `"pdus":[{"n":1}]`)
-		require.Zero(t, p.left(), "what is rejected is acknowledged")
+		require.Zero(t, p.left(), "rejected mail is acknowledged")
 	})
 	deployed := &deployedRelay{name: r1, first: 1}
 	inProvenInbox(t, func(c *client.ReceiverConfig) { c.RequireProof, c.Rejected = true, nil }, func(p *provenInbox) {
@@ -208,7 +208,7 @@ func TestProofsKeyPatience(t *testing.T) {
 		stop := p.run()
 		time.Sleep(client.DefaultKeyPatience / 2)
 		require.Len(t, p.taken(), 2, "another origin's passes it")
-		require.Equal(t, 2, p.left(), "what was before it is acknowledged")
+		require.Equal(t, 2, p.left(), "the mail before it is acknowledged")
 		p.keys.know("named", true)
 		time.Sleep(client.DefaultMostBackoff)
 		require.Equal(t, []client.ProofStatus{client.Proven, client.Proven, client.Proven}, p.statuses())

@@ -168,7 +168,7 @@ func TestReceiverRemembers(t *testing.T) {
 		b.sync()
 		notes, err := b.mail.Notes(b.Context(), "", "", 1000)
 		require.NoError(t, err)
-		require.Len(t, notes, 10, "what is remembered is bounded")
+		require.Len(t, notes, 10, "it remembers no more than it may")
 	})
 }
 
@@ -275,12 +275,12 @@ func TestReceiverOddRelays(t *testing.T) {
 		host relaytest.Host
 		want client.Drained
 	}{
-		"the same entry for ever": {answers(200, one), client.Drained{Handled: 1}},
-		"half an answer":          {answers(200, one[:30]), client.Drained{}},
-		"an error":                {answers(500, `{"errcode":"M_UNKNOWN","error":""}`), client.Drained{}},
-		"a redirect":              {answers(302, ``), client.Drained{}},
-		"it hangs":                {relaytest.Host{Hangs: true}, client.Drained{}},
-		"what nobody can decode":  {answers(200, `{"transaction":{"pdus":7},"entry_id":3,"entries_queued":true}`), client.Drained{Unreadable: 1}},
+		"the same entry for ever":     {answers(200, one), client.Drained{Handled: 1}},
+		"half an answer":              {answers(200, one[:30]), client.Drained{}},
+		"an error":                    {answers(500, `{"errcode":"M_UNKNOWN","error":""}`), client.Drained{}},
+		"a redirect":                  {answers(302, ``), client.Drained{}},
+		"it hangs":                    {relaytest.Host{Hangs: true}, client.Drained{}},
+		"mail that nobody can decode": {answers(200, `{"transaction":{"pdus":7},"entry_id":3,"entries_queued":true}`), client.Drained{Unreadable: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inInbox(t, func(b *inbox) {

@@ -145,7 +145,7 @@ func TestProgress(t *testing.T) {
 		p.refused(100 + i)
 	}
 	require.Len(t, p.Refused, maxRefused)
-	require.False(t, p.has(100), "it is unclear what is so long ago")
+	require.False(t, p.has(100), "it is unclear so long ago")
 	require.False(t, p.has(100+maxRefused))
 	for i := range int64(maxOwed) {
 		require.True(t, p.owe(1000+i, time.Now()))

@@ -178,7 +178,7 @@ func TestOutboxProxyRefusesOne(t *testing.T) {
 		for i := range 10 {
 			o.enqueue(fmt.Sprintf("1%02d", i))
 			time.Sleep(time.Second)
-			require.Len(t, relay.has(), i+3, "what is new needn't wait")
+			require.Len(t, relay.has(), i+3, "new mail needn't wait")
 		}
 		time.Sleep(24 * time.Hour)
 		require.Less(t, o.net.Asked(r1), 150)

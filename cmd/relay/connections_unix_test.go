@@ -64,7 +64,7 @@ func TestFewOpenFiles(t *testing.T) {
 	}
 	requireDelivery(t, p.network())
 	open := p.metric("relay_connections")
-	assert.LessOrEqual(t, open, float64((256-64)/2), "half of what files allow: at loopback nobody can be told apart")
+	assert.LessOrEqual(t, open, float64((256-64)/2), "half of those that files allow: at loopback nobody can be told apart")
 	assert.Less(t, p.metric("process_open_fds"), 256.0-32)
 	assert.NotContains(t, p.logged(), "too many open files")
 }

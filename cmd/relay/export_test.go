@@ -95,7 +95,7 @@ func TestExportAndImport(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 300, strings.Count(lines, "\n"))
 	_, _, said := runTool(t, "export", "--db", from)
-	require.Equal(t, "300 transactions were written\n", said, "what a file that was cut off is compared with")
+	require.Equal(t, "300 transactions were written\n", said, "a file that was cut off is compared with that")
 
 	_, err = piped(t, newImport(), lines[:len(lines)/2], "--db", to) // in the middle of a line
 	require.ErrorContains(t, err, "line 1")

@@ -232,7 +232,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	s.padding = maxKeysBody
 	request := s.signed(t, "example.org", ordinaryKeyID, "example.org")
 	_, err := newKeyClient(s).GetServerKeys(t.Context(), "example.org")
-	require.NoError(t, err, "what is cut off is space")
+	require.NoError(t, err, "only space is cut off")
 	require.NoError(t, verify(t.Context(), s.verifier(), request))
 
 	f := newSparingFetcher(&gomatrixserverlib.DirectKeyFetcher{

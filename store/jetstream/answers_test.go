@@ -124,7 +124,7 @@ func TestLostAnswers(t *testing.T) {
 		require.EqualValues(t, i+1, cut.lost.Load())
 		destinations, err := s.Destinations(t.Context(), "", 1)
 		require.NoError(t, err)
-		require.Len(t, destinations, 1, "what is answered is listed")
+		require.Len(t, destinations, 1, "mail whose Put was answered is listed")
 	}
 	entries := next(t, s, "b.example")
 	require.Len(t, entries, n)

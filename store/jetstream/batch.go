@@ -26,7 +26,7 @@ var (
 	errMissing = errors.New("not read yet")
 
 	// errUnsure says that a job needs a batch that is careful, or another one.
-	errUnsure = errors.New("what is known isn't enough, or doesn't fit together")
+	errUnsure = errors.New("the records that are known aren't enough, or don't fit together")
 )
 
 // A batch is a commit under way: everything that its jobs have read, and their changes.

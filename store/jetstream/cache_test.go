@@ -22,7 +22,7 @@ func TestSharesOfOthers(t *testing.T) {
 	put(t, s, testMail("second"))
 	share := s.cache.subjects.share("b.example", hashOrigin("a.example"))
 	_, ok := s.cache.get(share)
-	require.True(t, ok, "what only this process changes is")
+	require.True(t, ok, "a record that only this process changes is")
 	put(t, other, testMail("third"))
 	require.Eventually(t, func() bool { _, ok := s.cache.get(share); return !ok }, time.Minute, time.Millisecond)
 	put(t, s, testMail("fourth"))

@@ -78,7 +78,7 @@ func (s *Store) refollowLoop(ctx context.Context) {
 			return
 		case <-s.writer.shrunk:
 		}
-		s.options.Logger.Error("jetstream: the stream has lost the last of what it had", "stream", s.options.Stream)
+		s.options.Logger.Error("jetstream: the stream has lost its last messages", "stream", s.options.Stream)
 		s.unfollow()
 		s.writer.first.Store(max(store.FirstID(s.options.wall()), s.writer.first.Load()))
 		s.cache.clear()

@@ -18,7 +18,7 @@ import (
 const maxParts = 512
 
 var (
-	errDamaged = errors.New("it isn't what was written")
+	errDamaged = errors.New("it isn't as it was written")
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 

@@ -42,7 +42,7 @@ func openStream(ctx context.Context, e *engine, o Options) (info *jetstream.Stre
 	}
 	e.most = int(max(config.MaxMsgSize, 0))
 	if config.Replicas == 1 && e.conn.ConnectedClusterName() != "" {
-		o.Logger.Warn("jetstream: the stream has one replica in a cluster, which may keep a part of what it was storing when it's killed",
+		o.Logger.Warn("jetstream: the stream has one replica in a cluster, which may keep a part of a batch when it's killed",
 			"stream", e.stream)
 	}
 	return info, nil

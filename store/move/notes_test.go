@@ -64,7 +64,7 @@ func TestNotes(t *testing.T) {
 		require.NoError(t, s.Close())
 
 		s = done(t, leaveOpen(from), leaveOpen(to), day).(*Store)
-		require.Equal(t, want, noted(t, s), "what was removed stays so")
+		require.Equal(t, want, noted(t, s), "removed notes stay removed")
 		require.NoError(t, s.Close())
 	})
 }

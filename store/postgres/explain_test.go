@@ -40,14 +40,14 @@ func TestPlans(t *testing.T) {
 	for _, table := range []string{"mailbox", "share", "entry", "gone", "note"} {
 		execute(t, options, `ALTER TABLE {s}.`+table+` SET (autovacuum_enabled = off)`)
 	}
-	t.Run("what the tables were when they were empty", func(t *testing.T) {
+	t.Run("with the plans for empty tables", func(t *testing.T) {
 		execute(t, options, `ANALYZE {s}.mailbox, {s}.share, {s}.entry, {s}.gone, {s}.note, {s}.total`)
 		kept := keepPlans(t, s)
 		fill(t, options)
 		testPlans(t, s, s.explain)
 		testPlans(t, s, kept)
 	})
-	t.Run("what they are", func(t *testing.T) {
+	t.Run("with the plans for full ones", func(t *testing.T) {
 		execute(t, options, `ANALYZE {s}.mailbox, {s}.share, {s}.entry, {s}.gone, {s}.note, {s}.total`)
 		testPlans(t, s, s.explain)
 	})
@@ -135,7 +135,7 @@ func questions(first int64) []question {
 		{256, "insert", insertSQL, []any{ids, ids, keys, ids, ids, origins, keys, keys, ids, keys, keys}},
 		{1, "ack one", ackSQL, []any{now, deep, first, step}},
 		{step, "ack many", ackSQL, []any{now, deep, middle, step}},
-		{0, "ack what isn't there", ackSQL, []any{now, deep, 1 << 52, step}},
+		{0, "ack an entry that isn't there", ackSQL, []any{now, deep, 1 << 52, step}},
 		{step, "expired", expiredSQL, []any{now, step}},
 		{step, "expire", expireSQL, []any{now, now, [][]byte{deep}, step}},
 		{step, "forget", forgetSQL, []any{now, step}},

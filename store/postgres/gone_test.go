@@ -107,7 +107,7 @@ func TestGoneDatabase(t *testing.T) {
 			}
 			<-s.Failed()
 			_, err = s.Next(t.Context(), "b", 0, 1, 1)
-			require.ErrorIs(t, err, store.ErrReopen, "the reason stands beside what reading met")
+			require.ErrorIs(t, err, store.ErrReopen, "the reason stands beside the error of reading")
 			require.NoError(t, s.Close())
 			again, err := Open(t.Context(), options)
 			if !anew {

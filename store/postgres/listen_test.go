@@ -160,7 +160,7 @@ func TestAnnouncements(t *testing.T) {
 		wait()
 	}
 	cancel()
-	require.ErrorIs(t, <-other, context.Canceled, "who waits for something else")
+	require.ErrorIs(t, <-other, context.Canceled, "a wait for something else")
 	for _, said := range []string{"", "x", strings.Repeat("x", nameLength), strings.Repeat("x", 100*nameLength), "test " + newID()} {
 		receiver.listener.wake(said)
 	}

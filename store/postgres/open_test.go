@@ -210,7 +210,7 @@ func life(t *testing.T, s *Store) {
 	require.Len(t, entries, 1)
 	got := entries[0].Mail
 	require.LessOrEqual(t, got.Lifetime, odd.Lifetime)
-	require.Greater(t, got.Lifetime, odd.Lifetime-patience, "what is left of it")
+	require.Greater(t, got.Lifetime, odd.Lifetime-patience, "the rest of it")
 	got.Lifetime = odd.Lifetime
 	require.Equal(t, odd, got)
 	names, err := s.Destinations(t.Context(), "", 10)

@@ -199,7 +199,7 @@ func (r *reader) liveByIndex(ctx context.Context, q aside.Query) (ids []int64, e
 	return ids, err
 }
 
-var errChecksum = errors.New("the row isn't what was written")
+var errChecksum = errors.New("the row isn't as it was written")
 
 // scanEntry reads a row of entryColumns and checks that it is as it was written
 // for that destination. The ID is set even if the rest is damaged.

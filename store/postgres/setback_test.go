@@ -50,7 +50,7 @@ func TestSetBackMeanwhile(t *testing.T) {
 	require.NoError(t, err)
 	removed, err := s.Ack(t.Context(), "b", entries[3].ID)
 	require.NoError(t, err)
-	require.Zero(t, removed, "nobody has seen what is there now")
+	require.Zero(t, removed, "nobody has seen the mail that is there now")
 	left, err := s.Next(t.Context(), "b", 0, 10, math.MaxInt64)
 	require.NoError(t, err)
 	require.Len(t, left, 4)

@@ -82,7 +82,7 @@ func TestLostServerAndMail(t *testing.T) {
 	}
 	kept, err := s.Next(t.Context(), "b", 0, 300, math.MaxInt64)
 	require.NoError(t, err)
-	require.Len(t, kept, 11, "the first, and what came later")
+	require.Len(t, kept, 11, "the first, and all that came later")
 	require.Greater(t, kept[1].ID, lost[len(lost)-1].ID)
 	removed, err := s.Ack(t.Context(), "b", lost[len(lost)-1].ID)
 	require.NoError(t, err)

@@ -155,7 +155,7 @@ func TestRowLeadsElsewhere(t *testing.T) {
 	require.Equal(t, []store.Entry{entries[0], entries[2], entries[3]}, holds(t, s, "b"))
 	stored, err := s.Put(t.Context(), entries[1].Mail, store.Limits{})
 	require.NoError(t, err)
-	require.True(t, stored, "it isn't a copy of what is lost")
+	require.True(t, stored, "it isn't a copy of lost mail")
 }
 
 // A count that says that a mailbox is empty doesn't make its mail nobody's.

@@ -15,7 +15,7 @@ import (
 )
 
 // errIndex says that the index of live entries is damaged.
-var errIndex = fmt.Errorf("%w: the index of live entries isn't what the entries say", errDamaged)
+var errIndex = fmt.Errorf("%w: the index of live entries doesn't agree with the entries", errDamaged)
 
 // next returns the entries that can be read, and those that can't among them. In
 // a damaged database it reads one entry at a time, to find out which of them can

@@ -118,7 +118,7 @@ func (v *typedValues) bytes(i int) []byte {
 	return nil
 }
 
-var errChecksum = errors.New("the row isn't what was written")
+var errChecksum = errors.New("the row isn't as it was written")
 
 // isProven reports whether a row that is live is as it was written. Its mail must
 // have the name of its mailbox.

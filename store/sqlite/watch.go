@@ -145,7 +145,7 @@ func (w *watch) compare(x index) error {
 	var header [logHeader]byte
 	_, err = w.log.f.ReadAt(header[:], 0)
 	if size < logHeader+int64(x.frames)*frameSize || err != nil || !bytes.Equal(header[16:24], x.salt[:]) {
-		return fmt.Errorf("%s was cut or written to: it isn't what this store wrote", filepath.Base(w.log.path))
+		return fmt.Errorf("%s was cut or written to: it isn't as this store wrote it", filepath.Base(w.log.path))
 	}
 	return nil
 }

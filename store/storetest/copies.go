@@ -24,7 +24,7 @@ var copyTests = []test{
 // forgettingTests run with a short retention.
 var forgettingTests = []test{
 	{"a copy after the retention is stored", testForgotten},
-	{"what is kept is not forgotten", testKeptIsNotForgotten},
+	{"kept mail is not forgotten", testKeptIsNotForgotten},
 }
 
 func testCopy(r *rig) {

@@ -32,7 +32,7 @@ func testCrashIdle(r *rig) {
 	r.crash()
 	r.holds(here, mails[:4]...)
 	for _, mail := range mails[:4] {
-		require.False(r, r.put(mail), "what was kept is a copy")
+		require.False(r, r.put(mail), "kept mail is a copy")
 	}
 	r.keep(mails[4:]...)
 	r.ack(here, r.holds(here, mails...)[1].ID)
@@ -142,7 +142,7 @@ func (l *crashLoad) check(r *rig) {
 				}
 				require.True(r, found, "%q was put with success, and is lost", mail.TransactionID)
 				require.Greater(r, at, last, "%q is out of order", mail.TransactionID)
-				require.False(r, r.put(mail), "what was kept is a copy")
+				require.False(r, r.put(mail), "kept mail is a copy")
 				last = at
 			}
 		}

@@ -137,7 +137,7 @@ func testDamageWait(r *rig) {
 	r.damage(here, r.all(here)[0].ID)
 	r.empty(here)
 	early := r.earlyReturns(here, 0, func() { time.Sleep(100 * time.Millisecond) })
-	require.LessOrEqual(r, early, fewEarly, "Wait returned nil though there is only what was set aside")
+	require.LessOrEqual(r, early, fewEarly, "Wait returned nil though there is only mail that was set aside")
 	finish := r.background(func() error {
 		entries, err := await(r.Context(), r.Store, here, 0, 1)
 		if err != nil {

@@ -9,12 +9,12 @@ import (
 )
 
 var expiryTests = []test{
-	{"what is left of a lifetime", testLifetimeLeft},
+	{"the rest of a lifetime", testLifetimeLeft},
 	{"the shortest and the longest", testShortAndLong},
 	{"expires soon", testExpiresSoon},
-	{"what is behind is shown", testBehindExpired},
+	{"mail behind expired mail is shown", testBehindExpired},
 	{"Ack beyond expired entries", testAckBeyondExpired},
-	{"a copy of what expired", testCopyOfExpired},
+	{"a copy of expired mail", testCopyOfExpired},
 	{"Usage and Destinations", testExpiredIsNotUsed},
 	{"a mailbox of mail that expires in any order", testExpiresInAnyOrder},
 }
@@ -42,7 +42,7 @@ func testLifetimeLeft(r *rig) {
 	for range 3 {
 		left := r.all(here)[0].Lifetime
 		require.LessOrEqual(r, left, lifetime+time.Millisecond)
-		require.GreaterOrEqual(r, left, lifetime-time.Since(began)-2*time.Millisecond, "more than what has passed is gone")
+		require.GreaterOrEqual(r, left, lifetime-time.Since(began)-2*time.Millisecond, "more time is gone than has passed")
 		settle()
 	}
 	r.eventually("its lifetime gets shorter", func() bool { return r.all(here)[0].Lifetime < lifetime-10*time.Millisecond })

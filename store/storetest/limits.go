@@ -181,7 +181,7 @@ func testCopiesFit(r *rig, l limit) {
 	require.Equal(r, 1, r.ack(here, r.holds(here, mails...)[0].ID))
 	r.fits(sized(here, 4), l.at(3))
 	stored, err := r.Put(r.Context(), mails[0], l.at(3))
-	require.NoError(r, err, "a copy of acknowledged mail, into what is full")
+	require.NoError(r, err, "a copy of acknowledged mail, into a full mailbox")
 	require.False(r, stored)
 }
 

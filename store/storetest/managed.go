@@ -14,7 +14,7 @@ import (
 
 // Stores that aren't store.Managed pass these by doing nothing.
 var managedTests = []test{
-	{"list what Next returns", testList},
+	{"list the entries that Next returns", testList},
 	{"list lifetimes", testListLifetimes},
 	{"senders of a mailbox", testSendersOfOne},
 	{"senders of all mailboxes", testSendersOfAll},
@@ -123,7 +123,7 @@ func testList(r *rig) {
 func testListLifetimes(r *rig) {
 	r.keep(letter(here, 1), expiring(letter(here, 2), time.Hour))
 	r.keepSoon(letter(here, 3))
-	r.eventually("what has expired isn't listed", func() bool { return len(r.listed(here, 10)) == 2 })
+	r.eventually("expired mail isn't listed", func() bool { return len(r.listed(here, 10)) == 2 })
 	listed := r.listed(here, 10)
 	require.Zero(r, listed[0].Lifetime)
 	require.True(r, isLeftOf(time.Hour, listed[1].Lifetime), "%v", listed[1].Lifetime)

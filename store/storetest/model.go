@@ -164,7 +164,7 @@ func (m *model) putNew() {
 func (m *model) accept(mail store.Mail) {
 	to := mail.Destination
 	entries, err := m.Next(m.Context(), to, m.last[to], 10, plenty)
-	require.NoError(m, err, "looking for what was just put")
+	require.NoError(m, err, "looking for mail that was just put")
 	require.NoError(m, compare([]store.Mail{mail}, entries))
 	require.Greater(m, entries[0].ID, m.last[to])
 	m.last[to] = entries[0].ID

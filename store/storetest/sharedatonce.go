@@ -54,7 +54,7 @@ func testSharedAcksAtOnce(r *rig) {
 			removed.Add(int64(count))
 			return err
 		})
-		require.EqualValues(r, 3, removed.Load(), "what the Acks say they have removed together")
+		require.EqualValues(r, 3, removed.Load(), "as the Acks say, together")
 		r.empty(here)
 		r.bothUse(stores[1], store.Usage{})
 	}
@@ -75,7 +75,7 @@ func testSharedExpiry(r *rig) {
 		return nil
 	})
 	want := store.Usage{Entries: 2, Bytes: bytesOf(lasting...)}
-	r.eventually("what has expired isn't counted", func() bool { // a store may not have heard yet of the last Put of the other one
+	r.eventually("expired mail isn't counted", func() bool { // a store may not have heard yet of the last Put of the other one
 		return r.usage("") == want && r.usage(there) == store.Usage{}
 	})
 	require.Equal(r, want, r.usage(here))

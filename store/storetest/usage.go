@@ -9,7 +9,7 @@ import (
 var usageTests = []test{
 	{"nothing", testNoUsage},
 	{"Put and Ack", testUsage},
-	{"what stores nothing", testUsageOfNothing},
+	{"calls that store nothing", testUsageOfNothing},
 }
 
 func testNoUsage(r *rig) {
