@@ -149,7 +149,7 @@ func ParseURI(uri string) (Route, error) {
 			return Route{}, err
 		}
 	case endpoint == RelayTxn && len(segments) == 1:
-		query, err := ParseQuery(uri)
+		query, err := parseQuery(uri)
 		if err != nil {
 			return Route{}, err
 		}

@@ -40,9 +40,9 @@ type Query struct {
 // MaxIDs bounds Query.IDs.
 const MaxIDs = 200
 
-// ParseQuery reads the query of a URI from SignedURI. Parameters that aren't
+// parseQuery reads the query of a URI from SignedURI. Parameters that aren't
 // known are passed over. The error is an *Error, 400 M_INVALID_PARAM.
-func ParseQuery(uri string) (Query, error) {
+func parseQuery(uri string) (Query, error) {
 	values, err := queryOf(uri)
 	if err != nil || len(values) == 0 {
 		return Query{}, err

@@ -49,7 +49,7 @@ func TestParseQuery(t *testing.T) {
 		"?ids=5,9223372036854775808":         {},
 		"?ids=" + strings.Repeat("1,", 200) + "1": {},
 	} {
-		got, err := ParseQuery("/path" + query)
+		got, err := parseQuery("/path" + query)
 		if want.isEmpty() && len(query) > 1 && query != "?other=-1&other=x" && query != "?after=0&timeout=0" {
 			var e *Error
 			require.ErrorAs(t, err, &e, query)
@@ -69,7 +69,7 @@ func (q *Query) isEmpty() bool {
 func TestQueryEncode(t *testing.T) {
 	require.Empty(t, Query{}.Encode())
 	for _, q := range []Query{{Limit: 1}, {After: 5}, {Timeout: time.Second}, {Limit: 2, After: 3, Timeout: time.Minute}, {Limit: 500, List: true}, {Limit: 2, IDs: []int64{5, 9}}} {
-		got, err := ParseQuery("/path" + q.Encode())
+		got, err := parseQuery("/path" + q.Encode())
 		require.NoError(t, err)
 		require.Equal(t, q, got)
 	}

@@ -19,8 +19,9 @@ const (
 	MaxSentReceiptsBytes = 8 << 10
 )
 
-// MaxFetchBytes bounds the body of a RelayTxn request to a relay that takes receipts.
-const MaxFetchBytes = MaxEntryRequestBytes + MaxReceiptsBytes
+// MaxFetchBytes bounds the body of a RelayTxn request to a relay that takes receipts. All
+// but the receipts has room in 4 KiB.
+const MaxFetchBytes = 4<<10 + MaxReceiptsBytes
 
 // ReceiptsURI is the URI of a Receipts request that brings receipts, with a ReceiptsBody.
 // The relay removes the mail in its mailboxes that they are for.

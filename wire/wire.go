@@ -43,9 +43,6 @@ const (
 	// MaxTransactionIDBytes bounds a transaction ID, unescaped.
 	MaxTransactionIDBytes = 255
 
-	// MaxEntryRequestBytes bounds the body of a relay_txn request.
-	MaxEntryRequestBytes = 4 << 10
-
 	// maxSignatures bounds the X-Matrix headers that are looked at in one
 	// request. A server signs with one key, two while it changes them.
 	maxSignatures = 4
