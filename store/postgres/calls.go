@@ -29,7 +29,8 @@ func (s *Store) Put(ctx context.Context, mail store.Mail, limits store.Limits) (
 // lost meanwhile.
 func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) (removed int, err error) {
 	return upkeep.Steps(func() (int, bool, error) {
-		a := &ack{destination: destination, id: id}
+		a := removalOf(destination, "ack", ackSQL, id, step)
+		a.acks = true
 		err := s.writer.queue.Do(ctx, a, 0)
 		if isDamage(err) {
 			removed, err := s.ackPlaces(ctx, destination, id, err)
@@ -38,7 +39,7 @@ func (s *Store) Ack(ctx context.Context, destination spec.ServerName, id int64) 
 		if err != nil { // it may run yet
 			return 0, false, err
 		}
-		return a.removed, a.more, nil
+		return a.removed, a.removed == step, nil
 	})
 }
 

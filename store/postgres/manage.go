@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -99,7 +98,8 @@ func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, l
 func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []int64) (removed int, err error) {
 	ids = slices.Sorted(slices.Values(ids)) // it may be read after an early return, too
 	return upkeep.Steps(func() (int, bool, error) {
-		r := &removal{destination: destination, ids: ids[:min(len(ids), step)]}
+		some := ids[:min(len(ids), step)]
+		r := removalOf(destination, "remove", removeSQL, some)
 		err := s.writer.queue.Do(ctx, r, 0)
 		if isDamage(err) {
 			removed, err := s.removePlaces(ctx, destination, ids, err)
@@ -108,7 +108,7 @@ func (s *Store) Remove(ctx context.Context, destination spec.ServerName, ids []i
 		if err != nil { // it may run yet
 			return 0, false, err
 		}
-		ids = ids[len(r.ids):]
+		ids = ids[len(some):]
 		return r.removed, len(ids) > 0, nil
 	})
 }
@@ -122,23 +122,3 @@ func (s *Store) removePlaces(ctx context.Context, destination spec.ServerName, i
 	found = slices.DeleteFunc(found, func(p spot) bool { return !slices.Contains(ids, p.id) })
 	return s.buryPlaces(ctx, destination, found)
 }
-
-// A removal removes one step of entries, wherever they are in a mailbox.
-type removal struct {
-	destination spec.ServerName
-	ids         []int64
-	removed     int
-}
-
-func (r *removal) touches() []spec.ServerName { return []spec.ServerName{r.destination} }
-
-func (r *removal) ask(b *batch, q *pgx.Batch) {
-	q.Queue(b.schema.sql(removeSQL), b.forget, []byte(r.destination), r.ids).Query(func(rows pgx.Rows) (err error) {
-		if r.removed, _, err = b.bury(rows); err != nil {
-			return fmt.Errorf("remove: %w", err)
-		}
-		return nil
-	})
-}
-
-func (r *removal) decide(*batch) error { return nil }

@@ -11,51 +11,45 @@ import (
 // for long.
 const step = 1024
 
-// An ack acknowledges one step of entries; more says that there are others.
-type ack struct {
-	destination spec.ServerName
-	id          int64
+// A removal removes a step of entries, which a statement finds. Its arguments follow the
+// time when copies of them are forgotten.
+type removal struct {
+	doing, sql   string
+	args         []any
+	destinations []spec.ServerName
+	acks         bool // all entries of one destination up to an ID
 
 	removed int
-	more    bool
 }
 
-func (a *ack) touches() []spec.ServerName { return []spec.ServerName{a.destination} }
+func (r *removal) touches() []spec.ServerName { return r.destinations }
 
-func (a *ack) ask(b *batch, q *pgx.Batch) {
-	q.Queue(b.schema.sql(ackSQL), b.forget, []byte(a.destination), a.id, step).Query(func(rows pgx.Rows) error {
-		dead, last, err := b.bury(rows)
-		if err != nil {
-			return fmt.Errorf("ack: %w", err)
+func (r *removal) ask(b *batch, q *pgx.Batch) {
+	q.Queue(b.schema.sql(r.sql), append([]any{b.forget}, r.args...)...).Query(func(rows pgx.Rows) (err error) {
+		var last int64
+		if r.removed, last, err = b.bury(rows); err != nil {
+			return fmt.Errorf("%s: %w", r.doing, err)
 		}
-		a.removed, a.more = dead, dead == step
-		if m := b.mailboxes[a.destination]; m != nil {
+		if m := b.mailboxes[r.destinations[0]]; m != nil && r.acks {
 			m.acked = max(m.acked, last)
 		}
 		return nil
 	})
 }
 
-func (a *ack) decide(*batch) error { return nil }
+func (r *removal) decide(*batch) error { return nil }
 
-// An expiry removes a step of the expired mail in these mailboxes.
-type expiry struct {
-	destinations []spec.ServerName
-	removed      int
+// removalOf is one in a mailbox.
+func removalOf(destination spec.ServerName, doing, sql string, args ...any) *removal {
+	return &removal{
+		doing: doing, sql: sql, args: append([]any{[]byte(destination)}, args...), destinations: []spec.ServerName{destination},
+	}
 }
 
-func (e *expiry) touches() []spec.ServerName { return e.destinations }
-
-func (e *expiry) ask(b *batch, q *pgx.Batch) {
-	q.Queue(b.schema.sql(expireSQL), b.forget, b.now, byteSlices(e.destinations), step).Query(func(rows pgx.Rows) (err error) {
-		if e.removed, _, err = b.bury(rows); err != nil {
-			return fmt.Errorf("expire: %w", err)
-		}
-		return nil
-	})
+// expiryOf removes a step of the mail in these mailboxes that has expired by now.
+func expiryOf(destinations []spec.ServerName, now int64) *removal {
+	return &removal{doing: "expire", sql: expireSQL, args: []any{now, byteSlices(destinations), step}, destinations: destinations}
 }
-
-func (e *expiry) decide(*batch) error { return nil }
 
 // bury counts the entries that a statement has removed, and returns how many those
 // were and the last ID.

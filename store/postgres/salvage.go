@@ -111,33 +111,15 @@ func (s *Store) ackPlaces(ctx context.Context, destination spec.ServerName, id i
 // buryPlaces removes the entries at these places, step by step.
 func (s *Store) buryPlaces(ctx context.Context, destination spec.ServerName, places []spot) (removed int, err error) {
 	for part := range slices.Chunk(places, step) {
-		a := &ackAt{destination: destination, places: part}
-		if err := s.writer.queue.Do(ctx, a, 0); err != nil {
+		ids, at := make([]int64, len(part)), make([]string, len(part))
+		for i, p := range part {
+			ids[i], at[i] = p.id, p.at
+		}
+		r := removalOf(destination, "remove", ackAtSQL, at, ids)
+		if err := s.writer.queue.Do(ctx, r, 0); err != nil {
 			return removed, err
 		}
-		removed += a.removed
+		removed += r.removed
 	}
 	return removed, nil
 }
-
-// An ackAt acknowledges the entries at these places.
-type ackAt struct {
-	destination spec.ServerName
-	places      []spot
-	removed     int
-}
-
-func (a *ackAt) touches() []spec.ServerName { return []spec.ServerName{a.destination} }
-
-func (a *ackAt) ask(b *batch, q *pgx.Batch) {
-	ids, at := make([]int64, len(a.places)), make([]string, len(a.places))
-	for i, p := range a.places {
-		ids[i], at[i] = p.id, p.at
-	}
-	q.Queue(b.schema.sql(ackAtSQL), b.forget, []byte(a.destination), at, ids).Query(func(rows pgx.Rows) (err error) {
-		a.removed, _, err = b.bury(rows)
-		return err
-	})
-}
-
-func (a *ackAt) decide(*batch) error { return nil }

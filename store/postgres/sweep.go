@@ -42,7 +42,7 @@ func (s *Store) sweepExpired(ctx context.Context) error {
 		if err != nil || len(names) == 0 {
 			return err
 		}
-		e := &expiry{destinations: names}
+		e := expiryOf(names, s.clock.Now())
 		if err := s.writer.queue.Do(ctx, e, 0); err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ func (w *writer) expire() bool {
 	if err == nil && len(names) == 0 {
 		return false
 	}
-	e := &expiry{destinations: names}
+	e := expiryOf(names, w.options.clock.Now())
 	if err == nil {
 		err = w.transact([]work{e}, false)
 	}
