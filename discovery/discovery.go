@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/matrixrelay/relay/internal/table"
 )
 
 // ErrPrivate says that a connection would have gone to an address that isn't
@@ -71,7 +73,7 @@ type Transport struct {
 	ports     ports
 
 	mu    sync.Mutex
-	found map[string]found
+	found *table.Table[string, found]
 }
 
 // ports are those of the specification; tests have others.
@@ -82,7 +84,7 @@ func New(options Options) *Transport {
 	if options.Resolver == nil {
 		options.Resolver = net.DefaultResolver
 	}
-	t := &Transport{options: options, ports: ports{"443", "8448"}, found: make(map[string]found)}
+	t := &Transport{options: options, ports: ports{"443", "8448"}, found: table.New[string, found](maxFound)}
 	t.allowed = func(to netip.AddrPort) bool { return options.Private || IsPublic(to.Addr()) }
 	t.dialer = net.Dialer{Timeout: dialTimeout, Resolver: options.Resolver, ControlContext: t.control}
 	t.http = t.transport(t.dialTargets)

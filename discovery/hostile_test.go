@@ -194,13 +194,24 @@ func TestOnlyMatrixURLs(t *testing.T) {
 	require.Zero(t, r.reached.Load())
 }
 
-// TestFoundIsBounded: names that cost nothing take no memory.
+// TestFoundIsBounded: names that cost nothing take no memory, and have no server forgotten
+// that is in use.
 func TestFoundIsBounded(t *testing.T) {
-	r := newRig(t)
+	transport := New(Options{})
+	used, err := http.NewRequest(http.MethodGet, "matrix://used.example/", nil)
+	require.NoError(t, err)
+	there := target{endpoint: "there.example:8448"}
+	transport.remember("used.example", found{there, time.Now().Add(time.Hour)})
+	transport.remember("unused.example", found{there, time.Now().Add(time.Hour)})
 	for i := range maxFound + 100 {
-		r.transport.remember(fmt.Sprintf("s%d.example", i), found{})
+		transport.remember(fmt.Sprintf("s%d.example", i), found{})
+		to, err := transport.find(t.Context(), used)
+		require.NoError(t, err)
+		require.Equal(t, there, to)
 	}
-	require.Len(t, r.transport.found, maxFound)
+	require.True(t, transport.found.IsFull())
+	_, ok := transport.found.Get("unused.example")
+	require.False(t, ok)
 }
 
 // TestRedirects: where the answer to a well-known request may be.

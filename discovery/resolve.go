@@ -45,7 +45,7 @@ func (t *Transport) find(ctx context.Context, r *http.Request) (target, error) {
 	}
 	server := r.URL.Host
 	t.mu.Lock()
-	known, ok := t.found[server]
+	known, ok := t.found.Get(server)
 	t.mu.Unlock()
 	if ok && time.Now().Before(known.until) {
 		return known.target, nil
@@ -66,19 +66,13 @@ func (t *Transport) find(ctx context.Context, r *http.Request) (target, error) {
 func (t *Transport) remember(server string, f found) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.found[server]; !known && len(t.found) >= maxFound {
-		for any := range t.found { // it can be found again
-			delete(t.found, any)
-			break
-		}
-	}
-	t.found[server] = f
+	t.found.Set(server, f)
 }
 
 func (t *Transport) forget(server string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.found, server)
+	t.found.Remove(server)
 }
 
 // A name is a server name in its parts.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/table"
 )
 
 type (
@@ -20,11 +22,13 @@ const (
 )
 
 // A keyCache is a gomatrixserverlib.KeyDatabase in memory. It holds a bounded
-// number of keys and drops any when it is full: they can be fetched again.
+// number of keys and drops the least used when it is full: they can be fetched again.
 type keyCache struct {
 	mu   sync.Mutex
-	keys map[keyID]foundAt
+	keys *table.Table[keyID, foundAt]
 }
+
+func newKeyCache() *keyCache { return &keyCache{keys: table.New[keyID, foundAt](maxCachedKeys)} }
 
 // FetcherName implements gomatrixserverlib.KeyFetcher.
 func (*keyCache) FetcherName() string { return "cache" }
@@ -35,7 +39,7 @@ func (c *keyCache) FetchKeys(_ context.Context, wanted map[keyID]spec.Timestamp)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id := range wanted {
-		if key, ok := c.keys[id]; ok {
+		if key, ok := c.keys.Get(id); ok {
 			found[id] = key
 		}
 	}
@@ -47,22 +51,9 @@ func (c *keyCache) StoreKeys(_ context.Context, keys map[keyID]foundAt) error {
 	latest := spec.AsTimestamp(time.Now().Add(maxKeyAge))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.keys == nil {
-		c.keys = make(map[keyID]foundAt)
-	}
 	for id, key := range keys {
-		if _, known := c.keys[id]; !known && len(c.keys) >= maxCachedKeys {
-			c.dropAny()
-		}
 		key.ValidUntilTS = min(key.ValidUntilTS, latest)
-		c.keys[id] = key
+		c.keys.Set(id, key)
 	}
 	return nil
-}
-
-func (c *keyCache) dropAny() {
-	for id := range c.keys {
-		delete(c.keys, id)
-		return
-	}
 }

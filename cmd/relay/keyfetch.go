@@ -10,6 +10,8 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrixrelay/relay/internal/table"
 )
 
 const (
@@ -19,7 +21,7 @@ const (
 	askAgain  = 30 * time.Second
 	failAgain = 2 * time.Second
 
-	// maxAnswers are remembered; any are forgotten for others.
+	// maxAnswers are remembered; the least used are forgotten for others.
 	maxAnswers = 2_000
 
 	// maxFetching servers are asked at a time. One that hasn't answered for
@@ -39,7 +41,7 @@ type sparingFetcher struct {
 
 	mu       sync.Mutex
 	ctx      context.Context
-	answers  map[spec.ServerName]*keyAnswer
+	answers  *table.Table[spec.ServerName, *keyAnswer]
 	fetching list.List // of *keyAnswer, the oldest first
 	running  sync.WaitGroup
 }
@@ -59,7 +61,7 @@ type keyAnswer struct {
 
 func newSparingFetcher(next gomatrixserverlib.KeyFetcher) *sparingFetcher {
 	ctx, end := context.WithCancel(context.Background())
-	return &sparingFetcher{next: next, ctx: ctx, end: end, answers: make(map[spec.ServerName]*keyAnswer)}
+	return &sparingFetcher{next: next, ctx: ctx, end: end, answers: table.New[spec.ServerName, *keyAnswer](maxAnswers)}
 }
 
 // close ends the fetches under way and waits for them. There are no others
@@ -102,7 +104,7 @@ func (f *sparingFetcher) answer(id keyID, at spec.Timestamp) (*keyAnswer, error)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
-	if a := f.answers[id.ServerName]; a != nil && (a.expires.IsZero() || a.expires.After(now)) {
+	if a, ok := f.answers.Get(id.ServerName); ok && (a.expires.IsZero() || a.expires.After(now)) {
 		return a, nil
 	}
 	if err := f.ctx.Err(); err != nil {
@@ -116,7 +118,7 @@ func (f *sparingFetcher) answer(id keyID, at spec.Timestamp) (*keyAnswer, error)
 	ctx, cancel := context.WithTimeout(f.ctx, fetchTimeout)
 	a := &keyAnswer{done: make(chan struct{}), since: now, cancel: cancel}
 	a.place = f.fetching.PushBack(a)
-	f.answers[id.ServerName] = a
+	f.answers.Set(id.ServerName, a)
 	f.running.Go(func() { f.fetch(ctx, a, map[keyID]spec.Timestamp{id: at}) })
 	return a, nil
 }
@@ -152,17 +154,5 @@ func (f *sparingFetcher) makeRoom(now time.Time) bool {
 		oldest.cancel()
 		f.leave(oldest)
 	}
-	if len(f.answers) >= maxAnswers {
-		f.forgetAny()
-	}
 	return true
-}
-
-func (f *sparingFetcher) forgetAny() {
-	for server, a := range f.answers {
-		if a.place == nil {
-			delete(f.answers, server)
-			return
-		}
-	}
 }

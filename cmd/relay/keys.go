@@ -41,7 +41,7 @@ func newKeys(network http.RoundTripper) keys {
 	})
 	ring := &gomatrixserverlib.KeyRing{
 		KeyFetchers: []gomatrixserverlib.KeyFetcher{fetcher},
-		KeyDatabase: &keyCache{},
+		KeyDatabase: newKeyCache(),
 	}
 	return keys{wire.HexKeys{Others: ring}, fetcher}
 }

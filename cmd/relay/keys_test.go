@@ -238,13 +238,21 @@ func TestAnswersAreBounded(t *testing.T) {
 	f := newSparingFetcher(&gomatrixserverlib.DirectKeyFetcher{
 		Client: newKeyClient(s), IsLocalServerName: func(spec.ServerName) bool { return false },
 	})
-	s.fail = errors.New("down")
-	for i := range 2 * maxAnswers {
-		id := keyID{ServerName: spec.ServerName(fmt.Sprintf("s%d.example", i)), KeyID: ordinaryKeyID}
+	ask := func(server string) {
+		id := keyID{ServerName: spec.ServerName(server), KeyID: ordinaryKeyID}
 		_, err := f.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0})
 		require.NoError(t, err)
 	}
-	require.LessOrEqual(t, len(f.answers), maxAnswers)
+	ask("example.org")
+	asked := s.times()
+	for i := range 2 * maxAnswers {
+		s.fail = errors.New("down")
+		ask(fmt.Sprintf("s%d.example", i))
+		s.fail = nil
+		ask("example.org")
+	}
+	require.Equal(t, asked+2*maxAnswers, s.times(), "the answer that is used stays")
+	require.True(t, f.answers.IsFull())
 }
 
 // TestKeysAreFetchedAgain once they are old, at any validity that their server
@@ -262,19 +270,23 @@ func TestKeysAreFetchedAgain(t *testing.T) {
 	})
 }
 
+// TestKeyCacheIsBounded: many keys have none forgotten that is in use.
 func TestKeyCacheIsBounded(t *testing.T) {
-	var c keyCache
+	c := newKeyCache()
+	used := keyID{ServerName: "used.example", KeyID: ordinaryKeyID}
+	require.NoError(t, c.StoreKeys(t.Context(), map[keyID]foundAt{used: {}}))
 	var workers sync.WaitGroup
 	for w := range 4 {
 		workers.Go(func() {
 			for i := range maxCachedKeys {
 				id := keyID{ServerName: spec.ServerName(fmt.Sprintf("s%d-%d.example", w, i)), KeyID: ordinaryKeyID}
 				assert.NoError(t, c.StoreKeys(t.Context(), map[keyID]foundAt{id: {}}))
-				_, err := c.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0})
+				found, err := c.FetchKeys(t.Context(), map[keyID]spec.Timestamp{id: 0, used: 0})
 				assert.NoError(t, err)
+				assert.Contains(t, found, used)
 			}
 		})
 	}
 	workers.Wait()
-	require.Len(t, c.keys, maxCachedKeys)
+	require.True(t, c.keys.IsFull())
 }

@@ -127,7 +127,7 @@ func (t *relayTable) Set(s string) error {
 }
 
 // Type implements pflag.Value.
-func (relayTable) Type() string { return table }
+func (relayTable) Type() string { return tableType }
 
 // An addressTable is a pflag.Value: where servers are.
 type addressTable map[spec.ServerName]string
@@ -163,7 +163,7 @@ func (t *addressTable) Set(s string) error {
 }
 
 // Type implements pflag.Value.
-func (addressTable) Type() string { return table }
+func (addressTable) Type() string { return tableType }
 
 // cutServer cuts SERVER=... into two.
 func cutServer(s string) (spec.ServerName, string, error) {

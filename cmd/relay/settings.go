@@ -27,8 +27,8 @@ const (
 	// sourceKey is the annotation of a flag that says where its value comes from.
 	sourceKey = "source"
 
-	// table is the Type of values that may be given again, and have commas in them.
-	table = "table"
+	// tableType is the Type of values that may be given again, and have commas in them.
+	tableType = "table"
 )
 
 // A settings is the options that may come from elsewhere than the command line: those
@@ -74,7 +74,7 @@ func (s *settingsFile) set(f *pflag.Flag) error {
 	variable := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 	if text, ok := os.LookupEnv(variable); ok {
 		values := []string{text}
-		if f.Value.Type() == table {
+		if f.Value.Type() == tableType {
 			values = strings.Fields(text)
 		}
 		return setAll(f, variable, "environment", values)
