@@ -208,14 +208,15 @@ func (b *budget) makeRoom(s *share) {
 }
 
 // victim is the transfer that is cut off first for another, or is on its way to its end
-// already, nil if there is none: of the party that holds most of those that have one.
+// already, nil if there is none: of the party that holds most of those that have one. One
+// that holds less than the other transfers of the share's party is left alone.
 func (b *budget) victim(s *share) *share {
-	now, would := time.Now(), s.would()
+	now, would, others := time.Now(), s.would(), s.party.held-s.held
 	var first *share
 	var most int64
 	for _, p := range b.parties {
 		weight := p.weight()
-		if p.held == 0 || weight < most || first != nil && weight == most && p.held <= first.party.held {
+		if p.held == 0 || weight < others || weight < most || first != nil && weight == most && p.held <= first.party.held {
 			continue
 		}
 		before := now.Add(-b.grace)

@@ -98,6 +98,27 @@ func TestOneIsCutAtATime(t *testing.T) {
 	})
 }
 
+// A phone that has been at it for long isn't cut off for an address whose other transfers
+// hold more, though these have their grace yet; one that holds nothing else has its turn.
+func TestPhoneIsNotCutForFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(40 * mib)
+		phone := begin(t, b, at(1, "phone"), 2*mib)
+		time.Sleep(time.Hour)
+		for range 2 {
+			begin(t, b, at(2, "flood"), 13*mib)
+		}
+		require.False(t, start(b, at(2, "flood")).set(10*mib, true))
+		require.False(t, phone.isOver)
+		b = newBudget(40 * mib)
+		for i := range byte(30) {
+			begin(t, b, at(i, "slow"), mib)
+		}
+		time.Sleep(grace)
+		require.True(t, start(b, at(200, "large")).set(mib, true))
+	})
+}
+
 // One that can't be cut off, since its connection has no deadlines, is passed over.
 func TestUncuttableIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
