@@ -60,10 +60,26 @@ type Options struct {
 	// have no IP address.
 	Proxies []netip.Prefix
 
+	// Refused is told of each connection that was closed, why, and from which address it
+	// came; the zero Addr if from none. It must return soon, and not use the Listener. Nil:
+	// nobody is told.
+	Refused func(Reason, netip.Addr)
+
 	// Address says from which address a connection came, the zero Addr if from none.
 	// Nil: as its RemoteAddr says.
 	Address func(net.Conn) netip.Addr
 }
+
+// A Reason says why a connection was closed.
+type Reason string
+
+const (
+	// TooSoon is of a connection that came while its address had too many new ones.
+	TooSoon Reason = "too_soon"
+
+	// TooMany is of a connection that was open, and had to give its place to another.
+	TooMany Reason = "too_many"
+)
 
 // A Listener bounds the connections that it accepts. Make one with Listen.
 type Listener struct {
@@ -85,6 +101,9 @@ func Listen(l net.Listener, o Options) *Listener {
 	defaults.Bounds(&o.PerSecond, DefaultPerSecond, noRate)
 	if o.Address == nil {
 		o.Address = remoteAddress
+	}
+	if o.Refused == nil {
+		o.Refused = func(Reason, netip.Addr) {}
 	}
 	return &Listener{
 		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{rates: newHTTP2Rates(), of: make(map[address.From]int)}, unused: newUnused(o.Unused), crowd: crowd.New(o.Connections, o.Connections, part),
@@ -133,6 +152,7 @@ func (l *Listener) take(c net.Conn) *conn {
 		limited.from = address.Of(at)
 		wait, ok := l.rates.Take(at, longestTurn)
 		if !ok {
+			l.options.Refused(TooSoon, at)
 			return nil
 		}
 		if wait > 0 {
@@ -143,7 +163,10 @@ func (l *Listener) take(c net.Conn) *conn {
 	limited.countUnusedFor("")
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limited.member = l.crowd.Join(limited.from, "", func() { _ = limited.paused.Close() }) // its owner closes it too, and has the error
+	limited.member = l.crowd.Join(limited.from, "", func() {
+		_ = limited.paused.Close() // its owner closes it too, and has the error
+		l.options.Refused(TooMany, at)
+	})
 	return limited
 }
 

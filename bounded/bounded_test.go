@@ -20,12 +20,14 @@ import (
 type rig struct {
 	testing.TB
 	at       *netip.Addr
+	refused  map[string]int // by reason and address
 	pipes    *pipes.Listener
 	listener *bounded.Listener
 }
 
 func newRig(t *testing.T, o bounded.Options) *rig {
-	r := &rig{TB: t, at: new(netip.Addr), pipes: pipes.Listen()}
+	r := &rig{TB: t, at: new(netip.Addr), pipes: pipes.Listen(), refused: make(map[string]int)}
+	o.Refused = func(why bounded.Reason, from netip.Addr) { r.refused[fmt.Sprint(why, " ", from)]++ }
 	o.Address = func(net.Conn) netip.Addr { return *r.at }
 	r.listener = bounded.Listen(r.pipes, o)
 	web := &http.Server{
@@ -80,6 +82,8 @@ func TestSlowHeaders(t *testing.T) {
 			flood = append(flood, r.dial(fmt.Sprintf("2a01:db8:1:2::%x", i)))
 		}
 		require.Equal(t, 1+640/32, r.listener.Open())
+		require.Len(t, r.refused, 1500-640/32)
+		require.Equal(t, 1, r.refused["too_many 2a01:db8:1:2::"])
 		require.True(t, r.finish(phone))
 		require.False(t, r.finish(flood[0]))
 		require.True(t, r.finish(flood[len(flood)-1]))

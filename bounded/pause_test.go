@@ -29,7 +29,9 @@ func TestNewConnectionsOfOneAddress(t *testing.T) {
 			held = append(held, r.dial("192.0.2.1"))
 		}
 		require.Equal(t, late, r.listener.Open())
+		require.Empty(t, r.refused)
 		require.False(t, r.finish(r.dial("192.0.2.1")), "it is closed")
+		require.Equal(t, map[string]int{"too_soon 192.0.2.1": 1}, r.refused)
 		for range 3 * atOnce {
 			require.True(t, r.finish(r.dial("10.1.2.3")), "a proxy has no rate")
 		}

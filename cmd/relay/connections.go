@@ -49,3 +49,17 @@ func openConnections(l *bounded.Listener) prometheus.Collector {
 		Name: "relay_connections", Help: "Connections that are open.",
 	}, func() float64 { return float64(l.Open()) })
 }
+
+// handshake is the reason of a connection whose TLS handshake failed.
+const handshake = "handshake"
+
+// refusedConnections is a metric of those that were closed or have failed.
+func refusedConnections() *prometheus.CounterVec {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "relay_connections_refused_total", Help: "Connections that were closed since their address had too many, or whose TLS handshake failed.",
+	}, []string{"reason"})
+	for _, reason := range []string{handshake, string(bounded.TooMany), string(bounded.TooSoon)} {
+		refused.WithLabelValues(reason)
+	}
+	return refused
+}

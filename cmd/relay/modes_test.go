@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,8 +14,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/bounded"
 	"github.com/matrixrelay/relay/client"
 	"github.com/matrixrelay/relay/relaytest"
 	"github.com/matrixrelay/relay/wire"
@@ -185,8 +188,21 @@ func TestErrorLog(t *testing.T) {
 		logger.Printf("http: TLS handshake error from 192.0.2.%d:%d: client sent an HTTP request to an HTTPS server", i%3, 1000+i)
 		logger.Printf("http: TLS handshake error from [2a01:db8::%x]:%d: EOF", i%3, 1000+i)
 	}
+	for i := range 7 {
+		failures.refuse(bounded.TooSoon, netip.MustParseAddr(fmt.Sprintf("2a01:db8:0:1::%x", i)))
+	}
 	failures.close()
-	require.Equal(t, 3, strings.Count(log.String(), "\n"), log.String())
+	registry, counts := prometheus.NewRegistry(), make(map[string]float64)
+	registry.MustRegister(failures.refused)
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	for _, one := range families[0].GetMetric() {
+		counts[one.GetLabel()[0].GetValue()] = one.GetCounter().GetValue()
+	}
+	require.Equal(t, map[string]float64{"handshake": 2 * 5030, "too_soon": 7, "too_many": 0}, counts)
+	require.Contains(t, log.String(), `too_soon=6`)
+	require.Contains(t, log.String(), `address=2a01:db8:0:1::/64`)
+	require.Equal(t, 4, strings.Count(log.String(), "\n"), log.String())
 	require.Contains(t, log.String(), `client sent an HTTP request to an HTTPS server"=5029`)
 	require.Contains(t, log.String(), "192.0.2.1 (")
 }

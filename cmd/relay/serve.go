@@ -177,8 +177,10 @@ func listen(o *options, handler http.Handler, registry *prometheus.Registry, log
 	}
 	failures := newErrorLog(log)
 	most, _ := o.connections.fit(o.maxWaiting)
-	listener := bounded.Listen(all, bounded.Options{Connections: most, Unused: unusedBytes, Proxies: o.proxies})
-	registry.MustRegister(openConnections(listener))
+	listener := bounded.Listen(all, bounded.Options{
+		Connections: most, Unused: unusedBytes, Proxies: o.proxies, Refused: failures.refuse,
+	})
+	registry.MustRegister(openConnections(listener), failures.refused)
 	if tlsConfig != nil {
 		tlsConfig = listener.BoundHTTP2(tlsConfig)
 	}

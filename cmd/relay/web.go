@@ -27,7 +27,8 @@ const operatorConnections = 256
 
 // newOperatorServer serves something to the operator.
 func newOperatorServer(listener net.Listener, handler http.Handler, log *slog.Logger) *webServer {
-	failures, few := newErrorLog(log), bounded.Listen(listener, bounded.Options{Connections: operatorConnections})
+	failures := newErrorLog(log)
+	few := bounded.Listen(listener, bounded.Options{Connections: operatorConnections, Refused: failures.refuse})
 	return &webServer{listener: few, failures: failures, Server: &http.Server{
 		Handler:     uncached(handler),
 		ReadTimeout: headerTimeout, WriteTimeout: time.Minute, IdleTimeout: idleTimeout,
