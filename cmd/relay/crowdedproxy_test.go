@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/relaytest"
+	"github.com/matrixrelay/relay/wire"
+)
+
+// TestProxiesBoundAddresses: the proxies that contrib has a configuration for leave places
+// for others when one address has many requests, whose bodies don't come.
+func TestProxiesBoundAddresses(t *testing.T) {
+	cell := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // until the client goes, if it doesn't come
+	}))
+	t.Cleanup(cell.Close)
+	cells := [2]string{cell.Listener.Addr().String(), cell.Listener.Addr().String()}
+	eachCellProxy(t, cells, func(p *cellProxy) {
+		const most = 256
+		for range most {
+			p.begin("127.0.0.2")
+		}
+		require.Contains(p, []int{0, http.StatusTooManyRequests}, p.statusFor("127.0.0.2"))
+		require.Equal(p, http.StatusOK, p.statusFor("127.0.0.3"))
+	})
+}
+
+// begin makes a connection from an address on which a body doesn't come.
+func (p *cellProxy) begin(from string) net.Conn {
+	p.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	c, err := dialer.DialContext(p.Context(), "tcp", p.address)
+	require.NoError(p, err)
+	p.Cleanup(func() { _ = c.Close() })
+	uri := wire.SendRelayURI("1", relaytest.User("b.example"))
+	_, _ = fmt.Fprintf(c, "PUT %s HTTP/1.1\r\nHost: relay\r\nContent-Length: 10\r\n\r\n", uri) // it may be closed by now
+	return c
+}
+
+// statusFor is the status of an answer to an address, 0 if there was none.
+func (p *cellProxy) statusFor(from string) int {
+	c := p.begin(from)
+	_, _ = fmt.Fprint(c, "0123456789")
+	response, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0
+	}
+	_ = response.Body.Close() // all of it was read with the head, or isn't wanted
+	return response.StatusCode
+}
