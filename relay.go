@@ -193,12 +193,32 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = s.answers.send(&q, answer)
 	}
 	if err != nil {
-		if isOverShare(&q, err) {
-			s.busy.leave(&q)
-			s.pauses.hold(r.Context(), &q)
-		}
-		s.answers.refuse(w, r, &q, err)
+		s.refuse(w, r, &q, err)
 	}
+}
+
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, q *request, err error) {
+	if isOverShare(q, err) {
+		s.busy.leave(q)
+		s.pauses.hold(r.Context(), q)
+	}
+	s.answers.refuse(w, r, q, err)
+}
+
+// Counted has requests to another handler count in the shares that the Policy gives to
+// addresses, as those to the relay do: strangers could send it any number of them. It is for
+// small answers to requests without a body, such as that of a server's keys. Requests over
+// a share are refused with 429.
+func (s *Server) Counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := request{w: w, began: time.Now()}
+		defer q.admission.end()
+		if err := s.gate.arrive(r, &q); err != nil {
+			s.refuse(w, r, &q, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // serve has a request go through the stages, up to the answer. Its error is a

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -75,5 +76,30 @@ func TestTinyPieces(t *testing.T) {
 		began := time.Now()
 		require.Equal(t, http.StatusOK, send(r))
 		require.Greater(t, time.Since(began), 30*time.Second)
+	})
+}
+
+// Requests to another handler count in the share of their address, with those to the relay.
+func TestCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQuiet(t, func(c *relay.Config) {
+			c.Policy = policy.NewLimits(policy.LimitsConfig{Address: policy.Shares{Requests: policy.Rate{PerSecond: 1, Burst: 3}}})
+		})
+		counted := q.server.Counted(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+		ask := func(handler http.Handler, from, uri string) int {
+			r, w := httptest.NewRequest(http.MethodGet, uri, nil), httptest.NewRecorder()
+			r.RemoteAddr = from
+			handler.ServeHTTP(w, r)
+			return w.Code
+		}
+		require.Equal(t, http.StatusTeapot, ask(counted, floodAddress, "/"))
+		require.Equal(t, http.StatusTeapot, ask(counted, floodAddress, "/"))
+		require.Equal(t, http.StatusOK, ask(q.server, floodAddress, wire.InfoURI))
+		began := time.Now()
+		require.Equal(t, http.StatusTooManyRequests, ask(counted, floodAddress, "/"))
+		require.Equal(t, time.Second/2, time.Since(began), "as the relay's refusals are held")
+		require.Equal(t, http.StatusTeapot, ask(counted, phoneAddress, "/"))
+		time.Sleep(time.Second)
+		require.Equal(t, http.StatusTeapot, ask(counted, floodAddress, "/"))
 	})
 }

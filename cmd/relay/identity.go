@@ -114,16 +114,20 @@ const (
 
 // A keyPublisher publishes the key of this relay. Servers that check its requests
 // need that where its name isn't its key.
-type keyPublisher struct {
-	fclient.SigningIdentity
-	next http.Handler
+type keyPublisher struct{ fclient.SigningIdentity }
+
+// withKeys has requests for keys be answered by one handler, and all others by next.
+func withKeys(keys, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && (r.URL.Path == keyPath || strings.HasPrefix(r.URL.Path, keyPath+"/")) {
+			keys.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
-func (p keyPublisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet || r.URL.Path != keyPath && !strings.HasPrefix(r.URL.Path, keyPath+"/") {
-		p.next.ServeHTTP(w, r)
-		return
-	}
+func (p keyPublisher) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	keys, err := p.publish(time.Now())
 	if err != nil {
 		(&wire.Error{Status: http.StatusInternalServerError, Code: spec.ErrorUnknown}).Write(w)

@@ -91,10 +91,9 @@ func TestNameIsAnotherKey(t *testing.T) {
 
 func TestKeyIsPublished(t *testing.T) {
 	node := relaytest.NewNode("relay")
-	publisher := keyPublisher{
+	publisher := withKeys(keyPublisher{
 		fclient.SigningIdentity{ServerName: "relay.example", KeyID: node.KeyID, PrivateKey: node.PrivateKey},
-		http.NotFoundHandler(),
-	}
+	}, http.NotFoundHandler())
 	ask := func(method, path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		publisher.ServeHTTP(w, httptest.NewRequest(method, path, nil))
@@ -109,4 +108,24 @@ func TestKeyIsPublished(t *testing.T) {
 		require.True(t, checks.AllChecksOK, "%+v", checks)
 		require.Equal(t, spec.Base64Bytes(node.PrivateKey[32:]), keys.VerifyKeys[node.KeyID].Key)
 	}
+}
+
+// TestKeyRequestsAreCounted: an address gets the key until its share of requests is used.
+func TestKeyRequestsAreCounted(t *testing.T) {
+	node := relaytest.NewNode("relay")
+	p := start(t, "--db", database(t), "--name", "relay.example", "--signing-key", keyFile(t, node), "--max-requests", "1", "--proxies", "127.0.0.1")
+	statuses := make(map[int]bool)
+	for range 1000 {
+		r, err := http.NewRequest(http.MethodGet, "http://"+p.address+keyPath, nil)
+		require.NoError(t, err)
+		r.Header.Set("X-Forwarded-For", "192.0.2.1")
+		response, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		statuses[response.StatusCode] = true
+		if response.StatusCode != http.StatusOK {
+			break
+		}
+	}
+	require.Equal(t, map[int]bool{http.StatusOK: true, http.StatusTooManyRequests: true}, statuses)
 }

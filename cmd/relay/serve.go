@@ -140,7 +140,7 @@ func serveWeb(ctx context.Context, o *options, id fclient.SigningIdentity, serve
 func (o *options) listenAll(all *webServers, id fclient.SigningIdentity, server *relay.Server, desk admin.Config, registry *prometheus.Registry, log *slog.Logger) error {
 	var handler http.Handler = server
 	if id.PrivateKey != nil && !isKeyName(id.ServerName) {
-		handler = keyPublisher{id, server}
+		handler = withKeys(server.Counted(keyPublisher{id}), server)
 	}
 	web, err := listen(o, paced{handler, paceBytes, paceTime}, registry, log)
 	if err != nil {
