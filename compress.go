@@ -5,10 +5,14 @@ import (
 	"compress/gzip"
 	"net/http"
 	"strings"
+	"sync"
 )
 
 // compressFrom is the size from which a list is worth compressing.
 const compressFrom = 1 << 10
+
+// gzipWriters are kept, since each takes 800 KB: many more than most lists.
+var gzipWriters = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
 // compressed returns a list in gzip, if its receiver reads that. Most of a list is names
 // that it has again and again; transactions aren't compressed, since they may have secrets
@@ -18,7 +22,9 @@ func compressed(list answer, r *http.Request) answer {
 		return list
 	}
 	var text bytes.Buffer
-	to := gzip.NewWriter(&text)
+	to := gzipWriters.Get().(*gzip.Writer)
+	defer gzipWriters.Put(to)
+	to.Reset(&text)
 	for _, piece := range list.pieces {
 		_, _ = to.Write(piece) // a bytes.Buffer takes all
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -48,4 +49,25 @@ func TestListsAreCompressed(t *testing.T) {
 		_, err = wire.ReadList(body)
 		require.NoError(t, err)
 	}
+}
+
+// A list, however short, doesn't cost a compressor of its own.
+func TestCompressorsAreKept(t *testing.T) {
+	r := newRig(t, nil)
+	r.fill(20, 10)
+	signed, err := r.b.Request(http.MethodGet, relayName, wire.RelayTxnURI(relaytest.User(r.b.ServerName))+wire.Query{List: true, Limit: 20}.Encode(), wire.Fetch{})
+	require.NoError(t, err)
+	signed.Header.Set("Accept-Encoding", "gzip")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 100 {
+		again := signed.Clone(t.Context())
+		again.Body, err = signed.GetBody()
+		require.NoError(t, err)
+		got := httptest.NewRecorder()
+		r.server.ServeHTTP(got, again)
+		require.Equal(t, "gzip", got.Header().Get("Content-Encoding"))
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(40<<20))
 }
