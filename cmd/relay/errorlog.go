@@ -39,16 +39,25 @@ func (e *errorLog) close() { e.lines.Close() }
 // peer is an address with a port, as net/http writes it.
 var peer = regexp.MustCompile(`(\[[0-9a-fA-F:.%\w]+\]|\d+\.\d+\.\d+\.\d+):\d+`)
 
-// Write implements io.Writer. A kind is a line without addresses.
+// offered is a list of what a client offers for TLS, which it may write as it likes.
+var offered = regexp.MustCompile(`[(\[].*[)\]]`)
+
+const (
+	maxKind  = 200
+	maxError = 1000 // a client may offer 64 KB
+)
+
+// Write implements io.Writer. A kind is a line without addresses and lists.
 func (e *errorLog) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
-	first, _, _ := strings.Cut(text, "\n") // a panic has its stack behind it
+	first, stack, _ := strings.Cut(text, "\n") // behind a panic
 	from := peer.FindString(first)
 	if strings.Contains(first, "TLS handshake error") {
 		e.refused.WithLabelValues(handshake).Inc()
 	}
-	kind := peer.ReplaceAllString(first, "ADDRESS")
-	e.lines.Note(kind[:min(len(kind), 200)], hostOnly(from), "", text)
+	kind := offered.ReplaceAllString(peer.ReplaceAllString(first, "ADDRESS"), "(...)")
+	shown := strings.TrimSpace(first[:min(len(first), maxError)] + "\n" + stack)
+	e.lines.Note(kind[:min(len(kind), maxKind)], hostOnly(from), "", shown)
 	return len(line), nil
 }
 

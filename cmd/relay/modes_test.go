@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -205,4 +206,23 @@ func TestErrorLog(t *testing.T) {
 	require.Equal(t, 4, strings.Count(log.String(), "\n"), log.String())
 	require.Contains(t, log.String(), `client sent an HTTP request to an HTTPS server"=5029`)
 	require.Contains(t, log.String(), "192.0.2.1 (")
+}
+
+// What a client offers makes no kind of its own, and no long line. A panic has its stack.
+func TestErrorLogOfOffers(t *testing.T) {
+	var log strings.Builder
+	failures := newErrorLog(slog.New(slog.NewTextHandler(&log, nil)))
+	for i := range 100 {
+		failures.logger().Printf("http: TLS handshake error from 192.0.2.1:1: tls: client requested unsupported application protocols ([%q])", strings.Repeat("x", 60_000)+strconv.Itoa(i))
+		failures.logger().Printf("http: TLS handshake error from 192.0.2.1:1: tls: client offered only unsupported versions: [%x]", i)
+	}
+	failures.close()
+	require.Equal(t, 3, strings.Count(log.String(), "\n"))
+	require.Less(t, log.Len(), 3000)
+
+	failures = newErrorLog(slog.New(slog.NewTextHandler(&log, nil)))
+	failures.logger().Printf("http: panic serving 192.0.2.1:1: oh\ngoroutine 7 [running]:\n%s", strings.Repeat("x", 3000))
+	failures.close()
+	require.Contains(t, log.String(), "oh")
+	require.Contains(t, log.String(), strings.Repeat("x", 3000))
 }
