@@ -87,7 +87,7 @@ func sqlitePlace(open opener) func(testing.TB) storetest.Place {
 
 func openSQLite(tb testing.TB, dir, name string, retention time.Duration) store.Store {
 	s, err := sqlite.Open(filepath.Join(dir, name), sqlite.Options{
-		Retention: retention, SweepInterval: 20 * time.Millisecond, Logger: quiet,
+		Retention: retention, SweepInterval: 100 * time.Millisecond, Logger: quiet,
 	})
 	require.NoError(tb, err)
 	return s

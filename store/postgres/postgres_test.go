@@ -62,17 +62,21 @@ func fresh(tb testing.TB) Options {
 
 func place(tb testing.TB) storetest.Place { return placeAt(fresh(tb)) }
 
+// sweepInterval is short, since tests wait for sweeps, but not so short that the many
+// stores of the suite do little else.
+const sweepInterval = 100 * time.Millisecond
+
 func placeAt(options Options) storetest.Place {
 	return storetest.Place{
 		Shared: true,
 		Open: func(tb testing.TB, retention time.Duration) store.Store {
 			options := options
-			options.Retention, options.SweepInterval = retention, 20*time.Millisecond
+			options.Retention, options.SweepInterval = retention, sweepInterval
 			return open(tb, options)
 		},
 		OpenFew: func(tb testing.TB, ofAll, ofOrigin int64) store.Store {
 			options := options
-			options.MaxCopies, options.MaxCopiesOfOrigin, options.SweepInterval = ofAll, ofOrigin, 20*time.Millisecond
+			options.MaxCopies, options.MaxCopiesOfOrigin, options.SweepInterval = ofAll, ofOrigin, sweepInterval
 			return open(tb, options)
 		},
 		Copy:      func(tb testing.TB) func(testing.TB) { return backup(tb, options) },
