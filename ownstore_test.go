@@ -11,6 +11,9 @@ import (
 // TestNoSQLite builds a program that sets Config.Store with the tag that leaves
 // SQLite out.
 func TestNoSQLite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds a program, which isn't built for the race detector")
+	}
 	const program, tag = "./testdata/nosqlite", "-tags=relay_nosqlite"
 	require.Contains(t, output(t, "go", "list", "-deps", program), "modernc.org/sqlite\n")
 	without := output(t, "go", "list", "-deps", tag, program)

@@ -47,7 +47,7 @@ func memoryPlace(testing.TB) storetest.Place {
 func sqlitePlace(tb testing.TB) storetest.Place {
 	path := filepath.Join(tb.TempDir(), "relay.db")
 	open := func(tb testing.TB, options sqlite.Options) store.Store {
-		options.SweepInterval, options.Logger = 20*time.Millisecond, slog.New(slog.DiscardHandler)
+		options.SweepInterval, options.Logger = 100*time.Millisecond, slog.New(slog.DiscardHandler)
 		s, err := sqlite.Open(path, options)
 		require.NoError(tb, err)
 		return s

@@ -56,6 +56,9 @@ type cost struct {
 // Each module adds to a program as much as the table says, so that a dependency that
 // makes it larger is noticed.
 func TestTable(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds programs, which aren't built for the race detector")
+	}
 	if os.Getenv(need.Everything) == "" {
 		t.Skipf("it builds %d programs: set %s", len(programs), need.Everything)
 	}
