@@ -44,7 +44,7 @@ func TestPutAllWithoutRoom(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, func(o *Options) { o.MaxBytes, o.SweepInterval = 1<<20, time.Hour })
 	first := testMail("first")
-	first.Body, first.Lifetime = make([]byte, 600<<10), time.Second
+	first.Body, first.Lifetime = make([]byte, 600<<10), 15*time.Second // it must last for the next steps
 	put(t, s, first)
 	mails := []store.Mail{testMail("second"), testMail("third"), testMail("fourth")}
 	mails[1].Body = make([]byte, 600<<10)
