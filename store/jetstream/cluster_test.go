@@ -48,6 +48,9 @@ func routesTo(ports []int) (routes []*url.URL) {
 
 // The suite on three servers, each store connected to another one.
 func TestStoreOfThree(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the whole suite again, with the same code of ours")
+	}
 	t.Parallel()
 	runSuite(t, startServers(t, 3, nil)...)
 }
