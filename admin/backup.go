@@ -15,6 +15,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
@@ -124,14 +125,12 @@ func LastBackup(ctx context.Context, s store.Store) (began time.Time, err error)
 	if !ok {
 		return began, nil
 	}
-	page, err := notes.Notes(ctx, lastBackup, "", 1)
-	if err != nil {
-		return began, fmt.Errorf("admin: the last backup: %w", err)
+	value, err := notebook.Read(ctx, notes, lastBackup)
+	if err == nil && value != nil {
+		err = began.UnmarshalText(value)
 	}
-	if len(page) > 0 && page[0].Key == lastBackup {
-		if err := began.UnmarshalText(page[0].Value); err != nil {
-			return time.Time{}, fmt.Errorf("admin: the last backup: %w", err)
-		}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("admin: the last backup: %w", err)
 	}
 	return began, nil
 }

@@ -20,6 +20,13 @@ type Notes interface {
 	Notes(ctx context.Context, prefix, after string, limit int) ([]Note, error)
 }
 
+// NoteReader is an ability that stores may have beside Notes: to read one note, where a page of
+// notes costs much more.
+type NoteReader interface {
+	// Note returns the value of a note. It gives ErrEmpty if there is none.
+	Note(ctx context.Context, key string) ([]byte, error)
+}
+
 // A Note is a value under a key, which has 1 to MaxName bytes of any value. An
 // empty value is no note: setting it removes the note.
 type Note struct {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/matrixrelay/relay/admin"
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -141,11 +142,11 @@ func (m *mailboxMove) facts(ctx context.Context, notes store.Notes) error {
 	}
 	var changes []store.Note
 	for _, fact := range facts {
-		there, err := notes.Notes(ctx, fact.Key, "", 1)
+		there, err := notebook.Read(ctx, notes, fact.Key)
 		if err != nil {
 			return err
 		}
-		if len(there) == 0 || there[0].Key != fact.Key {
+		if there == nil {
 			changes = append(changes, store.Note{Key: fact.Key, Value: fact.Value})
 		}
 	}

@@ -4,6 +4,7 @@ package notebook
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -30,6 +31,13 @@ func Each(ctx context.Context, notes store.Notes, prefix string, do func(store.N
 
 // Read returns the value of one note, nil if there is none.
 func Read(ctx context.Context, notes store.Notes, key string) ([]byte, error) {
+	if reader, ok := notes.(store.NoteReader); ok {
+		value, err := reader.Note(ctx, key)
+		if errors.Is(err, store.ErrEmpty) {
+			return nil, nil
+		}
+		return value, err
+	}
 	list, err := notes.Notes(ctx, key, "", 1)
 	if err != nil || len(list) == 0 || list[0].Key != key {
 		return nil, err

@@ -10,7 +10,10 @@ import (
 	"github.com/matrixrelay/relay/store"
 )
 
-var _ store.Notes = (*Store)(nil)
+var (
+	_ store.Notes      = (*Store)(nil)
+	_ store.NoteReader = (*Store)(nil)
+)
 
 // SetNotes implements store.Notes. It takes up to 800 changes, and values that
 // fit into one message of the server.
@@ -68,6 +71,19 @@ type noted struct{}
 
 func (noted) code(*coder)          {}
 func (noted) lasts() time.Duration { return 0 }
+
+// Note implements store.NoteReader.
+func (s *Store) Note(ctx context.Context, key string) (value []byte, err error) {
+	err = s.read(ctx, func(ctx context.Context) error {
+		m, err := s.engine.last(ctx, s.cache.subjects.note(key))
+		value = m.data
+		return err
+	})
+	if err == nil && len(value) == 0 {
+		err = store.ErrEmpty
+	}
+	return value, err
+}
 
 // Notes implements store.Notes. It asks the server for the keys of all notes.
 func (s *Store) Notes(ctx context.Context, prefix, after string, limit int) ([]store.Note, error) {

@@ -2,9 +2,12 @@ package jetstream
 
 import (
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -44,4 +47,28 @@ func TestNotesWhileOthersPut(t *testing.T) {
 	got, err := other.Notes(t.Context(), "", "", 10)
 	require.NoError(t, err)
 	require.Equal(t, []store.Note{{Key: "key", Value: []byte("value")}}, got)
+}
+
+// One note is read without asking for the keys of all, whether it is there or not.
+func TestOneNote(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, nil)
+	s := open(t, testOptions(srv))
+	defer func() { require.NoError(t, s.Close()) }()
+	require.NoError(t, s.SetNotes(t.Context(), []store.Note{{Key: "key", Value: []byte("value")}, {Key: "key/longer", Value: []byte("x")}}))
+	spy, err := nats.Connect(srv.ClientURL())
+	require.NoError(t, err)
+	defer spy.Close()
+	listings, err := spy.SubscribeSync("$JS.API.STREAM.INFO.>")
+	require.NoError(t, err)
+	require.NoError(t, spy.Flush())
+	value, err := notebook.Read(t.Context(), s, "key")
+	require.NoError(t, err)
+	require.Equal(t, "value", string(value))
+	value, err = notebook.Read(t.Context(), s, "ke")
+	require.NoError(t, err)
+	require.Nil(t, value)
+	require.NoError(t, spy.Flush())
+	_, err = listings.NextMsg(50 * time.Millisecond)
+	require.ErrorIs(t, err, nats.ErrTimeout)
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/matrixrelay/relay/internal/notebook"
 	"github.com/matrixrelay/relay/store"
 )
 
@@ -40,6 +41,22 @@ func (s *Store) SetNotes(ctx context.Context, changes []store.Note) error {
 		return errNoNotes
 	}
 	return notes.SetNotes(ctx, changes)
+}
+
+// Note implements store.NoteReader, if the new store is a store.Notes.
+func (s *Store) Note(ctx context.Context, key string) ([]byte, error) {
+	notes, ok := s.to.(store.Notes)
+	if !ok {
+		return nil, errNoNotes
+	}
+	if strings.HasPrefix(key, ownNotes) {
+		return nil, store.ErrEmpty
+	}
+	value, err := notebook.Read(ctx, notes, key)
+	if err == nil && value == nil {
+		err = store.ErrEmpty
+	}
+	return value, err
 }
 
 // Notes implements store.Notes, if the new store does.

@@ -20,6 +20,7 @@ var notesTests = []test{
 	{"pages of a prefix", testNotePages},
 	{"reopen", testNotesReopen},
 	{"closed", testNotesClosed},
+	{"one note", testOneNote},
 }
 
 func (r *rig) notes() store.Notes {
@@ -98,6 +99,30 @@ func testNotePages(r *rig) {
 		got = append(got, page...)
 	}
 	require.Equal(r, want, got)
+}
+
+// Stores that aren't store.NoteReader pass it by doing nothing.
+func testOneNote(r *rig) {
+	reader, ok := r.Store.(store.NoteReader)
+	if !ok {
+		r.Skip("the store reads pages of notes only")
+	}
+	requireNone := func(key string) {
+		r.Helper()
+		_, err := reader.Note(r.Context(), key)
+		require.ErrorIs(r, err, store.ErrEmpty)
+	}
+	r.set(store.Note{Key: "key", Value: []byte{0, 255}}, store.Note{Key: "longer", Value: []byte("x")})
+	value, err := reader.Note(r.Context(), "key")
+	require.NoError(r, err)
+	require.Equal(r, []byte{0, 255}, value)
+	requireNone("long")
+	r.set(store.Note{Key: "key"})
+	requireNone("key")
+	requireNone("")
+	require.NoError(r, r.Store.Close())
+	_, err = reader.Note(r.Context(), "longer")
+	require.ErrorIs(r, err, store.ErrClosed)
 }
 
 func testNotesReopen(r *rig) {
