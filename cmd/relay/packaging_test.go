@@ -77,18 +77,63 @@ func TestInheritedSocket(t *testing.T) {
 func TestUnits(t *testing.T) {
 	analyze, dir := need.Program(t, "systemd-analyze"), t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "relay.service.d"), 0o700))
-	for name, from := range map[string]string{"relay.service": "relay.service", "relay.socket": "relay.socket", "relay.service.d/tls.conf": "tls.conf"} {
+	for name, from := range map[string]string{
+		"relay.service": "relay.service", "relay.socket": "relay.socket", "relay.service.d/tls.conf": "tls.conf",
+		"relay-backup.service": "relay-backup.service", "relay-backup.timer": "relay-backup.timer",
+	} {
 		unit, err := os.ReadFile(filepath.Join("..", "..", "contrib", from))
 		require.NoError(t, err)
 		text := strings.Replace(string(unit), "ExecStart=/usr/local/bin/relay", "ExecStart="+os.Args[0], 1)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	unit := filepath.Join(dir, "relay.service")
-	out, err := exec.Command(analyze, "verify", "--man=no", unit, filepath.Join(dir, "relay.socket")).CombinedOutput()
+	out, err := exec.Command(analyze, "verify", "--man=no", unit, filepath.Join(dir, "relay.socket"), filepath.Join(dir, "relay-backup.timer")).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Empty(t, string(out))
 	out, err = exec.Command(analyze, "security", "--offline=true", "--threshold=15", "--no-pager", unit).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+}
+
+// The backup of each day is made, and of the old ones the newest stay.
+func TestDailyBackup(t *testing.T) {
+	text, err := os.ReadFile("../../contrib/relay-backup.service")
+	require.NoError(t, err)
+	dir, db := t.TempDir(), database(t)
+	backups := filepath.Join(dir, "backups", "relay")
+	self := commandOf(os.Args[0], "1", nil)
+	program := fmt.Sprintf("#!/bin/sh\n%s exec %q \"$@\"\n", self.Env[len(self.Env)-1], self.Path)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "relay"), []byte(program), 0o700))
+	as := strings.NewReplacer("/usr/local/bin/relay", filepath.Join(dir, "relay"), "/var/backups", filepath.Join(dir, "backups"),
+		"/var/lib/relay/relay.db", db, "$$", "$", "%%", "%")
+	run := func(step string) error {
+		_, line, found := strings.Cut(string(text), "\n"+step+"=")
+		require.True(t, found)
+		line, _, _ = strings.Cut(line, "\n")
+		c := exec.Command("sh", "-c", as.Replace(line))
+		stdin, err := c.StdinPipe() // the program ends with its input
+		require.NoError(t, err)
+		defer func() { _ = stdin.Close() }() // it has ended by then
+		out, err := c.CombinedOutput()
+		t.Logf("%s: %s", step, out)
+		return err
+	}
+	p := start(t, "--db", db)
+	require.NoError(t, os.MkdirAll(backups, 0o700))
+	for i := range 20 {
+		require.NoError(t, os.WriteFile(filepath.Join(backups, fmt.Sprintf("relay-2024-01-%02d-030405.db", i+1)), nil, 0o600))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(backups, "relay-2024-02-01-030405.db-part"), nil, 0o600))
+	for _, step := range []string{"ExecStartPre", "ExecStart", "ExecStartPost"} {
+		require.NoError(t, run(step))
+	}
+	p.stop()
+	left, err := filepath.Glob(filepath.Join(backups, "*"))
+	require.NoError(t, err)
+	require.Len(t, left, 14)
+	require.Equal(t, "relay-2024-01-08-030405.db", filepath.Base(left[0]))
+	requireEntries(t, left[13], 0)
+	require.NoError(t, os.Remove(left[13]))
+	require.Error(t, run("ExecStart"), "no relay runs, so that systemd removes nothing")
 }
 
 // The steps of the image, without a container engine: with its environment the program
