@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -88,14 +89,14 @@ func readDigest(text string, digest *[sha256.Size]byte) error {
 
 // receiptJSON is a Receipt on the wire.
 type receiptJSON struct {
-	Type        string          `json:"type"`
+	signedFields
 	Destination spec.ServerName `json:"destination"`
 	Origin      spec.ServerName `json:"origin"`
 	TS          uint64          `json:"ts"`
 	Items       []ReceiptItem   `json:"items"`
-	Ext         json.RawMessage `json:"ext,omitempty"`
-	Signatures  signatures      `json:"signatures,omitempty"`
 }
+
+func (o *receiptJSON) signer() (spec.ServerName, uint64) { return o.Destination, o.TS }
 
 // SignReceipts makes receipts of by.ServerName for transactions of origin that it has handled
 // by now, as few as hold the items. Items that no receipt can have are left out: those whose ID is
@@ -107,17 +108,17 @@ func SignReceipts(origin spec.ServerName, items []ReceiptItem, now time.Time, by
 			good = append(good, item)
 		}
 	}
-	object := receiptJSON{
-		Type: receiptType, Destination: by.ServerName, Origin: origin,
+	object := &receiptJSON{
+		signedFields: signedFields{Type: receiptType}, Destination: by.ServerName, Origin: origin,
 		TS: uint64(max(now.UnixMilli(), 0)) / hourMS * hourMS,
 	}
 	var receipts []Receipt
 	for len(good) > 0 {
 		object.Items = good[:min(len(good), MaxReceiptItems)]
-		text, err := object.sign(by)
+		text, err := signObject(object, by)
 		for err == nil && len(text) > MaxReceiptBytes && len(object.Items) > 1 {
 			object.Items = object.Items[:len(object.Items)/2]
-			text, err = object.sign(by)
+			text, err = signObject(object, by)
 		}
 		if err != nil {
 			return nil, err
@@ -131,46 +132,19 @@ func SignReceipts(origin spec.ServerName, items []ReceiptItem, now time.Time, by
 	return receipts, nil
 }
 
-// sign returns the canonical form with the signature.
-func (o receiptJSON) sign(by fclient.SigningIdentity) ([]byte, error) {
-	o.Signatures = nil
-	unsigned, err := canonicalJSON(o)
-	if err != nil {
-		return nil, err
-	}
-	if o.Signatures, err = signObject(unsigned, by); err != nil {
-		return nil, err
-	}
-	return canonicalJSON(o)
-}
-
 // ReadReceipt reads a receipt and checks all but its signature: see Check. The error wraps
 // ErrSigned.
 func ReadReceipt(text []byte) (Receipt, error) {
 	var o receiptJSON
-	canonical, err := readSigned(text, MaxReceiptBytes, &o)
+	signed, err := readSigned(text, MaxReceiptBytes, receiptType, &o)
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := o.check(); err != nil {
-		return Receipt{}, err
-	}
-	r := Receipt{Destination: o.Destination, Origin: o.Origin, TS: o.TS, Items: o.Items}
-	r.text = signedText{json: canonical, server: o.Destination, time: o.TS}
-	if r.text.key, r.text.signature, err = o.Signatures.one(o.Destination); err != nil {
-		return Receipt{}, err
-	}
-	o.Signatures = nil
-	if r.text.unsigned, err = canonicalJSON(o); err != nil {
-		return Receipt{}, err
-	}
-	return r, nil
+	return Receipt{Destination: o.Destination, Origin: o.Origin, TS: o.TS, Items: o.Items, text: signed}, nil
 }
 
 func (o *receiptJSON) check() error {
 	switch {
-	case o.Type != receiptType:
-		return fmt.Errorf("%w: it is of the type %q", ErrSigned, o.Type)
 	case o.TS > MaxInteger || o.TS%hourMS != 0:
 		return fmt.Errorf("%w: ts must be whole hours", ErrSigned)
 	case len(o.Items) < 1 || len(o.Items) > MaxReceiptItems:
@@ -181,12 +155,7 @@ func (o *receiptJSON) check() error {
 			return fmt.Errorf("%w: a transaction ID must have 1 to %d bytes", ErrSigned, MaxTransactionIDBytes)
 		}
 	}
-	for _, name := range []spec.ServerName{o.Destination, o.Origin} {
-		if err := checkSignedName(name); err != nil {
-			return err
-		}
-	}
-	return checkExt(o.Ext)
+	return cmp.Or(checkSignedName(o.Destination), checkSignedName(o.Origin))
 }
 
 // Check checks the signature. A key that is looked up must have been valid at TS, or now

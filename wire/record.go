@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -61,69 +60,44 @@ type RecordRelay struct {
 
 // recordJSON is a RelayRecord on the wire.
 type recordJSON struct {
-	Type       string          `json:"type"`
-	Server     spec.ServerName `json:"server"`
-	Seq        uint64          `json:"seq"`
-	Expires    uint64          `json:"expires"`
-	Receipts   bool            `json:"receipts"`
-	Relays     []RecordRelay   `json:"relays"`
-	Ext        json.RawMessage `json:"ext,omitempty"`
-	Signatures signatures      `json:"signatures,omitempty"`
+	signedFields
+	Server   spec.ServerName `json:"server"`
+	Seq      uint64          `json:"seq"`
+	Expires  uint64          `json:"expires"`
+	Receipts bool            `json:"receipts"`
+	Relays   []RecordRelay   `json:"relays"`
 }
+
+func (o *recordJSON) signer() (spec.ServerName, uint64) { return o.Server, o.Seq }
 
 // SignRelayRecord makes the record of by.ServerName. Of draft, Seq, Expires, Receipts and
 // Relays count.
 func SignRelayRecord(draft RelayRecord, by fclient.SigningIdentity) (RelayRecord, error) {
-	object := recordJSON{
-		Type: recordType, Server: by.ServerName, Seq: draft.Seq, Expires: draft.Expires,
+	text, err := signObject(&recordJSON{
+		signedFields: signedFields{Type: recordType}, Server: by.ServerName, Seq: draft.Seq, Expires: draft.Expires,
 		Receipts: draft.Receipts, Relays: draft.Relays,
-	}
-	unsigned, err := object.unsigned()
+	}, by)
 	if err != nil {
 		return RelayRecord{}, err
-	}
-	if object.Signatures, err = signObject(unsigned, by); err != nil {
-		return RelayRecord{}, err
-	}
-	text, err := json.Marshal(object)
-	if err != nil {
-		return RelayRecord{}, fmt.Errorf("wire: record: %w", err)
 	}
 	return ReadRelayRecord(text)
-}
-
-// unsigned is the canonical form without signatures.
-func (o recordJSON) unsigned() ([]byte, error) {
-	o.Signatures = nil
-	return canonicalJSON(o)
 }
 
 // ReadRelayRecord reads a record and checks all but its signature: see Check. The error
 // wraps ErrSigned.
 func ReadRelayRecord(text []byte) (RelayRecord, error) {
 	var o recordJSON
-	canonical, err := readSigned(text, MaxRecordBytes, &o)
+	signed, err := readSigned(text, MaxRecordBytes, recordType, &o)
 	if err != nil {
 		return RelayRecord{}, err
 	}
-	if err := o.check(); err != nil {
-		return RelayRecord{}, err
-	}
-	r := RelayRecord{Server: o.Server, Seq: o.Seq, Expires: o.Expires, Receipts: o.Receipts, Relays: o.Relays}
-	r.text = signedText{json: canonical, server: o.Server, time: o.Seq}
-	if r.text.unsigned, err = o.unsigned(); err != nil {
-		return RelayRecord{}, err
-	}
-	if r.text.key, r.text.signature, err = o.Signatures.one(o.Server); err != nil {
-		return RelayRecord{}, err
-	}
-	return r, nil
+	return RelayRecord{
+		Server: o.Server, Seq: o.Seq, Expires: o.Expires, Receipts: o.Receipts, Relays: o.Relays, text: signed,
+	}, nil
 }
 
 func (o *recordJSON) check() error {
 	switch {
-	case o.Type != recordType:
-		return fmt.Errorf("%w: it is of the type %q", ErrSigned, o.Type)
 	case o.Seq > MaxInteger || o.Expires > MaxInteger:
 		return fmt.Errorf("%w: a number is too large", ErrSigned)
 	case len(o.Relays) < 1 || len(o.Relays) > MaxRecordRelays:
@@ -142,7 +116,7 @@ func (o *recordJSON) check() error {
 		}
 		known[relay.Name] = true
 	}
-	return checkExt(o.Ext)
+	return nil
 }
 
 func checkSignedName(server spec.ServerName) error {

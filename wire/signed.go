@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -37,6 +38,22 @@ type signedText struct {
 // signatures are the member of that name.
 type signatures map[spec.ServerName]map[gomatrixserverlib.KeyID]string
 
+// signedFields are the members that all signed objects have.
+type signedFields struct {
+	Type       string          `json:"type"`
+	Ext        json.RawMessage `json:"ext,omitempty"`
+	Signatures signatures      `json:"signatures,omitempty"`
+}
+
+func (f *signedFields) common() *signedFields { return f }
+
+// A signedObject is a signed object on the wire, as JSON.
+type signedObject interface {
+	common() *signedFields
+	signer() (server spec.ServerName, time uint64) // time is its seq or ts
+	check() error                                  // of the members that others don't have
+}
+
 // canonicalOf returns the canonical form of a text, if it is that of our own encoding of
 // the object that was decoded from it. Then nothing in it was passed over or read loosely:
 // servers sign some objects that strangers have put words into, and none of these must be
@@ -69,15 +86,31 @@ func canonicalJSON(object any) ([]byte, error) {
 	return canonical, nil
 }
 
-// readSigned decodes a text of at most that many bytes, and returns its canonical form.
-func readSigned(text []byte, most int, into any) (canonical []byte, err error) {
+// readSigned decodes a text of at most that many bytes, and checks all but the signature.
+func readSigned(text []byte, most int, kind string, into signedObject) (t signedText, err error) {
 	if len(text) > most {
-		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrSigned, most)
+		return t, fmt.Errorf("%w: it has more than %d bytes", ErrSigned, most)
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSigned, err)
+		return t, fmt.Errorf("%w: %w", ErrSigned, err)
 	}
-	return canonicalOf(text, into)
+	if t.json, err = canonicalOf(text, into); err != nil {
+		return t, err
+	}
+	f := into.common()
+	if f.Type != kind {
+		return t, fmt.Errorf("%w: it is of the type %q", ErrSigned, f.Type)
+	}
+	if err := cmp.Or(into.check(), checkExt(f.Ext)); err != nil {
+		return t, err
+	}
+	t.server, t.time = into.signer()
+	if t.key, t.signature, err = f.Signatures.one(t.server); err != nil {
+		return t, err
+	}
+	f.Signatures = nil
+	t.unsigned, err = canonicalJSON(into)
+	return t, err
 }
 
 // checkExt refuses an ext that isn't an object, or that has a number in it that
@@ -124,13 +157,20 @@ func (s signatures) one(server spec.ServerName) (key gomatrixserverlib.KeyID, si
 	return key, signature, nil
 }
 
-// signObject returns the signature of an object in canonical form.
-func signObject(unsigned []byte, by fclient.SigningIdentity) (signatures, error) {
+// signObject signs an object, and returns its canonical form.
+func signObject(o signedObject, by fclient.SigningIdentity) ([]byte, error) {
 	if len(by.PrivateKey) != ed25519.PrivateKeySize {
 		return nil, errors.New("wire: the identity has no private key")
 	}
+	f := o.common()
+	f.Signatures = nil
+	unsigned, err := canonicalJSON(o)
+	if err != nil {
+		return nil, err
+	}
 	signature := spec.Base64Bytes(ed25519.Sign(by.PrivateKey, unsigned))
-	return signatures{by.ServerName: {by.KeyID: signature.Encode()}}, nil
+	f.Signatures = signatures{by.ServerName: {by.KeyID: signature.Encode()}}
+	return canonicalJSON(o)
 }
 
 // hash identifies the object, whichever key has signed it.
