@@ -83,21 +83,6 @@ func (s *Store) Senders(ctx context.Context, destination spec.ServerName, limit 
 	return senders, nil
 }
 
-// readRows calls take for each row of a query.
-func readRows(query *sql.Stmt, take func(*sql.Rows) error, args ...any) (err error) {
-	rows, err := query.Query(args...)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		if err := take(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
 // Recipients implements store.Managed. It looks into each mailbox's shares.
 func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, limit int) ([]spec.ServerName, error) {
 	if err := s.usable(ctx); err != nil {
@@ -106,15 +91,11 @@ func (s *Store) Recipients(ctx context.Context, origin, after spec.ServerName, l
 	names, limit := []spec.ServerName{}, max(limit, 1)
 	err := s.reader.with(ctx, func(c *readConn) error {
 		for _, span := range spansAfter(after) {
-			err := readRows(c.manage.recipients, func(rows *sql.Rows) error {
-				var name spec.ServerName
-				err := rows.Scan(&name)
-				names = append(names, name)
-				return err
-			}, string(origin), span.from, span.to, limit-len(names))
+			more, err := column[spec.ServerName](c.manage.recipients, string(origin), span.from, span.to, limit-len(names))
 			if err != nil {
 				return err
 			}
+			names = append(names, more...)
 		}
 		return nil
 	})

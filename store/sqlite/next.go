@@ -175,7 +175,7 @@ func (c *readConn) scanEach(q aside.Query, ids []int64) (entries []store.Entry, 
 // liveIDs lists with one of two statements. After an error it returns those that
 // it got.
 func (c *readConn) liveIDs(list *sql.Stmt, q aside.Query) ([]int64, error) {
-	ids, err := listIDs(list, string(q.Destination), q.After, c.clock.Now(), q.Entries)
+	ids, err := column[int64](list, string(q.Destination), q.After, c.clock.Now(), q.Entries)
 	if err != nil {
 		err = wrap("next", err)
 	}

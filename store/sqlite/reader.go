@@ -162,11 +162,13 @@ func (r *reader) live(ctx context.Context, q aside.Query) (ids []int64, err erro
 
 func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit int) ([]spec.ServerName, error) {
 	names := []spec.ServerName{}
-	err := r.with(ctx, func(c *readConn) (err error) {
+	err := r.with(ctx, func(c *readConn) error {
 		for _, s := range spansAfter(after) {
-			if names, err = c.appendNames(names, s, limit-len(names)); err != nil {
+			more, err := column[spec.ServerName](c.destinations, s.from, s.to, limit-len(names))
+			if err != nil {
 				return wrap("destinations", err)
 			}
+			names = append(names, more...)
 		}
 		return nil
 	})
@@ -174,22 +176,6 @@ func (r *reader) destinations(ctx context.Context, after spec.ServerName, limit 
 		return nil, err
 	}
 	return names, nil
-}
-
-func (c *readConn) appendNames(names []spec.ServerName, s span, limit int) (_ []spec.ServerName, err error) {
-	rows, err := c.destinations.Query(s.from, s.to, limit)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		var name spec.ServerName
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		names = append(names, name)
-	}
-	return names, rows.Err()
 }
 
 func (r *reader) usage(ctx context.Context, destination spec.ServerName) (store.Usage, error) {

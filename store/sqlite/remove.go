@@ -53,7 +53,7 @@ func (b *batch) expire() (more bool, err error) {
 // index alone, which may be damaged: nothing is done to a row that doesn't say
 // the same.
 func (b *batch) each(few int, do func(id int64) error, list *sql.Stmt, args ...any) (done int, more bool, err error) {
-	ids, err := listIDs(list, append(args, few)...)
+	ids, err := column[int64](list, append(args, few)...)
 	if err != nil {
 		return 0, false, err
 	}

@@ -101,19 +101,30 @@ func closeAll(list []preparation) error {
 	return errors.Join(errs...)
 }
 
-// listIDs returns the IDs that a statement lists, after an error those that it got.
-func listIDs(list *sql.Stmt, args ...any) (ids []int64, err error) {
-	rows, err := list.Query(args...)
+// readRows calls take for each row of a query.
+func readRows(query *sql.Stmt, take func(*sql.Rows) error, args ...any) (err error) {
+	rows, err := query.Query(args...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return ids, err
+		if err := take(rows); err != nil {
+			return err
 		}
-		ids = append(ids, id)
 	}
-	return ids, rows.Err()
+	return rows.Err()
+}
+
+// column returns the values of a query for one column, after an error those that it got.
+func column[T any](query *sql.Stmt, args ...any) (values []T, err error) {
+	err = readRows(query, func(rows *sql.Rows) error {
+		var value T
+		if err := rows.Scan(&value); err != nil {
+			return err
+		}
+		values = append(values, value)
+		return nil
+	}, args...)
+	return values, err
 }
