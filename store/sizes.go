@@ -2,6 +2,10 @@ package store
 
 import "context"
 
+// DefaultMaxCopies is how many transactions that are gone our own stores remember if
+// nothing else is said, to recognise copies of them.
+const DefaultMaxCopies = 1_000_000
+
 // Measured is an ability that stores may have beside Store: to say how much
 // room they take besides that of the mail. Its method is safe for concurrent use.
 type Measured interface {

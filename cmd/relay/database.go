@@ -37,17 +37,26 @@ func hasScheme(db string, schemes ...string) bool {
 	return false
 }
 
-// openStore opens the database of --db.
+// openStore opens the database of --db for a command, which has no copies forgotten that
+// the relay remembers.
 func openStore(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
+	return openRemembering(ctx, db, servers, -1, log)
+}
+
+// openRemembering opens the database of --db, which remembers so many copies.
+func openRemembering(ctx context.Context, db string, servers natsFlags, copies count, log *slog.Logger) (store.Store, error) {
+	most := int64(copies)
 	switch {
 	case db == inMemory:
-		return memory.New(memory.Options{}), nil
+		return memory.New(memory.Options{MaxCopies: most}), nil
 	case isPostgres(db):
-		return postgres.Open(ctx, postgres.Options{ConnString: db, Logger: log})
+		return postgres.Open(ctx, postgres.Options{ConnString: db, MaxCopies: most, Logger: log})
 	case isNATS(db):
-		return jetstream.Open(ctx, servers.options(db, log))
+		o := servers.options(db, log)
+		o.MaxCopies = most
+		return jetstream.Open(ctx, o)
 	default:
-		return sqlite.Open(db, sqlite.Options{Logger: log})
+		return sqlite.Open(db, sqlite.Options{MaxCopies: most, Logger: log})
 	}
 }
 

@@ -1,10 +1,50 @@
 package main
 
 import (
+	"log/slog"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/store"
 )
+
+// A relay remembers as many copies as it is told to, and a command that opens its database
+// has none of them forgotten.
+func TestMaxCopies(t *testing.T) {
+	fetched := mailOf(t) // 270 in the mailboxes of three
+	for _, c := range []struct{ told, most, least int64 }{{64, 64 / 16, 1}, {-1, 300, 270}} {
+		db := database(t)
+		m := moving{copies: count(c.told)}
+		s, err := m.open(t.Context(), db, natsFlags{}, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		for _, mail := range fetched {
+			_, err := s.Put(t.Context(), mail, store.Limits{})
+			require.NoError(t, err)
+		}
+		for _, mail := range fetched {
+			entries, err := s.Next(t.Context(), mail.Destination, 0, 1, 1)
+			require.NoError(t, err)
+			_, err = s.Ack(t.Context(), mail.Destination, entries[0].ID)
+			require.NoError(t, err)
+		}
+		before := copiesOf(t, s)
+		require.GreaterOrEqual(t, before, c.least)
+		require.LessOrEqual(t, before, c.most)
+		require.NoError(t, s.Close())
+		s, err = openStore(t.Context(), db, natsFlags{}, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		require.Equal(t, before, copiesOf(t, s))
+		require.NoError(t, s.Close())
+	}
+}
+
+func copiesOf(t *testing.T, s store.Store) int64 {
+	t.Helper()
+	sizes, err := s.(store.Measured).Sizes(t.Context())
+	require.NoError(t, err)
+	return sizes.Copies
+}
 
 // Log lines have no password and no token, in any form.
 func TestShownDB(t *testing.T) {

@@ -40,7 +40,7 @@ type moveCommand struct {
 }
 
 func newMove() *cobra.Command {
-	var m moveCommand
+	m := moveCommand{moving: moving{copies: -1}} // the relay forgets those that are too many
 	c := &cobra.Command{Use: "move", Short: "Move mail to another database", Long: moveHelp, GroupID: groupRun, Args: noArgs, RunE: m.run}
 	f := c.Flags()
 	f.SortFlags = false

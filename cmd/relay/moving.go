@@ -14,8 +14,12 @@ import (
 	"github.com/matrixrelay/relay/store/move"
 )
 
-// moving has the command line's options on mail in another database.
-type moving struct{ from string }
+// moving has the command line's options on mail in another database, and how many copies
+// the database of the relay remembers.
+type moving struct {
+	from   string
+	copies count
+}
 
 func (m *moving) flags(f *pflag.FlagSet) {
 	f.StringVar(&m.from, "move-from", "", "move the mail of this `DATABASE` (of any kind that --db takes) into --db\n"+
@@ -39,7 +43,7 @@ func (m *moving) check(db string) error {
 // open opens the database of the relay, and moves mail into it that is to be moved.
 func (m *moving) open(ctx context.Context, db string, servers natsFlags, log *slog.Logger) (store.Store, error) {
 	if m.from == "" {
-		return openStore(ctx, db, servers, log)
+		return openRemembering(ctx, db, servers, m.copies, log)
 	}
 	from, to, err := m.openBoth(ctx, db, servers, log)
 	if err != nil {
@@ -57,7 +61,7 @@ func (m *moving) openBoth(ctx context.Context, db string, servers natsFlags, log
 	if from, err = openExisting(ctx, m.from, servers, log); err != nil {
 		return nil, nil, fmt.Errorf("--move-from: %w", err)
 	}
-	if to, err = openStore(ctx, db, servers, log); err != nil {
+	if to, err = openRemembering(ctx, db, servers, m.copies, log); err != nil {
 		return nil, nil, errors.Join(err, from.Close())
 	}
 	return from, to, nil

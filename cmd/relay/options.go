@@ -152,6 +152,8 @@ func (o *options) limitFlags(f *pflag.FlagSet) {
 	f.Float64Var(&c.OriginShare, "origin-share", c.OriginShare, "the `PART` of --max-entries and --max-bytes that one sender may\nfill, over 0 and up to 1")
 	f.Var((*count)(&c.MaxStoreEntries), "max-store-entries", "keep at most this `NUMBER` of transactions in all; each takes about\n500 bytes on the disk besides its own")
 	f.Var((*size)(&c.MaxStoreBytes), "max-store", "keep at most this `SIZE` in all")
+	o.moving.copies = store.DefaultMaxCopies
+	f.Var(&o.moving.copies, "max-copies", "remember at most this `NUMBER` of transactions that were fetched, to\nrecognise copies of them, of one sender a sixteenth; each takes 400 to\n1,000 bytes on the disk, and several times that if it was large")
 	f.Var((*lifetime)(&c.Lifetime), "lifetime", "keep mail that isn't fetched for this `DURATION`, such as 36h or\n30d; none is for ever")
 	f.Var(&o.maxBatch, "max-batch", "hand out at most this `NUMBER` of transactions at once")
 	f.Var((*lifetime)(&c.MaxWait), "max-wait", "hold the answer to a request that waits for mail for at most this\n`DURATION`; none is not at all")

@@ -71,7 +71,7 @@ func (o *sqliteFile) restore(c *cobra.Command, backup string, replace bool) erro
 // showHeld opens the database, so that it is seen to work, and shows how much it holds.
 func (o *sqliteFile) showHeld(c *cobra.Command, how string, more map[string]any) (err error) {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	mail, err := sqlite.Open(o.db, sqlite.Options{Logger: log})
+	mail, err := sqlite.Open(o.db, sqlite.Options{MaxCopies: -1, Logger: log})
 	if err != nil {
 		return err
 	}

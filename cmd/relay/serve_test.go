@@ -75,7 +75,7 @@ func TestHelp(t *testing.T) {
 		for _, name := range []string{
 			"--listen", "--name", "--db", "--tls-cert", "--tls-key", "--for", "--for-file", "--mode", "--invite-key", "--promise", "--proxies",
 			"--proxy-header", "--max-requests", "--max-traffic", "--max-stored", "--keys", "--metrics", "--max-body", "--max-in-flight",
-			"--max-entries", "--max-bytes", "--origin-share", "--max-store", "--lifetime", "--max-batch", "--max-wait", "--max-waiting", "--max-connections", "--signing-key", "--pass-on", "--relays-of", "--at",
+			"--max-entries", "--max-bytes", "--origin-share", "--max-store", "--max-copies", "--lifetime", "--max-batch", "--max-wait", "--max-waiting", "--max-connections", "--signing-key", "--pass-on", "--relays-of", "--at",
 			"relay serve --listen 127.0.0.1:9001 --name relay --db relay.db",
 		} {
 			require.Contains(t, stdout, name)
@@ -106,6 +106,7 @@ func TestWrongFlags(t *testing.T) {
 		{"--name relay --promise 9GiB", "more than half"},
 		{"--name relay --max-store-entries 4000", "more transactions"},
 		{"--name relay --max-requests 0", "more than 0"},
+		{"--name relay --max-copies 0", "more than 0"},
 		{"--name relay --proxies 10.0.0.0/99", "prefix"},
 		{"--name relay --max-body 0", "more than 0"},
 		{"--name relay --max-body -1", "more than 0"},

@@ -62,6 +62,7 @@ func TestSettings(t *testing.T) {
 		{"relays-of", []any{"b.example=r1", "b.example=r2", "c.example=r1"}, file},
 		{"proxies", []any{"10.0.0.0/8", "192.0.2.1/32"}, file},
 		{"listen", "127.0.0.1:9001", "default"},
+		{"max-copies", "1000000", "default"},
 		{"for", []any{}, "default"},
 	} {
 		require.Equal(t, want, got[want.Name])

@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrixrelay/relay/internal/defaults"
 	"github.com/matrixrelay/relay/internal/heap"
+	"github.com/matrixrelay/relay/store"
 )
 
 // maxNames is how many origins are told apart. When there are more, the others share as
@@ -20,10 +21,10 @@ const maxNames = 4096
 // Limits bound how many are remembered: of all origins, and of each.
 type Limits struct{ All, OfOrigin int64 }
 
-// LimitsOf are the limits with these options: 1,000,000 for zero, and of an origin a
+// LimitsOf are the limits with these options: the default for zero, and of an origin a
 // sixteenth of all; none for less.
 func LimitsOf(all, ofOrigin int64) Limits {
-	defaults.Bounds(&all, 1_000_000, math.MaxInt64)
+	defaults.Bounds(&all, store.DefaultMaxCopies, math.MaxInt64)
 	defaults.Bounds(&ofOrigin, max(all/16, 1), math.MaxInt64)
 	return Limits{all, ofOrigin}
 }
