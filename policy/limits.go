@@ -50,6 +50,10 @@ const (
 	DefaultParties = 50_000
 )
 
+// membersFactor is how many times the share of an address the Members at it have together,
+// on their own connections.
+const membersFactor = 16
+
 // LimitsConfig is the configuration of Limits. The zero value has the defaults.
 type LimitsConfig struct {
 	// Address is the share of one address: an IPv4 address, or a /64 of IPv6. Name is
@@ -71,11 +75,14 @@ type LimitsConfig struct {
 // read. A request that costs more than is left is admitted, and those after it pay.
 //
 // On the connection of a Member its name counts, and its address doesn't: others at
-// the same address can't use up the share that the Member needs.
+// the same address can't use up the share that the Member needs. All Members at one
+// address together have membersFactor times the share of the address, since an address
+// can claim mailboxes for many names in time.
 type Limits struct {
 	config LimitsConfig
 
 	addresses *table.Addresses[party]
+	members   *table.Addresses[party] // on their own connections
 
 	mu    sync.Mutex
 	names *table.Table[spec.ServerName, *party]
@@ -90,7 +97,10 @@ func NewLimits(config LimitsConfig) *Limits {
 	config.Address = config.Address.withDefaults(DefaultAddress)
 	config.Name = config.Name.withDefaults(DefaultName)
 	return &Limits{
-		config:    config,
+		config: config,
+		members: table.NewAddresses(config.Parties, config.Wide, func(times int) *party {
+			return newParty(config.Address, membersFactor*times)
+		}),
 		addresses: table.NewAddresses(config.Parties, config.Wide, func(times int) *party { return newParty(config.Address, times) }),
 		names:     table.New[spec.ServerName, *party](config.Parties),
 	}
@@ -122,7 +132,7 @@ func (l *Limits) Admit(_ context.Context, r *Request) error {
 func (l *Limits) arrive(r *Request) error {
 	c := &counted{by: l, what: "address"}
 	if r.Known != "" {
-		c.what, c.parties = "server", []*party{l.name(r.Known)}
+		c.what, c.parties = "server, or all at its address,", append(l.members.Of(r.Address), l.name(r.Known))
 	} else {
 		c.parties = l.addresses.Of(r.Address)
 	}

@@ -166,6 +166,29 @@ func TestKnownConnection(t *testing.T) {
 	requireStatus(t, 429, phone.run(t, l))
 }
 
+// However many mailboxes an address has claimed, its members together have sixteen times
+// its share; ten phones behind a NAT have theirs.
+func TestMembersOfOneAddress(t *testing.T) {
+	l := policy.NewLimits(policy.LimitsConfig{
+		Address: policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 5}},
+		Name:    policy.Shares{Requests: policy.Rate{PerSecond: 1e-6, Burst: 5}},
+	})
+	run := func(address string, i int) error {
+		member := get(address, spec.ServerName(fmt.Sprint("member", i)))
+		member.known = member.origin
+		return member.run(t, l)
+	}
+	for i := range 10 * 5 {
+		require.NoError(t, run("192.0.2.1", i%10))
+	}
+	for i := range 6 * 5 {
+		require.NoError(t, run("192.0.2.1", 10+i))
+	}
+	requireStatus(t, 429, run("192.0.2.1", 100))
+	require.NoError(t, run("192.0.2.2", 100))
+	require.NoError(t, get("192.0.2.1", "stranger").run(t, l), "the others have the share of the address")
+}
+
 func TestUnlimited(t *testing.T) {
 	none := policy.Shares{Requests: policy.Unlimited, Bytes: policy.Unlimited, Stored: policy.Unlimited, UnderWay: -1}
 	l := policy.NewLimits(policy.LimitsConfig{Address: none, Name: none})
