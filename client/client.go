@@ -154,7 +154,7 @@ func NewCaller(config CallerConfig) (*Caller, error) {
 		config.Addresses, _ = config.Transport.(AddressTransport)
 	}
 	c := &Caller{config: config, user: user, infos: newInfos()}
-	c.nameless = newBackoffs[spec.ServerName](Backoff{First: time.Minute, Most: time.Hour})
+	c.nameless = newBackoffs[spec.ServerName](Backoff{First: 10 * time.Minute, Most: time.Hour})
 	c.client = http.Client{
 		Transport: config.Transport,
 		// The signature is good for the server it was made for only.

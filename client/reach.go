@@ -82,6 +82,9 @@ func (c *Caller) exchange(request *http.Request) (*http.Response, error) {
 		}
 		failed = errors.Join(failed, err)
 	}
+	if failed == nil { // the request ended before anything was tried
+		return nil, context.Cause(request.Context())
+	}
 	c.nameless.succeeded(p.relay) // it is no worse than the addresses
 	return nil, failed
 }

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 	"time"
@@ -96,10 +97,14 @@ func TestNameWorksAgain(t *testing.T) {
 		}
 		w.net.SetOffline(r1, true)
 		require.Less(t, ask(200), 20, "a name that fails is tried less and less")
+		ended, cancel := context.WithCancel(w.Context())
+		cancel()
+		_, err := bob.Mailbox(ended, r1) // while the name isn't tried
+		require.ErrorIs(t, err, context.Canceled)
 		w.net.SetOffline(r1, false)
 		require.Positive(t, ask(60))
 		w.net.SetOffline(r1, true)
 		require.Positive(t, ask(1))
-		require.Positive(t, ask(3))
+		require.Positive(t, ask(8))
 	})
 }
