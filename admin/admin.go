@@ -224,6 +224,10 @@ type Entry struct {
 type Fact struct {
 	Key   string `json:"key"`
 	Value []byte `json:"value"`
+
+	// Clock is where the store's clock stood, in seconds: times in the value are by that. Zero:
+	// the store doesn't tell.
+	Clock int64 `json:"clock,omitempty"`
 }
 
 // A Sender is an origin and how much it holds.

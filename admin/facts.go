@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -28,6 +29,11 @@ func (d *Desk) Facts(ctx context.Context, server spec.ServerName) ([]Fact, error
 	if !ok {
 		return facts, nil
 	}
+	now, err := notebook.Clock(d.config.Store)(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("admin: the store's clock: %w", err)
+	}
+	clock := int64(now / time.Second)
 	for _, prefix := range factPrefixes {
 		key := prefix + string(server)
 		value, err := notebook.Read(ctx, notes, key)
@@ -35,11 +41,11 @@ func (d *Desk) Facts(ctx context.Context, server spec.ServerName) ([]Fact, error
 			return nil, fmt.Errorf("admin: the notes about a server: %w", err)
 		}
 		if len(value) > 0 {
-			facts = append(facts, Fact{key, value})
+			facts = append(facts, Fact{key, value, clock})
 		}
 	}
-	err := notebook.Each(ctx, notes, receiptPrefix+string(server)+"/", func(note store.Note) error {
-		facts = append(facts, Fact(note))
+	err = notebook.Each(ctx, notes, receiptPrefix+string(server)+"/", func(note store.Note) error {
+		facts = append(facts, Fact{note.Key, note.Value, clock})
 		return nil
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
@@ -29,8 +30,14 @@ func TestFacts(t *testing.T) {
 			want = append(want, admin.Fact{Key: key, Value: []byte("r")})
 			require.NoError(r, notes.SetNotes(r.Context(), []store.Note{{Key: key, Value: []byte("r")}, {Key: "relay/receipt/b.example:8448/a.example/1", Value: []byte("x")}}))
 		}
+		now, err := r.store.(store.Timed).StoreTime(r.Context())
+		require.NoError(r, err)
 		got, err := o.Facts(r.Context(), "b.example")
 		require.NoError(r, err)
+		for i := range got {
+			require.InDelta(r, int64(now/time.Second), got[i].Clock, 60)
+			got[i].Clock = 0
+		}
 		require.Equal(r, want, got)
 		got, err = o.Facts(r.Context(), "c.example")
 		require.NoError(r, err)

@@ -140,6 +140,11 @@ func (m *mailboxMove) facts(ctx context.Context, notes store.Notes) error {
 	if err != nil || len(facts) == 0 {
 		return err
 	}
+	now, err := notebook.Clock(m.to)(ctx)
+	if err != nil {
+		return err
+	}
+	_, tells := m.to.(store.Timed)
 	var changes []store.Note
 	for _, fact := range facts {
 		there, err := notebook.Read(ctx, notes, fact.Key)
@@ -147,7 +152,7 @@ func (m *mailboxMove) facts(ctx context.Context, notes store.Notes) error {
 			return err
 		}
 		if there == nil {
-			changes = append(changes, store.Note{Key: fact.Key, Value: fact.Value})
+			changes = append(changes, noteOf(fact, now, tells))
 		}
 	}
 	for some := range slices.Chunk(changes, notesAtOnce) {
@@ -156,6 +161,16 @@ func (m *mailboxMove) facts(ctx context.Context, notes store.Notes) error {
 		}
 	}
 	return m.from.Forget(ctx, m.name)
+}
+
+// noteOf is a fact as a database has to keep it whose clock stands there, if it tells: each counts
+// by a clock of its own.
+func noteOf(fact admin.Fact, now time.Duration, tells bool) store.Note {
+	note := store.Note{Key: fact.Key, Value: fact.Value}
+	if fact.Clock == 0 || !tells {
+		return note
+	}
+	return notebook.Shifted(note, now-time.Duration(fact.Clock)*time.Second)
 }
 
 // mail moves page after page, in order, until the mailbox is empty.

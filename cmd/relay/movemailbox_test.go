@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -119,4 +122,24 @@ func TestMoveMailboxFacts(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, string(got))
 	}
+}
+
+// A store that is behind has a clock that stands elsewhere.
+type behind struct{ *memory.Store }
+
+func (behind) StoreTime(context.Context) (time.Duration, error) { return 1_000_000 * time.Second, nil }
+
+// A fact is as old in the new database as it was in the old one, though their clocks differ.
+func TestMoveMailboxFactsKeepTheirAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newCellStore(t)
+		b := newCellStore(t)
+		now, err := a.StoreTime(t.Context())
+		require.NoError(t, err)
+		a.note("relay/record/d1", fmt.Sprintf(`{"changed":%d,"record":{}}`, now/time.Second-100_000))
+		require.NoError(t, a.moveTo(behind{b.Store}))
+		got, err := notebook.Read(t.Context(), b, "relay/record/d1")
+		require.NoError(t, err)
+		require.Equal(t, `{"changed":900000,"record":{}}`, string(got))
+	})
 }

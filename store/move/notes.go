@@ -113,7 +113,11 @@ func (s *Store) begin(ctx context.Context) error {
 		}
 		if taken == "" || taken != s.marks.move {
 			s.marks.move = rand.Text()
-			if err := takeNotes(ctx, from, to, s.marks.move); err != nil {
+			ahead, err := s.ahead(ctx)
+			if err != nil {
+				return err
+			}
+			if err := takeNotes(ctx, from, to, s.marks.move, ahead); err != nil {
 				return err
 			}
 		}
@@ -166,8 +170,26 @@ func clockOf(ctx context.Context, s store.Store) (time.Duration, error) {
 	return time.Duration(time.Now().UnixMilli()) * time.Millisecond, nil
 }
 
-// takeNotes copies all notes that aren't there.
-func takeNotes(ctx context.Context, from, to store.Notes, move string) error {
+// ahead is by how much the new store's clock is ahead of the old one's, if both tell.
+func (s *Store) ahead(ctx context.Context) (time.Duration, error) {
+	_, fromTells := s.from.(store.Timed)
+	_, toTells := s.to.(store.Timed)
+	if !fromTells || !toTells {
+		return 0, nil
+	}
+	before, err := clockOf(ctx, s.from)
+	if err != nil {
+		return 0, fmt.Errorf("move: read the old store's clock: %w", err)
+	}
+	now, err := clockOf(ctx, s.to)
+	if err != nil {
+		return 0, fmt.Errorf("move: read the new store's clock: %w", err)
+	}
+	return now - before, nil
+}
+
+// takeNotes copies all notes that aren't there, to where the clock is ahead by that much.
+func takeNotes(ctx context.Context, from, to store.Notes, move string, ahead time.Duration) error {
 	after := ""
 	for {
 		page, err := from.Notes(ctx, "", after, notePage)
@@ -185,7 +207,7 @@ func takeNotes(ctx context.Context, from, to store.Notes, move string) error {
 		missing := page[:0]
 		for _, note := range page {
 			if !there[note.Key] && !strings.HasPrefix(note.Key, ownNotes) && !strings.HasPrefix(note.Key, outboxNotes) {
-				missing = append(missing, note)
+				missing = append(missing, notebook.Shifted(note, ahead))
 			}
 		}
 		if err := to.SetNotes(ctx, missing); err != nil {

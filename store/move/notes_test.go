@@ -206,6 +206,19 @@ func TestWayBackByTheStoresClock(t *testing.T) {
 	})
 }
 
+// A note with a time of its store's clock is as old in the new store, whose clock stands elsewhere.
+func TestNotesKeepTheirAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := pair()
+		defer func() { require.NoError(t, from.Close()) }()
+		defer func() { require.NoError(t, to.Close()) }()
+		require.NoError(t, from.SetNotes(t.Context(), []store.Note{note("relay/claim/a", `{"asked":600}`), note("x", `{"asked":600}`)}))
+		s := done(t, timed{leaveOpen(from), time.Hour}, timed{leaveOpen(to), 3 * time.Hour}, day).(*Store)
+		require.Equal(t, map[string]string{"relay/claim/a": `{"asked":7800}`, "x": `{"asked":600}`}, noted(t, s))
+		require.NoError(t, s.Close())
+	})
+}
+
 // A store isn't moved into itself, under any names.
 func TestSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
