@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -221,13 +222,15 @@ func TestReceiptsThatArentTaken(t *testing.T) {
 // A relay that didn't take a receipt gets it a little later, also if no more mail comes.
 func TestReceiptsThatAreOwed(t *testing.T) {
 	inGiving(t, func(c *client.ReceiverConfig) { c.Wait = 50 * time.Second }, func(p *provenInbox, at *taker) {
-		broken, puts := true, 0
+		var broken atomic.Bool
+		var puts atomic.Int64
+		broken.Store(true)
 		at.refuse = func(r *http.Request, receipts int) *wire.Error {
-			if receipts == 0 || !broken {
+			if receipts == 0 || !broken.Load() {
 				return nil
 			}
 			if r.Method == http.MethodPut {
-				puts++
+				puts.Add(1)
 			}
 			return &wire.Error{Status: http.StatusBadGateway}
 		}
@@ -238,12 +241,12 @@ func TestReceiptsThatAreOwed(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.Zero(t, p.left())
 		require.Empty(t, at.got())
-		require.Greater(t, puts, 5)
-		require.Less(t, puts, 15)
+		require.Greater(t, puts.Load(), int64(5))
+		require.Less(t, puts.Load(), int64(15))
 		p.leave("2", 2, r1) // it isn't held up
 		time.Sleep(time.Second)
 		require.Len(t, p.taken(), 2)
-		broken = false
+		broken.Store(false)
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"1", "2"}, at.got())
 		cancel()

@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,20 +51,22 @@ func TestAnswerLostByName(t *testing.T) {
 		bob := w.node(b)
 		require.NoError(t, bob.AnnounceAt(w.Context(), wire.RecordRelay{Name: r1, At: []string{addressOfR1}}))
 		require.NoError(t, bob.Leave(w.Context(), r1, false))
-		loses, lose, lost := w.net.Host(r1), false, 0
+		loses := w.net.Host(r1)
+		var lose atomic.Bool
+		var lost atomic.Int64
 		bob.divert = func(r *http.Request) *http.Request {
-			lose = r.Method == http.MethodPut
+			lose.Store(r.Method == http.MethodPut)
 			return r
 		}
 		loses.Lose = func() (request, answer bool) {
-			if lose {
-				lost++
+			if lose.Load() {
+				lost.Add(1)
 			}
-			return false, lose
+			return false, lose.Load()
 		}
 		w.net.Set(r1, loses)
 		require.NoError(t, bob.Return(w.Context(), r1))
-		require.Equal(t, 1, lost)
+		require.EqualValues(t, 1, lost.Load())
 		state, err := bob.Mailbox(w.Context(), r1)
 		require.NoError(t, err)
 		require.Equal(t, wire.StateOpen, state.State)
@@ -75,28 +78,28 @@ func TestAnswerLostByName(t *testing.T) {
 func TestNameWorksAgain(t *testing.T) {
 	inRecordWorld(t, func(w *recordWorld) {
 		w.relays(r1)
-		byName := 0
+		var byName atomic.Int64
 		w.net.Set("place.example:8448", w.net.Host(r1))
 		w.places = map[string]spec.ServerName{addressOfR1: "place.example:8448"}
 		bob := w.node(b)
 		bob.divert = func(r *http.Request) *http.Request {
 			if r.URL.Host == string(r1) {
-				byName++
+				byName.Add(1)
 			}
 			return r
 		}
 		require.NoError(t, bob.AnnounceAt(w.Context(), wire.RecordRelay{Name: r1, At: []string{addressOfR1}}))
-		ask := func(times int) (asked int) {
-			byName = 0
+		ask := func(times int) (asked int64) {
+			byName.Store(0)
 			for range times {
 				time.Sleep(2 * time.Minute)
 				bob.Online()
 				time.Sleep(time.Second)
 			}
-			return byName
+			return byName.Load()
 		}
 		w.net.SetOffline(r1, true)
-		require.Less(t, ask(200), 20, "a name that fails is tried less and less")
+		require.Less(t, ask(200), int64(20), "a name that fails is tried less and less")
 		ended, cancel := context.WithCancel(w.Context())
 		cancel()
 		_, err := bob.Mailbox(ended, r1) // while the name isn't tried
