@@ -76,7 +76,7 @@ type LimitsConfig struct {
 //
 // On the connection of a Member its name counts, and its address doesn't: others at
 // the same address can't use up the share that the Member needs. All Members at one
-// address together have membersFactor times the share of the address, since an address
+// address together have sixteen times the share of the address, since an address
 // can claim mailboxes for many names in time.
 type Limits struct {
 	config LimitsConfig
