@@ -41,7 +41,7 @@ type attack struct {
 var attacks = []attack{
 	{"nothing", nothing}, {"odd", oddRequests}, {"oddnew", oddOnNewConnections}, {"uploads", uploads},
 	{"zero", zeroSignatures}, {"forged", forgedSignatures}, {"refetch", refetch}, {"waits", manyWaits},
-	{"headers", slowHeaders}, {"madeup", madeUpDestinations}, {"names", manyNames}, {"cycles", cycles},
+	{"headers", slowHeaders}, {"pings", pings}, {"madeup", madeUpDestinations}, {"names", manyNames}, {"cycles", cycles},
 }
 
 // serveAttack says when it is ready, attacks from the first line of its input until its
@@ -250,6 +250,28 @@ func slowHeaders(a *attacker) func(context.Context) {
 			_, _ = c.Write([]byte(half)) // it may be closed by now
 		}
 		<-ctx.Done()
+	}
+}
+
+// pings: 20 connections send frames of HTTP/2 that belong to no request, as fast as they can.
+func pings(a *attacker) func(context.Context) {
+	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" // with SETTINGS
+	const ping, many = "\x00\x00\x08\x06\x00\x00\x00\x00\x00" + "12345678", 100
+	frames := []byte(strings.Repeat(ping, many))
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(flooder)}}
+	return func(ctx context.Context) {
+		a.flood(ctx, 20, clientFrom(flooder), func(int) {
+			c, err := dialer.DialContext(ctx, "tcp", a.address)
+			if err != nil {
+				return // stopped, or there are too many
+			}
+			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+			go func() { _, _ = io.Copy(io.Discard, c) }() // the answers, until it is closed
+			for _, err = io.WriteString(c, preface); err == nil; _, err = c.Write(frames) {
+				a.tried.Add(many)
+			}
+			_ = c.Close()
+		})
 	}
 }
 
