@@ -5,10 +5,8 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/time/rate"
-
 	"github.com/matrixrelay/relay/internal/address"
-	"github.com/matrixrelay/relay/internal/table"
+	"github.com/matrixrelay/relay/internal/allowance"
 )
 
 // maxHTTP2 is how many connections may be HTTP/2, where a client has many requests under way
@@ -26,10 +24,8 @@ const (
 const http2PerSecond = 2
 
 // newHTTP2Rates are by address.
-func newHTTP2Rates() *table.Addresses[rate.Limiter] {
-	return table.NewAddresses(ratesOf, sharedTimes, func(times int) *rate.Limiter {
-		return rate.NewLimiter(rate.Limit(http2PerSecond*times), http2PerSecond*times*restSeconds)
-	})
+func newHTTP2Rates() *allowance.Addresses {
+	return allowance.New(ratesOf, sharedTimes, http2PerSecond, http2PerSecond*restSeconds)
 }
 
 // BoundHTTP2 returns a copy of a server's TLS configuration with which only so many
@@ -52,7 +48,7 @@ func (l *Listener) BoundHTTP2(config *tls.Config) *tls.Config {
 
 // http2 counts the connections that may be HTTP/2.
 type http2 struct {
-	rates *table.Addresses[rate.Limiter]
+	rates *allowance.Addresses
 
 	mu  sync.Mutex
 	all int
@@ -73,10 +69,8 @@ func (h *http2) begin(c *conn) bool {
 	if c.isClosed || h.all >= maxHTTP2 || h.of[c.from] >= most {
 		return false
 	}
-	for _, limiter := range h.rates.Of(c.at) {
-		if !limiter.Allow() {
-			return false
-		}
+	if _, ok := h.rates.Take(c.at, 0); !ok {
+		return false
 	}
 	c.isHTTP2 = true
 	h.all++
