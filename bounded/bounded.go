@@ -106,7 +106,7 @@ func Listen(l net.Listener, o Options) *Listener {
 		o.Refused = func(Reason, netip.Addr) {}
 	}
 	return &Listener{
-		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{rates: newHTTP2Rates(), of: make(map[address.From]int)}, unused: newUnused(o.Unused), crowd: crowd.New(o.Connections, o.Connections, part),
+		Listener: l, options: o, rates: newRates(o.PerSecond), http2: http2{rates: newHTTP2Rates(), of: make(map[netip.Prefix]int)}, unused: newUnused(o.Unused), crowd: crowd.New(o.Connections, o.Connections, part),
 	}
 }
 

@@ -134,6 +134,24 @@ func TestNewHTTP2OfOneAddress(t *testing.T) {
 	})
 }
 
+// A /48 has as many as other networks of many parties.
+func TestHTTP2OfOneSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newHTTP2Rig(t)
+		var last net.Conn
+		for i := range 512 / 8 {
+			last = r.accept(fmt.Sprintf("2001:db8:0:%x::1", i))
+			require.True(t, r.offer(last, "h2", "http/1.1"))
+			time.Sleep(time.Second)
+		}
+		require.False(t, r.isHTTP2("2001:db8:0:ffff::1"))
+		require.True(t, r.isHTTP2("2001:db8:1::1"))
+		_ = last.Close()
+		require.True(t, r.isHTTP2("2001:db8:0:ffff::1"))
+		require.False(t, r.isHTTP2("2001:db8:0:fffe::1"))
+	})
+}
+
 // All have a bound together.
 func TestHTTP2OfAll(t *testing.T) {
 	r := newHTTP2Rig(t)
