@@ -1,7 +1,10 @@
 package bounded
 
 import (
+	"bytes"
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -14,11 +17,18 @@ type paused struct {
 	once   sync.Once
 	closed chan struct{}
 
+	reading sync.Mutex
+	held    []byte // they were read, and are handed on after the pause
+
 	mu    sync.Mutex
 	until time.Time
+	isCut bool          // its reading is to fail
+	cut   chan struct{} // has room for one, which says so
 }
 
-func newPaused(c net.Conn) *paused { return &paused{Conn: c, closed: make(chan struct{})} }
+func newPaused(c net.Conn) *paused {
+	return &paused{Conn: c, closed: make(chan struct{}), cut: make(chan struct{}, 1)}
+}
 
 // Pause stops the reading of the connection for that long from now on, unless it is paused
 // for longer already.
@@ -31,29 +41,76 @@ func (c *paused) Pause(d time.Duration) {
 	}
 }
 
-func (c *paused) rest() time.Duration {
+// rest is how long the pause still is, and whether the reading is to fail meanwhile.
+func (c *paused) rest() (rest time.Duration, isCut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.until.IsZero() {
-		return 0 // as most are
+		return 0, false // as most are
 	}
-	return time.Until(c.until)
+	return time.Until(c.until), c.isCut
 }
 
 // Read implements net.Conn. It holds back the bytes that it has read: a pause may begin while a
 // server is in Read already, for the next request.
 func (c *paused) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	for rest := c.rest(); err == nil && rest > 0; rest = c.rest() {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if len(c.held) == 0 {
+		n, err := c.Conn.Read(p)
+		if rest, _ := c.rest(); rest <= 0 || err != nil {
+			return n, err
+		}
+		c.held = bytes.Clone(p[:n])
+	}
+	if err := c.wait(); err != nil {
+		return 0, err
+	}
+	n := copy(p, c.held)
+	c.held = c.held[n:]
+	return n, nil
+}
+
+// wait waits until the pause is over.
+func (c *paused) wait() error {
+	for {
+		rest, isCut := c.rest()
+		switch {
+		case rest <= 0:
+			return nil
+		case isCut:
+			return os.ErrDeadlineExceeded
+		}
 		timer := time.NewTimer(rest)
 		select {
 		case <-timer.C:
+		case <-c.cut:
 		case <-c.closed:
 			timer.Stop()
-			return 0, net.ErrClosed
+			return net.ErrClosed
+		}
+		timer.Stop()
+	}
+}
+
+// SetReadDeadline implements net.Conn. One that has passed ends a Read at once, also in a
+// pause: by it a server cuts off a body. Later ones don't, so that a pause ends no connection.
+func (c *paused) SetReadDeadline(at time.Time) error {
+	c.mu.Lock()
+	c.isCut = !at.IsZero() && !at.After(time.Now())
+	if c.isCut {
+		select {
+		case c.cut <- struct{}{}:
+		default:
 		}
 	}
-	return n, err
+	c.mu.Unlock()
+	return c.Conn.SetReadDeadline(at)
+}
+
+// SetDeadline implements net.Conn.
+func (c *paused) SetDeadline(at time.Time) error {
+	return errors.Join(c.SetReadDeadline(at), c.SetWriteDeadline(at))
 }
 
 // Close implements net.Conn.

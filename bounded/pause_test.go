@@ -3,6 +3,7 @@ package bounded_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,5 +104,35 @@ func TestPause(t *testing.T) {
 		require.NoError(t, theirs.Close())
 		require.Zero(t, l.Open())
 		require.NoError(t, l.Close())
+	})
+}
+
+// A server can end the reading of a paused connection, as it does to cut off a body. The bytes
+// that have come are handed on after the pause, and a deadline within the pause changes nothing.
+func TestPauseIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := newUnusedRig(t, 0).dial("192.0.2.1")
+		began := time.Now()
+		one.usable.(interface{ Pause(time.Duration) }).Pause(10 * time.Second)
+		go func() { _, _ = one.client.Write([]byte("hello")) }()
+		for _, cut := range []func(time.Time) error{one.SetReadDeadline, one.SetDeadline} {
+			go func() {
+				time.Sleep(time.Second)
+				require.NoError(t, cut(time.Unix(1, 0)))
+			}()
+			for range 2 {
+				_, err := one.Read(make([]byte, 5))
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			}
+			require.NoError(t, cut(time.Now().Add(time.Second)))
+		}
+		require.Equal(t, 2*time.Second, time.Since(began))
+		for _, want := range []string{"hel", "lo"} {
+			some := make([]byte, 3)
+			n, err := one.Read(some)
+			require.NoError(t, err)
+			require.Equal(t, want, string(some[:n]))
+			require.Equal(t, 10*time.Second, time.Since(began))
+		}
 	})
 }
