@@ -25,9 +25,6 @@ var errPolicy = errors.New("relay: Config.Policy")
 
 // arrived asks about a request of which nothing was read.
 func (a *admission) arrived(r *http.Request) error {
-	if a.policy == nil {
-		return nil
-	}
 	a.on = connectionOf(r, a.asked.Address)
 	a.asked.Known = a.on.server()
 	return a.ask(r.Context(), policy.Arrived)

@@ -62,14 +62,15 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 // proxyHeaders are written by proxies, also by those that nobody has named to us.
 var proxyHeaders = []string{"Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip"}
 
-// connectionOf returns the connection of a request from that address, nil if it can't
-// be told: a proxy's connection carries requests of many.
+// connectionOf returns the connection of a request from that address, or nil. A proxy's
+// carries requests of many.
 func connectionOf(r *http.Request, client netip.Addr) *connection {
 	c := anyConnectionOf(r)
-	if c == nil || client != RemoteAddress(r) {
-		return nil
-	}
-	if slices.ContainsFunc(proxyHeaders, func(name string) bool { return r.Header[name] != nil }) {
+	isProxied := func(name string) bool { return r.Header[name] != nil }
+	switch {
+	case client != RemoteAddress(r):
+		c.isOfProxy()
+	case slices.ContainsFunc(proxyHeaders, isProxied):
 		c.isOfAll()
 	}
 	return c

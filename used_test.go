@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -23,9 +24,9 @@ import (
 
 // usedRig is a relay on a listener that bounds bytes which no request uses, and a client on
 // one connection.
-func usedRig(t *testing.T) (q *quiet, send func(*http.Request) (status int)) {
+func usedRig(t *testing.T, change func(*relay.Config)) (q *quiet, send func(*http.Request) (status int)) {
 	all := pipes.Listen()
-	q = newQuiet(t, func(c *relay.Config) { c.Policy = policy.NewLimits(policy.LimitsConfig{}) })
+	q = newQuiet(t, change)
 	web := &http.Server{Handler: q.server, ConnContext: relay.ConnContext}
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(bounded.Listen(all, bounded.Options{Unused: 4 << 10})) }()
@@ -46,10 +47,23 @@ func usedRig(t *testing.T) (q *quiet, send func(*http.Request) (status int)) {
 	}
 }
 
+func limited(c *relay.Config) { c.Policy = policy.NewLimits(policy.LimitsConfig{}) }
+
 // The bytes of requests that are served don't count as unused, however many there are.
 func TestUsedBytes(t *testing.T) {
+	t.Run("limits", func(t *testing.T) { testUsedBytes(t, limited) })
+	t.Run("no policy", func(t *testing.T) { testUsedBytes(t, func(*relay.Config) {}) })
+	t.Run("a proxy", func(t *testing.T) {
+		testUsedBytes(t, func(c *relay.Config) {
+			limited(c)
+			c.ClientAddress = func(*http.Request) netip.Addr { return netip.MustParseAddr("192.0.2.1") }
+		})
+	})
+}
+
+func testUsedBytes(t *testing.T, change func(*relay.Config)) {
 	synctest.Test(t, func(t *testing.T) {
-		q, send := usedRig(t)
+		q, send := usedRig(t, change)
 		began := time.Now()
 		for i := range 3 { // much more than may come unused
 			r, err := q.a.Request(http.MethodPut, relayName, wire.SendRelayURI("1", relaytest.User(q.b.ServerName)), largeContent(1<<20+i))
@@ -69,7 +83,7 @@ func TestUsedBytes(t *testing.T) {
 // A body in pieces of one byte has most of its bytes around it: they come slowly.
 func TestTinyPieces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, send := usedRig(t)
+		q, send := usedRig(t, limited)
 		r, err := q.a.Request(http.MethodPut, relayName, wire.SendRelayURI("1", relaytest.User(q.b.ServerName)), largeContent(200_000))
 		require.NoError(t, err)
 		r.Body, r.ContentLength = io.NopCloser(iotest.OneByteReader(r.Body)), -1

@@ -50,9 +50,9 @@ type Options struct {
 	// Unused bounds the bytes a second that one address sends and no request uses, such as
 	// frames of HTTP/2 that carry nothing; an overlay network, loopback or a /48 of IPv6 has
 	// four times that. After a rest 16 seconds' may come at once. Connections that bring more
-	// aren't read for a while. Only a relay that has a Policy, on a server with
-	// relay.ConnContext, says which bytes its requests use, so nothing else that takes more
-	// than small requests may have such a bound. Zero: no limit.
+	// aren't read for a while. Only a relay on a server with relay.ConnContext says which
+	// bytes its requests use, so nothing else that takes more than small requests may have
+	// such a bound. Zero: no limit.
 	Unused int
 
 	// Proxies are addresses whose connections aren't bounded by address, since they
