@@ -301,7 +301,7 @@ func (a *announcer) tend(ctx context.Context, shown *wire.RelayRecord) {
 	if shown != nil {
 		a.takeOver(ctx, *shown, "")
 	}
-	a.takeOverShown(ctx)
+	a.signAboveShown(ctx)
 	a.checkOwn(ctx, slices.DeleteFunc(o.relays(now), func(relay spec.ServerName) bool {
 		return now.Sub(a.checked[relay]) < checkOwnEvery || a.checks.wait(relay) > 0
 	}))

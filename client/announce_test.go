@@ -1,8 +1,10 @@
 package client_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/matrixrelay/relay/client"
+	"github.com/matrixrelay/relay/store"
 	"github.com/matrixrelay/relay/wire"
 )
 
@@ -73,8 +76,53 @@ func TestShownSoonAfterAnnouncing(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		require.Greater(t, linked(w, bob.Link()).Seq, newer.Seq)
 		require.Equal(t, []spec.ServerName{r1, r2}, bob.Relays(b.ServerName))
-		require.Equal(t, 2, strings.Count(bob.log.String(), "that it doesn't know"))
+		require.Equal(t, 1, strings.Count(bob.log.String(), "that it doesn't know"))
 	})
+}
+
+// TestShownTwiceSoonAfterAnnouncing: of two newer records that are shown while none may be signed,
+// the relays of both are asked for mail at once, and a note that can't be written when it is time
+// to sign loses neither.
+func TestShownTwiceSoonAfterAnnouncing(t *testing.T) {
+	inRecordWorld(t, func(w *recordWorld) {
+		w.relays(r1, r2, r3)
+		var faults stumbling
+		w.change = func(config *client.NodeConfig) {
+			faults.notedStore, config.Store = config.Store.(notedStore), &faults
+		}
+		bob := w.node(b)
+		bob.announce(r1)
+		var newer wire.RelayRecord
+		for i, relay := range []spec.ServerName{r2, r3} {
+			var err error
+			newer, err = wire.SignRelayRecord(wire.RelayRecord{
+				Seq: linked(w, bob.Link()).Seq + 5 + uint64(i), Expires: uint64(time.Now().Add(80 * 24 * time.Hour).UnixMilli()),
+				Relays: []wire.RecordRelay{{Name: relay}},
+			}, b.SigningIdentity)
+			require.NoError(t, err)
+			w.sendRecord(a, b, r1, newer.JSON())
+			w.pass(time.Minute)
+		}
+		require.Equal(t, []spec.ServerName{r1, r2, r3}, bob.Relays(b.ServerName))
+		faults.next.Store(true)
+		time.Sleep(2 * time.Hour)
+		require.False(t, faults.next.Load())
+		require.Greater(t, linked(w, bob.Link()).Seq, newer.Seq)
+		require.Equal(t, []spec.ServerName{r1, r2, r3}, bob.Relays(b.ServerName))
+	})
+}
+
+// A stumbling store fails to write notes once, the next time.
+type stumbling struct {
+	notedStore
+	next atomic.Bool
+}
+
+func (s *stumbling) SetNotes(ctx context.Context, notes []store.Note) error {
+	if s.next.Swap(false) {
+		return errFault
+	}
+	return s.notedStore.SetNotes(ctx, notes)
 }
 
 // TestAnnounceAboveShown: other relays that are announced as soon as that is possible are named by

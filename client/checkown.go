@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -54,37 +55,40 @@ func (a *announcer) told(ctx context.Context, relay spec.ServerName, found wire.
 // its relays are asked for mail, too, and ours is signed above it, once we may sign one.
 func (a *announcer) takeOver(ctx context.Context, found wire.RelayRecord, from spec.ServerName) {
 	o, now := a.current(), time.Now()
-	if !o.record.Precedes(&found) || found.Check(ctx, a.book.keys, now) != nil {
+	if !o.record.Precedes(&found) || o.shown != nil && !o.shown.Precedes(&found) || found.Check(ctx, a.book.keys, now) != nil {
 		return
 	}
 	a.book.logger.Warn("client: there is a record of this server that it doesn't know", "from", from, "relays", namesOf(found.Relays))
-	if o.shown != nil && found.Precedes(o.shown) {
+	later := *o
+	later.shown, later.Left = &found, make(map[spec.ServerName]uint64)
+	maps.Copy(later.Left, o.Left)
+	for _, relay := range namesOf(found.Relays) {
+		later.Left[relay] = max(later.Left[relay], found.Expires)
+	}
+	forgetOldest(later.Left)
+	if err := a.keep(ctx, later); err != nil { // perhaps nobody shows it again
+		a.warn(ctx, err)
 		return
 	}
-	later := *o
-	later.shown = &found
-	if o.rest(now) > 0 {
-		a.warn(ctx, a.keep(ctx, later)) // perhaps nobody shows it again
+	a.signAboveShown(ctx)
+}
+
+// signAboveShown signs a record above the one that was shown, if there is one and it may. One
+// whose key doesn't hold any more is forgotten.
+func (a *announcer) signAboveShown(ctx context.Context) {
+	o, now := a.current(), time.Now()
+	if o.shown == nil || o.rest(now) > 0 {
+		return
+	}
+	if err := o.shown.Check(ctx, a.book.keys, now); errors.Is(err, wire.ErrSigned) || errors.Is(err, wire.ErrNoKey) {
+		without := *o
+		without.shown = nil
+		a.warn(ctx, a.keep(ctx, without))
 		return
 	}
 	relays := o.wanted()
 	if o.Ended { // when this server was set back to
-		relays = found.Relays
+		relays = o.shown.Relays
 	}
-	a.warn(ctx, a.sign(ctx, relays, &later))
-}
-
-// takeOverShown takes over a record that was shown, now that another may be signed. One whose
-// key doesn't hold any more is forgotten.
-func (a *announcer) takeOverShown(ctx context.Context) {
-	o := a.current()
-	if o.shown == nil || o.rest(time.Now()) > 0 {
-		return
-	}
-	a.takeOver(ctx, *o.shown, "")
-	if o := a.current(); o.shown != nil {
-		without := *o
-		without.shown = nil
-		a.warn(ctx, a.keep(ctx, without))
-	}
+	a.warn(ctx, a.sign(ctx, relays, o))
 }

@@ -36,7 +36,7 @@ type own struct {
 	Ended bool               `json:"ended,omitempty"`
 
 	// Shown, if there is one, is a record of this server that it didn't know and was shown while
-	// it could sign none above it.
+	// it could sign none above it. Left has its relays.
 	Shown json.RawMessage `json:"shown,omitempty"`
 
 	record, shown *wire.RelayRecord
@@ -55,21 +55,6 @@ func readOwn(value []byte) (*own, error) {
 	shown, err := wire.ReadRelayRecord(read.Shown)
 	read.shown = &shown
 	return read, err
-}
-
-// raised is as if this server had signed the record that it was shown, if that is newer, in
-// place of its own.
-func (o *own) raised() *own {
-	if o.shown == nil || !o.record.Precedes(o.shown) {
-		return o
-	}
-	raised := *o
-	raised.record, raised.shown, raised.Left = o.shown, nil, make(map[spec.ServerName]uint64)
-	maps.Copy(raised.Left, o.Left)
-	for _, relay := range namesOf(o.record.Relays) {
-		raised.Left[relay] = o.record.Expires
-	}
-	return &raised
 }
 
 // wanted are the relays that this server's record is to name, now or later.
@@ -146,11 +131,14 @@ func namesOf(relays []wire.RecordRelay) (names []spec.ServerName) {
 	return names
 }
 
-// draft makes a record above the one before, which may be nil.
+// draft makes a record above the one before, which may be nil, and the one that it was shown.
 func (a *announcer) draft(relays []wire.RecordRelay, before *own) (wire.RelayRecord, error) {
 	now, greatest := time.Now(), uint64(0)
 	if before != nil {
 		greatest = before.record.Seq
+		if before.shown != nil {
+			greatest = max(greatest, before.shown.Seq)
+		}
 	}
 	record, err := wire.SignRelayRecord(wire.RelayRecord{
 		Seq: wire.NextSeq(now, greatest), Expires: uint64(max(now.Add(freshFor).UnixMilli(), 0)), Relays: relays, Receipts: a.receipts,
@@ -161,12 +149,8 @@ func (a *announcer) draft(relays []wire.RecordRelay, before *own) (wire.RelayRec
 	return record, nil
 }
 
-// sign makes a record above the one before, which may be nil, and the one that it was shown, and
-// keeps it.
+// sign makes a record above the one before, which may be nil, and keeps it.
 func (a *announcer) sign(ctx context.Context, relays []wire.RecordRelay, before *own) error {
-	if before != nil {
-		before = before.raised()
-	}
 	record, err := a.draft(relays, before)
 	if err != nil {
 		return err
