@@ -4,6 +4,7 @@ package owned
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,21 +12,26 @@ import (
 
 // Create makes a private file that isn't there yet, open for reading and writing. If root
 // makes it, it belongs to the owner of the file beside it, which may be itself, or else of its
-// folder.
+// folder. That is the folder in which it is: the path may lead to another one meanwhile.
 func Create(name, beside string) (*os.File, error) {
-	info, err := os.Stat(beside)
+	folder, err := os.OpenRoot(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = folder.Close() }() // it was only looked at
+	info, err := folder.Lstat(filepath.Base(beside))
 	if errors.Is(err, fs.ErrNotExist) {
-		info, err = os.Stat(filepath.Dir(name))
+		info, err = folder.Stat(".")
 	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := folder.OpenFile(filepath.Base(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("in %s: %w", filepath.Dir(name), err)
 	}
 	if err := giveTo(f, info); err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(name))
+		return nil, errors.Join(err, f.Close(), folder.Remove(filepath.Base(name)))
 	}
 	return f, nil
 }
