@@ -48,7 +48,8 @@ const (
 
 // An Operator does the operator's work on a relay. It is safe for concurrent use.
 type Operator interface {
-	// Status says how the relay is.
+	// Status says how the relay is. If its store can't be read, or hangs, that is one of the
+	// problems, and numbers are missing.
 	Status(ctx context.Context) (*Status, error)
 
 	// Mailboxes returns a page of mailboxes that have mail, in the order of their names.

@@ -127,6 +127,41 @@ func TestStatusOfTrouble(t *testing.T) {
 	require.False(t, status.MustRestart, "a restart mends neither")
 }
 
+// A relay whose store can't be read, or hangs, says so: a restart may help against neither.
+func TestStatusOfUnreadableStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, isHanging := range []bool{false, true} {
+			s := unreadable{memory.New(memory.Options{}), isHanging}
+			desk, err := admin.New(admin.Config{Store: s, Logger: quiet})
+			require.NoError(t, err)
+			asked := time.Now()
+			status, err := desk.Status(t.Context())
+			require.NoError(t, err)
+			require.Less(t, time.Since(asked), 5*time.Second)
+			require.Len(t, status.Problems, 1)
+			require.Contains(t, status.Problems[0], "The store can't be read: ")
+			require.False(t, status.MustRestart)
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err = desk.Status(ended)
+			require.ErrorIs(t, err, context.Canceled)
+			require.NoError(t, s.Close())
+		}
+	})
+}
+
+type unreadable struct {
+	*memory.Store
+	isHanging bool
+}
+
+func (u unreadable) Usage(ctx context.Context, _ spec.ServerName) (store.Usage, error) {
+	if u.isHanging {
+		<-ctx.Done()
+	}
+	return store.Usage{}, errors.New("it doesn't answer")
+}
+
 // An aside store has an entry that can't be read.
 type aside struct{ *memory.Store }
 

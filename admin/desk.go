@@ -99,44 +99,61 @@ func (d *Desk) Status(ctx context.Context) (*Status, error) {
 		MaxEntries: max(d.config.MaxEntries, 0), MaxBytes: max(d.config.MaxBytes, 0),
 		Blocks: d.config.Blocklist != nil, Invites: len(d.config.InviteKey) > 0, Backups: d.makesBackups(),
 	}
+	looking, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	unread := d.look(looking, status)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	if d.config.Activity != nil {
+		status.Activity = d.config.Activity.Report()
+	}
+	failure := store.FailureOf(d.config.Store)
+	status.MustRestart = failure != nil
+	status.Problems = append(status.Problems, d.problems(ctx, status, failure, unread)...)
+	return status, nil
+}
+
+// lookTime bounds how long Status reads from the store. One that hangs, or can't be read, is a
+// problem that it tells of.
+const lookTime = 3 * time.Second
+
+// look reads from the store.
+func (d *Desk) look(ctx context.Context, status *Status) error {
 	for half, into := range map[spec.ServerName]*Held{"": &status.Servers, store.PrivateHalf: &status.Private} {
 		held, err := d.held(ctx, half)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		*into = held
 	}
 	if measured, ok := d.config.Store.(store.Measured); ok {
 		sizes, err := measured.Sizes(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("admin: the sizes of the store's files: %w", err)
+			return fmt.Errorf("admin: the sizes of the store's files: %w", err)
 		}
 		if files := (Files{Database: sizes.File, Log: sizes.Log}); files != (Files{}) {
 			status.Files = &files
 		}
 		status.Copies = &sizes.Copies
 	}
-	if d.config.Activity != nil {
-		status.Activity = d.config.Activity.Report()
-	}
 	var err error
-	if status.LastBackup, err = LastBackup(ctx, d.config.Store); err != nil {
-		return nil, err
-	}
-	failure := store.FailureOf(d.config.Store)
-	status.MustRestart = failure != nil
-	status.Problems = append(status.Problems, d.problems(ctx, status, failure)...)
-	return status, nil
+	status.LastBackup, err = LastBackup(ctx, d.config.Store)
+	return err
 }
 
-// problems says in words why the relay isn't well. Failure is that of the store.
-func (d *Desk) problems(ctx context.Context, status *Status, failure error) (all []string) {
+// problems says in words why the relay isn't well. Failure is that of the store, unread why not
+// all could be read from it.
+func (d *Desk) problems(ctx context.Context, status *Status, failure, unread error) (all []string) {
 	var unready error
 	if d.config.Ready != nil {
 		unready = d.config.Ready(ctx)
 	}
 	if failure != nil {
 		all = append(all, "The store takes no more mail until the relay is started again: "+failure.Error())
+	}
+	if unread != nil && failure == nil {
+		all = append(all, "The store can't be read: "+unread.Error())
 	}
 	if unready != nil && (failure == nil || !errors.Is(unready, store.ErrReopen)) { // else it says the same
 		all = append(all, "The relay isn't ready: "+unready.Error())
