@@ -21,9 +21,9 @@ import (
 
 const backupHelp = `Copy the database of a relay into a FILE that isn't there yet. The relay goes on meanwhile,
 a little slower. The copy is of one moment, and has all mail that was stored before; only
-you may read it (if you are root, the owner of its folder). The relay makes it beside its database first, where there must be room
-for it, and then hands it out. relay restore brings it back. Databases other than SQLite have tools
-of their own.
+you may read it (if you are root, the owner of its folder). The relay makes it beside its
+database first, where there must be room for it, and then hands it out. relay restore brings it
+back. Databases other than SQLite have tools of their own.
 
   relay backup /var/backups/relay/relay.db --db /var/lib/relay/relay.db`
 
