@@ -31,6 +31,8 @@ type cellProxy struct {
 	cells   [2]string
 	reload  syscall.Signal
 	command *exec.Cmd
+
+	believes bool // what a client says of its address in Test-Address
 }
 
 const nginxAround = `
@@ -38,7 +40,7 @@ daemon off;
 user root;
 error_log error.log;
 pid nginx.pid;
-events {}
+events { worker_connections 2000; }
 http {
 	access_log off;
 	client_body_temp_path body;
@@ -46,6 +48,8 @@ http {
 	fastcgi_temp_path fastcgi;
 	uwsgi_temp_path uwsgi;
 	scgi_temp_path scgi;
+	set_real_ip_from 127.0.0.0/8;
+	real_ip_header Test-Address;
 	include %s;
 }
 `
@@ -74,7 +78,7 @@ func eachCellProxy(t *testing.T, cells [2]string, test func(p *cellProxy)) {
 	}
 	t.Run("nginx", func(t *testing.T) {
 		program := need.Program(t, "nginx")
-		p := &cellProxy{address: fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), folder: t.TempDir(), line: "%s relay_%s;\n", reload: syscall.SIGHUP}
+		p := &cellProxy{address: fmt.Sprint("127.0.0.1:", freeport.Find(t, 1)[0]), folder: t.TempDir(), line: "%s relay_%s;\n", reload: syscall.SIGHUP, believes: true}
 		file := filepath.Join(p.folder, "nginx.conf")
 		require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, nginxAround, p.folder+"/cells.nginx.conf"), 0o600))
 		start(t, p, "cells.nginx.conf", strings.NewReplacer("listen 8448 ssl", "listen "+p.address, "listen [::]:8448 ssl;", "", "/etc/nginx", p.folder,

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,33 +28,41 @@ func TestProxiesBoundAddresses(t *testing.T) {
 	eachCellProxy(t, cells, func(p *cellProxy) {
 		const most = 256
 		for range most {
-			p.begin("127.0.0.2")
+			p.begin("127.0.0.2", "")
 		}
-		refused := func() bool { // once the proxy has noticed all of them
-			status := p.statusFor("127.0.0.2")
-			return status == 0 || status == http.StatusTooManyRequests
+		isRefused := func() bool {
+			return slices.Contains([]int{0, http.StatusTooManyRequests}, p.statusFor("127.0.0.2", ""))
 		}
-		require.Eventually(p, refused, patience, 10*time.Millisecond)
-		require.Equal(p, http.StatusOK, p.statusFor("127.0.0.3"))
+		require.Eventually(p, isRefused, patience, time.Millisecond, "when all of them are accepted")
+		require.Equal(p, http.StatusOK, p.statusFor("127.0.0.3", ""))
+		if !p.believes {
+			return
+		}
+		for i := range most {
+			p.begin("127.0.0.4", fmt.Sprintf("2001:db8:a0a:a0a:%x::a0a", i))
+		}
+		require.Equal(p, http.StatusTooManyRequests, p.statusFor("127.0.0.4", "2001:db8:a0a:a0a::1"))
+		require.Equal(p, http.StatusOK, p.statusFor("127.0.0.4", "2001:db8:a0a:a0b::1"))
+		require.Equal(p, http.StatusOK, p.statusFor("127.0.0.4", "10.10.10.10"))
 	})
 }
 
-// begin makes a connection from an address on which a body doesn't come.
-func (p *cellProxy) begin(from string) net.Conn {
+// begin makes a connection from an address on which a body doesn't come. It says that it is
+// from another, unless that is empty.
+func (p *cellProxy) begin(from, claimed string) net.Conn {
 	p.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	c, err := dialer.DialContext(p.Context(), "tcp", p.address)
 	require.NoError(p, err)
 	p.Cleanup(func() { _ = c.Close() })
 	uri := wire.SendRelayURI("1", relaytest.User("b.example"))
-	_, _ = fmt.Fprintf(c, "PUT %s HTTP/1.1\r\nHost: relay\r\nContent-Length: 10\r\n\r\n", uri) // it may be closed by now
+	_, _ = fmt.Fprintf(c, "PUT %s HTTP/1.1\r\nHost: relay\r\nTest-Address: %s\r\nContent-Length: 10\r\n\r\n", uri, claimed) // it may be closed by now
 	return c
 }
 
 // statusFor is the status of an answer to an address, 0 if there was none.
-func (p *cellProxy) statusFor(from string) int {
-	c := p.begin(from)
-	defer func() { _ = c.Close() }()
+func (p *cellProxy) statusFor(from, claimed string) int {
+	c := p.begin(from, claimed)
 	_, _ = fmt.Fprint(c, "0123456789")
 	response, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
