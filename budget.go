@@ -33,6 +33,7 @@ const (
 // even if that is more than the budget.
 type budget struct {
 	total, forSmall int64
+	ofParty         int64 // of large transfers, unless the party has one alone; 0: no bound
 	grace, patience time.Duration
 
 	mu sync.Mutex
@@ -168,6 +169,18 @@ func (s *share) fits(bytes int64) bool {
 		return others+bytes <= b.total-b.forSmall
 	}
 	return others+bytes <= b.total || b.heldBySmall-s.heldIfSmall()+bytes <= b.forSmall
+}
+
+// isOverPart reports whether the share's party would have more than its part of large
+// transfers. Memory that was given back is free only when the garbage collector has come
+// by, so a party that fills all of it again and again would take several times as much.
+func (s *share) isOverPart() bool {
+	p, b := s.party, s.budget
+	others := p.held - p.heldBySmall
+	if s.held > s.most {
+		others -= s.held
+	}
+	return b.ofParty > 0 && !p.isSite && s.wants > s.most && others > 0 && others+s.wants > b.ofParty
 }
 
 // heldIfSmall is the memory that the share holds if that is little, else 0.

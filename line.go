@@ -28,12 +28,16 @@ func (l *line) leave(s *share) {
 
 // first is the transfer whose turn it is, nil if there is none: the one that is alone,
 // which nobody waits for, else that whose party would hold least. Otherwise those of a
-// party that holds much would take the memory that is given back, again and again.
+// party that holds much would take the memory that is given back, again and again. One whose
+// party has its part waits for the party's others.
 func (l *line) first(b *budget) (first *share) {
 	var least int64
 	for _, s := range l.shares {
 		if s.held == b.held {
 			return s
+		}
+		if s.isOverPart() {
+			continue
 		}
 		if would := s.would(); first == nil || would < least {
 			first, least = s, would

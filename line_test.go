@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/stretchr/testify/require"
+
+	"github.com/matrixrelay/relay/internal/address"
 )
 
 // waiting has a transfer wait for so much, and notes whether it got that.
@@ -41,6 +44,33 @@ func TestLeastComesFirst(t *testing.T) {
 		synctest.Wait()
 		require.True(t, much.Load())
 		require.Empty(t, b.large.shares)
+	})
+}
+
+// An address has half of the room for large bodies, and one in any case. Its others wait for
+// it, and nobody waits for them; small ones don't count, nor do parties that can't be told
+// apart.
+func TestLargeOfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newMemory(40 * mib).in
+		first := begin(t, b, at(1, "a"), 10*mib)
+		small := begin(t, b, at(1, "small"), 256<<10)
+		waits := start(b, at(1, "b"))
+		got := waiting(waits, 10*mib)
+		require.False(t, got.Load())
+		begin(t, b, at(1, "c"), 5*mib)
+		other := begin(t, b, at(2, "other"), 14*mib)
+		other.release()
+		first.release()
+		synctest.Wait()
+		require.True(t, got.Load())
+		require.False(t, start(b, at(1, "d")).set(mib, true), "it waits in vain")
+		waits.release()
+		small.release()
+		begin(t, b, at(3, "alone"), 24*mib).release()
+		overlay := holder{address.Of(netip.MustParseAddr("200::1")), "o"}
+		begin(t, b, overlay, 12*mib)
+		begin(t, b, overlay, 12*mib)
 	})
 }
 

@@ -18,7 +18,11 @@ const firstRead = 2 << 10
 // alone cuts transfers off.
 type memory struct{ in, out *budget }
 
-func newMemory(bytes int64) memory { return memory{newBudget(bytes), newBudget(bytes)} }
+func newMemory(bytes int64) memory {
+	m := memory{newBudget(bytes), newBudget(bytes)}
+	m.in.ofParty = (m.in.total - m.in.forSmall) / 2
+	return m
+}
 
 // A holder is the party that memory, checks, waits and repeats are charged to: the
 // address that a request comes from, or the server that its connection counts for, and
