@@ -116,10 +116,12 @@ type Config struct {
 	// another is cut off: one of the address that holds most (see ClientAddress), and
 	// there of the name that holds most. One of the same address, or of an address that
 	// holds as much, is cut off only after a few seconds, and a small one (256 KiB)
-	// never for a large one, unless its address has more than 3 MiB of them. A body
+	// never for a large one, unless its address has more than 3 MiB of them. Large bodies
+	// of one address hold at most three eighths of it, unless there is only one. A body
 	// waits a moment for that, and is then refused with 429. A transfer that is alone
-	// always finds room. To cut off, the http.ResponseWriter must have deadlines: one
-	// that a middleware wraps needs an Unwrap method. Zero: DefaultMaxInFlightBytes. Negative: no limit.
+	// always finds room. To cut off, the http.ResponseWriter must have deadlines: one that
+	// a middleware wraps needs an Unwrap method. Zero: DefaultMaxInFlightBytes. Negative:
+	// no limit.
 	MaxInFlightBytes int64
 
 	// MaxBatch and MaxBatchBytes bound the transactions in one answer to a
