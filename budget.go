@@ -207,7 +207,7 @@ func (b *budget) hold(s *share, bytes int64) {
 // weight is the memory of a party, or its part of the memory of its site, if that is more.
 func (p *party) weight() int64 { return max(p.held, p.site.held/address.Wide) }
 
-// would is the weight of the share's party, had it what it wants.
+// would is the weight of the share's party, if it had the memory that it wants.
 func (s *share) would() int64 {
 	return max(s.party.held-s.held+s.wants, s.party.site.held/address.Wide)
 }

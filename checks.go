@@ -141,7 +141,7 @@ func (c *checks) await(ctx context.Context, from address.From) error {
 
 // reserve takes memory for checking a body, as many times its size, which it has until
 // the share is released: a body that isn't canonical is read again after the check. A small
-// body stays one, and what a body gets outside of the budget does for a tiny one.
+// body stays one, and the memory that a body gets outside of the budget does for a tiny one.
 func (s *share) reserve(body *wire.Body, times int64) bool {
 	size := int64(len(body.JSON()))
 	if size*times <= firstRead {

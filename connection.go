@@ -35,7 +35,7 @@ type place interface {
 }
 
 // Of the bytes that come on a connection, those of a request's head are about as many, and
-// each body or answer has some more around it: frames, records and what acknowledges them.
+// each body or answer has some more around it: frames, records and acknowledgements.
 const (
 	headBytes  = 1 << 10
 	aroundBody = 16 // one in so many

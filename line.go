@@ -46,7 +46,7 @@ func (l *line) first(b *budget) (first *share) {
 	return first
 }
 
-// serve gives those in a line what they want, in turn, as long as there is room. One is
+// serve gives those in a line the memory that they want, in turn, as long as there is room. One is
 // cut off for the next, if it may be.
 func (b *budget) serve(l *line) {
 	for s := l.first(b); s != nil; s = l.first(b) {

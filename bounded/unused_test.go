@@ -15,7 +15,7 @@ import (
 	"github.com/matrixrelay/relay/internal/pipes"
 )
 
-// usable is what a relay does with a connection.
+// usable is a connection as a relay uses it.
 type usable interface {
 	net.Conn
 	Use(bytes int)

@@ -32,7 +32,7 @@ type cellProxy struct {
 	reload  syscall.Signal
 	command *exec.Cmd
 
-	believes bool // what a client says of its address in Test-Address
+	believes bool // the address that a client writes into Test-Address
 }
 
 const nginxAround = `

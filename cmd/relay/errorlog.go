@@ -39,7 +39,7 @@ func (e *errorLog) close() { e.lines.Close() }
 // peer is an address with a port, as net/http writes it.
 var peer = regexp.MustCompile(`(\[[0-9a-fA-F:.%\w]+\]|\d+\.\d+\.\d+\.\d+):\d+`)
 
-// offered is a list of what a client offers for TLS, which it may write as it likes.
+// offered is a list of things that a client offers for TLS, which it may write as it likes.
 var offered = regexp.MustCompile(`[(\[].*[)\]]`)
 
 const (

@@ -208,7 +208,7 @@ func TestErrorLog(t *testing.T) {
 	require.Contains(t, log.String(), "192.0.2.1 (")
 }
 
-// What a client offers makes no kind of its own, and no long line. A panic has its stack.
+// The offers of a client make no kind of their own, and no long line. A panic has its stack.
 func TestErrorLogOfOffers(t *testing.T) {
 	var log strings.Builder
 	failures := newErrorLog(slog.New(slog.NewTextHandler(&log, nil)))

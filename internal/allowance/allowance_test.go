@@ -41,7 +41,7 @@ func TestTakeOfBothOrNone(t *testing.T) {
 		time.Sleep(time.Minute)
 		for range 2 {
 			_, ok = take(16, 0)
-			require.True(t, ok, "what was refused didn't count")
+			require.True(t, ok, "those that were refused didn't count")
 		}
 	})
 }
