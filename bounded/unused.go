@@ -60,12 +60,7 @@ func (u *unused) ofServer(name spec.ServerName) []*account {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	one, ok := u.servers.Get(name)
-	if !ok {
-		one = &account{perSecond: u.perSecond}
-		u.servers.Set(name, one)
-	}
-	return []*account{one}
+	return []*account{u.servers.Find(name, func() *account { return &account{perSecond: u.perSecond} })}
 }
 
 // An account has the bytes of one of them.

@@ -165,12 +165,7 @@ func (l *Limits) sign(r *Request) error {
 func (l *Limits) name(server spec.ServerName) *party {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p, ok := l.names.Get(server)
-	if !ok {
-		p = newParty(l.config.Name, 1)
-		l.names.Set(server, p)
-	}
-	return p
+	return l.names.Find(server, func() *party { return newParty(l.config.Name, 1) })
 }
 
 // counted is a request that Limits count for some parties.

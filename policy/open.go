@@ -291,12 +291,7 @@ func (o *Open) leaving(r *Request) []*comer {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c, ok := o.known.Get(r.Known)
-	if !ok {
-		c = o.newComer(1)
-		o.known.Set(r.Known, c)
-	}
-	return []*comer{c}
+	return []*comer{o.known.Find(r.Known, func() *comer { return o.newComer(1) })}
 }
 
 // hasBox reports whether mail was left in an unclaimed mailbox before. Then it isn't new,

@@ -43,10 +43,5 @@ func (a *Addresses[T]) Of(addr netip.Addr) []*T {
 }
 
 func (a *Addresses[T]) find(in *Table[netip.Prefix, *T], key netip.Prefix, times int) *T {
-	one, ok := in.Get(key)
-	if !ok {
-		one = a.make(times)
-		in.Set(key, one)
-	}
-	return one
+	return in.Find(key, func() *T { return a.make(times) })
 }

@@ -31,6 +31,16 @@ func (t *Table[K, V]) Get(key K) (value V, ok bool) {
 	return e.Value.(*row[K, V]).value, true
 }
 
+// Find returns the value for a key, and puts a new one into the table if there is none.
+func (t *Table[K, V]) Find(key K, newOne func() V) V {
+	value, ok := t.Get(key)
+	if !ok {
+		value = newOne()
+		t.Set(key, value)
+	}
+	return value
+}
+
 // Set puts a value into the table.
 func (t *Table[K, V]) Set(key K, value V) {
 	if e, ok := t.entries[key]; ok {
