@@ -34,18 +34,24 @@ func newHTTP2Rig(t *testing.T) *http2Rig {
 	return r
 }
 
+// accepted makes a connection, and returns both of its ends.
+func accepted(t testing.TB, dialer *pipes.Listener, listener net.Listener) (ours, theirs net.Conn) {
+	t.Helper()
+	dialed := make(chan net.Conn, 1)
+	go func() {
+		c, _ := dialer.DialContext(t.Context(), "", "")
+		dialed <- c
+	}()
+	ours, err := listener.Accept()
+	require.NoError(t, err)
+	return ours, <-dialed
+}
+
 // accept makes a connection from an address.
 func (r *http2Rig) accept(from string) net.Conn {
 	r.Helper()
 	r.at = netip.MustParseAddr(from)
-	dialed := make(chan net.Conn, 1)
-	go func() {
-		theirs, _ := r.pipes.DialContext(r.Context(), "", "")
-		dialed <- theirs
-	}()
-	c, err := r.listener.Accept()
-	require.NoError(r, err)
-	theirs := <-dialed
+	c, theirs := accepted(r, r.pipes, r.listener)
 	r.Cleanup(func() { _ = theirs.Close() })
 	return c
 }

@@ -49,14 +49,8 @@ type line struct {
 func (r *unusedRig) dial(from string) *line {
 	r.Helper()
 	r.at = netip.MustParseAddr(from)
-	dialed := make(chan net.Conn, 1)
-	go func() {
-		c, _ := r.pipes.DialContext(r.Context(), "", "")
-		dialed <- c
-	}()
-	c, err := r.listener.Accept()
-	require.NoError(r, err)
-	l := &line{r, c.(usable), <-dialed}
+	c, theirs := accepted(r, r.pipes, r.listener)
+	l := &line{r, c.(usable), theirs}
 	r.Cleanup(func() { _, _ = l.client.Close(), c.Close() })
 	return l
 }

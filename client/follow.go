@@ -92,9 +92,10 @@ func (r *Receiver) follow(ctx context.Context, relay spec.ServerName) {
 			if held, d.Err = r.await(ctx, relay, woken, &length, owes); held != nil {
 				continue
 			}
-			isOver = owes && time.Since(asked) >= r.leastHeld()
+			wasHeld := time.Since(asked) >= r.leastHeld()
+			isOver = owes && wasHeld
 			d.asked = retryAfter(d.Err)
-			if time.Since(asked) >= r.leastHeld() {
+			if wasHeld {
 				failures = 0 // an answer that is held may be ended by a proxy
 			}
 		}

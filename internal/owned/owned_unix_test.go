@@ -17,7 +17,7 @@ import (
 	"github.com/matrixrelay/relay/internal/owned"
 )
 
-// TestPathIsTurned: a user who turns the path to a folder of theirs into one to a folder of root
+// TestPathIsTurned: a user that turns the path to a folder of theirs into one to a folder of root
 // gets no file there.
 func TestPathIsTurned(t *testing.T) {
 	need.Root(t)
